@@ -1,5 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! HMM's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild links into
-//! `hmm.ko`.
+//! `hmm.ko` (`../kernel/hmm.rs` names the same files as its modules).
+//!
+//! A device fault passes through here in this order:
+//!
+//! | module     | what it decides                                                        |
+//! |------------|------------------------------------------------------------------------|
+//! | [`addr`]   | which pages are meant                                                  |
+//! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
+//! | [`walk`]   | what the CPU page table says, page by page                             |
+//! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
+//! | [`run`]    | how the pages found are put together                                   |
+//! | [`table`]  | what the device is allowed to use from then on                         |
+//!
+//! An invalidation is an [`event`] that ends in [`table::Table::zap`].
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod event;
+pub mod pfn;
+pub mod policy;
+pub mod run;
+pub mod seq;
+pub mod table;
+pub mod walk;

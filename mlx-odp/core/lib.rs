@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ODP driver's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild links into
-//! `mlx_odp.ko`.
+//! The ODP driver's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild
+//! links into `mlx_odp.ko` (`../kernel/mlx_odp.rs` names the same files as its modules).
+//!
+//! * [`key`]: from a request's iova to the process's virtual address, bounds included;
+//! * [`advice`]: what `ibv_advise_mr` asks for;
+//! * [`stats`]: the counters of a region.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod advice;
+pub mod key;
+pub mod stats;

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Addresses: bytes are `u64`, pages are [`PageIndex`], and nothing converts silently.
+//!
+//! A page is always the CPU's base page, [`PAGE_SIZE`] bytes, however large the entry that maps it.
+
+use core::fmt;
+
+/// log2 of the base page size in bytes.
+pub const PAGE_SHIFT: u32 = 12;
+/// The base page size in bytes.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+
+/// The number of a page in a virtual address space: its address divided by [`PAGE_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageIndex(u64);
+
+impl PageIndex {
+    /// The page with number `index`.
+    #[inline]
+    pub const fn new(index: u64) -> Self {
+        Self(index)
+    }
+
+    /// The page that holds byte address `addr`.
+    #[inline]
+    pub const fn containing(addr: u64) -> Self {
+        Self(addr >> PAGE_SHIFT)
+    }
+
+    /// The number itself.
+    #[inline]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address of the page's first byte.
+    #[inline]
+    pub const fn addr(self) -> u64 {
+        self.0 << PAGE_SHIFT
+    }
+
+    /// The page `pages` further on; the last page of the address space if there are fewer.
+    #[inline]
+    pub const fn saturating_add(self, pages: u64) -> Self {
+        Self(self.0.saturating_add(pages))
+    }
+}
+
+/// Offset of a byte address within its page, in bytes.
+#[inline]
+pub const fn page_offset(addr: u64) -> usize {
+    (addr & (PAGE_SIZE - 1)) as usize
+}
+
+/// A run of pages, `start` included, `end` not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PageRange {
+    start: PageIndex,
+    end: PageIndex,
+}
+
+impl PageRange {
+    /// The pages from `start` up to and without `end`; empty if `end` is not above `start`.
+    #[inline]
+    pub const fn new(start: PageIndex, end: PageIndex) -> Self {
+        let end = if end.0 < start.0 { start } else { end };
+        Self { start, end }
+    }
+
+    /// Every page that one of the `len` bytes from byte address `addr` lies in.
+    ///
+    /// `None` if the bytes pass the end of the 64-bit address space.
+    #[inline]
+    pub const fn covering(addr: u64, len: u64) -> Option<Self> {
+        if len == 0 {
+            let page = PageIndex::containing(addr);
+            return Some(Self::new(page, page));
+        }
+        match addr.checked_add(len - 1) {
+            Some(last) => Some(Self::new(
+                PageIndex::containing(addr),
+                PageIndex(PageIndex::containing(last).0 + 1),
+            )),
+            None => None,
+        }
+    }
+
+    /// The first page.
+    #[inline]
+    pub const fn start(&self) -> PageIndex {
+        self.start
+    }
+
+    /// The page after the last one.
+    #[inline]
+    pub const fn end(&self) -> PageIndex {
+        self.end
+    }
+
+    /// How many pages there are.
+    #[inline]
+    pub const fn len(&self) -> u64 {
+        self.end.0 - self.start.0
+    }
+
+    /// Whether there is no page.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `page` is one of them.
+    #[inline]
+    pub fn contains(&self, page: PageIndex) -> bool {
+        self.start <= page && page < self.end
+    }
+
+    /// The pages that are in both.
+    #[inline]
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self::new(self.start.max(other.start), self.end.min(other.end))
+    }
+}
+
+impl fmt::Debug for PageRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start.0, self.end.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_range_covers_the_pages_it_touches() {
+        let cases = [
+            ((0, 0), (0, 0)),
+            ((0, 1), (0, 1)),
+            ((0, 4096), (0, 1)),
+            ((0, 4097), (0, 2)),
+            ((4095, 2), (0, 2)),
+            ((4096, 1), (1, 2)),
+            ((u64::MAX - 4095, 4096), ((1 << 52) - 1, 1 << 52)),
+        ];
+        for ((addr, len), (start, end)) in cases {
+            let range = PageRange::covering(addr, len).unwrap();
+            assert_eq!((range.start().get(), range.end().get()), (start, end));
+        }
+        assert!(PageRange::covering(u64::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn intersections_never_turn_inside_out() {
+        let low = PageRange::new(PageIndex::new(2), PageIndex::new(5));
+        let high = PageRange::new(PageIndex::new(7), PageIndex::new(9));
+        assert!(low.intersection(&high).is_empty());
+        assert!(high.intersection(&low).is_empty());
+        let middle = PageRange::new(PageIndex::new(4), PageIndex::new(8));
+        assert_eq!(low.intersection(&middle).len(), 1);
+        assert!(low.contains(PageIndex::new(4)) && !low.contains(PageIndex::new(5)));
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The result of a walk: runs of pages that are contiguous in virtual and in physical memory.
+
+use crate::addr::{PageIndex, PageRange};
+use crate::pfn::{Perm, Pfn};
+
+/// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first page.
+    pub start: PageIndex,
+    /// The frame of the first page.
+    pub pfn: Pfn,
+    /// How many pages.
+    pub pages: u64,
+    /// What the CPU's entry allows.
+    pub perm: Perm,
+}
+
+impl Run {
+    /// The pages of the run.
+    #[inline]
+    pub const fn range(&self) -> PageRange {
+        PageRange::new(self.start, self.start.saturating_add(self.pages))
+    }
+
+    fn continued_by(&self, next: &Run) -> bool {
+        self.start.saturating_add(self.pages) == next.start
+            && self.pfn.add(self.pages) == next.pfn
+            && self.perm == next.perm
+    }
+}
+
+/// How many runs one walk collects at most. They live on the kernel's stack: 16 of 32 bytes.
+pub const MAX_RUNS: usize = 16;
+
+/// No room for another run: the caller uses what is there and walks on from where it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Runs in ascending order.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    runs: [Run; MAX_RUNS],
+    len: usize,
+}
+
+impl Runs {
+    /// No runs.
+    pub const fn new() -> Self {
+        const NONE: Run = Run {
+            start: PageIndex::new(0),
+            pfn: Pfn::new(0),
+            pages: 0,
+            perm: Perm::ReadOnly,
+        };
+        Self {
+            runs: [NONE; MAX_RUNS],
+            len: 0,
+        }
+    }
+
+    /// Appends `run`, or lengthens the last run where it continues that one.
+    pub fn push(&mut self, run: Run) -> Result<(), Full> {
+        if let Some(last) = self.len.checked_sub(1) {
+            let last = &mut self.runs[last];
+            if last.continued_by(&run) {
+                last.pages += run.pages;
+                return Ok(());
+            }
+        }
+        let slot = self.runs.get_mut(self.len).ok_or(Full)?;
+        *slot = run;
+        self.len += 1;
+        Ok(())
+    }
+
+    /// The runs.
+    #[inline]
+    pub fn as_slice(&self) -> &[Run] {
+        &self.runs[..self.len]
+    }
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The walk over a CPU page table: reports, faults in or refuses page after page.
+//!
+//! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/tables.rs`, a synthetic
+//! one in the tests below.
+
+use crate::addr::{PageIndex, PageRange};
+use crate::pfn::Access;
+use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights};
+use crate::run::{Full, Run, Runs};
+
+/// A virtual memory area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vma {
+    /// Its pages.
+    pub range: PageRange,
+    /// What it allows.
+    pub rights: VmaRights,
+}
+
+/// One entry of the page table, seen from a page inside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it holds; for a mapped page, the frame of the page asked for.
+    pub entry: Entry,
+    /// How many pages it covers from the one asked for to its end, at least one.
+    pub pages: u64,
+}
+
+/// Why a walk ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultError {
+    /// A page cannot be had.
+    Refused(Refusal),
+    /// The range was invalidated during the walk: begin again.
+    Collided,
+    /// Invalidations kept winning until the deadline passed.
+    TimedOut,
+    /// The address space is gone.
+    Exited,
+    /// No memory for the bookkeeping.
+    NoMemory,
+}
+
+/// The address space that is walked. The caller holds it still (in the kernel: the mmap lock).
+pub trait AddressSpace {
+    /// The area that covers `page` or, if none does, the next one above it.
+    fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
+
+    /// What the page table holds for `page`, which lies in the area that `vma_from` last returned.
+    fn entry(&mut self, page: PageIndex) -> Found;
+
+    /// Runs the CPU's fault handler on `page` for `access`.
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<(), FaultError>;
+
+    /// Whether an invalidation has hit the range since the walk began, so that its result will be
+    /// thrown away.
+    fn collided(&self) -> bool;
+}
+
+/// Walks `range` under `policy` and collects the pages found in `runs`.
+///
+/// Returns the part of `range` that is done: all of it, or less if `runs` is full. Pages of that
+/// part that are in no run have nothing a device could use (only under [`Policy::Snapshot`]).
+pub fn walk(
+    space: &mut impl AddressSpace,
+    range: PageRange,
+    policy: Policy,
+    runs: &mut Runs,
+) -> Result<PageRange, FaultError> {
+    let mut page = range.start();
+    while page < range.end() {
+        let (rights, until) = match space.vma_from(page) {
+            Some(vma) if vma.range.contains(page) => (Some(vma.rights), vma.range.end()),
+            Some(above) => (None, above.range.start()),
+            None => (None, range.end()),
+        };
+        let part = PageRange::new(page, until.min(range.end()));
+        page = match rights {
+            Some(rights) => walk_vma(space, part, rights, policy, runs)?,
+            None => skip_hole(part, policy)?,
+        };
+        if page < part.end() {
+            break;
+        }
+    }
+    Ok(PageRange::new(range.start(), page))
+}
+
+/// Walks pages of one area; returns the page after the last one done.
+fn walk_vma(
+    space: &mut impl AddressSpace,
+    part: PageRange,
+    rights: VmaRights,
+    policy: Policy,
+    runs: &mut Runs,
+) -> Result<PageIndex, FaultError> {
+    let mut page = part.start();
+    while page < part.end() {
+        let Found { entry, pages } = space.entry(page);
+        let end = page.saturating_add(pages).min(part.end());
+        let pages = PageRange::new(page, end).len();
+        match policy.decide(rights, entry) {
+            Decision::Report(pfn, perm) => {
+                let run = Run { start: page, pfn, pages, perm };
+                if let Err(Full) = runs.push(run) {
+                    return Ok(page);
+                }
+                page = end;
+            }
+            Decision::Skip => page = end,
+            Decision::Fault(access) => {
+                space.fault(page, access)?;
+                if space.collided() {
+                    return Err(FaultError::Collided);
+                }
+            }
+            Decision::Refuse(why) => return Err(FaultError::Refused(why)),
+        }
+    }
+    Ok(page)
+}
+
+fn skip_hole(part: PageRange, policy: Policy) -> Result<PageIndex, FaultError> {
+    match policy.decide_unmapped() {
+        Decision::Refuse(why) => Err(FaultError::Refused(why)),
+        _ => Ok(part.end()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bytes of a page that a mirror has translated, while the lock that keeps them there is held.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+
+use kernel::bindings;
+
+use crate::pfn::Pfn;
+use crate::shim;
+
+/// A page of ordinary memory mapped into the kernel.
+///
+/// # Invariants
+///
+/// `base` is the kernel's mapping of a whole page, and the page is not taken from its user while
+/// `'a` lasts.
+pub struct MappedPage<'a> {
+    base: NonNull<u8>,
+    _life: PhantomData<&'a ()>,
+}
+
+impl MappedPage<'_> {
+    /// Maps frame `pfn`.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` is a frame with a `struct page` that the kernel may touch, and stays the user's for as
+    /// long as the result lives: its translation's lock is held.
+    #[inline]
+    pub unsafe fn map(pfn: Pfn) -> Self {
+        // SAFETY: By the contract there is a `struct page`, and it stays.
+        let base = unsafe { bindings::kmap_local_page(page(pfn)) };
+        // SAFETY: A page of memory is never mapped at address 0.
+        // INVARIANT: `base` was just mapped; the rest is the caller's promise.
+        Self { base: unsafe { NonNull::new_unchecked(base.cast()) }, _life: PhantomData }
+    }
+
+    /// The `len` bytes from byte `offset` of the page.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all in the page: a caller that gets this wrong must not touch memory.
+    #[inline]
+    pub fn bytes(&self, offset: usize, len: usize) -> Bytes<'_> {
+        assert!(offset <= PAGE && len <= PAGE - offset);
+        Bytes {
+            // SAFETY: Within the page, as just checked.
+            start: unsafe { self.base.add(offset) },
+            len,
+            _life: PhantomData,
+        }
+    }
+}
+
+impl Drop for MappedPage<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Mapped by `map`, and local mappings are dropped in reverse order, as they nest.
+        unsafe { bindings::kunmap_local(self.base.as_ptr().cast()) };
+    }
+}
+
+const PAGE: usize = kernel::page::PAGE_SIZE;
+
+/// Bytes of a user's page.
+///
+/// The user may read and write them at any time, as it may with real hardware; so there is never a
+/// Rust reference to them. Like the kernel's `copy_from_user`, the copies treat them as memory that
+/// changes under their hands: what is read is some mixture of old and new, and no more is promised.
+pub struct Bytes<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    _life: PhantomData<&'a ()>,
+}
+
+impl Bytes<'_> {
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies them out; `to` must be as long.
+    #[inline]
+    pub fn read(&self, to: &mut [u8]) {
+        assert!(to.len() == self.len);
+        // SAFETY: Both are valid for `len` bytes; `to` is kernel memory that no user page overlaps.
+        unsafe { self.start.as_ptr().copy_to_nonoverlapping(to.as_mut_ptr(), self.len) };
+    }
+
+    /// Overwrites them; `from` must be as long.
+    #[inline]
+    pub fn write(&self, from: &[u8]) {
+        assert!(from.len() == self.len);
+        // SAFETY: As in `read`; the translation was given for a write, or this is never called.
+        unsafe { self.start.as_ptr().copy_from_nonoverlapping(from.as_ptr(), self.len) };
+    }
+
+    /// The 8 bytes as one atomic word; `None` if there are not 8 or they are not aligned to 8.
+    #[inline]
+    pub fn atomic_u64(&self) -> Option<&AtomicU64> {
+        let word = self.start.cast::<AtomicU64>();
+        if self.len != size_of::<AtomicU64>() || !word.is_aligned() {
+            return None;
+        }
+        // SAFETY: Aligned, 8 bytes long, alive for as long as `self`; an atomic may change under it.
+        Some(unsafe { word.as_ref() })
+    }
+
+    /// The address in the kernel's mapping, for a flush of the CPU's caches.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+/// Tells the kernel that a device wrote frame `pfn`.
+///
+/// # Safety
+///
+/// `pfn` has a `struct page` which is still the user's.
+pub(crate) unsafe fn mark_dirty(pfn: Pfn) {
+    // SAFETY: By the contract. It may be called under a spinlock, as the kernel's own unmapping of
+    // pages does under the page table lock.
+    unsafe { bindings::set_page_dirty(page(pfn)) };
+}
+
+fn page(pfn: Pfn) -> *mut bindings::page {
+    // SAFETY: Arithmetic on the frame number only.
+    unsafe { shim::hmm_shim_pfn_to_page(pfn.get() as usize) }
+}

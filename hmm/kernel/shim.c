@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/hugetlb.h>
+#include <linux/leafops.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/spinlock.h>
+
+#include "shim.h"
+
+static struct hmm_shim_entry kind(enum hmm_shim_kind kind)
+{
+	return (struct hmm_shim_entry){ .kind = kind };
+}
+
+static struct hmm_shim_entry mapped(unsigned long pfn, bool writable)
+{
+	return (struct hmm_shim_entry){
+		.pfn = pfn, .kind = HMM_SHIM_MAPPED, .writable = writable,
+	};
+}
+
+/* Of an entry that is neither empty nor present. */
+static struct hmm_shim_entry not_present(softleaf_t leaf)
+{
+	switch (softleaf_type(leaf)) {
+	case SOFTLEAF_SWAP:
+	case SOFTLEAF_DEVICE_PRIVATE_READ:
+	case SOFTLEAF_DEVICE_PRIVATE_WRITE:
+	case SOFTLEAF_DEVICE_EXCLUSIVE:
+		return kind(HMM_SHIM_ELSEWHERE);
+	case SOFTLEAF_MIGRATION_READ:
+	case SOFTLEAF_MIGRATION_READ_EXCLUSIVE:
+	case SOFTLEAF_MIGRATION_WRITE:
+		return kind(HMM_SHIM_MIGRATING);
+	case SOFTLEAF_MARKER:
+		/* userfaultfd's write-protect marker stands for an empty entry. */
+		return kind(softleaf_is_uffd_wp_marker(leaf) ? HMM_SHIM_ABSENT : HMM_SHIM_BAD);
+	default:
+		return kind(HMM_SHIM_BAD);
+	}
+}
+
+pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+
+	*shift = PGDIR_SHIFT;
+	if (pgd_none(*pgd) || pgd_bad(*pgd))
+		return NULL;
+	p4d = p4d_offset(pgd, addr);
+	*shift = P4D_SHIFT;
+	if (p4d_none(*p4d) || p4d_bad(*p4d))
+		return NULL;
+	return pud_offset(p4d, addr);
+}
+
+struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
+{
+	pud_t pud = pudp_get(pudp);
+
+	if (pud_none(pud))
+		return kind(HMM_SHIM_ABSENT);
+	/* Only hugetlb has entries here that are not present. */
+	if (!pud_present(pud))
+		return not_present(softleaf_from_pte(__pte(pud_val(pud))));
+	if (pud_leaf(pud))
+		return mapped(pud_pfn(pud), pud_write(pud));
+	if (pud_bad(pud))
+		return kind(HMM_SHIM_BAD);
+	return kind(HMM_SHIM_TABLE);
+}
+
+pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
+{
+	pud_t pud = pudp_get(pudp);
+
+	if (pud_none(pud) || !pud_present(pud) || pud_leaf(pud) || pud_bad(pud))
+		return NULL;
+	return pmd_offset(&pud, addr);
+}
+
+struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp)
+{
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+
+	if (pmd_none(pmd))
+		return kind(HMM_SHIM_ABSENT);
+	if (!pmd_present(pmd))
+		return not_present(softleaf_from_pmd(pmd));
+	if (pmd_leaf(pmd)) {
+		if (pmd_protnone(pmd))
+			return kind(HMM_SHIM_INACCESSIBLE);
+		return mapped(pmd_pfn(pmd), pmd_write(pmd));
+	}
+	if (pmd_bad(pmd))
+		return kind(HMM_SHIM_BAD);
+	return kind(HMM_SHIM_TABLE);
+}
+
+pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
+{
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+
+	if (pmd_none(pmd) || !pmd_present(pmd) || pmd_leaf(pmd) || pmd_bad(pmd))
+		return NULL;
+	return pte_offset_kernel(&pmd, addr);
+}
+
+struct hmm_shim_entry hmm_shim_pte_entry(pte_t *ptep)
+{
+	pte_t pte = ptep_get_lockless(ptep);
+
+	if (pte_none(pte))
+		return kind(HMM_SHIM_ABSENT);
+	if (!pte_present(pte))
+		return not_present(softleaf_from_pte(pte));
+	if (pte_protnone(pte))
+		return kind(HMM_SHIM_INACCESSIBLE);
+	/* The zero page is special to the core mm, but it can be read like any other. */
+	if (pte_special(pte) && !is_zero_pfn(pte_pfn(pte)))
+		return kind(HMM_SHIM_SPECIAL);
+	return mapped(pte_pfn(pte), pte_write(pte));
+}
+
+unsigned long hmm_shim_task_size(const struct mm_struct *mm)
+{
+	return mm->task_size;
+}
+
+void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	mmu_interval_set_seq(notifier, seq);
+}
+
+bool hmm_shim_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	return mmu_interval_read_retry(notifier, seq);
+}
+
+bool hmm_shim_interval_check_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	return mmu_interval_check_retry(notifier, seq);
+}
+
+void hmm_shim_rwlock_init(rwlock_t *lock)
+{
+	rwlock_init(lock);
+}
+
+void hmm_shim_read_lock(rwlock_t *lock)
+{
+	read_lock(lock);
+}
+
+void hmm_shim_read_unlock(rwlock_t *lock)
+{
+	read_unlock(lock);
+}
+
+void hmm_shim_write_lock(rwlock_t *lock)
+{
+	write_lock(lock);
+}
+
+void hmm_shim_write_unlock(rwlock_t *lock)
+{
+	write_unlock(lock);
+}
+
+struct page *hmm_shim_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What hmm needs of the kernel's inline functions and macros. bindgen makes shim_bindings.rs of it.
+ * No logic lives here: each function reads one thing or calls one thing.
+ */
+#ifndef HMM_SHIM_H
+#define HMM_SHIM_H
+
+#include <linux/mm_types.h>
+#include <linux/mmu_notifier.h>
+#include <linux/rwlock_types.h>
+
+/* What a page table entry holds. */
+enum hmm_shim_kind {
+	HMM_SHIM_ABSENT,
+	HMM_SHIM_INACCESSIBLE,
+	HMM_SHIM_ELSEWHERE,
+	HMM_SHIM_MIGRATING,
+	HMM_SHIM_MAPPED,
+	HMM_SHIM_SPECIAL,
+	HMM_SHIM_BAD,
+	HMM_SHIM_TABLE,
+};
+
+struct hmm_shim_entry {
+	unsigned long pfn;	/* of the entry's first page, if MAPPED */
+	unsigned int kind;	/* enum hmm_shim_kind */
+	unsigned int writable;	/* if MAPPED */
+};
+
+/*
+ * The page table, top down. An address in a user's part of the mm; the mmap lock held; from
+ * hmm_shim_pud_entry() on also the RCU read lock, so that no table goes away under the reader.
+ * Entries may change at any time: the caller learns of it through its interval notifier.
+ */
+
+/* The PUD entry for addr, or NULL where a level above it is empty: then *shift is its log2 size. */
+pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift);
+struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
+/* The PMD entry for addr in the table that *pud points to, or NULL if it has ceased to be one. */
+pmd_t *hmm_shim_pmd(pud_t *pud, unsigned long addr);
+struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd);
+/* The PTE for addr in the table that *pmd points to, or NULL if it has ceased to be one. */
+pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
+struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte);
+
+unsigned long hmm_shim_task_size(const struct mm_struct *mm);
+
+void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
+bool hmm_shim_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
+bool hmm_shim_interval_check_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
+
+/* All locks made here are of one lockdep class: hmm has one kind. */
+void hmm_shim_rwlock_init(rwlock_t *lock);
+void hmm_shim_read_lock(rwlock_t *lock);
+void hmm_shim_read_unlock(rwlock_t *lock);
+void hmm_shim_write_lock(rwlock_t *lock);
+void hmm_shim_write_unlock(rwlock_t *lock);
+
+struct page *hmm_shim_pfn_to_page(unsigned long pfn);
+
+#endif

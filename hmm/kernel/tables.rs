@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's page tables as the [`AddressSpace`] that [`crate::walk`] goes through.
+//!
+//! Reading takes no page table lock: an entry that changes right after it was read belongs to an
+//! invalidation, and that makes the fault retry.
+
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::mm::{MmWithUser, MmapReadGuard};
+use kernel::prelude::*;
+use kernel::sync::rcu;
+
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::pfn::{Access, Perm, Pfn};
+use crate::policy::{Entry, Refusal, VmaRights};
+use crate::shim;
+use crate::walk::{AddressSpace, FaultError, Found, Vma};
+
+/// log2 of how many base pages an entry of each level maps (x86-64 and every 4 KiB kernel).
+const PMD_ORDER: u32 = 9;
+const PUD_ORDER: u32 = 18;
+
+/// The address space of a process whose mmap lock is held for reading.
+pub struct LockedMm<'a, C: Fn() -> bool> {
+    mm: &'a MmWithUser,
+    _mmap_lock: &'a MmapReadGuard<'a>,
+    /// The area that `vma_from` last returned; stays valid as the mmap lock is held.
+    vma: Option<NonNull<bindings::vm_area_struct>>,
+    ptes: Option<PteTable>,
+    collided: C,
+}
+
+/// A table of PTEs that is being read.
+///
+/// # Invariants
+///
+/// `first` points to the PTE of the first page of `range` in a table that has been reachable since
+/// `_rcu` was taken; so it is not freed before that is released.
+struct PteTable {
+    range: PageRange,
+    first: NonNull<bindings::pte_t>,
+    _rcu: rcu::Guard,
+}
+
+impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
+    /// The address space of `mm`, locked by `mmap_lock`, which must be a guard of the same `mm`.
+    ///
+    /// `collided` says whether the fault is in vain already.
+    pub fn new(mm: &'a MmWithUser, mmap_lock: &'a MmapReadGuard<'a>, collided: C) -> Self {
+        Self { mm, _mmap_lock: mmap_lock, vma: None, ptes: None, collided }
+    }
+
+    fn pte(&self, page: PageIndex) -> Option<Entry> {
+        let table = self.ptes.as_ref().filter(|table| table.range.contains(page))?;
+        let index = (page.get() - table.range.start().get()) as usize;
+        // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
+        // by the type invariant of `PteTable`.
+        let entry = unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index)) };
+        Some(entry_of(entry, 0).unwrap_or(Entry::Bad))
+    }
+
+    /// Descends to the entry for `page`. Remembers the table of PTEs if it comes to one.
+    fn descend(&mut self, page: PageIndex) -> Found {
+        self.ptes = None;
+        let addr = page.addr() as usize;
+        let rcu = rcu::read_lock();
+        let mut shift = 0;
+        // SAFETY: The mmap lock is held, `addr` lies in an area, `shift` can be written.
+        let Some(pud) = NonNull::new(unsafe {
+            shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift)
+        }) else {
+            return found(Entry::Absent, page, shift - PAGE_SHIFT);
+        };
+        // SAFETY: `pud` points into a table that stays while the mmap lock is held.
+        let entry = unsafe { shim::hmm_shim_pud_entry(pud.as_ptr()) };
+        if let Some(entry) = entry_of(entry, offset_in(page, PUD_ORDER)) {
+            return found(entry, page, PUD_ORDER);
+        }
+        // SAFETY: As above; the RCU lock keeps the table below, which hugetlb may unshare.
+        let Some(pmd) = NonNull::new(unsafe { shim::hmm_shim_pmd(pud.as_ptr(), addr) }) else {
+            return found(Entry::Absent, page, 0);
+        };
+        // SAFETY: As above.
+        let entry = unsafe { shim::hmm_shim_pmd_entry(pmd.as_ptr()) };
+        if let Some(entry) = entry_of(entry, offset_in(page, PMD_ORDER)) {
+            return found(entry, page, PMD_ORDER);
+        }
+        let range = PageRange::new(
+            PageIndex::new(page.get() - offset_in(page, PMD_ORDER)),
+            PageIndex::new(page.get() - offset_in(page, PMD_ORDER)).saturating_add(1 << PMD_ORDER),
+        );
+        // SAFETY: As above; a table that is withdrawn now is freed after a grace period.
+        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), range.start().addr() as usize) };
+        let Some(first) = NonNull::new(first) else {
+            return found(Entry::Absent, page, 0);
+        };
+        // INVARIANT: Reached with `rcu` held, and `first` is the PTE of `range.start()`.
+        self.ptes = Some(PteTable { range, first, _rcu: rcu });
+        let entry = self.pte(page).unwrap_or(Entry::Bad);
+        Found { entry, pages: 1 }
+    }
+}
+
+impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
+    fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
+        self.ptes = None;
+        // SAFETY: The mmap lock is held.
+        let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
+        self.vma = NonNull::new(vma);
+        // SAFETY: The mmap lock keeps the area as it is.
+        self.vma.map(|vma| unsafe { describe(vma) })
+    }
+
+    fn entry(&mut self, page: PageIndex) -> Found {
+        match self.pte(page) {
+            Some(entry) => Found { entry, pages: 1 },
+            None => self.descend(page),
+        }
+    }
+
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<(), FaultError> {
+        // The handler sleeps and may replace the table.
+        self.ptes = None;
+        let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
+        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+        if access == Access::Write {
+            flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
+        }
+        // SAFETY: The mmap lock is held, and `vma` is an area of the mm, found under that lock.
+        // Without FAULT_FLAG_ALLOW_RETRY the handler does not release the lock.
+        let result = unsafe {
+            bindings::handle_mm_fault(
+                vma.as_ptr(),
+                page.addr() as usize,
+                flags,
+                core::ptr::null_mut(),
+            )
+        };
+        const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
+            | bindings::vm_fault_reason_VM_FAULT_SIGBUS
+            | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
+            | bindings::vm_fault_reason_VM_FAULT_HWPOISON
+            | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
+            | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        if result & FAILED != 0 {
+            return Err(FaultError::Refused(Refusal::NoPage));
+        }
+        Ok(())
+    }
+
+    fn collided(&self) -> bool {
+        (self.collided)()
+    }
+}
+
+/// # Safety
+///
+/// `vma` is an area of an mm whose mmap lock is held.
+unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
+    // SAFETY: Valid, by the contract of this function.
+    let vma = unsafe { kernel::mm::virt::VmaRef::from_raw(vma.as_ptr()) };
+    use kernel::mm::virt::flags;
+    let has = |flag| vma.flags() & flag != 0;
+    Vma {
+        range: PageRange::new(
+            PageIndex::containing(vma.start() as u64),
+            PageIndex::containing(vma.end() as u64),
+        ),
+        rights: VmaRights {
+            readable: has(flags::READ),
+            writable: has(flags::WRITE),
+            special: has(flags::IO | flags::PFNMAP),
+        },
+    }
+}
+
+/// How many pages `page` lies behind the start of the entry of this order that covers it.
+#[inline]
+fn offset_in(page: PageIndex, order: u32) -> u64 {
+    page.get() & ((1 << order) - 1)
+}
+
+#[inline]
+fn found(entry: Entry, page: PageIndex, order: u32) -> Found {
+    Found { entry, pages: (1 << order) - offset_in(page, order) }
+}
+
+/// What `raw` says of the page `offset` pages into it; `None` if it points to a table.
+#[inline]
+fn entry_of(raw: shim::hmm_shim_entry, offset: u64) -> Option<Entry> {
+    Some(match raw.kind {
+        shim::hmm_shim_kind_HMM_SHIM_TABLE => return None,
+        shim::hmm_shim_kind_HMM_SHIM_ABSENT => Entry::Absent,
+        shim::hmm_shim_kind_HMM_SHIM_INACCESSIBLE => Entry::Inaccessible,
+        shim::hmm_shim_kind_HMM_SHIM_ELSEWHERE => Entry::Elsewhere,
+        shim::hmm_shim_kind_HMM_SHIM_MIGRATING => Entry::Migrating,
+        shim::hmm_shim_kind_HMM_SHIM_MAPPED => Entry::Mapped {
+            pfn: Pfn::new(raw.pfn as u64).add(offset),
+            perm: Perm::from_writable(raw.writable != 0),
+        },
+        shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special,
+        _ => Entry::Bad,
+    })
+}

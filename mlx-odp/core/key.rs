@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory keys: what part of which address space a region stands for, and at which iova.
+//!
+//! A request names an iova, an address in the region's own numbering. For an implicit region it is
+//! the virtual address; for an explicit one it starts where the application said at registration.
+
+use hmm::addr::PageRange;
+
+/// The `length` with which an application asks for its whole address space.
+pub const IMPLICIT_LENGTH: u64 = u64::MAX;
+
+/// What a region stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// `length` bytes from virtual address `va`.
+    Explicit,
+    /// The whole address space.
+    Implicit,
+}
+
+/// Why a registration is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadKey {
+    /// No bytes at all, or an implicit region with an iova of its own (`EINVAL`).
+    Meaningless,
+    /// The end of the virtual addresses or of the iovas is past the end of 64 bits (`EINVAL`).
+    Wraps,
+    /// Part of it is not user space's (`EFAULT`).
+    NotUser,
+}
+
+/// A request outside of its region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfRange;
+
+/// The translation from iovas to virtual addresses, and its bounds. All values in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    kind: KeyKind,
+    va: u64,
+    length: u64,
+    iova: u64,
+}
+
+impl Key {
+    /// The key of a registration of `length` bytes from `va`, known to requests as `iova`.
+    ///
+    /// `va` 0 and `length` [`IMPLICIT_LENGTH`] mean an implicit region. `user` are the pages that
+    /// an application may map.
+    pub fn new(va: u64, length: u64, iova: u64, user: PageRange) -> Result<Self, BadKey> {
+        if va == 0 && length == IMPLICIT_LENGTH {
+            if iova != 0 {
+                return Err(BadKey::Meaningless);
+            }
+            return Ok(Self { kind: KeyKind::Implicit, va, length, iova });
+        }
+        if length == 0 {
+            return Err(BadKey::Meaningless);
+        }
+        let pages = PageRange::covering(va, length).ok_or(BadKey::Wraps)?;
+        if iova.checked_add(length - 1).is_none() {
+            return Err(BadKey::Wraps);
+        }
+        if pages.intersection(&user) != pages {
+            return Err(BadKey::NotUser);
+        }
+        Ok(Self { kind: KeyKind::Explicit, va, length, iova })
+    }
+
+    /// What the region stands for.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The pages that the region may reach. For an implicit region: all there are.
+    pub fn span(&self) -> PageRange {
+        // A key's bytes never wrap; the implicit length leaves out only the very last byte.
+        PageRange::covering(self.va, self.length).unwrap_or(PageRange::covering(0, 0).unwrap())
+    }
+
+    /// The virtual address of the `len` bytes from `iova`, if they are all in the region.
+    pub fn translate(&self, iova: u64, len: u64) -> Result<u64, OutOfRange> {
+        let offset = iova.checked_sub(self.iova).ok_or(OutOfRange)?;
+        let end = offset.checked_add(len).ok_or(OutOfRange)?;
+        if end > self.length {
+            return Err(OutOfRange);
+        }
+        Ok(self.va + offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hmm::addr::PageIndex;
+
+    const USER: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(1 << 35));
+
+    #[test]
+    fn an_explicit_key_translates_its_bytes_and_no_others() {
+        let key = Key::new(0x7000_0123, 0x2000, 0xffff_ffff_0000_0123, USER).unwrap();
+        assert_eq!(key.kind(), KeyKind::Explicit);
+        assert_eq!(key.span().len(), 3);
+        assert_eq!(key.translate(0xffff_ffff_0000_0123, 0x2000), Ok(0x7000_0123));
+        assert_eq!(key.translate(0xffff_ffff_0000_0124, 0x1fff), Ok(0x7000_0124));
+        assert_eq!(key.translate(0xffff_ffff_0000_0124, 0x2000), Err(OutOfRange));
+        assert_eq!(key.translate(0xffff_ffff_0000_0122, 1), Err(OutOfRange));
+        assert_eq!(key.translate(0, 1), Err(OutOfRange));
+        assert_eq!(key.translate(u64::MAX, u64::MAX), Err(OutOfRange));
+    }
+
+    #[test]
+    fn an_implicit_key_is_the_address_space() {
+        let key = Key::new(0, IMPLICIT_LENGTH, 0, USER).unwrap();
+        assert_eq!(key.kind(), KeyKind::Implicit);
+        assert_eq!(key.translate(0x7fff_ffff_f000, 4096), Ok(0x7fff_ffff_f000));
+        assert_eq!(key.translate(u64::MAX, 1), Err(OutOfRange));
+        assert!(key.span().contains(PageIndex::containing(0x7fff_ffff_f000)));
+        assert_eq!(Key::new(0, IMPLICIT_LENGTH, 4096, USER), Err(BadKey::Meaningless));
+    }
+
+    #[test]
+    fn keys_that_make_no_sense_are_refused() {
+        let user_end = USER.end().addr();
+        let cases = [
+            ((4096, 0, 4096), BadKey::Meaningless),
+            ((4096, u64::MAX, 4096), BadKey::Wraps),
+            ((4096, 8192, u64::MAX - 4096), BadKey::Wraps),
+            ((user_end - 4096, 4097, 0), BadKey::NotUser),
+            ((0xffff_8000_0000_0000, 4096, 0), BadKey::NotUser),
+        ];
+        for ((va, length, iova), why) in cases {
+            assert_eq!(Key::new(va, length, iova, USER), Err(why), "{va:#x} {length:#x} {iova:#x}");
+        }
+        assert!(Key::new(user_end - 4096, 4096, 0, USER).is_ok());
+        assert!(Key::new(4096, 4096, u64::MAX - 4095, USER).is_ok());
+    }
+}

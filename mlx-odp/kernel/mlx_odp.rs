@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `mlx_odp.ko`: on-demand paging for RDMA, on top of `hmm.ko`.
+//!
+//! A [`region::Region`] is what an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
+//! a mirror. A binding for each kind of NIC (`../nic`) asks the region for bytes when the NIC wants
+//! them; the region does the rest.
+//!
+//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
+//! files are modules of this crate.
+//!
+//! The only locks are hmm's; see the lock order in its `hmm.rs`.
+
+#[path = "../core/advice.rs"]
+pub mod advice;
+#[path = "../core/key.rs"]
+pub mod key;
+#[path = "../core/stats.rs"]
+pub mod stats;
+
+pub mod region;
+
+use kernel::prelude::*;
+
+module! {
+    type: MlxOdpModule,
+    name: "mlx_odp",
+    authors: ["hmm-odp"],
+    description: "On-demand paging for RDMA in Rust",
+    license: "GPL v2",
+}
+
+struct MlxOdpModule;
+
+impl kernel::Module for MlxOdpModule {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        pr_info!("on-demand paging for RDMA in Rust\n");
+        Ok(Self)
+    }
+}

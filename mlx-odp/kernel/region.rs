@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regions: memory registered with `IBV_ACCESS_ON_DEMAND`.
+//!
+//! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual
+//! address, the mirror into pages, faulting in what is missing.
+
+use hmm::addr::PageRange;
+use hmm::event::Event;
+use hmm::mirror::{user_pages, Mirror, Observer};
+use hmm::page::Bytes;
+use hmm::pfn::{Access, Perm};
+use hmm::policy::Refusal;
+use hmm::walk::FaultError;
+
+use kernel::mm::Mm;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use crate::advice::Advice;
+use crate::key::{BadKey, Key};
+use crate::stats::Stats;
+
+/// Why a request cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessError {
+    /// Not all of it is in the region.
+    OutOfRange,
+    /// A page could not be had.
+    Fault(FaultError),
+}
+
+impl From<AccessError> for Error {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::OutOfRange => EINVAL,
+            AccessError::Fault(fault) => fault.into(),
+        }
+    }
+}
+
+/// Counts what the mirror reports.
+struct Counting(Arc<Stats>);
+
+impl Observer for Counting {
+    fn faulted(&self, pages: u64) {
+        self.0.page_faults.add(1);
+        self.0.pages_mapped.add(pages);
+    }
+
+    fn collided(&self) {
+        self.0.page_fault_retries.add(1);
+    }
+
+    fn failed(&self) {
+        self.0.page_faults_failed.add(1);
+    }
+
+    fn invalidated(&self, _event: Event, pages: u64) {
+        self.0.invalidations.add(1);
+        self.0.page_invalidations.add(pages);
+    }
+
+    fn chunk_added(&self) {
+        self.0.chunks.add(1);
+    }
+}
+
+/// Registered memory of one process.
+#[pin_data]
+pub struct Region {
+    key: Key,
+    writable: bool,
+    stats: Arc<Stats>,
+    #[pin]
+    mirror: Mirror<Counting>,
+}
+
+impl Region {
+    /// Registers `length` bytes of `mm` from `va`, known to requests as `iova`, or, with `va` 0 and
+    /// `length` [`crate::key::IMPLICIT_LENGTH`], the whole address space.
+    ///
+    /// Touches no page and costs the same for any length. `writable` if the NIC may write.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
+    /// `ENOMEM`.
+    pub fn new(mm: &Mm, va: u64, length: u64, iova: u64, writable: bool) -> Result<Pin<KBox<Self>>> {
+        let key = Key::new(va, length, iova, user_pages(mm)).map_err(|bad| match bad {
+            BadKey::Meaningless | BadKey::Wraps => EINVAL,
+            BadKey::NotUser => EFAULT,
+        })?;
+        let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
+        let counting = Arc::new(Counting(stats.clone()), GFP_KERNEL)?;
+        let limit = Perm::from_writable(writable);
+        KBox::pin_init(
+            pin_init!(Self {
+                key,
+                writable,
+                stats,
+                mirror <- Mirror::new(mm, key.span(), limit, counting),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Whether the NIC may write.
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Lets the NIC access the `len` bytes from `iova`; see [`Mirror::access`].
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::OutOfRange`] before anything is touched; otherwise as the mirror.
+    pub fn access(
+        &self,
+        iova: u64,
+        len: usize,
+        access: Access,
+        use_bytes: impl FnMut(Bytes<'_>),
+    ) -> Result<(), AccessError> {
+        let va = self.translate(iova, len as u64)?;
+        self.mirror.access(va, len, access, use_bytes).map_err(AccessError::Fault)
+    }
+
+    /// As [`Region::access`] for reading, of what is in the mirror already.
+    pub fn access_present(&self, iova: u64, len: u64, use_bytes: impl FnMut(Bytes<'_>)) -> Result<(), AccessError> {
+        let va = self.translate(iova, len)?;
+        self.mirror.access_present(va, len, use_bytes);
+        Ok(())
+    }
+
+    /// Prefetches the `len` bytes from `iova`, as `advice` says. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::OutOfRange`]; a fault error for a page that cannot be had, with the pages
+    /// before it prefetched. Write access to a region that the NIC may not write is refused.
+    pub fn prefetch(&self, iova: u64, len: u64, advice: Advice) -> Result<(), AccessError> {
+        if advice == Advice::PrefetchWrite && !self.writable {
+            return Err(AccessError::Fault(FaultError::Refused(Refusal::Forbidden)));
+        }
+        let va = self.translate(iova, len)?;
+        let range = PageRange::covering(va, len).ok_or(AccessError::OutOfRange)?;
+        self.mirror
+            .prefetch(range, advice.policy())
+            .map(|added| self.stats.pages_prefetched.add(added))
+            .map_err(AccessError::Fault)
+    }
+
+    fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {
+        self.key.translate(iova, len).map_err(|_| AccessError::OutOfRange)
+    }
+}
+
