@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Verbs, memory and processes for programs that put on-demand paging to the test.
+//!
+//! - [`verbs`]: a thin safe layer over libibverbs, as much of it as these programs use.
+//! - [`memory`]: address ranges whose pages can be given and taken while a NIC uses them.
+//! - [`pattern`]: bytes that depend on their position, so that a misplaced byte is found out.
+//! - [`env`], [`loopback`]: a device, its regions and connected queue pairs, ready for use.
+//! - [`process`]: other processes, that live, die and talk over pipes.
+//! - [`traffic`]: a process that must not be disturbed.
+//! - [`counters`]: what the driver itself counted.
+//!
+//! # Why posting work is safe
+//!
+//! A NIC writes to memory behind the compiler's back, so the layer has to say why that is sound:
+//!
+//! - A NIC reaches memory only through a key. A key for a range comes from a [`memory::Mapping`],
+//!   whose memory is never borrowed as a Rust reference, only copied in and out with volatile
+//!   accesses. What a NIC does there is no different from what a device does to its registers.
+//! - A key for the whole address space comes from an `unsafe` function, whose caller promises to
+//!   use it on such memory only.
+//! - Mappings lie in a part of the address space where neither the kernel nor the allocator puts
+//!   anything of its own. A hole in a mapping stays a hole.
+
+pub mod counters;
+pub mod env;
+pub mod loopback;
+pub mod memory;
+pub mod pattern;
+pub mod process;
+pub mod traffic;
+pub mod verbs;

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Devices: opening one by name, its port, its addresses and what of ODP it supports.
+
+use std::{
+    ffi::CStr,
+    mem::MaybeUninit,
+    net::Ipv6Addr,
+    ptr::{self, NonNull},
+    sync::Arc,
+};
+
+use rdma_mummy_sys as sys;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{check, object},
+    Error, Result,
+};
+
+/// The port that is used. Every soft-RoCE device and every ConnectX function has this one.
+pub(super) const PORT: u8 = 1;
+
+/// An open device.
+#[derive(Debug)]
+pub struct Context {
+    raw: NonNull<sys::ibv_context>,
+    name: String,
+}
+
+// SAFETY: libibverbs locks its objects itself; any thread may use them.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+/// How much of a message fits into one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mtu(u32);
+
+impl Mtu {
+    /// All there are, the smallest first.
+    pub const ALL: [Mtu; 5] = [Mtu(1), Mtu(2), Mtu(3), Mtu(4), Mtu(5)];
+
+    /// The size in bytes.
+    pub fn bytes(self) -> usize {
+        128 << self.0
+    }
+
+    pub(super) fn raw(self) -> sys::ibv_mtu::Type {
+        self.0
+    }
+}
+
+/// An address of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gid {
+    /// Its place in the port's table.
+    pub index: u8,
+    /// The address.
+    pub raw: [u8; 16],
+}
+
+/// What the device can do with memory that is not pinned.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OdpCaps {
+    /// On-demand regions at all.
+    pub supported: bool,
+    /// The whole address space as one region.
+    pub implicit: bool,
+    /// The operations on reliable connections.
+    pub rc: OdpTransport,
+    /// The operations on unreliable connections.
+    pub uc: OdpTransport,
+    /// The operations on unreliable datagrams.
+    pub ud: OdpTransport,
+}
+
+/// The operations that may use on-demand memory on one kind of queue pair.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs)]
+pub struct OdpTransport {
+    pub send: bool,
+    pub recv: bool,
+    pub write: bool,
+    pub read: bool,
+    pub atomic: bool,
+    pub flush: bool,
+    pub atomic_write: bool,
+}
+
+impl OdpTransport {
+    fn new(bits: u32) -> Self {
+        use sys::ibv_odp_transport_cap_bits as cap;
+        let has = |bit: cap| bits & bit.0 != 0;
+        Self {
+            send: has(cap::IBV_ODP_SUPPORT_SEND),
+            recv: has(cap::IBV_ODP_SUPPORT_RECV),
+            write: has(cap::IBV_ODP_SUPPORT_WRITE),
+            read: has(cap::IBV_ODP_SUPPORT_READ),
+            atomic: has(cap::IBV_ODP_SUPPORT_ATOMIC),
+            flush: has(cap::IBV_ODP_SUPPORT_FLUSH),
+            atomic_write: has(cap::IBV_ODP_SUPPORT_ATOMIC_WRITE),
+        }
+    }
+}
+
+impl Context {
+    /// Opens the device called `name`, or the first there is.
+    pub fn open(name: Option<&str>) -> Result<Arc<Self>> {
+        let mut count = 0;
+        // SAFETY: the count outlives the call.
+        let list = unsafe { sys::ibv_get_device_list(&mut count) };
+        if list.is_null() {
+            return Err(Error::NoDevice(name.map(Into::into)));
+        }
+        let found = (0..count as usize).find_map(|i| {
+            // SAFETY: the list holds `count` devices.
+            let device = unsafe { *list.add(i) };
+            // SAFETY: the device is in the list, which has not been freed; its name is a C string.
+            let this = unsafe { CStr::from_ptr(sys::ibv_get_device_name(device)) };
+            let this = this.to_string_lossy().into_owned();
+            name.is_none_or(|n| n == this).then_some((device, this))
+        });
+        let context = found.map(|(device, this)| {
+            // SAFETY: the device is in the list, which has not been freed.
+            (
+                object("ibv_open_device", unsafe { sys::ibv_open_device(device) }),
+                this,
+            )
+        });
+        // SAFETY: the list came from ibv_get_device_list and is not used after this.
+        unsafe { sys::ibv_free_device_list(list) };
+        let (raw, name) = context.ok_or_else(|| Error::NoDevice(name.map(Into::into)))?;
+        Ok(Arc::new(Self { raw: raw?, name }))
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ibv_context {
+        self.raw.as_ptr()
+    }
+
+    /// What the device is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn port(&self) -> Result<sys::ibv_port_attr> {
+        let mut attr = MaybeUninit::zeroed();
+        // SAFETY: the context is open and the attributes outlive the call.
+        let r = unsafe { sys::ibv_query_port(self.raw(), PORT, attr.as_mut_ptr()) };
+        check("ibv_query_port", r)?;
+        // SAFETY: plain integers, initialised with zeroes and then by the call.
+        Ok(unsafe { attr.assume_init() })
+    }
+
+    /// The largest packet that the port takes now.
+    pub fn active_mtu(&self) -> Result<Mtu> {
+        Ok(Mtu(self.port()?.active_mtu))
+    }
+
+    pub(super) fn lid(&self) -> Result<u16> {
+        Ok(self.port()?.lid)
+    }
+
+    /// The address at `index`, or the first that suits: RoCE v2 over IPv4 if there is one.
+    pub fn gid(&self, index: Option<u8>) -> Result<Gid> {
+        let none = || Error::NoGid(self.name.clone());
+        if let Some(index) = index {
+            return Ok(self.gid_entry(index).ok_or_else(none)?.0);
+        }
+        let len = self.port()?.gid_tbl_len.clamp(0, 256);
+        let all = (0..len).filter_map(|i| self.gid_entry(i as u8));
+        all.max_by_key(|(gid, roce2)| {
+            let address = Ipv6Addr::from(gid.raw);
+            let ipv4 = address.to_ipv4_mapped().is_some();
+            (*roce2 && ipv4, *roce2, u8::MAX - gid.index)
+        })
+        .map(|(gid, _)| gid)
+        .ok_or_else(none)
+    }
+
+    /// The address at `index` if one is set, and whether it is of RoCE v2.
+    fn gid_entry(&self, index: u8) -> Option<(Gid, bool)> {
+        let mut entry = MaybeUninit::<sys::ibv_gid_entry>::zeroed();
+        let (port, at) = (u32::from(PORT), u32::from(index));
+        // SAFETY: the context is open and the entry outlives the call.
+        let r = unsafe { sys::ibv_query_gid_ex(self.raw(), port, at, entry.as_mut_ptr(), 0) };
+        if r != 0 {
+            return None;
+        }
+        // SAFETY: plain integers, initialised with zeroes and then by the call.
+        let entry = unsafe { entry.assume_init() };
+        // SAFETY: both members of the union are plain bytes.
+        let raw = unsafe { entry.gid.raw };
+        let set = raw.iter().any(|&b| b != 0);
+        set.then_some((
+            Gid { index, raw },
+            entry.gid_type == sys::IBV_GID_TYPE_ROCE_V2,
+        ))
+    }
+
+    /// What the device says that it can do with on-demand memory.
+    pub fn odp_caps(&self) -> Result<OdpCaps> {
+        use sys::ibv_odp_general_caps as cap;
+        let mut attr = MaybeUninit::<sys::ibv_device_attr_ex>::zeroed();
+        // SAFETY: the context is open, the attributes outlive the call, no input is allowed.
+        let r = unsafe { sys::ibv_query_device_ex(self.raw(), ptr::null(), attr.as_mut_ptr()) };
+        check("ibv_query_device_ex", r)?;
+        // SAFETY: plain integers, initialised with zeroes and then by the call.
+        let caps = unsafe { attr.assume_init() }.odp_caps;
+        Ok(OdpCaps {
+            supported: caps.general_caps & u64::from(cap::IBV_ODP_SUPPORT.0) != 0,
+            implicit: caps.general_caps & u64::from(cap::IBV_ODP_SUPPORT_IMPLICIT.0) != 0,
+            rc: OdpTransport::new(caps.per_transport_caps.rc_odp_caps),
+            uc: OdpTransport::new(caps.per_transport_caps.uc_odp_caps),
+            ud: OdpTransport::new(caps.per_transport_caps.ud_odp_caps),
+        })
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the context is open, and whatever was made from it held a reference.
+        unsafe { sys::ibv_close_device(self.raw()) };
+    }
+}

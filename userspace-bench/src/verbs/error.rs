@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What can go wrong with a verb.
+
+use std::{io, ptr::NonNull, time::Duration};
+
+use super::Status;
+
+/// The result of a verb.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The library or the driver said no.
+    #[error("{call}: {}", io::Error::from_raw_os_error(*errno))]
+    Call {
+        /// The verb.
+        call: &'static str,
+        /// What it said.
+        errno: i32,
+    },
+    /// There is no such device.
+    #[error("no RDMA device{}", .0.as_ref().map(|n| format!(" named {n}")).unwrap_or_default())]
+    NoDevice(Option<String>),
+    /// The port has no address that can be used.
+    #[error("no usable GID on port 1 of {0}")]
+    NoGid(String),
+    /// Nothing completed in time.
+    #[error("no completion within {} ms", .0.as_millis())]
+    Late(Duration),
+    /// Something completed, but not as it should.
+    #[error("completed with {found}, expected {expected}")]
+    Status {
+        /// How it completed.
+        found: Status,
+        /// How it should have.
+        expected: String,
+    },
+}
+
+impl Error {
+    /// The errno of a call that failed.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Call { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// Whether the driver says that it cannot do this.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
+        )
+    }
+}
+
+/// Turns the return value of a verb that returns an errno (or -1 and sets errno) into a result.
+pub(super) fn check(call: &'static str, value: i32) -> Result<()> {
+    match value {
+        0 => Ok(()),
+        -1 => Err(last(call)),
+        errno => Err(Error::Call {
+            call,
+            errno: errno.abs(),
+        }),
+    }
+}
+
+/// Turns the return value of a verb that returns an object into a result.
+pub(super) fn object<T>(call: &'static str, object: *mut T) -> Result<NonNull<T>> {
+    NonNull::new(object).ok_or_else(|| last(call))
+}
+
+fn last(call: &'static str) -> Error {
+    let errno = io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO);
+    Error::Call { call, errno }
+}

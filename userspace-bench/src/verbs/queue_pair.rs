@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Queue pairs: made, connected to a peer by its [`Endpoint`], and given work.
+
+use std::{
+    mem,
+    ptr::{self, NonNull},
+    sync::{Arc, OnceLock},
+};
+
+use rdma_mummy_sys as sys;
+use serde::{Deserialize, Serialize};
+use sys::{ibv_qp_attr_mask as mask, ibv_qp_state as state};
+
+use super::{
+    device::PORT,
+    error::{check, object},
+    Access, CompletionQueue, Error, Gid, Mtu, Op, ProtectionDomain, Result, Sge,
+};
+
+/// Datagrams are accepted from whoever knows this.
+const QKEY: u32 = 0x1111_1111;
+/// How many reads and atomics may be under way at once.
+const READS: u8 = 16;
+
+/// The kind of service a queue pair gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Reliable connection.
+    Rc,
+    /// Unreliable connection.
+    Uc,
+    /// Unreliable datagram.
+    Ud,
+}
+
+/// How a queue pair is made.
+#[derive(Clone, Copy, Debug)]
+pub struct QpConfig {
+    /// The service.
+    pub transport: Transport,
+    /// How many work requests each of its queues holds.
+    pub depth: u32,
+    /// How many pieces of memory a work request may name.
+    pub sges: u32,
+    /// Whether it is made with the extended interface: atomic writes and flushes need that.
+    pub extended: bool,
+}
+
+impl QpConfig {
+    /// A queue pair of `transport` with room for most purposes.
+    pub fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            depth: 64,
+            sges: 4,
+            extended: false,
+        }
+    }
+}
+
+/// What a peer has to know of a queue pair to connect to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its number.
+    pub qpn: u32,
+    /// The sequence number of its first packet.
+    pub psn: u32,
+    /// The address of its port.
+    pub gid: Gid,
+    /// The other address of its port, on InfiniBand links.
+    pub lid: u16,
+}
+
+/// A queue pair.
+#[derive(Debug)]
+pub struct QueuePair {
+    raw: NonNull<sys::ibv_qp>,
+    extended: Option<NonNull<sys::ibv_qp_ex>>,
+    transport: Transport,
+    gid: Gid,
+    psn: u32,
+    /// Where datagrams go.
+    peer: OnceLock<(AddressHandle, u32)>,
+    domain: Arc<ProtectionDomain>,
+    completions: Arc<CompletionQueue>,
+}
+
+// SAFETY: libibverbs locks its objects itself; any thread may use them. Of the extended interface,
+// which holds its lock from one call to the next, only `&self` methods that finish what they
+// start are offered, and the provider takes the queue's lock in between.
+unsafe impl Send for QueuePair {}
+// SAFETY: as above.
+unsafe impl Sync for QueuePair {}
+
+impl QueuePair {
+    /// Makes one in `domain` that reports to `completions` and speaks from `gid`.
+    pub fn new(
+        domain: &Arc<ProtectionDomain>,
+        completions: &Arc<CompletionQueue>,
+        gid: Gid,
+        config: QpConfig,
+    ) -> Result<Self> {
+        let mut attr = init_attr(domain, completions, config);
+        // SAFETY: the attributes name live objects and outlive the call.
+        let raw = unsafe { sys::ibv_create_qp_ex(domain.context().raw(), &mut attr) };
+        let raw = object("ibv_create_qp", raw)?;
+        let extended = if config.extended {
+            // SAFETY: the queue pair is alive and was made with send operations.
+            NonNull::new(unsafe { sys::ibv_qp_to_qp_ex(raw.as_ptr()) })
+        } else {
+            None
+        };
+        // SAFETY: the queue pair is alive.
+        let qpn = unsafe { raw.as_ref() }.qp_num;
+        Ok(Self {
+            raw,
+            extended,
+            transport: config.transport,
+            gid,
+            // Anything will do, as long as it differs from one queue pair to the next.
+            psn: qpn.wrapping_mul(0x9e37_79b1) & 0xff_ffff,
+            peer: OnceLock::new(),
+            domain: domain.clone(),
+            completions: completions.clone(),
+        })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        // SAFETY: the queue pair is alive.
+        unsafe { self.raw.as_ref() }.qp_num
+    }
+
+    /// Where its work requests end.
+    pub fn completions(&self) -> &Arc<CompletionQueue> {
+        &self.completions
+    }
+
+    /// What a peer has to know.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        let lid = self.domain.context().lid()?;
+        Ok(Endpoint {
+            qpn: self.number(),
+            psn: self.psn,
+            gid: self.gid,
+            lid,
+        })
+    }
+
+    /// Connects to `peer`, with packets of `mtu`.
+    pub fn connect(&self, peer: &Endpoint, mtu: Mtu) -> Result<()> {
+        self.to_init()?;
+        self.to_receive(peer, mtu)?;
+        self.to_send()?;
+        if self.transport == Transport::Ud {
+            let handle = AddressHandle::new(&self.domain, self.route(peer))?;
+            let _ = self.peer.set((handle, peer.qpn));
+        }
+        Ok(())
+    }
+
+    fn to_init(&self) -> Result<()> {
+        let mut attr = attr(state::IBV_QPS_INIT);
+        attr.pkey_index = 0;
+        attr.port_num = PORT;
+        let mut what = mask::IBV_QP_PKEY_INDEX | mask::IBV_QP_PORT;
+        if self.transport == Transport::Ud {
+            attr.qkey = QKEY;
+            what = what | mask::IBV_QP_QKEY;
+        } else {
+            let access = match self.extended {
+                Some(_) => Access::ALL | Access::FLUSH_GLOBAL,
+                None => Access::ALL,
+            };
+            attr.qp_access_flags = access.bits();
+            what = what | mask::IBV_QP_ACCESS_FLAGS;
+        }
+        self.modify(attr, what)
+    }
+
+    fn to_receive(&self, peer: &Endpoint, mtu: Mtu) -> Result<()> {
+        let mut attr = attr(state::IBV_QPS_RTR);
+        let mut what = mask(0);
+        if self.transport != Transport::Ud {
+            attr.path_mtu = mtu.raw();
+            attr.dest_qp_num = peer.qpn;
+            attr.rq_psn = peer.psn;
+            attr.ah_attr = self.route(peer);
+            what = mask::IBV_QP_AV
+                | mask::IBV_QP_PATH_MTU
+                | mask::IBV_QP_DEST_QPN
+                | mask::IBV_QP_RQ_PSN;
+        }
+        if self.transport == Transport::Rc {
+            attr.max_dest_rd_atomic = READS;
+            attr.min_rnr_timer = 1;
+            what = what | mask::IBV_QP_MAX_DEST_RD_ATOMIC | mask::IBV_QP_MIN_RNR_TIMER;
+        }
+        self.modify(attr, what)
+    }
+
+    fn to_send(&self) -> Result<()> {
+        let mut attr = attr(state::IBV_QPS_RTS);
+        attr.sq_psn = self.psn;
+        let mut what = mask::IBV_QP_SQ_PSN;
+        if self.transport == Transport::Rc {
+            // 4.096 us * 2^16: a quarter of a second. Emulated processors are slow.
+            attr.timeout = 16;
+            attr.retry_cnt = 7;
+            attr.rnr_retry = 7;
+            attr.max_rd_atomic = READS;
+            what = what
+                | mask::IBV_QP_TIMEOUT
+                | mask::IBV_QP_RETRY_CNT
+                | mask::IBV_QP_RNR_RETRY
+                | mask::IBV_QP_MAX_QP_RD_ATOMIC;
+        }
+        self.modify(attr, what)
+    }
+
+    fn modify(&self, mut attr: sys::ibv_qp_attr, what: mask) -> Result<()> {
+        let what = (what | mask::IBV_QP_STATE).0;
+        // SAFETY: the queue pair is alive and the attributes outlive the call.
+        let r = unsafe { sys::ibv_modify_qp(self.raw.as_ptr(), &mut attr, what as i32) };
+        check("ibv_modify_qp", r)
+    }
+
+    fn route(&self, peer: &Endpoint) -> sys::ibv_ah_attr {
+        sys::ibv_ah_attr {
+            grh: sys::ibv_global_route {
+                dgid: sys::ibv_gid { raw: peer.gid.raw },
+                flow_label: 0,
+                sgid_index: self.gid.index,
+                hop_limit: 64,
+                traffic_class: 0,
+            },
+            dlid: peer.lid,
+            sl: 0,
+            src_path_bits: 0,
+            static_rate: 0,
+            is_global: 1,
+            port_num: PORT,
+        }
+    }
+
+    /// Asks for `op`, on the local memory of `sges`. Its completion carries `id`.
+    pub fn post_send(&self, id: u64, op: Op, sges: &[Sge]) -> Result<()> {
+        if op.is_extended() {
+            return self.post_extended(id, op);
+        }
+        let mut list: Vec<_> = sges.iter().map(Sge::raw).collect();
+        let mut wr = op.raw(id);
+        wr.sg_list = list.as_mut_ptr();
+        wr.num_sge = list.len() as i32;
+        if let Some((handle, qpn)) = self.peer.get() {
+            let (ah, remote_qpn) = (handle.raw.as_ptr(), *qpn);
+            wr.wr.ud = sys::ud_t {
+                ah,
+                remote_qpn,
+                remote_qkey: QKEY,
+            };
+        }
+        let mut bad = ptr::null_mut();
+        // SAFETY: the queue pair is alive, the request and its list outlive the call, and what
+        // the NIC does with the memory is covered by its keys (see the crate's documentation).
+        let r = unsafe { sys::ibv_post_send(self.raw.as_ptr(), &mut wr, &mut bad) };
+        check("ibv_post_send", r)
+    }
+
+    /// Offers the memory of `sges` to the next message that arrives.
+    pub fn post_recv(&self, id: u64, sges: &[Sge]) -> Result<()> {
+        let mut list: Vec<_> = sges.iter().map(Sge::raw).collect();
+        let mut wr = sys::ibv_recv_wr {
+            wr_id: id,
+            next: ptr::null_mut(),
+            sg_list: list.as_mut_ptr(),
+            num_sge: list.len() as i32,
+        };
+        let mut bad = ptr::null_mut();
+        // SAFETY: as in `post_send`.
+        let r = unsafe { sys::ibv_post_recv(self.raw.as_ptr(), &mut wr, &mut bad) };
+        check("ibv_post_recv", r)
+    }
+
+    /// Posts what only the extended interface knows. The kept crates have no wrapper for these two
+    /// calls, only the function pointers.
+    fn post_extended(&self, id: u64, op: Op) -> Result<()> {
+        let unsupported = |call| Error::Call {
+            call,
+            errno: libc::EOPNOTSUPP,
+        };
+        let qp = self
+            .extended
+            .ok_or(unsupported("ibv_qp_to_qp_ex"))?
+            .as_ptr();
+        // SAFETY: the queue pair is alive; the library sets these pointers once and for all.
+        let (write, flush) = unsafe { ((*qp).wr_atomic_write, (*qp).wr_flush) };
+        let write = write.ok_or(unsupported("ibv_wr_atomic_write"))?;
+        let flush = flush.ok_or(unsupported("ibv_wr_flush"))?;
+        // SAFETY: the queue pair is alive and was made with send operations; start and complete
+        // enclose one request, and the value outlives the call that copies it.
+        let r = unsafe {
+            sys::ibv_wr_start(qp);
+            (*qp).wr_id = id;
+            (*qp).wr_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
+            match op {
+                Op::AtomicWrite { at, value } => {
+                    write(qp, at.rkey, at.addr, value.as_ptr().cast());
+                }
+                Op::Flush { at, len } => {
+                    let (place, level) = (sys::IBV_FLUSH_GLOBAL as u8, sys::IBV_FLUSH_RANGE as u8);
+                    flush(qp, at.rkey, at.addr, len, place, level);
+                }
+                _ => unreachable!("not an extended operation"),
+            }
+            sys::ibv_wr_complete(qp)
+        };
+        check("ibv_wr_complete", r)
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // SAFETY: nothing else refers to the queue pair.
+        unsafe { sys::ibv_destroy_qp(self.raw.as_ptr()) };
+    }
+}
+
+fn init_attr(
+    domain: &ProtectionDomain,
+    completions: &CompletionQueue,
+    config: QpConfig,
+) -> sys::ibv_qp_init_attr_ex {
+    use sys::{ibv_qp_create_send_ops_flags as ops, ibv_qp_init_attr_mask as init};
+
+    // SAFETY: zeroes are valid for integers and null pointers.
+    let mut attr: sys::ibv_qp_init_attr_ex = unsafe { mem::zeroed() };
+    attr.send_cq = completions.raw();
+    attr.recv_cq = completions.raw();
+    attr.pd = domain.raw();
+    attr.cap.max_send_wr = config.depth;
+    attr.cap.max_recv_wr = config.depth;
+    attr.cap.max_send_sge = config.sges;
+    attr.cap.max_recv_sge = config.sges;
+    attr.qp_type = match config.transport {
+        Transport::Rc => sys::ibv_qp_type::IBV_QPT_RC,
+        Transport::Uc => sys::ibv_qp_type::IBV_QPT_UC,
+        Transport::Ud => sys::ibv_qp_type::IBV_QPT_UD,
+    };
+    attr.comp_mask = init::IBV_QP_INIT_ATTR_PD.0;
+    if config.extended {
+        attr.comp_mask |= init::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS.0;
+        let wanted = ops::IBV_QP_EX_WITH_RDMA_WRITE
+            | ops::IBV_QP_EX_WITH_RDMA_READ
+            | ops::IBV_QP_EX_WITH_ATOMIC_WRITE
+            | ops::IBV_QP_EX_WITH_FLUSH;
+        attr.send_ops_flags = u64::from(wanted.0);
+    }
+    attr
+}
+
+fn attr(to: state::Type) -> sys::ibv_qp_attr {
+    // SAFETY: zeroes are valid for integers and unions of them.
+    let mut attr: sys::ibv_qp_attr = unsafe { mem::zeroed() };
+    attr.qp_state = to;
+    attr
+}
+
+/// The way to a peer, for datagrams.
+#[derive(Debug)]
+struct AddressHandle {
+    raw: NonNull<sys::ibv_ah>,
+}
+
+impl AddressHandle {
+    fn new(domain: &ProtectionDomain, mut route: sys::ibv_ah_attr) -> Result<Self> {
+        // SAFETY: the domain is alive and the attributes outlive the call.
+        let raw = unsafe { sys::ibv_create_ah(domain.raw(), &mut route) };
+        Ok(Self {
+            raw: object("ibv_create_ah", raw)?,
+        })
+    }
+}
+
+impl Drop for AddressHandle {
+    fn drop(&mut self) {
+        // SAFETY: only the queue pair that owns the handle uses it.
+        unsafe { sys::ibv_destroy_ah(self.raw.as_ptr()) };
+    }
+}

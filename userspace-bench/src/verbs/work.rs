@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Work requests: what is asked of a queue pair, and how that is written down for the library.
+
+use rdma_mummy_sys as sys;
+use serde::{Deserialize, Serialize};
+use sys::ibv_wr_opcode as opcode;
+
+/// A piece of local memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sge {
+    /// Its address, as the region counts them.
+    pub addr: u64,
+    /// Its length.
+    pub len: u32,
+    /// The key of its region.
+    pub lkey: u32,
+}
+
+impl Sge {
+    pub(super) fn raw(&self) -> sys::ibv_sge {
+        sys::ibv_sge {
+            addr: self.addr,
+            length: self.len,
+            lkey: self.lkey,
+        }
+    }
+}
+
+/// A place in a peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// Its address, as the region counts them.
+    pub addr: u64,
+    /// The key of its region.
+    pub rkey: u32,
+}
+
+impl Remote {
+    /// The place `offset` bytes further on.
+    pub fn plus(self, offset: usize) -> Self {
+        Self {
+            addr: self.addr.wrapping_add(offset as u64),
+            ..self
+        }
+    }
+}
+
+/// What a queue pair is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the specification")]
+pub enum Op {
+    Send,
+    SendImm(u32),
+    Write(Remote),
+    WriteImm(Remote, u32),
+    Read(Remote),
+    CompareSwap {
+        at: Remote,
+        compare: u64,
+        swap: u64,
+    },
+    FetchAdd {
+        at: Remote,
+        add: u64,
+    },
+    /// Eight bytes, written at once. Only on an extended queue pair.
+    AtomicWrite {
+        at: Remote,
+        value: [u8; 8],
+    },
+    /// What was written to the range is visible to all. Only on an extended queue pair.
+    Flush {
+        at: Remote,
+        len: usize,
+    },
+}
+
+impl Op {
+    fn opcode(&self) -> opcode::Type {
+        match self {
+            Self::Send => opcode::IBV_WR_SEND,
+            Self::SendImm(_) => opcode::IBV_WR_SEND_WITH_IMM,
+            Self::Write(_) => opcode::IBV_WR_RDMA_WRITE,
+            Self::WriteImm(..) => opcode::IBV_WR_RDMA_WRITE_WITH_IMM,
+            Self::Read(_) => opcode::IBV_WR_RDMA_READ,
+            Self::CompareSwap { .. } => opcode::IBV_WR_ATOMIC_CMP_AND_SWP,
+            Self::FetchAdd { .. } => opcode::IBV_WR_ATOMIC_FETCH_AND_ADD,
+            Self::AtomicWrite { .. } => opcode::IBV_WR_ATOMIC_WRITE,
+            Self::Flush { .. } => opcode::IBV_WR_FLUSH,
+        }
+    }
+
+    /// Whether only the extended interface can post it.
+    pub(super) fn is_extended(&self) -> bool {
+        matches!(self, Self::AtomicWrite { .. } | Self::Flush { .. })
+    }
+
+    /// The work request, without its list of local memory. Not for the extended ones.
+    pub(super) fn raw(&self, id: u64) -> sys::ibv_send_wr {
+        // SAFETY: zeroes are valid for integers, null pointers and unions of them.
+        let mut wr: sys::ibv_send_wr = unsafe { std::mem::zeroed() };
+        wr.wr_id = id;
+        wr.opcode = self.opcode();
+        wr.send_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
+        match *self {
+            Self::SendImm(imm) | Self::WriteImm(_, imm) => {
+                wr.imm_data_invalidated_rkey_union.imm_data = imm.to_be();
+            }
+            _ => {}
+        }
+        match *self {
+            Self::Write(at) | Self::WriteImm(at, _) | Self::Read(at) => {
+                wr.wr.rdma = sys::rdma_t {
+                    remote_addr: at.addr,
+                    rkey: at.rkey,
+                };
+            }
+            Self::CompareSwap { at, compare, swap } => wr.wr.atomic = atomic(at, compare, swap),
+            Self::FetchAdd { at, add } => wr.wr.atomic = atomic(at, add, 0),
+            _ => {}
+        }
+        wr
+    }
+}
+
+fn atomic(at: Remote, compare_add: u64, swap: u64) -> sys::atomic_t {
+    sys::atomic_t {
+        remote_addr: at.addr,
+        compare_add,
+        swap,
+        rkey: at.rkey,
+    }
+}
