@@ -1,1 +1,87 @@
-fn main() {}
+//! `cargo testbed`: builds the repository's RDMA modules, boots Debian's stock kernel in a VM and
+//! runs commands, tests and the demo there.
+//!
+//! Reading order: `build` lists what a VM is made of, `vm` boots one and talks to it, `exec` is
+//! the simplest use of both.
+
+mod archive;
+mod build;
+mod cache;
+mod chroot;
+mod cli;
+mod exec;
+mod failure;
+mod guest;
+mod host;
+mod kernel;
+mod klog;
+mod modules;
+mod process;
+mod programs;
+mod qemu;
+mod repository;
+mod session;
+mod stream;
+mod ui;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::build::Wanted;
+use crate::cli::{BuildArguments, Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = process::install_interrupt_handler().and_then(|()| dispatch(&cli.command));
+    exec::flush();
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            ui::line(&format!("error: {error:#}"));
+            ExitCode::from(failure::exit_status(&error))
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Result<u8> {
+    match command {
+        Command::Exec(arguments) => exec::run(arguments),
+        Command::Build(arguments) => build(arguments),
+    }
+}
+
+/// `build`: everything, and where it is.
+fn build(arguments: &BuildArguments) -> Result<u8> {
+    if arguments.update {
+        let cache = cache::Cache::open()?;
+        let _building = cache.lock_build()?;
+        build::new_epoch(&cache)?;
+    }
+    let world = build::ensure(Wanted {
+        modules: !arguments.stock,
+        programs: true,
+    })?;
+    println!("chroot    {}", world.chroot.path("").display());
+    println!(
+        "kernel    {} in {}",
+        world.kernel.version.release,
+        world.kernel.dir().display()
+    );
+    println!(
+        "guest     {} ({})",
+        world.guest.image.display(),
+        world.guest.suite
+    );
+    if let Some(modules) = &world.modules {
+        for file in modules.files()? {
+            println!("module    {}", file.display());
+        }
+    }
+    for program in &world.programs {
+        println!("program   {}", program.display());
+    }
+    Ok(0)
+}

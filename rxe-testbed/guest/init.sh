@@ -1,0 +1,26 @@
+#!/bin/sh
+# /init of the initramfs: load what the root needs, mount it, unpack what this boot brings, go.
+b=/bin/busybox
+$b mount -t devtmpfs devtmpfs /dev
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+echo "testbed: init" >/dev/kmsg
+if $b grep -qw testbed.probe /proc/cmdline; then
+	# A probe only wants to know whether the kernel gets as far as here.
+	echo b >/proc/sysrq-trigger
+fi
+while read -r module; do
+	$b insmod "/modules/$module"
+done </modules/order
+
+fail() {
+	echo "testbed: boot failed: $1" >/dev/kmsg
+	$b sleep 1
+	echo b >/proc/sysrq-trigger
+}
+$b mount -t ext4 /dev/vda /newroot || fail "cannot mount the root file system"
+$b tar -xf /dev/vdb -C /newroot || fail "cannot unpack the session's files"
+for dir in dev proc sys; do
+	$b mount -o move "/$dir" "/newroot/$dir"
+done
+exec $b switch_root /newroot /usr/local/lib/testbed/runner

@@ -1,0 +1,115 @@
+#!/bin/bash
+# PID 1 of the guest: brings up the device, then runs what the host asks for, one at a time.
+#
+# The host talks over the virtio port testbed.ctl, one line per message:
+#   host:  driver NAME               guest:  driver STATUS
+#   host:  run TOKEN SECONDS SCRIPT  guest:  exit STATUS     (SCRIPT in base64)
+#   host:  shell ROWS COLUMNS TERM   guest:  exit STATUS     (on /dev/hvc0)
+#   host:  off
+# A command's output goes to the ports testbed.out and testbed.err, unchanged, followed by TOKEN:
+# so the host knows that it has seen all of it.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root LANG=C.UTF-8 TERM=dumb
+
+say() {
+	echo "testbed: $*" >/dev/kmsg
+}
+
+mount_all() {
+	mkdir -p /dev/pts /dev/shm /dev/hugepages
+	mount -t devpts devpts /dev/pts
+	mount -t tmpfs tmpfs /dev/shm
+	mount -t tmpfs tmpfs /tmp
+	mount -t tmpfs tmpfs /run
+	mount -t debugfs debugfs /sys/kernel/debug
+	mount -t hugetlbfs hugetlbfs /dev/hugepages
+	ln -sf /proc/self/fd /dev/fd
+	ln -sf /proc/self/fd/0 /dev/stdin
+	ln -sf /proc/self/fd/1 /dev/stdout
+	ln -sf /proc/self/fd/2 /dev/stderr
+}
+
+port() {
+	local dir
+	for dir in /sys/class/virtio-ports/*; do
+		if [ "$(<"$dir/name")" = "$1" ]; then
+			echo "/dev/${dir##*/}"
+		fi
+	done
+}
+
+# Runs the script file $1 for at most $2 seconds in a process group of its own. A command that
+# overruns is killed after the kernel has logged which tasks are blocked and where.
+bounded() {
+	local script=$1 seconds=$2 pid watch status
+	setsid bash "$script" </dev/null >&4 2>&5 3>&- 4>&- 5>&- &
+	pid=$!
+	(
+		exec 3>&- 4>&- 5>&-
+		sleep "$seconds"
+		say "a command ran longer than $seconds seconds"
+		echo w >/proc/sysrq-trigger
+		echo l >/proc/sysrq-trigger
+		: >/run/overrun
+		kill -KILL -- "-$pid"
+	) &
+	watch=$!
+	wait "$pid"
+	status=$?
+	kill "$watch" 2>/dev/null
+	pkill -P "$watch" sleep
+	wait "$watch" 2>/dev/null
+	if [ -e /run/overrun ]; then
+		rm /run/overrun
+		status=124
+	fi
+	return "$status"
+}
+
+run() {
+	local token=$1 seconds=$2 status
+	base64 -d <<<"$3" >/run/command
+	bounded /run/command "$seconds"
+	status=$?
+	printf '%s' "$token" >&4
+	printf '%s' "$token" >&5
+	echo "exit $status" >&3
+}
+
+shell() {
+	local rows=$1 columns=$2 term=$3 status
+	stty -F /dev/hvc0 sane rows "$rows" cols "$columns"
+	(
+		cd /root
+		exec 3>&- 4>&- 5>&-
+		TERM=$term exec setsid -c bash -l </dev/hvc0 >/dev/hvc0 2>&1
+	)
+	status=$?
+	echo "exit $status" >&3
+}
+
+mount_all
+ip link set lo up
+ulimit -l unlimited
+ulimit -n 65536
+hostname testbed
+exec 3<>"$(port testbed.ctl)" 4>"$(port testbed.out)" 5>"$(port testbed.err)"
+cd /root || exit
+say ready
+echo ready >&3
+
+while read -r verb first second third <&3; do
+	case $verb in
+	driver)
+		rxe-driver "$first" </dev/null >&5 2>&1 3>&- 4>&- 5>&-
+		echo "driver $?" >&3
+		;;
+	run) run "$first" "$second" "$third" ;;
+	shell) shell "$first" "$second" "$third" ;;
+	off) break ;;
+	esac
+done
+say off
+sync
+echo b >/proc/sysrq-trigger
+sleep 60

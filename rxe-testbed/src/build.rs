@@ -1,0 +1,89 @@
+//! Everything that a VM needs, in the order in which it is built.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cache::{self, Cache};
+use crate::chroot::Chroot;
+use crate::guest::Guest;
+use crate::host;
+use crate::kernel::Kernel;
+use crate::modules::Modules;
+use crate::programs;
+use crate::repository::Repository;
+
+/// Free space that a build from nothing needs.
+pub(crate) const SPACE_NEEDED: u64 = 8 << 30;
+
+/// What is asked of a build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// The repository's modules.
+    pub(crate) modules: bool,
+    /// userspace-bench's programs. Without them a failure to build them is only a remark.
+    pub(crate) programs: bool,
+}
+
+/// All artefacts of a VM.
+pub(crate) struct World {
+    pub(crate) cache: Cache,
+    pub(crate) repository: Repository,
+    pub(crate) chroot: Chroot,
+    pub(crate) kernel: Kernel,
+    pub(crate) guest: Guest,
+    /// Our modules, if they were wanted.
+    pub(crate) modules: Option<Modules>,
+    /// Our programs for the guest.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// Builds what is missing.
+pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
+    let cache = Cache::open()?;
+    let repository = Repository::find()?;
+    let _building = cache.lock_build()?;
+    let epoch = epoch(&cache)?;
+    if cache.artefacts("chroot").is_empty() {
+        host::check_distribution()?;
+        host::check_space(&cache.path(""), SPACE_NEEDED)?;
+    }
+    host::ensure_packages(&cache.log("apt"))?;
+    let chroot = Chroot::ensure(&cache, &repository, &epoch)?;
+    let kernel = Kernel::ensure(&cache, &chroot, &epoch)?;
+    let guest = Guest::ensure(&cache, &chroot, &kernel, &epoch)?;
+    let modules = wanted
+        .modules
+        .then(|| Modules::ensure(&cache, &repository, &chroot, &kernel))
+        .transpose()?;
+    let programs = programs::ensure(&cache, &repository, &chroot, wanted.programs)?;
+    Ok(World {
+        cache,
+        repository,
+        chroot,
+        kernel,
+        guest,
+        modules,
+        programs,
+    })
+}
+
+/// A name for the state of the archive that this cache was built from. `build --update` begins a
+/// new one, and with it everything is built anew.
+fn epoch(cache: &Cache) -> Result<String> {
+    let path = cache.path("epoch");
+    if let Ok(epoch) = std::fs::read_to_string(&path) {
+        return Ok(epoch.trim().to_owned());
+    }
+    new_epoch(cache)
+}
+
+/// Begins a new state of the archive.
+pub(crate) fn new_epoch(cache: &Cache) -> Result<String> {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    let epoch = now.as_secs().to_string();
+    cache::write_atomically(&cache.path("epoch"), epoch.as_bytes())?;
+    Ok(epoch)
+}

@@ -1,0 +1,331 @@
+//! The cache outside the repository: artefacts keyed by their inputs, and its two locks.
+//!
+//! An artefact is a directory `KIND-KEY`. It is built under a temporary name and renamed when it
+//! is complete, so one that exists is whole. Whatever an interrupted call left in `tmp/` or `run/`
+//! is swept by the next one.
+//!
+//! - `build.lock`, exclusive, is held while artefacts are built: a second call waits.
+//! - `use.lock`, shared, is held while a VM runs on artefacts. Old artefacts are removed only when
+//!   it can be had exclusively, so nobody loses a disk image under a running VM.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+
+use crate::host;
+use crate::process::Scratch;
+use crate::ui;
+
+/// The inputs of an artefact, boiled down to a short hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key(String);
+
+impl Key {
+    /// Starts collecting inputs.
+    pub(crate) fn builder() -> KeyBuilder {
+        KeyBuilder(Sha256::new())
+    }
+
+    /// The hash as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Collects the inputs of an artefact.
+pub(crate) struct KeyBuilder(Sha256);
+
+impl KeyBuilder {
+    /// Adds one named input. Lengths are part of the hash, so `ab` + `c` is not `a` + `bc`.
+    pub(crate) fn add(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        for part in [name.as_bytes(), value.as_ref()] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+        self
+    }
+
+    /// Adds the names and contents of all files under `root`, except under `skip`.
+    pub(crate) fn add_tree(mut self, name: &str, root: &Path, skip: &[&str]) -> Result<Self> {
+        for path in files_under(root, skip)? {
+            let content =
+                std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            let relative = path.strip_prefix(root).unwrap_or(&path);
+            self = self.add(&format!("{name}/{}", relative.display()), content);
+        }
+        Ok(self)
+    }
+
+    /// The key of everything that was added.
+    pub(crate) fn finish(self) -> Key {
+        let digest = self.0.finalize();
+        Key(digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
+    }
+}
+
+/// All regular files under `root` in a stable order; names in `skip` are left out at every level.
+/// A missing root has no files.
+pub(crate) fn files_under(root: &Path, skip: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if metadata.is_file() {
+            files.push(path);
+        } else if metadata.is_dir() {
+            let entries =
+                std::fs::read_dir(&path).with_context(|| format!("reading {}", path.display()))?;
+            for entry in entries {
+                let entry = entry?;
+                if !skip.iter().any(|name| entry.file_name() == *name) {
+                    open.push(entry.path());
+                }
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The cache directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+/// Held while artefacts are built.
+pub(crate) struct BuildLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+/// Held while a VM runs on artefacts.
+pub(crate) struct UseLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+impl Cache {
+    /// Opens the cache at `$HMM_ODP_CACHE`, `$XDG_CACHE_HOME/hmm-odp` or `~/.cache/hmm-odp`.
+    pub(crate) fn open() -> Result<Self> {
+        let root = location(|name| std::env::var_os(name).map(PathBuf::from))
+            .context("no place for the cache: set HMM_ODP_CACHE or HOME")?;
+        for dir in ["tmp", "run", "logs", "results"] {
+            let path = root.join(dir);
+            std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        }
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("resolving {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// A path in the cache.
+    pub(crate) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// The log file of a step.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Takes the build lock, waiting for another call if there is one, and sweeps its leftovers.
+    pub(crate) fn lock_build(&self) -> Result<BuildLock> {
+        let lock = self.flock("build.lock", FlockArg::LockExclusiveNonblock)?;
+        let lock = match lock {
+            Some(lock) => lock,
+            None => {
+                ui::note("another `cargo testbed` is building; waiting for it");
+                self.flock("build.lock", FlockArg::LockExclusive)?
+                    .context("the build lock")?
+            }
+        };
+        self.sweep();
+        Ok(BuildLock(lock))
+    }
+
+    /// Marks the artefacts as in use by a VM.
+    pub(crate) fn lock_use(&self) -> Result<UseLock> {
+        let lock = self.flock("use.lock", FlockArg::LockShared)?;
+        Ok(UseLock(lock.context("the lock on the artefacts")?))
+    }
+
+    /// Takes the artefacts away from everybody, unless a VM is running.
+    pub(crate) fn try_lock_unused(&self) -> Result<Option<UseLock>> {
+        Ok(self
+            .flock("use.lock", FlockArg::LockExclusiveNonblock)?
+            .map(UseLock))
+    }
+
+    fn flock(&self, name: &str, how: FlockArg) -> Result<Option<Flock<File>>> {
+        let path = self.root.join(name);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        match Flock::lock(file, how) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+        }
+    }
+
+    /// Removes what interrupted calls left behind. Only the holder of the build lock may.
+    fn sweep(&self) {
+        for entry in entries(&self.root.join("tmp")) {
+            host::remove_tree(&entry);
+        }
+        for entry in entries(&self.root.join("run")) {
+            if !owner_is_alive(&entry) {
+                host::remove_tree(&entry);
+            }
+        }
+    }
+
+    /// Where the artefact of this kind and key is, whether or not it exists.
+    pub(crate) fn artefact(&self, kind: &str, key: &Key) -> PathBuf {
+        self.root.join(format!("{kind}-{}", key.as_str()))
+    }
+
+    /// Gives the artefact's directory; `build` fills it if it does not exist yet.
+    pub(crate) fn ensure(
+        &self,
+        kind: &str,
+        key: &Key,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let finished = self.artefact(kind, key);
+        if finished.exists() {
+            return Ok(finished);
+        }
+        let temporary = self
+            .root
+            .join("tmp")
+            .join(format!("{kind}-{}", key.as_str()));
+        std::fs::create_dir(&temporary)
+            .with_context(|| format!("making {}", temporary.display()))?;
+        if let Err(error) = build(&temporary) {
+            host::remove_tree(&temporary);
+            return Err(error);
+        }
+        std::fs::rename(&temporary, &finished)
+            .with_context(|| format!("moving {} into place", finished.display()))?;
+        self.remove_others(kind, &finished)?;
+        Ok(finished)
+    }
+
+    /// Removes the older artefacts of a kind, unless a VM may be using one.
+    fn remove_others(&self, kind: &str, keep: &Path) -> Result<()> {
+        let Some(_unused) = self.try_lock_unused()? else {
+            return Ok(());
+        };
+        for path in self.artefacts(kind) {
+            if path != keep {
+                host::remove_tree(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// The existing artefacts of a kind.
+    pub(crate) fn artefacts(&self, kind: &str) -> Vec<PathBuf> {
+        entries(&self.root)
+            .into_iter()
+            .filter(|path| {
+                path.file_name()
+                    .and_then(|name| name.to_str())
+                    .and_then(|name| name.rsplit_once('-'))
+                    .is_some_and(|(found, _)| found == kind)
+            })
+            .collect()
+    }
+
+    /// A scratch directory for one VM or one step.
+    pub(crate) fn scratch(&self) -> Result<Scratch> {
+        Scratch::new(&self.root.join("run"))
+    }
+}
+
+/// Writes a small file so that it is either the old or the new one, never half of it.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = path.parent().context("a file without a directory")?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)
+        .with_context(|| format!("writing in {}", dir.display()))?;
+    file.write_all(content)
+        .with_context(|| format!("writing {}", path.display()))?;
+    file.persist(path)
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(())
+}
+
+fn location(env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    env("HMM_ODP_CACHE")
+        .or_else(|| env("XDG_CACHE_HOME").map(|dir| dir.join("hmm-odp")))
+        .or_else(|| env("HOME").map(|dir| dir.join(".cache/hmm-odp")))
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir)
+        .map(|found| found.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
+}
+
+/// Scratch directories are named after the process that made them.
+fn owner_is_alive(dir: &Path) -> bool {
+    dir.file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.split_once('-'))
+        .is_some_and(|(pid, _)| Path::new("/proc").join(pid).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_depend_on_every_part_and_its_borders() {
+        let key = |a: &str, b: &str| Key::builder().add("x", a).add("y", b).finish();
+        assert_eq!(key("ab", "c"), key("ab", "c"));
+        assert_ne!(key("ab", "c"), key("a", "bc"));
+        assert_eq!(key("ab", "c").as_str().len(), 16);
+    }
+
+    #[test]
+    fn keys_of_trees_follow_contents_and_names() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let key = || -> Result<Key> {
+            Ok(Key::builder()
+                .add_tree("t", dir.path(), &["skipped"])?
+                .finish())
+        };
+        std::fs::write(dir.path().join("a"), "1")?;
+        let first = key()?;
+        std::fs::write(dir.path().join("skipped"), "1")?;
+        assert_eq!(first, key()?);
+        std::fs::write(dir.path().join("a"), "2")?;
+        assert_ne!(first, key()?);
+        Ok(())
+    }
+
+    #[test]
+    fn the_environment_decides_the_place() {
+        let place = |pairs: &'static [(&str, &str)]| {
+            location(|name| {
+                let found = pairs.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| PathBuf::from(value))
+            })
+        };
+        assert_eq!(place(&[("HOME", "/h")]), Some("/h/.cache/hmm-odp".into()));
+        let both = &[("HOME", "/h"), ("HMM_ODP_CACHE", "/c")];
+        assert_eq!(place(both), Some("/c".into()));
+        assert_eq!(place(&[]), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::vm::Driver;
+
+/// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
+#[derive(Debug, Parser)]
+#[command(name = "cargo testbed", bin_name = "cargo testbed", version)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run any command in a fresh VM with rxe0 up; its exit status is passed through
+    ///
+    /// Exit statuses of the testbed's own: 1 an error on the host, 121 the VM did not boot, hung
+    /// or died, 122 the command succeeded but the kernel complained in its log, 124 the command
+    /// ran longer than --timeout, 127 the guest has no such command, 130 interrupted.
+    Exec(ExecArguments),
+    /// Build everything and say what and where
+    Build(BuildArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArguments {
+    /// Take the archive's newest packages and build everything anew
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Leave out the repository's modules
+    #[arg(long)]
+    pub(crate) stock: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmArguments {
+    /// The soft-RoCE driver in the VM
+    #[arg(long, value_enum, default_value = "ours")]
+    pub(crate) driver: Driver,
+    /// Seconds that the command may run
+    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// Memory of the VM in MiB
+    #[arg(long, value_name = "MiB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(256..))]
+    pub(crate) mem: u32,
+    /// Processors of the VM
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cpus: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArguments {
+    #[command(flatten)]
+    pub(crate) vm: VmArguments,
+    /// Copy a file or directory into the VM; may be repeated
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub(crate) put: Vec<String>,
+    /// Copy a file or directory out of the VM afterwards; may be repeated
+    #[arg(long, value_name = "GUEST:HOST")]
+    pub(crate) get: Vec<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,165 @@
+//! `exec`: one command in a fresh VM.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Wanted};
+use crate::cli::ExecArguments;
+use crate::failure::{status, Failure};
+use crate::klog;
+use crate::session::{Get, Put};
+use crate::ui::{self, Step};
+use crate::vm::{Config, Driver, Outcome, Vm};
+
+/// How long looking up a command and copying a file may take.
+const SHORT: Duration = Duration::from_secs(30);
+const COPY: Duration = Duration::from_secs(600);
+
+/// Runs the command and gives the exit status of the program.
+pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
+    let puts = arguments
+        .put
+        .iter()
+        .map(|text| Put::parse(text))
+        .collect::<Result<Vec<_>>>()?;
+    let gets = arguments
+        .get
+        .iter()
+        .map(|text| Get::parse(text))
+        .collect::<Result<Vec<_>>>()?;
+    let wanted = Wanted {
+        modules: arguments.vm.driver == Driver::Ours,
+        programs: false,
+    };
+    let world = build::ensure(wanted)?;
+    let config = Config {
+        cpus: arguments.vm.cpus,
+        memory_mib: arguments.vm.mem,
+        with_ours: wanted.modules,
+        puts,
+    };
+    let step = Step::start("booting the VM");
+    let mut vm = Vm::boot(&world, &config)?;
+    vm.use_driver(arguments.vm.driver)?;
+    step.done();
+
+    let result = command(&mut vm, arguments);
+    let result = result.and_then(|exit| fetch(&mut vm, &gets, exit).map(|()| exit));
+    let kept = world.cache.log("last-kernel");
+    let log = vm.off()?;
+    crate::vm::save_log(&log, &kept)?;
+    let exit = result?;
+    let complaints = klog::complaints(&log);
+    if complaints.is_empty() {
+        return Ok(exit);
+    }
+    ui::line("the kernel complained:");
+    for line in complaints.iter().take(20) {
+        ui::line(&format!("  {line}"));
+    }
+    ui::line(&format!("the whole kernel log: {}", kept.display()));
+    Ok(if exit == 0 { status::KERNEL_LOG } else { exit })
+}
+
+/// Runs the user's command; its exit status is the program's.
+fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
+    let name = &arguments.command[0];
+    let quoted: Vec<String> = arguments.command.iter().map(|word| quote(word)).collect();
+    let look_up = format!("command -v -- {} >/dev/null", quoted[0]);
+    let (mut output, mut error) = (std::io::stdout(), std::io::stderr());
+    if vm.run(&look_up, SHORT, &mut output, &mut error)? != Outcome::Exit(0) {
+        let text = format!("command not found in the guest: {name}");
+        return Err(Failure::new(status::NOT_FOUND, text));
+    }
+    let limit = Duration::from_secs(arguments.vm.timeout);
+    let script = format!("cd /root; {}", quoted.join(" "));
+    match vm.run(&script, limit, &mut output, &mut error)? {
+        Outcome::Exit(exit) => Ok(exit),
+        Outcome::TimedOut => {
+            let text = format!(
+                "{name} ran longer than {} s and was killed",
+                limit.as_secs()
+            );
+            Err(Failure::new(status::TIMEOUT, text))
+        }
+    }
+}
+
+/// Copies files out of the guest. After a failed command a missing file is only a remark.
+fn fetch(vm: &mut Vm, gets: &[Get], exit: u8) -> Result<()> {
+    for get in gets {
+        match fetch_one(vm, get) {
+            Err(error) if exit != 0 => ui::note(&format!("{error:#}")),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn fetch_one(vm: &mut Vm, get: &Get) -> Result<()> {
+    let mut archive = tempfile::tempfile().context("making a temporary file")?;
+    let (dir, name) = get.guest.rsplit_once('/').unwrap_or(("", &get.guest));
+    let script = format!(
+        "tar -C {} -cf - -- {}",
+        quote(&format!("{dir}/")),
+        quote(name)
+    );
+    let mut error = Vec::new();
+    let outcome = vm.run(&script, COPY, &mut archive, &mut error)?;
+    if outcome != Outcome::Exit(0) {
+        let error = String::from_utf8_lossy(&error);
+        let reason = error.lines().next().unwrap_or("tar failed").to_owned();
+        anyhow::bail!("--get {}: {reason}", get.guest);
+    }
+    unpack(archive, name, get)
+}
+
+/// Unpacks an archive of one file or directory `name` under the host's name for it.
+fn unpack(mut archive: File, name: &str, get: &Get) -> Result<()> {
+    use std::io::Seek;
+    archive.rewind().context("rewinding the archive")?;
+    let parent = get.host.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    for entry in tar::Archive::new(archive)
+        .entries()
+        .context("reading the archive")?
+    {
+        let mut entry = entry.context("reading the archive")?;
+        let path = entry.path().context("reading the archive")?.into_owned();
+        let below = path.strip_prefix(name).unwrap_or(&path);
+        let target = match below.as_os_str().is_empty() {
+            true => get.host.clone(),
+            false => get.host.join(below),
+        };
+        entry
+            .unpack(&target)
+            .with_context(|| format!("--get {}: writing {}", get.guest, target.display()))?;
+    }
+    Ok(())
+}
+
+/// A word for the guest's shell.
+pub(crate) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Nothing more may be lost once the program ends.
+pub(crate) fn flush() {
+    let _ = std::io::stdout().flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_the_guest_unchanged() {
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+    }
+}

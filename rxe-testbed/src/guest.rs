@@ -1,0 +1,155 @@
+//! The guest: a small Debian root with rdma-core, as a disk image, and the initramfs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::archive;
+use crate::cache::{Cache, Key};
+use crate::chroot::{Bind, Chroot};
+use crate::host;
+use crate::kernel::Kernel;
+use crate::process;
+use crate::ui::{self, Step};
+
+const PACKAGES: &[&str] = &[
+    "ethtool",
+    "ibverbs-providers",
+    "ibverbs-utils",
+    "iproute2",
+    "kmod",
+    "perftest",
+    "procps",
+    "python3-pyverbs",
+    "rdma-core",
+    "rdmacm-utils",
+    "strace",
+];
+
+const MAKE_IMAGE: &str = include_str!("../scripts/make-image.sh");
+const MAKE_INITRAMFS: &str = include_str!("../scripts/make-initramfs.sh");
+const INIT: &str = include_str!("../guest/init.sh");
+
+/// The files that a VM boots from.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// The root file system; never written to.
+    pub(crate) image: PathBuf,
+    /// The initramfs.
+    pub(crate) initramfs: PathBuf,
+    /// The Debian suite of the root.
+    pub(crate) suite: String,
+}
+
+impl Guest {
+    /// Gives the guest's files, building what is missing.
+    pub(crate) fn ensure(
+        cache: &Cache,
+        chroot: &Chroot,
+        kernel: &Kernel,
+        epoch: &str,
+    ) -> Result<Self> {
+        let (root, suite) = root(cache, epoch)?;
+        let image = image(cache, chroot, kernel, &root)?;
+        let initramfs = initramfs(cache, chroot, kernel)?;
+        Ok(Self {
+            image,
+            initramfs,
+            suite,
+        })
+    }
+}
+
+fn root_key(suite: &str, epoch: &str) -> Key {
+    Key::builder()
+        .add("packages", PACKAGES.join(","))
+        .add("sources", archive::guest_sources(suite).join("\n"))
+        .add("epoch", epoch)
+        .finish()
+}
+
+/// The root of the best suite that can be had. One that was built before wins over a better one
+/// that could not be built then: nothing changes without `build --update`.
+fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
+    for suite in archive::GUEST_SUITES {
+        let existing = cache.artefact("guestroot", &root_key(suite, epoch));
+        if existing.exists() {
+            return Ok((existing, (*suite).into()));
+        }
+    }
+    let mut problem = None;
+    for suite in archive::GUEST_SUITES {
+        if let Some(error) = &problem {
+            ui::note(&format!("falling back to {suite} for the guest: {error:#}"));
+        }
+        match bootstrap(cache, suite, epoch) {
+            Ok(root) => return Ok((root, (*suite).into())),
+            Err(error) => problem = Some(error),
+        }
+    }
+    Err(problem.unwrap_or_else(|| anyhow::anyhow!("no suite for the guest")))
+        .context("building the guest")
+}
+
+fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
+    cache.ensure("guestroot", &root_key(suite, epoch), |target| {
+        let step = Step::start(format!("building the guest's root ({suite}, rdma-core)"));
+        let mut command = archive::mmdebstrap(host::namespace(), PACKAGES);
+        command
+            .arg(suite)
+            .arg(target)
+            .args(archive::guest_sources(suite));
+        process::run_logged(command, &cache.log("guestroot"), &step)?;
+        step.done();
+        Ok(())
+    })
+}
+
+/// The disk image with the root and the kernel's own modules.
+fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result<PathBuf> {
+    let key = Key::builder()
+        .add("root", root.as_os_str().as_encoded_bytes())
+        .add("kernel", kernel.key().as_str())
+        .add("script", MAKE_IMAGE)
+        .finish();
+    let dir = cache.ensure("image", &key, |target| {
+        let step = Step::start("building the guest's disk image");
+        let release = &*kernel.version.release;
+        let modules = kernel.modules();
+        let inside = format!("/build/root/usr/lib/modules/{release}");
+        let binds = [
+            Bind::write(root, "/build/root"),
+            Bind::read(&modules, &inside),
+            Bind::write(target, "/build/out"),
+        ];
+        let command = chroot.script(&binds, MAKE_IMAGE, &["/build/root", "/build/out/root.img"]);
+        process::run_logged(command, &cache.log("image"), &step)
+            .context("building the disk image")?;
+        step.done();
+        Ok(())
+    })?;
+    Ok(dir.join("root.img"))
+}
+
+fn initramfs(cache: &Cache, chroot: &Chroot, kernel: &Kernel) -> Result<PathBuf> {
+    let key = Key::builder()
+        .add("kernel", kernel.key().as_str())
+        .add("script", MAKE_INITRAMFS)
+        .add("init", INIT)
+        .finish();
+    let dir = cache.ensure("initramfs", &key, |target| {
+        let step = Step::start("building the initramfs");
+        std::fs::write(target.join("init"), INIT).context("writing the initramfs's init")?;
+        let binds = [
+            Bind::read(kernel.dir(), "/build/kernel"),
+            Bind::write(target, "/build/out"),
+        ];
+        let arguments = [&*kernel.version.release, "/build/out/initramfs.cpio"];
+        let command = chroot.script(&binds, MAKE_INITRAMFS, &arguments);
+        process::run_logged(command, &cache.log("initramfs"), &step)
+            .context("building the initramfs")?;
+        step.done();
+        Ok(())
+    })?;
+    Ok(dir.join("initramfs.cpio"))
+}

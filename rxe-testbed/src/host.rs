@@ -1,0 +1,300 @@
+//! The host: its distribution, the few packages that it needs, namespaces, disk space.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{bail, Context, Result};
+
+use crate::process;
+use crate::ui::{self, Step};
+
+/// A program that the host must have, and the Debian and Ubuntu package that brings it.
+struct Tool {
+    /// A file that shows that the package is installed, or a program's name.
+    shows: &'static str,
+    package: &'static str,
+    only_unprivileged: bool,
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        shows: "mmdebstrap",
+        package: "mmdebstrap",
+        only_unprivileged: false,
+    },
+    Tool {
+        shows: "/usr/share/keyrings/debian-archive-keyring.gpg",
+        package: "debian-archive-keyring",
+        only_unprivileged: false,
+    },
+    Tool {
+        shows: "unshare",
+        package: "util-linux",
+        only_unprivileged: false,
+    },
+    Tool {
+        shows: "newuidmap",
+        package: "uidmap",
+        only_unprivileged: true,
+    },
+];
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// `unshare` with what both root and others need to build a Debian root in: own mounts and
+/// processes, and, for others, a user namespace in which they are root.
+pub(crate) fn namespace() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child"]);
+    if !is_root() {
+        command.args(["--user", "--map-auto", "--map-root-user"]);
+    }
+    command.arg("--");
+    command
+}
+
+/// Removes a tree, also one with files of the user namespace's other users.
+pub(crate) fn remove_tree(path: &Path) {
+    if std::fs::remove_dir_all(path).is_ok() || !path.exists() {
+        return;
+    }
+    let _ = std::fs::remove_file(path);
+    if path.exists() {
+        let _ = namespace().args(["rm", "-rf", "--"]).arg(path).status();
+    }
+}
+
+/// The `ID` and the pretty name of a distribution, out of os-release.
+fn distribution(os_release: &str) -> (String, String) {
+    let field = |name: &str| {
+        os_release
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned())
+            .unwrap_or_default()
+    };
+    (field("ID"), field("PRETTY_NAME"))
+}
+
+/// Fails unless the host is one that this program is made for.
+pub(crate) fn check_distribution() -> Result<String> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!(
+            "only x86-64 hosts are supported, this is {}",
+            std::env::consts::ARCH
+        );
+    }
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let (id, name) = distribution(&text);
+    if id != "debian" && id != "ubuntu" {
+        let name = if name.is_empty() { "this" } else { &name };
+        bail!(
+            "unsupported distribution: {name}. Debian 12 or 13 or Ubuntu 24.04 or later is needed"
+        );
+    }
+    Ok(name)
+}
+
+fn exists(shows: &str) -> bool {
+    if shows.starts_with('/') {
+        return Path::new(shows).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(shows).is_file())
+}
+
+/// The packages that the host lacks.
+pub(crate) fn missing_packages() -> Vec<&'static str> {
+    TOOLS
+        .iter()
+        .filter(|tool| !(tool.only_unprivileged && is_root()))
+        .filter(|tool| !exists(tool.shows))
+        .map(|tool| tool.package)
+        .collect()
+}
+
+/// The command that installs `packages`.
+pub(crate) fn install_command(packages: &[&str]) -> String {
+    let sudo = if is_root() { "" } else { "sudo " };
+    format!(
+        "{sudo}apt-get install --no-install-recommends {}",
+        packages.join(" ")
+    )
+}
+
+/// Installs what the host lacks, or says how.
+pub(crate) fn ensure_packages(log: &Path) -> Result<()> {
+    let missing = missing_packages();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!(
+            "the host lacks {}: run `{}`",
+            missing.join(" and "),
+            install_command(&missing)
+        );
+    }
+    let step = Step::start(format!("installing {} on this host", missing.join(", ")));
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .arg("-q")
+            .args(args);
+        command
+    };
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(&missing);
+    // Package lists that are missing or too old are the usual reason to fail: then renew them.
+    if !process::run_to_log(apt(&install), log, &step)?.success() {
+        process::run_logged(apt(&["update"]), log, &step).context("apt-get update")?;
+        process::run_logged(apt(&install), log, &step).context("installing packages")?;
+    }
+    step.done();
+    Ok(())
+}
+
+/// Whether this user can become root in a user namespace; the reason why not otherwise.
+pub(crate) fn check_namespaces() -> Result<()> {
+    let output = namespace()
+        .arg("true")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start unshare")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .replace('\n', "; ");
+    if is_root() {
+        bail!("this host permits no mount namespaces ({reason}): run outside of the container");
+    }
+    bail!("this user cannot make a user namespace ({reason}): see `cargo testbed doctor`");
+}
+
+/// Fails unless `path`'s file system has `needed` bytes free.
+pub(crate) fn check_space(path: &Path, needed: u64) -> Result<()> {
+    let free = free_space(path)?;
+    if free < needed {
+        bail!(
+            "not enough disk space in {}: {} free, {} needed; free some or set HMM_ODP_CACHE to a \
+             roomier disk",
+            path.display(),
+            gib(free),
+            gib(needed)
+        );
+    }
+    Ok(())
+}
+
+/// The bytes that this user may still write to `path`'s file system.
+pub(crate) fn free_space(path: &Path) -> Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)
+        .with_context(|| format!("asking for the free space of {}", path.display()))?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// A size for people.
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+/// The name of this boot of the host: what the kernel can do may differ after the next.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// The number of processors to build with.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Tells where the host stands; the last value is whether everything needed is there.
+pub(crate) fn doctor(cache: &Path) -> bool {
+    let mut good = true;
+    let mut check = |what: &str, outcome: Result<String>| match outcome {
+        Ok(detail) => println!("ok    {what}: {detail}"),
+        Err(error) => {
+            good = false;
+            println!("FAIL  {what}: {error:#}");
+        }
+    };
+    check("distribution", check_distribution());
+    let missing = missing_packages();
+    check(
+        "packages",
+        if missing.is_empty() {
+            Ok("all there".into())
+        } else {
+            Err(anyhow::anyhow!(
+                "missing {}\n      mend with: {}",
+                missing.join(", "),
+                install_command(&missing)
+            ))
+        },
+    );
+    check(
+        "namespaces",
+        check_namespaces()
+            .map(|()| "permitted".into())
+            .map_err(mend_namespaces),
+    );
+    check(
+        "disk",
+        check_space(cache, crate::build::SPACE_NEEDED / 8)
+            .and_then(|()| free_space(cache))
+            .map(|free| format!("{} free in {}", gib(free), cache.display())),
+    );
+    if !missing.is_empty() && is_root() {
+        ui::note("as root, `cargo testbed build` installs the missing packages by itself");
+    }
+    good
+}
+
+/// Adds the commands that usually mend a host that refuses user namespaces.
+fn mend_namespaces(error: anyhow::Error) -> anyhow::Error {
+    let user = std::env::var("USER").unwrap_or_else(|_| "$USER".into());
+    let mut advice = Vec::new();
+    if !std::fs::read_to_string("/etc/subuid")
+        .unwrap_or_default()
+        .contains(&user)
+    {
+        advice.push(format!(
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+        ));
+    }
+    for (knob, bad, good) in [
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+    ] {
+        let path = format!("/proc/sys/{}", knob.replace('.', "/"));
+        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == bad) {
+            advice.push(format!("sudo sysctl -w {knob}={good}"));
+        }
+    }
+    if advice.is_empty() {
+        return error;
+    }
+    anyhow::anyhow!("{error:#}\n      mend with: {}", advice.join(" && "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\n";
+        let (id, name) = distribution(text);
+        assert_eq!(id, "debian");
+        assert_eq!(name, "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(distribution("").0, "");
+    }
+}

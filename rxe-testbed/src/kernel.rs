@@ -1,0 +1,266 @@
+//! The Debian kernel: which one (decided here and nowhere else), its packages, its source tree.
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{self, Cache, Key};
+use crate::chroot::{Bind, Chroot};
+use crate::host;
+use crate::process;
+use crate::ui::{self, Step};
+
+/// The kernel series. `HMM_ODP_KERNEL_SERIES` names another one for a try.
+const SERIES: &str = "7.2";
+
+/// The Debian flavour: `cloud-amd64` has no soft-RoCE.
+const FLAVOUR: &str = "amd64";
+
+/// How long a resolved version is taken for the newest one.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
+const RESOLVE: &str = include_str!("../scripts/resolve-kernel.sh");
+const PREPARE: &str = include_str!("../scripts/prepare-kernel.sh");
+
+/// Which kernel is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    /// As in `linux-source-7.2`.
+    pub(crate) series: String,
+    /// As `uname -r` says it: `7.2.12+deb13-amd64`.
+    pub(crate) release: String,
+    /// The packages' version: `7.2.12-1~bpo13+1`.
+    pub(crate) package: String,
+}
+
+/// What is remembered between calls.
+#[derive(Debug, Serialize, Deserialize)]
+struct Resolution {
+    version: Version,
+    epoch: String,
+    resolved_at: u64,
+}
+
+/// A kernel with its modules and its prepared source tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    /// Which one it is.
+    pub(crate) version: Version,
+    dir: PathBuf,
+    key: Key,
+}
+
+impl Kernel {
+    /// Gives the kernel, downloading and preparing it if need be.
+    pub(crate) fn ensure(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Self> {
+        let version = resolve(cache, chroot, epoch)?;
+        let key = Key::builder()
+            .add("release", &version.release)
+            .add("package", &version.package)
+            .add("script", PREPARE)
+            .add("chroot", chroot.key().as_str())
+            .finish();
+        let dir = cache.ensure("kernel", &key, |target| {
+            let step = Step::start(format!("preparing the kernel {}", version.release));
+            let jobs = host::processors().to_string();
+            let binds = [Bind::write(target, "/build/kernel")];
+            let arguments = [&*version.series, &version.release, &version.package, &jobs];
+            let command = chroot.script(&binds, PREPARE, &arguments);
+            process::run_logged(command, &cache.log("kernel"), &step)
+                .with_context(|| format!("preparing the kernel {}", version.release))?;
+            step.done();
+            Ok(())
+        })?;
+        Ok(Self { version, dir, key })
+    }
+
+    /// The kernel's key: part of the key of all that is built for it.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The directory that commands in the chroot see as `/build/kernel`.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// The stock modules with depmod's index: `lib/modules/RELEASE` of the guest.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.dir
+            .join("pkg/usr/lib/modules")
+            .join(&self.version.release)
+    }
+
+    /// The kernel image.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.modules().join("vmlinuz")
+    }
+}
+
+fn series() -> String {
+    std::env::var("HMM_ODP_KERNEL_SERIES")
+        .ok()
+        .filter(|series| !series.is_empty())
+        .unwrap_or_else(|| SERIES.into())
+}
+
+/// The newest patch release of the series. It is asked for at most once a day; when asking fails,
+/// the last answer stands.
+fn resolve(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Version> {
+    let path = cache.path("kernel-version.json");
+    let known = std::fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Resolution>(&bytes).ok())
+        .filter(|known| known.version.series == series());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?
+        .as_secs();
+    if let Some(known) = &known {
+        let age = now.saturating_sub(known.resolved_at);
+        if known.epoch == epoch && age < FRESH.as_secs() {
+            return Ok(known.version.clone());
+        }
+    }
+    let version = match (ask_archive(cache, chroot), known) {
+        (Ok(version), _) => version,
+        (Err(error), Some(known)) if known.epoch == epoch => {
+            ui::note(&format!(
+                "cannot look for a newer kernel, staying with {}: {}",
+                known.version.release,
+                error.root_cause()
+            ));
+            known.version
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let resolution = Resolution {
+        version: version.clone(),
+        epoch: epoch.into(),
+        resolved_at: now,
+    };
+    cache::write_atomically(&path, &serde_json::to_vec_pretty(&resolution)?)?;
+    Ok(version)
+}
+
+/// Reads the archive's package lists. Lists that came with the chroot a moment ago are good enough.
+fn ask_archive(cache: &Cache, chroot: &Chroot) -> Result<Version> {
+    let series = series();
+    let step = Step::start(format!(
+        "looking for the newest {series} kernel in the archive"
+    ));
+    let lists = chroot.path("/var/lib/apt/lists");
+    let age = std::fs::metadata(lists)
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|time| time.elapsed().ok());
+    let update = age.is_none_or(|age| age > Duration::from_secs(60 * 60));
+    let update = if update { "yes" } else { "no" };
+    let command = chroot.script(&[], RESOLVE, &[&series, FLAVOUR, update]);
+    let log = cache.log("kernel-version");
+    process::run_logged(command, &log, &step).context("reading the archive's package lists")?;
+    let version = newest(&process::read_lossy(&log)?, &series, FLAVOUR)?;
+    step.done();
+    Ok(version)
+}
+
+/// Picks the newest release for which the archive has the headers and the source of one version.
+fn newest(index: &str, series: &str, flavour: &str) -> Result<Version> {
+    let entries = stanzas(index);
+    let source = format!("linux-source-{series}");
+    let prefix = format!("linux-headers-{series}.");
+    let mut candidates: Vec<Version> = entries
+        .iter()
+        .filter(|(name, _)| name.starts_with(&prefix) && name.ends_with(flavour))
+        .filter(|(_, version)| entries.contains(&(source.clone(), version.clone())))
+        .map(|(name, version)| Version {
+            series: series.into(),
+            release: name.trim_start_matches("linux-headers-").into(),
+            package: version.clone(),
+        })
+        .collect();
+    candidates.sort_by(|a, b| {
+        by_numbers(&a.release, &b.release).then(by_numbers(&a.package, &b.package))
+    });
+    match candidates.pop() {
+        Some(version) => Ok(version),
+        None => bail!(
+            "the Debian archive has no kernel of series {series} (any more): set \
+             HMM_ODP_KERNEL_SERIES to a newer series, or change SERIES in \
+             rxe-testbed/src/kernel.rs"
+        ),
+    }
+}
+
+/// The (package, version) pairs of a Debian package index.
+fn stanzas(index: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut package = None;
+    for line in index.lines() {
+        if let Some(name) = line.strip_prefix("Package: ") {
+            package = Some(name.trim().to_owned());
+        } else if let Some(version) = line.strip_prefix("Version: ") {
+            if let Some(package) = package.take() {
+                found.push((package, version.trim().to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// Compares the numbers in two version strings: 7.2.9 is older than 7.2.12.
+fn by_numbers(a: &str, b: &str) -> Ordering {
+    fn numbers(text: &str) -> Vec<u64> {
+        text.split(|c: char| !c.is_ascii_digit())
+            .filter_map(|number| number.parse().ok())
+            .collect()
+    }
+    numbers(a).cmp(&numbers(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INDEX: &str = "\
+Package: linux-source-7.2
+Version: 7.2.12-1~bpo13+1
+Depends: xz-utils
+
+Package: linux-source-7.2
+Version: 7.2.9-1~bpo13+1
+
+Package: linux-headers-7.2.9+deb13-amd64
+Source: linux
+Version: 7.2.9-1~bpo13+1
+
+Package: linux-headers-7.2.12+deb13-amd64
+Version: 7.2.12-1~bpo13+1
+
+Package: linux-headers-7.2.13+deb13-amd64
+Version: 7.2.13-1~bpo13+1
+";
+
+    #[test]
+    fn the_newest_complete_release_is_taken() -> Result<()> {
+        let version = newest(INDEX, "7.2", "amd64")?;
+        assert_eq!(version.release, "7.2.12+deb13-amd64");
+        assert_eq!(version.package, "7.2.12-1~bpo13+1");
+        Ok(())
+    }
+
+    #[test]
+    fn a_series_that_is_gone_says_what_to_do() {
+        let message = newest(INDEX, "7.1", "amd64").unwrap_err().to_string();
+        assert!(message.contains("HMM_ODP_KERNEL_SERIES"), "{message}");
+    }
+
+    #[test]
+    fn patch_releases_compare_as_numbers() {
+        assert_eq!(by_numbers("7.2.9+deb13", "7.2.12+deb13"), Ordering::Less);
+        assert_eq!(by_numbers("7.2.12", "7.2.12"), Ordering::Equal);
+    }
+}

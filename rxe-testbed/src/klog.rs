@@ -1,0 +1,158 @@
+//! The check of the kernel log after a VM has run.
+//!
+//! Two kinds of lines are complaints: those by which any kernel says that something is wrong, and
+//! lines of our own modules beyond the one that each prints when it is loaded.
+
+/// Pieces of lines by which the kernel says that something is wrong.
+const ALARMS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "kernel BUG",
+    "Oops",
+    "Kernel panic",
+    "Call Trace",
+    "general protection fault",
+    "unable to handle",
+    "Unable to handle",
+    "KASAN",
+    "KCSAN",
+    "KFENCE",
+    "UBSAN",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "slab-use-after-free",
+    "Objects remaining",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "sleeping function called",
+    "scheduling while atomic",
+    "bad unlock balance",
+    "self-detected stall",
+    "rcu_preempt detected",
+    "detected stalls",
+    "soft lockup",
+    "hard LOCKUP",
+    "blocked for more than",
+    "memory leak",
+    "Bad page",
+    "Bad rss-counter",
+    "non-zero pgtables_bytes",
+    "Out of memory",
+    "oom-kill",
+    "segfault",
+    "traps:",
+    "Unknown symbol",
+    "disagrees about version",
+    "Failed to register",
+    "invoked oom-killer",
+];
+
+/// Harmless lines that look like alarms, each with its reason.
+const HARMLESS: &[(&str, &str)] = &[
+    (
+        "RETBleed: WARNING",
+        "mitigations are off on purpose in the emulated guest",
+    ),
+    (
+        "Spectre V2 : WARNING",
+        "mitigations are off on purpose in the emulated guest",
+    ),
+    (
+        "MDS: WARNING",
+        "mitigations are off on purpose in the emulated guest",
+    ),
+    (
+        "ENERGY_PERF_BIAS",
+        "a remark about the emulated processor's power settings",
+    ),
+];
+
+/// The modules of the repository.
+const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe"];
+
+/// A line of ours that is expected: the one that says that a module was loaded, and the C driver's
+/// word at its unloading.
+fn is_load_line(text: &str) -> bool {
+    text.contains("loaded")
+}
+
+/// The lines of `log` that must not be there, in order.
+pub(crate) fn complaints(log: &str) -> Vec<String> {
+    log.lines()
+        .filter(|line| {
+            let text = message(line);
+            is_alarm(text) || is_chatter(text)
+        })
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+fn is_alarm(text: &str) -> bool {
+    ALARMS.iter().any(|alarm| text.contains(alarm))
+        && !HARMLESS.iter().any(|(harmless, _)| text.contains(harmless))
+}
+
+/// A line that one of our modules prints beyond its load line.
+fn is_chatter(text: &str) -> bool {
+    OURS.iter().any(|module| {
+        text.strip_prefix(module)
+            .and_then(|rest| rest.strip_prefix(": "))
+            .is_some_and(|rest| !is_load_line(rest) && !is_taint(rest))
+    })
+}
+
+/// What the module loader says about any module that is not the distribution's own.
+fn is_taint(text: &str) -> bool {
+    text.contains("taints kernel") || text.contains("taint")
+}
+
+/// A line without its time stamp.
+fn message(line: &str) -> &str {
+    let line = line.trim_end();
+    match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        Some((_, text)) => text,
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_log_has_no_complaints() {
+        let log = "\
+[    0.000000] Linux version 7.2.12+deb13-amd64
+[    0.100000] Spectre V2 : WARNING: Unprivileged eBPF is enabled
+[    2.000000] hmm: loading out-of-tree module taints kernel.
+[    2.000001] hmm: module verification failed: signature and/or required key missing - tainting kernel
+[    2.100000] hmm: loaded
+[    2.200000] rdma_rxe: loaded
+[    2.300000] infiniband rxe0: set active
+";
+        assert_eq!(complaints(log), Vec::<String>::new());
+    }
+
+    #[test]
+    fn splats_are_complaints() {
+        let log = "\
+[    3.000000] WARNING: CPU: 0 PID: 1 at mm/hmm.c:1 x+0x1/0x2
+[    3.000001] Call Trace:
+[    4.000000] refcount_t: underflow; use-after-free.
+";
+        assert_eq!(complaints(log).len(), 3);
+    }
+
+    #[test]
+    fn chatter_of_ours_is_a_complaint() {
+        let log = "[    3.000000] mlx_odp: fault at 1000\n[    3.0] hmm: loaded\n";
+        assert_eq!(complaints(log), ["[    3.000000] mlx_odp: fault at 1000"]);
+    }
+}

@@ -1,0 +1,274 @@
+//! QEMU's command line, and the choice of its accelerator.
+//!
+//! QEMU comes from the chroot and runs on the host by the chroot's own dynamic loader.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::build::World;
+use crate::cache;
+use crate::host;
+use crate::process::{self, Owned};
+
+/// Longest time in which KVM must have brought a kernel up to init to count as working.
+const PROBE_TIME: Duration = Duration::from_secs(5);
+
+/// How the guest's processor is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// Hardware virtualisation.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "software emulation",
+        }
+    }
+}
+
+/// The ports between the host and the guest, by name and inherited file descriptor.
+pub(crate) struct Ports {
+    pub(crate) control: RawFd,
+    pub(crate) output: RawFd,
+    pub(crate) error: RawFd,
+    /// An interactive terminal, `/dev/hvc0`.
+    pub(crate) terminal: RawFd,
+}
+
+/// A virtual machine as QEMU has to see it.
+pub(crate) struct Machine<'a> {
+    pub(crate) accelerator: Accelerator,
+    pub(crate) cpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) huge_pages: u32,
+    pub(crate) kernel: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) kernel_log: &'a Path,
+    /// The root's image and the session's tar archive; a probe has neither.
+    pub(crate) disks: Option<(&'a Path, &'a Path)>,
+    pub(crate) ports: Option<Ports>,
+}
+
+impl Machine<'_> {
+    /// QEMU's arguments.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let accelerator = match self.accelerator {
+            Accelerator::Kvm => ["kvm", "host"],
+            Accelerator::Tcg => ["tcg,thread=multi", "max"],
+        };
+        let mut arguments: Vec<String> = [
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "q35",
+            "-accel",
+            accelerator[0],
+            "-cpu",
+            accelerator[1],
+        ]
+        .map(str::to_owned)
+        .into();
+        let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        add("-smp", self.cpus.to_string());
+        add("-m", format!("{}M", self.memory_mib));
+        add("-kernel", self.kernel.display().to_string());
+        add("-initrd", self.initramfs.display().to_string());
+        add("-append", self.command_line());
+        add(
+            "-chardev",
+            format!("file,id=klog,path={}", escaped(self.kernel_log)),
+        );
+        add("-serial", "chardev:klog".into());
+        if let Some((root, session)) = self.disks {
+            for (path, option) in [(root, "snapshot=on"), (session, "readonly=on")] {
+                let file = escaped(path);
+                add(
+                    "-drive",
+                    format!("if=virtio,format=raw,cache=unsafe,{option},file={file}"),
+                );
+            }
+        }
+        if let Some(ports) = &self.ports {
+            add("-device", "virtio-serial-pci".into());
+            for (name, fd) in [
+                ("ctl", ports.control),
+                ("out", ports.output),
+                ("err", ports.error),
+            ] {
+                add("-chardev", format!("socket,id={name},fd={fd}"));
+                add(
+                    "-device",
+                    format!("virtserialport,chardev={name},name=testbed.{name}"),
+                );
+            }
+            add("-chardev", format!("socket,id=tty,fd={}", ports.terminal));
+            add("-device", "virtconsole,chardev=tty".into());
+        }
+        arguments
+    }
+
+    /// The kernel's command line. An oops ends the boot at once instead of leaving a wounded
+    /// kernel behind; mitigations only cost time in a guest that runs nothing foreign.
+    fn command_line(&self) -> String {
+        let mut line = String::from(
+            "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 mitigations=off \
+             random.trust_cpu=on",
+        );
+        if self.huge_pages > 0 {
+            line.push_str(&format!(" hugepages={}", self.huge_pages));
+        }
+        if self.disks.is_none() {
+            line.push_str(" testbed.probe");
+        }
+        line
+    }
+}
+
+/// A comma separates QEMU's options, so one in a path is doubled.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// The command that starts the chroot's QEMU on the host.
+pub(crate) fn command(world: &World, machine: &Machine<'_>) -> Command {
+    let chroot = &world.chroot;
+    let mut command = Command::new(chroot.path("/lib64/ld-linux-x86-64.so.2"));
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+        .map(|dir| chroot.path(dir).display().to_string())
+        .join(":");
+    command.arg("--library-path").arg(libraries);
+    command.arg(chroot.path("/usr/bin/qemu-system-x86_64"));
+    for dir in ["/usr/share/qemu", "/usr/share/seabios"] {
+        command.arg("-L").arg(chroot.path(dir));
+    }
+    command.env(
+        "QEMU_MODULE_DIR",
+        chroot.path("/usr/lib/x86_64-linux-gnu/qemu"),
+    );
+    command.args(machine.arguments());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Chooses KVM if it was seen to boot this kernel since the host's boot, else emulation. The
+/// device node proves nothing: nested and restricted hypervisors offer it and then fail.
+pub(crate) fn choose_accelerator(world: &World) -> Result<Accelerator> {
+    let node = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    if node.is_err() {
+        return Ok(Accelerator::Tcg);
+    }
+    let verdict = world.cache.path("kvm-verdict");
+    let key = format!(
+        "{} {} ",
+        world.kernel.key().as_str(),
+        host::boot_id().trim()
+    );
+    let known = std::fs::read_to_string(&verdict).unwrap_or_default();
+    let works = match known.strip_prefix(&key) {
+        Some(answer) => answer == "yes",
+        None => {
+            let works = probe_kvm(world)?;
+            let answer = if works { "yes" } else { "no" };
+            cache::write_atomically(&verdict, format!("{key}{answer}").as_bytes())?;
+            works
+        }
+    };
+    Ok(if works {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    })
+}
+
+/// Boots the kernel under KVM with nothing but the initramfs, whose init says that it runs.
+fn probe_kvm(world: &World) -> Result<bool> {
+    let scratch = world.cache.scratch()?;
+    let log: PathBuf = scratch.path().join("kernel.log");
+    std::fs::write(&log, "").context("writing the probe's log")?;
+    let machine = Machine {
+        accelerator: Accelerator::Kvm,
+        cpus: 2,
+        memory_mib: 512,
+        huge_pages: 0,
+        kernel: &world.kernel.image(),
+        initramfs: &world.guest.initramfs,
+        kernel_log: &log,
+        disks: None,
+        ports: None,
+    };
+    let mut command = command(world, &machine);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut qemu = Owned::spawn(command)?;
+    let started = Instant::now();
+    while started.elapsed() < PROBE_TIME {
+        if process::read_lossy(&log)?.contains("testbed: init") {
+            return Ok(true);
+        }
+        if qemu.try_wait()?.is_some() {
+            return Ok(process::read_lossy(&log)?.contains("testbed: init"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(disks: bool) -> Vec<String> {
+        let path = Path::new("/cache/a,b");
+        Machine {
+            accelerator: Accelerator::Tcg,
+            cpus: 3,
+            memory_mib: 1024,
+            huge_pages: 64,
+            kernel: path,
+            initramfs: path,
+            kernel_log: path,
+            disks: disks.then_some((path, path)),
+            ports: None,
+        }
+        .arguments()
+    }
+
+    #[test]
+    fn the_root_is_never_written_to() {
+        let arguments = machine(true);
+        let drives: Vec<_> = arguments
+            .iter()
+            .filter(|text| text.starts_with("if=virtio"))
+            .collect();
+        assert_eq!(drives.len(), 2);
+        assert!(drives[0].contains("snapshot=on"));
+        assert!(drives[1].contains("readonly=on"));
+        assert!(drives.iter().all(|text| text.ends_with("file=/cache/a,,b")));
+    }
+
+    #[test]
+    fn a_probe_says_so_to_init() {
+        let probes =
+            |arguments: &[String]| arguments.iter().any(|text| text.contains("testbed.probe"));
+        assert!(probes(&machine(false)));
+        assert!(!probes(&machine(true)));
+        assert!(machine(true)
+            .iter()
+            .any(|text| text.contains("hugepages=64")));
+    }
+}

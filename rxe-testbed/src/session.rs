@@ -1,0 +1,170 @@
+//! What a boot brings along: a tar archive that the initramfs unpacks over the root.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+
+use crate::build::World;
+use crate::vm::Config;
+
+const RUNNER: &str = include_str!("../guest/runner.sh");
+const RXE_DRIVER: &str = include_str!("../guest/rxe-driver.sh");
+
+/// The parts of depmod's index that `modprobe` reads and that differ between the drivers.
+const INDEX: &[&str] = &[
+    "modules.dep",
+    "modules.dep.bin",
+    "modules.alias.bin",
+    "modules.symbols.bin",
+];
+
+/// A file or directory of the host and its place in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Put {
+    /// On the host.
+    pub(crate) host: PathBuf,
+    /// In the guest, from the root.
+    pub(crate) guest: String,
+}
+
+impl Put {
+    /// Reads `HOST:GUEST`. A guest path that ends with `/` is a directory to put it in; one that
+    /// does not begin with `/` is below `/root`.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let (host, guest) = halves(text, "HOST:GUEST")?;
+        let name = Path::new(host)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        let mut guest = absolute(guest);
+        if guest.ends_with('/') {
+            guest.push_str(&name);
+        }
+        let host = PathBuf::from(host);
+        if !host.exists() {
+            bail!("--put: there is no {} on the host", host.display());
+        }
+        Ok(Self { host, guest })
+    }
+}
+
+/// A file or directory of the guest and its place on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Get {
+    /// In the guest, from the root.
+    pub(crate) guest: String,
+    /// On the host.
+    pub(crate) host: PathBuf,
+}
+
+impl Get {
+    /// Reads `GUEST:HOST`. A host path that is a directory is one to put it in.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let (guest, host) = halves(text, "GUEST:HOST")?;
+        let guest = absolute(guest.trim_end_matches('/'));
+        let name = Path::new(&guest)
+            .file_name()
+            .context("--get: which file?")?;
+        let mut path = PathBuf::from(host);
+        if path.is_dir() || host.ends_with('/') {
+            path.push(name);
+        }
+        Ok(Self { guest, host: path })
+    }
+}
+
+fn halves<'a>(text: &'a str, form: &str) -> Result<(&'a str, &'a str)> {
+    match text.split_once(':') {
+        Some((first, second)) if !first.is_empty() && !second.is_empty() => Ok((first, second)),
+        _ => bail!("`{text}` is not of the form {form}"),
+    }
+}
+
+fn absolute(guest: &str) -> String {
+    if guest.starts_with('/') {
+        guest.to_owned()
+    } else {
+        format!("/root/{guest}")
+    }
+}
+
+/// Writes the archive: the guest's scripts, our modules, our programs, the user's files.
+pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
+    let mut archive = tar::Builder::new(file);
+    archive.follow_symlinks(false);
+    add_text(&mut archive, "usr/local/lib/testbed/runner", RUNNER)?;
+    add_text(&mut archive, "usr/local/sbin/rxe-driver", RXE_DRIVER)?;
+    let stock = world.kernel.modules();
+    for name in INDEX {
+        let inside = format!("usr/local/lib/testbed/index/stock/{name}");
+        add_file(&mut archive, &stock.join(name), &inside)?;
+    }
+    if let (true, Some(ours)) = (config.with_ours, &world.modules) {
+        for name in INDEX {
+            let inside = format!("usr/local/lib/testbed/index/ours/{name}");
+            add_file(&mut archive, &ours.index().join(name), &inside)?;
+        }
+        let updates = format!("usr/lib/modules/{}/updates", world.kernel.version.release);
+        for module in ours.files()? {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            add_file(&mut archive, &module, &format!("{updates}/{name}"))?;
+        }
+    }
+    for program in &world.programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        add_file(&mut archive, program, &format!("usr/local/bin/{name}"))?;
+    }
+    for put in &config.puts {
+        let inside = put.guest.trim_start_matches('/');
+        let result = if put.host.is_dir() {
+            archive.append_dir_all(inside, &put.host)
+        } else {
+            return_file(&mut archive, &put.host, inside)
+        };
+        result.with_context(|| format!("--put {}", put.host.display()))?;
+    }
+    archive.finish().context("writing the session's archive")
+}
+
+fn add_text(archive: &mut tar::Builder<File>, inside: &str, text: &str) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o755);
+    header.set_cksum();
+    archive
+        .append_data(&mut header, inside, text.as_bytes())
+        .with_context(|| format!("adding {inside} to the session's archive"))
+}
+
+fn add_file(archive: &mut tar::Builder<File>, host: &Path, inside: &str) -> Result<()> {
+    return_file(archive, host, inside)
+        .with_context(|| format!("adding {} to the session's archive", host.display()))
+}
+
+fn return_file(archive: &mut tar::Builder<File>, host: &Path, inside: &str) -> std::io::Result<()> {
+    archive.append_file(inside, &mut File::open(host)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_names_the_file_or_its_directory() -> Result<()> {
+        assert_eq!(Put::parse("/etc/hosts:/tmp/")?.guest, "/tmp/hosts");
+        assert_eq!(Put::parse("/etc/hosts:names")?.guest, "/root/names");
+        assert!(Put::parse("/etc/hosts").is_err());
+        assert!(Put::parse("/no/such/file:/tmp/").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_get_names_the_file_or_its_directory() -> Result<()> {
+        assert_eq!(Get::parse("out.txt:/tmp")?.host, Path::new("/tmp/out.txt"));
+        assert_eq!(Get::parse("/var/log/:/tmp/mine")?.guest, "/var/log");
+        assert!(Get::parse(":/tmp").is_err());
+        Ok(())
+    }
+}

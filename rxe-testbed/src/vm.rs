@@ -1,0 +1,394 @@
+//! One boot of the VM: started, watched, talked to, ended.
+//!
+//! The guest's side of the conversation is `guest/runner.sh`. Every wait here is bounded.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use base64::Engine;
+
+use crate::build::World;
+use crate::cache::UseLock;
+use crate::failure::{status, Failure};
+use crate::process::{self, Owned, Scratch};
+use crate::qemu::{self, Accelerator, Machine, Ports};
+use crate::session::{self, Put};
+use crate::stream::Until;
+use crate::ui;
+
+/// A boot that has printed nothing by then will not print anything: under emulation about one in
+/// twenty does that, for no known reason, and works the next time.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A boot takes some seconds; on a busy machine it may take ten times that.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// Loading a driver takes a second.
+const DRIVER: Duration = Duration::from_secs(90);
+
+/// What the guest may add to a command's own time limit before it counts as hung.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Which soft-RoCE driver the guest uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Driver {
+    /// The repository's modules.
+    Ours,
+    /// The modules that Debian ships.
+    Stock,
+}
+
+impl Driver {
+    /// As the guest's `rxe-driver` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Stock => "stock",
+        }
+    }
+}
+
+/// What a VM is to be like.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// Memory in MiB.
+    pub(crate) memory_mib: u32,
+    /// Whether the repository's modules are brought along.
+    pub(crate) with_ours: bool,
+    /// Files of the host for the guest.
+    pub(crate) puts: Vec<Put>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cpus: 2,
+            memory_mib: 2048,
+            with_ours: true,
+            puts: Vec::new(),
+        }
+    }
+}
+
+enum Event {
+    Control(String),
+    Output(Vec<u8>),
+    Error(Vec<u8>),
+}
+
+/// How a command in the guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With this status.
+    Exit(u8),
+    /// It was killed after its time.
+    TimedOut,
+}
+
+/// A running VM.
+pub(crate) struct Vm {
+    qemu: Owned,
+    control: UnixStream,
+    terminal: UnixStream,
+    events: Receiver<Event>,
+    log: PathBuf,
+    commands: u32,
+    accelerator: Accelerator,
+    scratch: Scratch,
+    _use: UseLock,
+}
+
+impl Vm {
+    /// Boots a VM. One that stays silent or does not come up is killed and tried once more.
+    pub(crate) fn boot(world: &World, config: &Config) -> Result<Self> {
+        let accelerator = qemu::choose_accelerator(world)?;
+        match Self::boot_once(world, config, accelerator) {
+            Ok(vm) => Ok(vm),
+            Err(error) => {
+                ui::note(&format!("{error:#}; trying once more"));
+                Self::boot_once(world, config, accelerator)
+                    .map_err(|error| Failure::new(status::VM, format!("{error:#}, twice")))
+            }
+        }
+    }
+
+    fn boot_once(world: &World, config: &Config, accelerator: Accelerator) -> Result<Self> {
+        let in_use = world.cache.lock_use()?;
+        let scratch = world.cache.scratch()?;
+        let log = scratch.path().join("kernel.log");
+        std::fs::write(&log, "").context("making the kernel log")?;
+        let archive = scratch.path().join("session.tar");
+        session::write_archive(&archive, world, config)?;
+
+        let (control, control_guest) = UnixStream::pair().context("making a socket pair")?;
+        let (output, output_guest) = UnixStream::pair().context("making a socket pair")?;
+        let (error, error_guest) = UnixStream::pair().context("making a socket pair")?;
+        let (terminal, terminal_guest) = UnixStream::pair().context("making a socket pair")?;
+        for socket in [&control_guest, &output_guest, &error_guest, &terminal_guest] {
+            inherit(socket)?;
+        }
+        let machine = Machine {
+            accelerator,
+            cpus: config.cpus,
+            memory_mib: config.memory_mib,
+            huge_pages: (config.memory_mib / 32).max(16),
+            kernel: &world.kernel.image(),
+            initramfs: &world.guest.initramfs,
+            kernel_log: &log,
+            disks: Some((&world.guest.image, &archive)),
+            ports: Some(Ports {
+                control: control_guest.as_raw_fd(),
+                output: output_guest.as_raw_fd(),
+                error: error_guest.as_raw_fd(),
+                terminal: terminal_guest.as_raw_fd(),
+            }),
+        };
+        let mut command = qemu::command(world, &machine);
+        let messages = scratch.path().join("qemu.log");
+        let file = std::fs::File::create(&messages).context("making QEMU's log")?;
+        command.stdout(Stdio::null()).stderr(file);
+        command.env("TMPDIR", scratch.path());
+        let qemu = Owned::spawn(command)?;
+
+        let (sender, events) = sync_channel(64);
+        forward_lines(control.try_clone()?, sender.clone());
+        forward_bytes(output, sender.clone(), Event::Output);
+        forward_bytes(error, sender, Event::Error);
+        let mut vm = Self {
+            qemu,
+            control,
+            terminal,
+            events,
+            log,
+            commands: 0,
+            accelerator,
+            scratch,
+            _use: in_use,
+        };
+        vm.wait_until_ready()?;
+        Ok(vm)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            if let Some(Event::Control(line)) = self.next_event()? {
+                if line == "ready" {
+                    return Ok(());
+                }
+            }
+            let silent = std::fs::metadata(&self.log).map_or(true, |log| log.len() == 0);
+            if silent && started.elapsed() > SILENCE {
+                bail!("the VM printed nothing for {} s", SILENCE.as_secs());
+            }
+            if started.elapsed() > BOOT {
+                bail!(
+                    "the VM did not come up in {} s; its log ends with:\n{}",
+                    BOOT.as_secs(),
+                    process::tail(&self.kernel_log()?, 10)
+                );
+            }
+        }
+    }
+
+    /// The next event, or none for a moment; an error once the VM is gone.
+    fn next_event(&mut self) -> Result<Option<Event>> {
+        match self.events.recv_timeout(Duration::from_millis(100)) {
+            Ok(event) => Ok(Some(event)),
+            Err(RecvTimeoutError::Timeout) => {
+                if self.qemu.try_wait()?.is_some() {
+                    return Err(self.died()?);
+                }
+                Ok(None)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.died()?),
+        }
+    }
+
+    fn died(&mut self) -> Result<anyhow::Error> {
+        let log = self.kernel_log()?;
+        let messages = process::read_lossy(&self.scratch.path().join("qemu.log"))?;
+        let end = process::tail(log.trim_end(), 40);
+        let messages = process::tail(messages.trim_end(), 5);
+        let text = format!("the VM died; its kernel log ends with:\n{end}\n{messages}");
+        Ok(Failure::new(status::VM, text.trim_end()))
+    }
+
+    /// What runs the guest's processors.
+    pub(crate) fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    /// The kernel's log so far.
+    pub(crate) fn kernel_log(&self) -> Result<String> {
+        process::read_lossy(&self.log)
+    }
+
+    fn send(&mut self, line: &str) -> Result<()> {
+        let mut control = &self.control;
+        match control.write_all(format!("{line}\n").as_bytes()) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.died()?),
+        }
+    }
+
+    /// Loads a driver and brings up `rxe0`.
+    pub(crate) fn use_driver(&mut self, driver: Driver) -> Result<()> {
+        self.send(&format!("driver {}", driver.name()))?;
+        let started = Instant::now();
+        let mut said = Vec::new();
+        loop {
+            match self.next_event()? {
+                Some(Event::Control(line)) => match line.strip_prefix("driver ") {
+                    Some("0") => return Ok(()),
+                    _ => break,
+                },
+                Some(Event::Output(bytes) | Event::Error(bytes)) => said.extend(bytes),
+                None if started.elapsed() > DRIVER => {
+                    said.extend(b"it hangs");
+                    break;
+                }
+                None => {}
+            }
+        }
+        let said = String::from_utf8_lossy(&said);
+        let log = process::tail(&self.kernel_log()?, 8);
+        let text = format!(
+            "the {} driver does not come up: {}\nthe kernel log ends with:\n{log}",
+            driver.name(),
+            said.trim()
+        );
+        Err(Failure::new(status::VM, text))
+    }
+
+    /// Runs a shell script in the guest, its output copied as it comes.
+    pub(crate) fn run(
+        &mut self,
+        script: &str,
+        limit: Duration,
+        output: &mut dyn Write,
+        error: &mut dyn Write,
+    ) -> Result<Outcome> {
+        self.commands += 1;
+        let token = format!("<end-of-command-{}-{:016x}>", self.commands, random()?);
+        let encoded = base64::engine::general_purpose::STANDARD;
+        self.send(&format!(
+            "run {} {} {}",
+            token,
+            limit.as_secs().max(1),
+            encoded.encode(script)
+        ))?;
+        let mut output = Until::new(token.as_bytes(), output);
+        let mut error = Until::new(token.as_bytes(), error);
+        let mut exit = None;
+        let started = Instant::now();
+        loop {
+            match self.next_event()? {
+                Some(Event::Control(line)) => {
+                    let number = line
+                        .strip_prefix("exit ")
+                        .and_then(|text| text.parse().ok());
+                    exit = Some(number.with_context(|| format!("odd message: {line}"))?);
+                }
+                Some(Event::Output(bytes)) => output.feed(&bytes)?,
+                Some(Event::Error(bytes)) => error.feed(&bytes)?,
+                None if started.elapsed() > limit + GRACE => {
+                    let log = process::tail(&self.kernel_log()?, 40);
+                    let text = format!(
+                        "the VM hangs: a command's limit of {} s passed and it cannot be killed; \
+                         the kernel log ends with:\n{log}",
+                        limit.as_secs()
+                    );
+                    return Err(Failure::new(status::VM, text));
+                }
+                None => {}
+            }
+            if let (Some(exit), true, true) = (exit, output.ended(), error.ended()) {
+                return Ok(match exit {
+                    124 if started.elapsed() >= limit => Outcome::TimedOut,
+                    exit => Outcome::Exit(exit),
+                });
+            }
+        }
+    }
+
+    /// Runs an interactive shell on the guest's terminal; `connect` joins it to the user's.
+    pub(crate) fn shell(
+        &mut self,
+        (rows, columns): (u16, u16),
+        connect: impl FnOnce(&UnixStream) -> Result<()>,
+    ) -> Result<u8> {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());
+        self.send(&format!("shell {rows} {columns} {term}"))?;
+        connect(&self.terminal)?;
+        loop {
+            if let Some(Event::Control(line)) = self.next_event()? {
+                if let Some(exit) = line.strip_prefix("exit ") {
+                    return exit.parse().context("the shell's exit status");
+                }
+            }
+        }
+    }
+
+    /// Ends the VM and gives the whole kernel log.
+    pub(crate) fn off(mut self) -> Result<String> {
+        let asked = self.send("off").is_ok();
+        let started = Instant::now();
+        while asked && started.elapsed() < Duration::from_secs(10) {
+            if self.qemu.try_wait()?.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.kernel_log()
+    }
+}
+
+fn inherit(socket: &UnixStream) -> Result<()> {
+    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+    fcntl(socket.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))
+        .context("passing a socket to QEMU")?;
+    Ok(())
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn forward_lines(stream: UnixStream, sender: SyncSender<Event>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(Event::Control(line)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn forward_bytes(mut stream: UnixStream, sender: SyncSender<Event>, event: fn(Vec<u8>) -> Event) {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(count) = stream.read(&mut buffer) {
+            if count == 0 || sender.send(event(buffer[..count].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Keeps a copy of a boot's kernel log.
+pub(crate) fn save_log(log: &str, path: &Path) -> Result<()> {
+    std::fs::write(path, log).with_context(|| format!("writing {}", path.display()))
+}
