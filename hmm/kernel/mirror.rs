@@ -16,6 +16,8 @@
 //! One invalidation goes: [`Chunk::invalidate`] → exclusive lock (no access is under way) → sequence
 //! closed → [`Table::zap`], pages that the device wrote are marked dirty.
 
+use core::ops::ControlFlow;
+
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -228,22 +230,36 @@ impl<O: Observer> Mirror<O> {
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
     ///
-    /// Returns how many were added. Sleeps.
+    /// `step` is told after each step, of one chunk at most, how many pages it added, and says
+    /// whether to go on. Sleeps.
     ///
     /// # Errors
     ///
     /// As [`Mirror::access`]. Pages before the one that failed are in the mirror.
-    pub fn prefetch(&self, range: PageRange, policy: Policy) -> Result<u64, FaultError> {
-        let mut added = 0;
+    pub fn prefetch(
+        &self,
+        range: PageRange,
+        policy: Policy,
+        mut step: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), FaultError> {
         let mut page = range.start();
         while page < range.end() {
-            let chunk = self.chunk(page)?;
-            let wanted = PageRange::new(page, range.end()).intersection(&chunk.range());
-            let (valid, new) = self.fault(chunk, wanted, policy)?;
-            added += new;
-            page = valid.done().end();
+            let wanted = PageRange::new(page, range.end()).intersection(&chunk_around(page));
+            let (end, added) = match self.chunk(page) {
+                Ok(chunk) => {
+                    let (valid, added) = self.fault(chunk, wanted, policy)?;
+                    (valid.done().end(), added)
+                }
+                // Where there is nothing, nothing is resident.
+                Err(FaultError::Refused(_)) if policy == Policy::Snapshot => (wanted.end(), 0),
+                Err(error) => return Err(error),
+            };
+            page = end;
+            if step(added).is_break() {
+                break;
+            }
         }
-        Ok(added)
+        Ok(())
     }
 
     /// Uses what the mirror holds of the `len` bytes from `va`, without faulting anything in.
@@ -252,9 +268,8 @@ impl<O: Observer> Mirror<O> {
         let wanted = wanted.intersection(&self.span);
         let mut page = wanted.start();
         while page < wanted.end() {
-            let number = page.get() >> CHUNK_ORDER;
-            let next = PageIndex::new((number + 1) << CHUNK_ORDER).min(wanted.end());
-            if let Some(chunk) = self.chunks.get(number as usize) {
+            let next = chunk_around(page).end().min(wanted.end());
+            if let Some(chunk) = self.chunks.get(chunk_number(page)) {
                 for page in page.get()..next.get() {
                     let table = chunk.table.read();
                     if let Some(pfn) = table.translate(PageIndex::new(page), Access::Read) {
@@ -291,7 +306,7 @@ impl<O: Observer> Mirror<O> {
 
     /// The chunk that holds `page`, made if there is none.
     fn chunk(&self, page: PageIndex) -> Result<&IntervalNotifier<Chunk<O>>, FaultError> {
-        match self.chunks.get((page.get() >> CHUNK_ORDER) as usize) {
+        match self.chunks.get(chunk_number(page)) {
             Some(chunk) => Ok(chunk),
             None => self.add_chunk(page),
         }
@@ -304,18 +319,13 @@ impl<O: Observer> Mirror<O> {
             self.observer.failed();
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        let number = page.get() >> CHUNK_ORDER;
-        let whole = PageRange::new(
-            PageIndex::new(number << CHUNK_ORDER),
-            PageIndex::new((number + 1) << CHUNK_ORDER),
-        );
-        let range = whole.intersection(&self.span);
+        let range = chunk_around(page).intersection(&self.span);
         let chunk = Chunk::new(range, self.observer.clone());
         let chunk = KBox::pin_init(IntervalNotifier::new(&self.mm, range, chunk), GFP_KERNEL)
             .map_err(|_| FaultError::NoMemory)?;
         let chunk = self
             .chunks
-            .get_or_insert(number as usize, chunk)
+            .get_or_insert(chunk_number(page), chunk)
             .map_err(|_| FaultError::NoMemory)?;
         self.observer.chunk_added();
         Ok(chunk)
@@ -338,6 +348,16 @@ impl<O: Observer> Mirror<O> {
     pub fn span(&self) -> PageRange {
         self.span
     }
+}
+
+fn chunk_number(page: PageIndex) -> usize {
+    (page.get() >> CHUNK_ORDER) as usize
+}
+
+/// The pages of the chunk that `page` is in.
+fn chunk_around(page: PageIndex) -> PageRange {
+    let start = PageIndex::new(page.get() & !(CHUNK_PAGES - 1));
+    PageRange::new(start, start.saturating_add(CHUNK_PAGES))
 }
 
 /// The pages that user space of `mm` may map.

@@ -5,6 +5,8 @@
 //! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual
 //! address, the mirror into pages, faulting in what is missing.
 
+use core::ops::ControlFlow;
+
 use hmm::addr::PageRange;
 use hmm::event::Event;
 use hmm::mirror::{user_pages, Mirror, Observer};
@@ -138,22 +140,47 @@ impl Region {
         Ok(())
     }
 
-    /// Prefetches the `len` bytes from `iova`, as `advice` says. Sleeps.
+    /// Prefetches the `len` bytes from `iova`, as `advice` says, for as long as `go_on` says so: it
+    /// is asked after every 2 MiB at most. Sleeps.
     ///
     /// # Errors
     ///
-    /// [`AccessError::OutOfRange`]; a fault error for a page that cannot be had, with the pages
-    /// before it prefetched. Write access to a region that the NIC may not write is refused.
-    pub fn prefetch(&self, iova: u64, len: u64, advice: Advice) -> Result<(), AccessError> {
+    /// Those of [`Region::may_prefetch`]; a fault error for a page that cannot be had, with the
+    /// pages before it prefetched.
+    pub fn prefetch(
+        &self,
+        iova: u64,
+        len: u64,
+        advice: Advice,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(), AccessError> {
+        let range = self.may_prefetch(iova, len, advice)?;
+        let step = |added| {
+            self.stats.pages_prefetched.add(added);
+            match go_on() {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        self.mirror.prefetch(range, advice.policy(), step).map_err(AccessError::Fault)
+    }
+
+    /// Checks a prefetch without doing it; returns the pages meant.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError::OutOfRange`]; a fault error if it is for writing and the NIC may not write.
+    pub fn may_prefetch(&self, iova: u64, len: u64, advice: Advice) -> Result<PageRange, AccessError> {
         if advice == Advice::PrefetchWrite && !self.writable {
             return Err(AccessError::Fault(FaultError::Refused(Refusal::Forbidden)));
         }
         let va = self.translate(iova, len)?;
-        let range = PageRange::covering(va, len).ok_or(AccessError::OutOfRange)?;
-        self.mirror
-            .prefetch(range, advice.policy())
-            .map(|added| self.stats.pages_prefetched.add(added))
-            .map_err(AccessError::Fault)
+        PageRange::covering(va, len).ok_or(AccessError::OutOfRange)
+    }
+
+    /// Whether the `len` bytes from `iova` are all in the region.
+    pub fn contains(&self, iova: u64, len: u64) -> bool {
+        self.translate(iova, len).is_ok()
     }
 
     fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
+ * rxe_bindings.rs of it. No logic lives here.
+ */
+#ifndef MLX_ODP_RXE_SHIM_H
+#define MLX_ODP_RXE_SHIM_H
+
+#include <linux/libnvdimm.h>
+#include <rdma/ib_umem.h>
+#include <rdma/rdma_netlink.h>
+
+#include "rxe.h"
+
+/* The lock under which rxe does atomics on pinned regions: a page can be in both kinds. */
+void rxe_shim_atomic_lock(void);
+void rxe_shim_atomic_unlock(void);
+
+void rxe_shim_get_mr(struct rxe_mr *mr);
+void rxe_shim_put_mr(struct rxe_mr *mr);
+/* Whether nobody has begun to deregister mr, to which the caller has a reference. */
+bool rxe_shim_mr_registered(struct rxe_mr *mr);
+
+bool rxe_shim_writable(int access);
+
+/* The netlink attribute around the counters of a region; NULL if msg is full. */
+struct nlattr *rxe_shim_begin_counters(struct sk_buff *msg);
+void rxe_shim_end_counters(struct sk_buff *msg, struct nlattr *counters);
+void rxe_shim_cancel_counters(struct sk_buff *msg, struct nlattr *counters);
+
+bool rxe_shim_fatal_signal_pending(void);
+
+/*
+ * Defined in odp.rs and called where a compiler flag in the Kbuild file has renamed a call of rxe's;
+ * the rest of what odp.rs defines is declared in rxe_loc.h.
+ */
+int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
+void mlx_odp_rxe_umem_release(struct ib_umem *umem);
+
+#endif

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registration and data path: what rxe calls for each request on an ODP region.
+//!
+//! Each function is called with a reference to the MR held and may sleep.
+
+use core::sync::atomic::Ordering;
+
+use kernel::ffi::{c_int, c_uint, c_void};
+use kernel::prelude::*;
+
+use hmm::page::Bytes;
+use hmm::pfn::Access;
+use mlx_odp::region::{AccessError, Region};
+
+use crate::rxe;
+use crate::umem::{attach, errno, region_of, with_current_mm};
+
+/// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
+///
+/// # Safety
+///
+/// Called by rxe: `device` is valid, `mr` is new and nobody else's, `current` is the application.
+#[no_mangle]
+unsafe extern "C" fn rxe_odp_mr_init_user(
+    device: *mut rxe::rxe_dev,
+    va: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+    mr: *mut rxe::rxe_mr,
+) -> c_int {
+    // SAFETY: `mr` is valid.
+    unsafe { rxe::rxe_mr_init(access, mr) };
+    // SAFETY: A pure function of its argument.
+    let writable = unsafe { rxe::rxe_shim_writable(access) };
+    errno(with_current_mm(|mm| {
+        let region = Region::new(mm, va, length, iova, writable)?;
+        // SAFETY: `mr` is new; `device` outlives it.
+        unsafe { attach(mr, &raw mut (*device).ib_dev, va, length, region)? };
+        // SAFETY: `mr` is valid and nobody else's until this function returns.
+        unsafe {
+            (*mr).ibmr.length = length;
+            (*mr).ibmr.iova = iova;
+            (*mr).ibmr.type_ = rxe::ib_mr_type_IB_MR_TYPE_USER;
+            (*mr).state = rxe::rxe_mr_state_RXE_MR_STATE_VALID;
+        }
+        Ok(())
+    }))
+}
+
+/// Copies between a packet and the region: SEND, RECV, RDMA WRITE, RDMA READ.
+///
+/// # Safety
+///
+/// `mr` is valid; `addr` points to `length` bytes of kernel memory.
+#[no_mangle]
+unsafe extern "C" fn rxe_odp_mr_copy(
+    mr: *mut rxe::rxe_mr,
+    iova: u64,
+    addr: *mut c_void,
+    length: c_int,
+    direction: rxe::rxe_mr_copy_dir,
+) -> c_int {
+    // SAFETY: `mr` is valid for as long as this call lasts.
+    let Some(region) = (unsafe { region_of(mr) }) else {
+        return EINVAL.to_errno();
+    };
+    let Ok(length) = usize::try_from(length) else {
+        return EINVAL.to_errno();
+    };
+    let packet = addr.cast::<u8>();
+    let mut done = 0;
+    let result = if direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ {
+        region.access(iova, length, Access::Write, |bytes| {
+            // SAFETY: The pieces add up to `length`, so this one is inside the packet's bytes.
+            bytes.write(unsafe { core::slice::from_raw_parts(packet.add(done), bytes.len()) });
+            done += bytes.len();
+        })
+    } else {
+        region.access(iova, length, Access::Read, |bytes| {
+            // SAFETY: As above; the packet is being made and nobody else's.
+            bytes.read(unsafe { core::slice::from_raw_parts_mut(packet.add(done), bytes.len()) });
+            done += bytes.len();
+        })
+    };
+    errno(result.map_err(Error::from))
+}
+
+/// COMPARE & SWAP and FETCH & ADD, on 8 bytes aligned to 8.
+///
+/// # Safety
+///
+/// `mr` is valid; `original` can be written.
+#[no_mangle]
+unsafe extern "C" fn rxe_odp_atomic_op(
+    mr: *mut rxe::rxe_mr,
+    iova: u64,
+    opcode: c_int,
+    compare: u64,
+    swap_add: u64,
+    original: *mut u64,
+) -> rxe::resp_states {
+    let operate = |bytes: &Bytes<'_>| {
+        let word = bytes.atomic_u64()?;
+        // Pinned regions may hold the same page, and rxe's atomics on those rely on this lock.
+        // SAFETY: Locks and unlocks in pairs, nothing in between sleeps.
+        unsafe { rxe::rxe_shim_atomic_lock() };
+        let before = if opcode as u32 == rxe::IB_OPCODE_RC_COMPARE_SWAP {
+            match word.compare_exchange(compare, swap_add, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(before) | Err(before) => before,
+            }
+        } else {
+            word.fetch_add(swap_add, Ordering::SeqCst)
+        };
+        // SAFETY: Locked above.
+        unsafe { rxe::rxe_shim_atomic_unlock() };
+        Some(before)
+    };
+    // SAFETY: By the contract of this function.
+    unsafe {
+        on_word(mr, iova, operate, |before| *original = before)
+    }
+}
+
+/// ATOMIC WRITE of 8 bytes aligned to 8.
+///
+/// # Safety
+///
+/// `mr` is valid.
+#[no_mangle]
+unsafe extern "C" fn rxe_odp_do_atomic_write(
+    mr: *mut rxe::rxe_mr,
+    iova: u64,
+    value: u64,
+) -> rxe::resp_states {
+    // Release: what was written before it is visible to whoever sees it.
+    let operate = |bytes: &Bytes<'_>| bytes.atomic_u64().map(|w| w.store(value, Ordering::Release));
+    // SAFETY: By the contract of this function.
+    unsafe { on_word(mr, iova, operate, |()| ()) }
+}
+
+/// Runs `operate` on the 8 bytes at `iova` and hands its result to `done`.
+///
+/// Out of range comes before misaligned, as rxe has it for pinned regions.
+///
+/// # Safety
+///
+/// `mr` is valid.
+unsafe fn on_word<T>(
+    mr: *mut rxe::rxe_mr,
+    iova: u64,
+    operate: impl Fn(&Bytes<'_>) -> Option<T>,
+    done: impl FnOnce(T),
+) -> rxe::resp_states {
+    const WORD: usize = size_of::<u64>();
+    // SAFETY: `mr` is valid for as long as this call lasts.
+    let region = match unsafe { region_of(mr) } {
+        // SAFETY: As above.
+        Some(region) if unsafe { (*mr).state } == rxe::rxe_mr_state_RXE_MR_STATE_VALID => region,
+        _ => return rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
+    };
+    if !region.contains(iova, WORD as u64) {
+        return rxe::resp_states_RESPST_ERR_RKEY_VIOLATION;
+    }
+    if iova % WORD as u64 != 0 {
+        return rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC;
+    }
+    let mut result = None;
+    match region.access(iova, WORD, Access::Write, |bytes| result = operate(&bytes)) {
+        Ok(()) => match result {
+            Some(value) => {
+                done(value);
+                rxe::resp_states_RESPST_NONE
+            }
+            None => rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC,
+        },
+        Err(_) => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
+    }
+}
+
+/// FLUSH to persistent memory: writes the CPU's caches back.
+///
+/// A flush of the whole region means the pages that the NIC has used and still has; it faults
+/// nothing in. rxe passes the length cut to 32 bits.
+///
+/// # Safety
+///
+/// `mr` is valid.
+#[no_mangle]
+unsafe extern "C" fn rxe_odp_flush_pmem_iova(
+    mr: *mut rxe::rxe_mr,
+    iova: u64,
+    length: c_uint,
+) -> c_int {
+    // SAFETY: `mr` is valid for as long as this call lasts.
+    let Some(region) = (unsafe { region_of(mr) }) else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: As above.
+    let (first, whole) = unsafe { ((*mr).ibmr.iova, (*mr).ibmr.length) };
+    let result = if iova == first && length == whole as c_uint {
+        region.access_present(iova, whole, write_back)
+    } else {
+        region.access(iova, length as usize, Access::Read, write_back)
+    };
+    errno(result.map_err(|error: AccessError| error.into()))
+}
+
+fn write_back(bytes: Bytes<'_>) {
+    // SAFETY: The bytes are mapped; writing caches back changes nothing.
+    unsafe { rxe::arch_wb_cache_pmem(bytes.as_ptr().cast(), bytes.len()) };
+}
