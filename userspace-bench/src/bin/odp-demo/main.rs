@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use odp_verbs::{
     env::{Env, Mode},
-    traffic,
+    process, traffic,
 };
 
 use report::{Report, Runner};
@@ -102,6 +102,7 @@ fn yes(is: bool) -> &'static str {
 
 /// Runs one part in this process and prints its result for the one that runs all.
 fn run_part(arguments: &Arguments, part: &str) -> Result<()> {
+    process::defer_to_kernel();
     let mut env = Env::open(arguments.device.as_deref(), arguments.gid)?;
     env.patience = stage::PATIENCE;
     if part == traffic::ROLE {
