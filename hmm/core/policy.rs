@@ -108,13 +108,29 @@ impl Policy {
 mod tests {
     use super::*;
 
-    const RW: VmaRights = VmaRights { readable: true, writable: true, special: false };
-    const RO: VmaRights = VmaRights { writable: false, ..RW };
-    const NONE: VmaRights = VmaRights { readable: false, ..RO };
-    const IO: VmaRights = VmaRights { special: true, ..RW };
+    const RW: VmaRights = VmaRights {
+        readable: true,
+        writable: true,
+        special: false,
+    };
+    const RO: VmaRights = VmaRights {
+        writable: false,
+        ..RW
+    };
+    const NONE: VmaRights = VmaRights {
+        readable: false,
+        ..RO
+    };
+    const IO: VmaRights = VmaRights {
+        special: true,
+        ..RW
+    };
 
     fn mapped(perm: Perm) -> Entry {
-        Entry::Mapped { pfn: Pfn::new(7), perm }
+        Entry::Mapped {
+            pfn: Pfn::new(7),
+            perm,
+        }
     }
 
     #[test]
@@ -127,7 +143,12 @@ mod tests {
         let forbidden = Refuse(Refusal::Forbidden);
         let cases = [
             (Policy::Snapshot, RW, Entry::Absent, Skip),
-            (Policy::Snapshot, RW, mapped(Perm::ReadWrite), page(Perm::ReadWrite)),
+            (
+                Policy::Snapshot,
+                RW,
+                mapped(Perm::ReadWrite),
+                page(Perm::ReadWrite),
+            ),
             (Policy::Snapshot, NONE, mapped(Perm::ReadOnly), Skip),
             (Policy::Snapshot, RW, Entry::Special, Skip),
             (read, RW, Entry::Absent, Fault(Access::Read)),

@@ -86,7 +86,10 @@ impl<S: Deref<Target = [Slot]>> Table<S> {
             };
             let old = slot.load(Ordering::Relaxed);
             // A page that was written stays so until it is zapped, also if it is entered again.
-            slot.store(pfn.get() << PFN_SHIFT | flags | old & WRITTEN, Ordering::Relaxed);
+            slot.store(
+                pfn.get() << PFN_SHIFT | flags | old & WRITTEN,
+                Ordering::Relaxed,
+            );
             added += u64::from(old & VALID == 0);
         }
         added
@@ -127,7 +130,12 @@ mod tests {
     }
 
     fn run(start: u64, pfn: u64, pages: u64, perm: Perm) -> Run {
-        Run { start: PageIndex::new(start), pfn: Pfn::new(pfn), pages, perm }
+        Run {
+            start: PageIndex::new(start),
+            pfn: Pfn::new(pfn),
+            pages,
+            perm,
+        }
     }
 
     fn pages(start: u64, end: u64) -> PageRange {
@@ -137,9 +145,18 @@ mod tests {
     #[test]
     fn only_what_was_filled_translates_and_only_as_allowed() {
         let mut table = table();
-        assert_eq!(table.fill(&run(102, 50, 3, Perm::ReadWrite), Perm::ReadWrite), 3);
-        assert_eq!(table.fill(&run(105, 90, 1, Perm::ReadOnly), Perm::ReadWrite), 1);
-        assert_eq!(table.fill(&run(106, 70, 1, Perm::ReadWrite), Perm::ReadOnly), 1);
+        assert_eq!(
+            table.fill(&run(102, 50, 3, Perm::ReadWrite), Perm::ReadWrite),
+            3
+        );
+        assert_eq!(
+            table.fill(&run(105, 90, 1, Perm::ReadOnly), Perm::ReadWrite),
+            1
+        );
+        assert_eq!(
+            table.fill(&run(106, 70, 1, Perm::ReadWrite), Perm::ReadOnly),
+            1
+        );
         let at = |page, access| table.translate(PageIndex::new(page), access).map(Pfn::get);
         assert_eq!(at(101, Access::Read), None);
         assert_eq!(at(102, Access::Read), Some(50));
@@ -154,8 +171,14 @@ mod tests {
     #[test]
     fn a_run_is_cut_to_the_table() {
         let mut table = table();
-        assert_eq!(table.fill(&run(90, 1000, 100, Perm::ReadWrite), Perm::ReadWrite), 8);
-        assert_eq!(table.translate(PageIndex::new(100), Access::Read), Some(Pfn::new(1010)));
+        assert_eq!(
+            table.fill(&run(90, 1000, 100, Perm::ReadWrite), Perm::ReadWrite),
+            8
+        );
+        assert_eq!(
+            table.translate(PageIndex::new(100), Access::Read),
+            Some(Pfn::new(1010))
+        );
         assert_eq!(table.zap(pages(0, u64::MAX), |_| panic!("nobody wrote")), 8);
         assert_eq!(table.translate(PageIndex::new(100), Access::Read), None);
     }

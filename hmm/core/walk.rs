@@ -103,7 +103,12 @@ fn walk_vma(
         let pages = PageRange::new(page, end).len();
         match policy.decide(rights, entry) {
             Decision::Report(pfn, perm) => {
-                let run = Run { start: page, pfn, pages, perm };
+                let run = Run {
+                    start: page,
+                    pfn,
+                    pages,
+                    perm,
+                };
                 if let Err(Full) = runs.push(run) {
                     return Ok(page);
                 }

@@ -103,11 +103,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         })
     }
 
-    fn register(
-        raw: *mut bindings::mmu_interval_notifier,
-        mm: &Mm,
-        range: PageRange,
-    ) -> Result {
+    fn register(raw: *mut bindings::mmu_interval_notifier, mm: &Mm, range: PageRange) -> Result {
         if range.is_empty() {
             return Err(EINVAL);
         }
@@ -166,7 +162,11 @@ impl<T: Invalidate> IntervalNotifier<T> {
         };
         // SAFETY: The kernel passes a valid range.
         let (start, end, event) = unsafe { ((*range).start, (*range).end, (*range).event) };
-        let open = OpenSeq { raw, seq, _life: PhantomData };
+        let open = OpenSeq {
+            raw,
+            seq,
+            _life: PhantomData,
+        };
         let pages = PageRange::new(
             PageIndex::containing(start as u64),
             PageIndex::containing((end as u64).saturating_add(crate::addr::PAGE_SIZE - 1)),

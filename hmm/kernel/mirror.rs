@@ -181,8 +181,8 @@ impl<O: Observer> Mirror<O> {
         access: Access,
         mut use_bytes: impl FnMut(Bytes<'_>),
     ) -> Result<(), FaultError> {
-        let wanted = PageRange::covering(va, len as u64)
-            .ok_or(FaultError::Refused(Refusal::NoPage))?;
+        let wanted =
+            PageRange::covering(va, len as u64).ok_or(FaultError::Refused(Refusal::NoPage))?;
         let mut at = va;
         let mut left = len;
         while left > 0 {
@@ -190,7 +190,9 @@ impl<O: Observer> Mirror<O> {
             let piece = left.min(PAGE_SIZE as usize - offset);
             let page = PageIndex::containing(at);
             let ahead = PageRange::new(page, wanted.end());
-            self.access_page(page, ahead, access, |page| use_bytes(page.bytes(offset, piece)))?;
+            self.access_page(page, ahead, access, |page| {
+                use_bytes(page.bytes(offset, piece))
+            })?;
             // Wraps only after the last byte of the address space, when nothing is left.
             at = at.wrapping_add(piece as u64);
             left -= piece;
@@ -264,7 +266,9 @@ impl<O: Observer> Mirror<O> {
 
     /// Uses what the mirror holds of the `len` bytes from `va`, without faulting anything in.
     pub fn access_present(&self, va: u64, len: u64, mut use_bytes: impl FnMut(Bytes<'_>)) {
-        let Some(wanted) = PageRange::covering(va, len) else { return };
+        let Some(wanted) = PageRange::covering(va, len) else {
+            return;
+        };
         let wanted = wanted.intersection(&self.span);
         let mut page = wanted.start();
         while page < wanted.end() {

@@ -35,7 +35,10 @@ impl MappedPage<'_> {
         let base = unsafe { bindings::kmap_local_page(page(pfn)) };
         // SAFETY: A page of memory is never mapped at address 0.
         // INVARIANT: `base` was just mapped; the rest is the caller's promise.
-        Self { base: unsafe { NonNull::new_unchecked(base.cast()) }, _life: PhantomData }
+        Self {
+            base: unsafe { NonNull::new_unchecked(base.cast()) },
+            _life: PhantomData,
+        }
     }
 
     /// The `len` bytes from byte `offset` of the page.
@@ -93,7 +96,11 @@ impl Bytes<'_> {
     pub fn read(&self, to: &mut [u8]) {
         assert!(to.len() == self.len);
         // SAFETY: Both are valid for `len` bytes; `to` is kernel memory that no user page overlaps.
-        unsafe { self.start.as_ptr().copy_to_nonoverlapping(to.as_mut_ptr(), self.len) };
+        unsafe {
+            self.start
+                .as_ptr()
+                .copy_to_nonoverlapping(to.as_mut_ptr(), self.len)
+        };
     }
 
     /// Overwrites them; `from` must be as long.
@@ -101,7 +108,11 @@ impl Bytes<'_> {
     pub fn write(&self, from: &[u8]) {
         assert!(from.len() == self.len);
         // SAFETY: As in `read`; the translation was given for a write, or this is never called.
-        unsafe { self.start.as_ptr().copy_from_nonoverlapping(from.as_ptr(), self.len) };
+        unsafe {
+            self.start
+                .as_ptr()
+                .copy_from_nonoverlapping(from.as_ptr(), self.len)
+        };
     }
 
     /// The 8 bytes as one atomic word; `None` if there are not 8 or they are not aligned to 8.

@@ -48,7 +48,10 @@ impl<T> RwLock<T> {
         // SAFETY: The lock is initialised.
         unsafe { shim::hmm_shim_read_lock(self.raw.get()) };
         // INVARIANT: Just taken.
-        ReadGuard { lock: self, _not_send: NotThreadSafe }
+        ReadGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
     }
 
     /// Waits until nobody else uses the value.
@@ -57,7 +60,10 @@ impl<T> RwLock<T> {
         // SAFETY: The lock is initialised.
         unsafe { shim::hmm_shim_write_lock(self.raw.get()) };
         // INVARIANT: Just taken.
-        WriteGuard { lock: self, _not_send: NotThreadSafe }
+        WriteGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
     }
 }
 

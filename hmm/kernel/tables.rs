@@ -49,11 +49,20 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
     ///
     /// `collided` says whether the fault is in vain already.
     pub fn new(mm: &'a MmWithUser, mmap_lock: &'a MmapReadGuard<'a>, collided: C) -> Self {
-        Self { mm, _mmap_lock: mmap_lock, vma: None, ptes: None, collided }
+        Self {
+            mm,
+            _mmap_lock: mmap_lock,
+            vma: None,
+            ptes: None,
+            collided,
+        }
     }
 
     fn pte(&self, page: PageIndex) -> Option<Entry> {
-        let table = self.ptes.as_ref().filter(|table| table.range.contains(page))?;
+        let table = self
+            .ptes
+            .as_ref()
+            .filter(|table| table.range.contains(page))?;
         let index = (page.get() - table.range.start().get()) as usize;
         // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
         // by the type invariant of `PteTable`.
@@ -68,9 +77,9 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         let rcu = rcu::read_lock();
         let mut shift = 0;
         // SAFETY: The mmap lock is held, `addr` lies in an area, `shift` can be written.
-        let Some(pud) = NonNull::new(unsafe {
-            shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift)
-        }) else {
+        let Some(pud) =
+            NonNull::new(unsafe { shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift) })
+        else {
             return found(Entry::Absent, page, shift - PAGE_SHIFT);
         };
         // SAFETY: `pud` points into a table that stays while the mmap lock is held.
@@ -97,7 +106,11 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
             return found(Entry::Absent, page, 0);
         };
         // INVARIANT: Reached with `rcu` held, and `first` is the PTE of `range.start()`.
-        self.ptes = Some(PteTable { range, first, _rcu: rcu });
+        self.ptes = Some(PteTable {
+            range,
+            first,
+            _rcu: rcu,
+        });
         let entry = self.pte(page).unwrap_or(Entry::Bad);
         Found { entry, pages: 1 }
     }
@@ -184,7 +197,10 @@ fn offset_in(page: PageIndex, order: u32) -> u64 {
 
 #[inline]
 fn found(entry: Entry, page: PageIndex, order: u32) -> Found {
-    Found { entry, pages: (1 << order) - offset_in(page, order) }
+    Found {
+        entry,
+        pages: (1 << order) - offset_in(page, order),
+    }
 }
 
 /// What `raw` says of the page `offset` pages into it; `None` if it points to a table.

@@ -53,7 +53,12 @@ impl Key {
             if iova != 0 {
                 return Err(BadKey::Meaningless);
             }
-            return Ok(Self { kind: KeyKind::Implicit, va, length, iova });
+            return Ok(Self {
+                kind: KeyKind::Implicit,
+                va,
+                length,
+                iova,
+            });
         }
         if length == 0 {
             return Err(BadKey::Meaningless);
@@ -65,7 +70,12 @@ impl Key {
         if pages.intersection(&user) != pages {
             return Err(BadKey::NotUser);
         }
-        Ok(Self { kind: KeyKind::Explicit, va, length, iova })
+        Ok(Self {
+            kind: KeyKind::Explicit,
+            va,
+            length,
+            iova,
+        })
     }
 
     /// What the region stands for.
@@ -102,9 +112,18 @@ mod tests {
         let key = Key::new(0x7000_0123, 0x2000, 0xffff_ffff_0000_0123, USER).unwrap();
         assert_eq!(key.kind(), KeyKind::Explicit);
         assert_eq!(key.span().len(), 3);
-        assert_eq!(key.translate(0xffff_ffff_0000_0123, 0x2000), Ok(0x7000_0123));
-        assert_eq!(key.translate(0xffff_ffff_0000_0124, 0x1fff), Ok(0x7000_0124));
-        assert_eq!(key.translate(0xffff_ffff_0000_0124, 0x2000), Err(OutOfRange));
+        assert_eq!(
+            key.translate(0xffff_ffff_0000_0123, 0x2000),
+            Ok(0x7000_0123)
+        );
+        assert_eq!(
+            key.translate(0xffff_ffff_0000_0124, 0x1fff),
+            Ok(0x7000_0124)
+        );
+        assert_eq!(
+            key.translate(0xffff_ffff_0000_0124, 0x2000),
+            Err(OutOfRange)
+        );
         assert_eq!(key.translate(0xffff_ffff_0000_0122, 1), Err(OutOfRange));
         assert_eq!(key.translate(0, 1), Err(OutOfRange));
         assert_eq!(key.translate(u64::MAX, u64::MAX), Err(OutOfRange));
@@ -117,7 +136,10 @@ mod tests {
         assert_eq!(key.translate(0x7fff_ffff_f000, 4096), Ok(0x7fff_ffff_f000));
         assert_eq!(key.translate(u64::MAX, 1), Err(OutOfRange));
         assert!(key.span().contains(PageIndex::containing(0x7fff_ffff_f000)));
-        assert_eq!(Key::new(0, IMPLICIT_LENGTH, 4096, USER), Err(BadKey::Meaningless));
+        assert_eq!(
+            Key::new(0, IMPLICIT_LENGTH, 4096, USER),
+            Err(BadKey::Meaningless)
+        );
     }
 
     #[test]
@@ -131,7 +153,11 @@ mod tests {
             ((0xffff_8000_0000_0000, 4096, 0), BadKey::NotUser),
         ];
         for ((va, length, iova), why) in cases {
-            assert_eq!(Key::new(va, length, iova, USER), Err(why), "{va:#x} {length:#x} {iova:#x}");
+            assert_eq!(
+                Key::new(va, length, iova, USER),
+                Err(why),
+                "{va:#x} {length:#x} {iova:#x}"
+            );
         }
         assert!(Key::new(user_end - 4096, 4096, 0, USER).is_ok());
         assert!(Key::new(4096, 4096, u64::MAX - 4095, USER).is_ok());

@@ -88,7 +88,13 @@ impl Region {
     ///
     /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
     /// `ENOMEM`.
-    pub fn new(mm: &Mm, va: u64, length: u64, iova: u64, writable: bool) -> Result<Pin<KBox<Self>>> {
+    pub fn new(
+        mm: &Mm,
+        va: u64,
+        length: u64,
+        iova: u64,
+        writable: bool,
+    ) -> Result<Pin<KBox<Self>>> {
         let key = Key::new(va, length, iova, user_pages(mm)).map_err(|bad| match bad {
             BadKey::Meaningless | BadKey::Wraps => EINVAL,
             BadKey::NotUser => EFAULT,
@@ -130,11 +136,18 @@ impl Region {
         use_bytes: impl FnMut(Bytes<'_>),
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len as u64)?;
-        self.mirror.access(va, len, access, use_bytes).map_err(AccessError::Fault)
+        self.mirror
+            .access(va, len, access, use_bytes)
+            .map_err(AccessError::Fault)
     }
 
     /// As [`Region::access`] for reading, of what is in the mirror already.
-    pub fn access_present(&self, iova: u64, len: u64, use_bytes: impl FnMut(Bytes<'_>)) -> Result<(), AccessError> {
+    pub fn access_present(
+        &self,
+        iova: u64,
+        len: u64,
+        use_bytes: impl FnMut(Bytes<'_>),
+    ) -> Result<(), AccessError> {
         let va = self.translate(iova, len)?;
         self.mirror.access_present(va, len, use_bytes);
         Ok(())
@@ -162,7 +175,9 @@ impl Region {
                 false => ControlFlow::Break(()),
             }
         };
-        self.mirror.prefetch(range, advice.policy(), step).map_err(AccessError::Fault)
+        self.mirror
+            .prefetch(range, advice.policy(), step)
+            .map_err(AccessError::Fault)
     }
 
     /// Checks a prefetch without doing it; returns the pages meant.
@@ -170,7 +185,12 @@ impl Region {
     /// # Errors
     ///
     /// [`AccessError::OutOfRange`]; a fault error if it is for writing and the NIC may not write.
-    pub fn may_prefetch(&self, iova: u64, len: u64, advice: Advice) -> Result<PageRange, AccessError> {
+    pub fn may_prefetch(
+        &self,
+        iova: u64,
+        len: u64,
+        advice: Advice,
+    ) -> Result<PageRange, AccessError> {
         if advice == Advice::PrefetchWrite && !self.writable {
             return Err(AccessError::Fault(FaultError::Refused(Refusal::Forbidden)));
         }
@@ -184,7 +204,8 @@ impl Region {
     }
 
     fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {
-        self.key.translate(iova, len).map_err(|_| AccessError::OutOfRange)
+        self.key
+            .translate(iova, len)
+            .map_err(|_| AccessError::OutOfRange)
     }
 }
-

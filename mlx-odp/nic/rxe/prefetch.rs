@@ -35,9 +35,7 @@ impl MrRef {
     /// `pd` is valid.
     unsafe fn find(pd: *mut rxe::rxe_pd, lkey: u32) -> Result<Self> {
         // SAFETY: `pd` is valid. Returns null or an MR with a reference for us.
-        let mr = unsafe {
-            rxe::lookup_mr(pd, 0, lkey, rxe::rxe_mr_lookup_type_RXE_LOOKUP_LOCAL)
-        };
+        let mr = unsafe { rxe::lookup_mr(pd, 0, lkey, rxe::rxe_mr_lookup_type_RXE_LOOKUP_LOCAL) };
         let mr = Self(NonNull::new(mr).ok_or(ENOENT)?);
         // SAFETY: The reference is held.
         match unsafe { region_of(mr.0.as_ptr()) } {
@@ -79,14 +77,18 @@ impl Target {
         // SAFETY: `pd` is valid.
         let mr = unsafe { MrRef::find(pd, sge.lkey)? };
         let (iova, length) = (sge.addr, u64::from(sge.length));
-        mr.region()?.may_prefetch(iova, length, advice).map_err(prefetch_error)?;
+        mr.region()?
+            .may_prefetch(iova, length, advice)
+            .map_err(prefetch_error)?;
         Ok(Self { mr, iova, length })
     }
 
     fn prefetch(&self, advice: Advice, go_on: impl Fn() -> bool) -> Result {
         self.mr
             .region()?
-            .prefetch(self.iova, self.length, advice, || self.mr.registered() && go_on())
+            .prefetch(self.iova, self.length, advice, || {
+                self.mr.registered() && go_on()
+            })
             .map_err(prefetch_error)
     }
 }
@@ -195,4 +197,3 @@ unsafe fn prefetch_later(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Adv
     queue.enqueue(work);
     Ok(())
 }
-

@@ -42,7 +42,10 @@ pub(crate) unsafe fn attach(
     length: u64,
     region: Pin<KBox<Region>>,
 ) -> Result {
-    let mut umem = rxe::ib_umem { ibdev: device, ..Default::default() };
+    let mut umem = rxe::ib_umem {
+        ibdev: device,
+        ..Default::default()
+    };
     umem.address = va as usize;
     umem.length = length as usize;
     umem.set_writable(region.writable().into());
@@ -77,7 +80,9 @@ pub(crate) unsafe fn region_of<'a>(mr: *const rxe::rxe_mr) -> Option<&'a Region>
 /// `umem` is null or the `umem` of an MR that nobody uses any more.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_umem_release(umem: *mut rxe::ib_umem) {
-    let Some(ours) = NonNull::new(umem) else { return };
+    let Some(ours) = NonNull::new(umem) else {
+        return;
+    };
     // SAFETY: Valid, by the contract.
     if unsafe { ours.as_ref() }.is_odp() != 0 {
         // SAFETY: `is_odp` says that it is an `OdpUmem`, made by `KBox::into_raw` in `attach`; the
@@ -107,4 +112,3 @@ pub(crate) fn with_current_mm<T>(with: impl FnOnce(&kernel::mm::Mm) -> Result<T>
     let mm = task.mm().ok_or(EINVAL)?;
     with(mm)
 }
-

@@ -118,9 +118,7 @@ unsafe extern "C" fn rxe_odp_atomic_op(
         Some(before)
     };
     // SAFETY: By the contract of this function.
-    unsafe {
-        on_word(mr, iova, operate, |before| *original = before)
-    }
+    unsafe { on_word(mr, iova, operate, |before| *original = before) }
 }
 
 /// ATOMIC WRITE of 8 bytes aligned to 8.
@@ -135,7 +133,11 @@ unsafe extern "C" fn rxe_odp_do_atomic_write(
     value: u64,
 ) -> rxe::resp_states {
     // Release: what was written before it is visible to whoever sees it.
-    let operate = |bytes: &Bytes<'_>| bytes.atomic_u64().map(|w| w.store(value, Ordering::Release));
+    let operate = |bytes: &Bytes<'_>| {
+        bytes
+            .atomic_u64()
+            .map(|w| w.store(value, Ordering::Release))
+    };
     // SAFETY: By the contract of this function.
     unsafe { on_word(mr, iova, operate, |()| ()) }
 }

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sequence protocol under many thread schedules.
+//!
+//! A small machine: one page whose frame the CPU replaces again and again, freeing the old frame,
+//! and a device that uses the page through a translation. Whatever the schedule, the device must
+//! never touch a frame that has been freed.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::vec::Vec;
+
+use shuttle::sync::{Arc, Mutex, MutexGuard};
+use shuttle::thread;
+
+use super::*;
+use crate::addr::PageIndex;
+use crate::pfn::{Access, Perm, Pfn};
+use crate::policy::Refusal;
+use crate::run::Run;
+use crate::table::{Slot, Table};
+
+const PAGE: PageIndex = PageIndex::new(7);
+const SWAPS: u64 = 3;
+
+/// The notifier's side, as `mm/mmu_notifier.c` keeps it: odd while an invalidation is under way.
+#[derive(Default)]
+struct Notifier {
+    seq: u64,
+}
+
+struct Machine {
+    /// What the CPU's page table says: the frame of `PAGE`.
+    pte: Mutex<u64>,
+    /// Frames that went back to the allocator.
+    freed: Mutex<Vec<u64>>,
+    notifier: Mutex<Notifier>,
+    /// The domain's lock: the translations, and the sequence that the last invalidation closed with.
+    table: Mutex<(Table<Vec<Slot>>, u64)>,
+    /// A machine that forgets to check the sequence.
+    broken: bool,
+}
+
+impl Machine {
+    fn new(broken: bool) -> Self {
+        let slots = std::iter::once(Slot::default()).collect();
+        Self {
+            pte: Mutex::new(100),
+            freed: Mutex::new(Vec::new()),
+            notifier: Mutex::new(Notifier::default()),
+            table: Mutex::new((Table::new(PAGE, slots), 0)),
+            broken,
+        }
+    }
+
+    /// The CPU replaces the page: notifier first, then the page table, then the old frame is freed.
+    fn replace_page(&self) {
+        let seq = {
+            let mut notifier = self.notifier.lock().unwrap();
+            notifier.seq += 1;
+            notifier.seq
+        };
+        {
+            let (table, closed) = &mut *self.table.lock().unwrap();
+            *closed = seq;
+            table.zap(PageRange::new(PAGE, PAGE.saturating_add(1)), |_| ());
+        }
+        let old = {
+            let mut pte = self.pte.lock().unwrap();
+            let old = *pte;
+            *pte += 1;
+            old
+        };
+        self.freed.lock().unwrap().push(old);
+        self.notifier.lock().unwrap().seq += 1;
+    }
+
+    fn touch(&self, table: &Table<Vec<Slot>>) -> bool {
+        let Some(pfn) = table.translate(PAGE, Access::Read) else {
+            return false;
+        };
+        assert!(
+            !self.freed.lock().unwrap().contains(&pfn.get()),
+            "the device used a freed frame"
+        );
+        true
+    }
+
+    /// The device uses the page: through its translation, or by a fault.
+    fn access(&self) {
+        if self.touch(&self.table.lock().unwrap().0) {
+            return;
+        }
+        let mut valid = until_valid(self, &Never, |side| self.fault(side), || ()).unwrap();
+        let (runs, guard) = valid.split();
+        for run in runs {
+            guard.0.fill(run, Perm::ReadWrite);
+        }
+        assert!(
+            self.touch(&valid.guard().0),
+            "a valid fault serves its access"
+        );
+    }
+
+    fn fault<'d>(&self, side: ReadSide<'d, Self>) -> Result<Faulted<'d, Self>, FaultError> {
+        let pfn = Pfn::new(*self.pte.lock().unwrap());
+        thread::yield_now();
+        let mut runs = Runs::new();
+        let run = Run {
+            start: PAGE,
+            pfn,
+            pages: 1,
+            perm: Perm::ReadWrite,
+        };
+        runs.push(run).map_err(|_| FaultError::NoMemory)?;
+        Ok(side.faulted(runs, run.range()))
+    }
+}
+
+impl Domain for Machine {
+    type Guard<'d> = MutexGuard<'d, (Table<Vec<Slot>>, u64)>;
+
+    fn read_begin(&self) -> u64 {
+        loop {
+            let seq = self.notifier.lock().unwrap().seq;
+            if seq % 2 == 0 {
+                return seq;
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn lock(&self) -> Self::Guard<'_> {
+        self.table.lock().unwrap()
+    }
+
+    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64) -> bool {
+        !self.broken && guard.1 > seq
+    }
+
+    fn may_have_collided(&self, _seq: u64) -> bool {
+        false
+    }
+}
+
+struct Never;
+
+impl Deadline for Never {
+    fn passed(&self) -> bool {
+        false
+    }
+}
+
+fn run_machine(broken: bool) {
+    let machine = Arc::new(Machine::new(broken));
+    let cpu = {
+        let machine = machine.clone();
+        thread::spawn(move || (0..SWAPS).for_each(|_| machine.replace_page()))
+    };
+    let devices: Vec<_> = (0..2)
+        .map(|_| {
+            let machine = machine.clone();
+            thread::spawn(move || (0..3).for_each(|_| machine.access()))
+        })
+        .collect();
+    cpu.join().unwrap();
+    devices
+        .into_iter()
+        .for_each(|device| device.join().unwrap());
+}
+
+#[test]
+fn no_schedule_lets_the_device_use_a_freed_frame() {
+    shuttle::check_random(|| run_machine(false), 3000);
+    shuttle::check_pct(|| run_machine(false), 3000, 3);
+}
+
+#[test]
+fn the_exploration_would_notice_a_missing_check() {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        shuttle::check_random(|| run_machine(true), 3000);
+    }));
+    assert!(
+        result.is_err(),
+        "a machine without the check went through every schedule"
+    );
+}
+
+/// A domain in which every fault collides.
+struct Storm;
+
+impl Domain for Storm {
+    type Guard<'d> = ();
+    fn read_begin(&self) -> u64 {
+        0
+    }
+    fn lock(&self) -> Self::Guard<'_> {}
+    fn must_retry(&self, _guard: &Self::Guard<'_>, _seq: u64) -> bool {
+        true
+    }
+    fn may_have_collided(&self, _seq: u64) -> bool {
+        true
+    }
+}
+
+/// Passes after it was asked this many times.
+struct Times(core::cell::Cell<u32>);
+
+impl Deadline for Times {
+    fn passed(&self) -> bool {
+        self.0.set(self.0.get() - 1);
+        self.0.get() == 0
+    }
+}
+
+#[test]
+fn the_deadline_counts_on_both_ways_to_collide() {
+    let nothing = PageRange::new(PAGE, PAGE);
+    for late in [false, true] {
+        let (mut faults, mut collisions) = (0, 0);
+        let deadline = Times(core::cell::Cell::new(5));
+        let result = until_valid(
+            &Storm,
+            &deadline,
+            |side| {
+                faults += 1;
+                match late {
+                    true => Ok(side.faulted(Runs::new(), nothing)),
+                    false => Err(FaultError::Collided),
+                }
+            },
+            || collisions += 1,
+        );
+        assert_eq!(result.err(), Some(FaultError::TimedOut));
+        assert_eq!((faults, collisions), (5, 5));
+    }
+}
+
+#[test]
+fn other_failures_are_not_tried_again() {
+    let refused = FaultError::Refused(Refusal::Forbidden);
+    let deadline = Times(core::cell::Cell::new(5));
+    let result = until_valid(
+        &Storm,
+        &deadline,
+        |_| Err(refused),
+        || panic!("not a collision"),
+    );
+    assert_eq!(result.err(), Some(refused));
+}
