@@ -1,7 +1,5 @@
 //! Everything that a VM needs, in the order in which it is built.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 
 use crate::cache::{self, Cache};
@@ -10,7 +8,7 @@ use crate::guest::Guest;
 use crate::host;
 use crate::kernel::Kernel;
 use crate::modules::Modules;
-use crate::programs;
+use crate::programs::Programs;
 use crate::repository::Repository;
 
 /// Free space that a build from nothing needs.
@@ -35,7 +33,7 @@ pub(crate) struct World {
     /// Our modules, if they were wanted.
     pub(crate) modules: Option<Modules>,
     /// Our programs for the guest.
-    pub(crate) programs: Vec<PathBuf>,
+    pub(crate) programs: Programs,
 }
 
 /// Builds what is missing.
@@ -56,7 +54,7 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
         .modules
         .then(|| Modules::ensure(&cache, &repository, &chroot, &kernel))
         .transpose()?;
-    let programs = programs::ensure(&cache, &repository, &chroot, wanted.programs)?;
+    let programs = Programs::ensure(&cache, &repository, &chroot, wanted.programs)?;
     Ok(World {
         cache,
         repository,

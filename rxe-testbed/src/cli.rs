@@ -15,6 +15,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run every tier of tests, or those whose names contain FILTER
+    Test(TestArguments),
     /// Run any command in a fresh VM with rxe0 up; its exit status is passed through
     ///
     /// Exit statuses of the testbed's own: 1 an error on the host, 121 the VM did not boot, hung
@@ -23,6 +25,15 @@ pub(crate) enum Command {
     Exec(ExecArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Only the tests whose names contain this
+    pub(crate) filter: Option<String>,
+    /// Only print the names
+    #[arg(long)]
+    pub(crate) list: bool,
 }
 
 #[derive(Debug, Args)]

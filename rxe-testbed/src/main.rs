@@ -22,6 +22,7 @@ mod qemu;
 mod repository;
 mod session;
 mod stream;
+mod suite;
 mod ui;
 mod vm;
 
@@ -50,6 +51,7 @@ fn dispatch(command: &Command) -> Result<u8> {
     match command {
         Command::Exec(arguments) => exec::run(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Test(arguments) => suite::run(arguments),
     }
 }
 
@@ -80,7 +82,7 @@ fn build(arguments: &BuildArguments) -> Result<u8> {
             println!("module    {}", file.display());
         }
     }
-    for program in &world.programs {
+    for program in world.programs.files()? {
         println!("program   {}", program.display());
     }
     Ok(0)

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{Cache, Key};
+use crate::cache::{files_under, Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::process;
 use crate::repository::Repository;
@@ -28,28 +28,61 @@ const MANIFESTS: &[&str] = &[
     "rxe-testbed/Cargo.toml",
 ];
 
-/// Gives the programs that exist. Unless they are `required`, a failure is only a remark: someone
-/// who tries out a module is not stopped by an unfinished benchmark.
-pub(crate) fn ensure(
-    cache: &Cache,
-    repository: &Repository,
-    chroot: &Chroot,
-    required: bool,
-) -> Result<Vec<PathBuf>> {
-    match build(cache, repository, chroot) {
-        Ok(programs) => Ok(programs),
-        Err(error) if required => Err(error),
-        Err(error) => {
-            ui::note(&format!(
-                "going on without userspace-bench: {:.300}",
-                format!("{error:#}")
-            ));
-            Ok(Vec::new())
+/// The programs of one state of the sources.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Programs {
+    dir: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Gives the programs that exist. Unless they are `required`, a failure is only a remark:
+    /// someone who tries out a module is not stopped by an unfinished benchmark.
+    pub(crate) fn ensure(
+        cache: &Cache,
+        repository: &Repository,
+        chroot: &Chroot,
+        required: bool,
+    ) -> Result<Self> {
+        match build(cache, repository, chroot) {
+            Ok(dir) => Ok(Self { dir: Some(dir) }),
+            Err(error) if required => Err(error),
+            Err(error) => {
+                let text = format!("{error:#}");
+                ui::note(&format!("going on without userspace-bench: {text:.300}"));
+                Ok(Self::default())
+            }
         }
+    }
+
+    /// The program files.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
+        match &self.dir {
+            Some(dir) => files_under(&dir.join("bin"), &[]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether there is such a program.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.dir
+            .as_ref()
+            .is_some_and(|dir| dir.join("bin").join(name).is_file())
+    }
+
+    /// The tests that odp-test offers.
+    pub(crate) fn tests(&self) -> Vec<String> {
+        let list = self.dir.as_ref().map(|dir| dir.join("tests"));
+        let text = list
+            .and_then(|path| std::fs::read_to_string(path).ok())
+            .unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect()
     }
 }
 
-fn build(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<Vec<PathBuf>> {
+fn build(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<PathBuf> {
     let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
@@ -58,26 +91,42 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<Vec<
     for manifest in MANIFESTS {
         key = key.add_tree(manifest, &repository.path(manifest), &[])?;
     }
-    let dir = cache.ensure("programs", &key.finish(), |target| {
+    cache.ensure("programs", &key.finish(), |target| {
         let step = Step::start("building the programs of userspace-bench");
         let log = cache.log("programs");
-        let home = cargo_home()?;
         process::run_logged(fetch(repository), &log, &step)
             .context("fetching userspace-bench's crates")?;
-        let objects = cache.path("target");
-        std::fs::create_dir_all(&objects).context("making cargo's target directory")?;
-        let binds = [
-            Bind::read(repository.root(), "/build/repository"),
-            Bind::write(&home, "/build/cargo"),
-            Bind::write(&objects, "/build/target"),
-            Bind::write(target, "/build/out"),
-        ];
-        let command = chroot.script(&binds, BUILD, &[DEMO, TEST]);
+        let command = cargo(cache, repository, chroot, target, &["build", DEMO, TEST])?;
         process::run_logged(command, &log, &step).context("building userspace-bench")?;
         step.done();
         Ok(())
-    })?;
-    crate::cache::files_under(&dir, &[])
+    })
+}
+
+/// The command that checks userspace-bench with the chroot's clippy.
+pub(crate) fn clippy(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<Command> {
+    cargo(cache, repository, chroot, &cache.path("tmp"), &["clippy"])
+}
+
+/// The chroot's cargo on userspace-bench. Its crates come from the host's cargo; what it builds
+/// stays in the cache between calls.
+fn cargo(
+    cache: &Cache,
+    repository: &Repository,
+    chroot: &Chroot,
+    target: &Path,
+    arguments: &[&str],
+) -> Result<Command> {
+    let home = cargo_home()?;
+    let objects = cache.path("target");
+    std::fs::create_dir_all(&objects).context("making cargo's target directory")?;
+    let binds = [
+        Bind::read(repository.root(), "/build/repository"),
+        Bind::write(&home, "/build/cargo"),
+        Bind::write(&objects, "/build/target"),
+        Bind::write(target, "/build/out"),
+    ];
+    Ok(chroot.script(&binds, BUILD, arguments))
 }
 
 fn fetch(repository: &Repository) -> Command {

@@ -8,8 +8,29 @@ use anyhow::{bail, Context, Result};
 use crate::build::World;
 use crate::vm::Config;
 
-const RUNNER: &str = include_str!("../guest/runner.sh");
-const RXE_DRIVER: &str = include_str!("../guest/rxe-driver.sh");
+/// The guest's scripts and where they go.
+const SCRIPTS: &[(&str, &str)] = &[
+    (
+        "usr/local/lib/testbed/runner",
+        include_str!("../guest/runner.sh"),
+    ),
+    (
+        "usr/local/sbin/rxe-driver",
+        include_str!("../guest/rxe-driver.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/pair",
+        include_str!("../guest/pair.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/load-unload",
+        include_str!("../guest/load-unload.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/pyverbs-tests",
+        include_str!("../guest/pyverbs-tests.py"),
+    ),
+];
 
 /// The parts of depmod's index that `modprobe` reads and that differ between the drivers.
 const INDEX: &[&str] = &[
@@ -94,8 +115,9 @@ pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Resu
     let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
     let mut archive = tar::Builder::new(file);
     archive.follow_symlinks(false);
-    add_text(&mut archive, "usr/local/lib/testbed/runner", RUNNER)?;
-    add_text(&mut archive, "usr/local/sbin/rxe-driver", RXE_DRIVER)?;
+    for (inside, text) in SCRIPTS {
+        add_text(&mut archive, inside, text)?;
+    }
     let stock = world.kernel.modules();
     for name in INDEX {
         let inside = format!("usr/local/lib/testbed/index/stock/{name}");
@@ -112,9 +134,9 @@ pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Resu
             add_file(&mut archive, &module, &format!("{updates}/{name}"))?;
         }
     }
-    for program in &world.programs {
+    for program in world.programs.files()? {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        add_file(&mut archive, program, &format!("usr/local/bin/{name}"))?;
+        add_file(&mut archive, &program, &format!("usr/local/bin/{name}"))?;
     }
     for put in &config.puts {
         let inside = put.guest.trim_start_matches('/');

@@ -1,0 +1,298 @@
+//! The tiers that need no VM: the crates' own tests and the lints of both builds.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::report::Report;
+use super::{Job, Record, Status};
+use crate::build::World;
+use crate::modules;
+use crate::process;
+use crate::programs;
+use crate::ui::Step;
+
+/// The crates whose tests run on the host.
+const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed"];
+
+/// A check that is one test: its name and its code, which gives what is wrong.
+type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
+
+const LINTS: &[Lint] = &[
+    ("lint/fmt", fmt),
+    ("lint/clippy", clippy),
+    ("lint/userspace-clippy", userspace_clippy),
+    ("lint/kernel-clippy", kernel_clippy),
+];
+
+/// What a check found.
+enum Verdict {
+    Good,
+    Bad(String),
+    Impossible(String),
+}
+
+/// Runs the tiers.
+pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
+    for name in CRATES {
+        crate_tests(job, name, report)?;
+    }
+    for (name, check) in LINTS {
+        if job.filter.takes(name) {
+            report.add(lint(job, name, *check));
+        }
+    }
+    Ok(())
+}
+
+/// The names of all tests of these tiers.
+pub(crate) fn names(world: &World) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for name in CRATES {
+        names.extend(crate_test_names(world, name)?);
+    }
+    names.extend(LINTS.iter().map(|(name, _)| (*name).to_owned()));
+    Ok(names)
+}
+
+fn cargo(world: &World, arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(world.repository.root());
+    // What this program's own cargo told it is not for the tests' cargo.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("CARGO_TERM_COLOR", "never");
+    command
+}
+
+fn crate_test_names(world: &World, name: &str) -> Result<Vec<String>> {
+    let step = Step::start(format!("building the tests of {name}"));
+    let log = world.cache.log(&format!("test-names-{name}"));
+    let command = cargo(world, &["test", "--locked", "-p", name, "--", "--list"]);
+    process::run_logged(command, &log, &step).with_context(|| format!("the tests of {name}"))?;
+    let names = listed(&process::read_lossy(&log)?);
+    Ok(names
+        .into_iter()
+        .map(|test| format!("core/{name}/{test}"))
+        .collect())
+}
+
+/// The tests that `cargo test -- --list` names.
+fn listed(output: &str) -> Vec<String> {
+    output
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Runs the tests of a crate, all of them even if only some are reported: they take no time.
+fn crate_tests(job: &Job<'_>, name: &str, report: &mut Report) -> Result<()> {
+    let whole = format!("core/{name}/build");
+    let log = job.results.join(format!("core-{name}.log"));
+    let names = match crate_test_names(job.world, name) {
+        Ok(names) => names,
+        Err(error) => {
+            report.add(failure(whole, format!("{error:#}")));
+            return Ok(());
+        }
+    };
+    if !names.iter().any(|name| job.filter.takes(name)) {
+        return Ok(());
+    }
+    let step = Step::start(format!("running the tests of {name}"));
+    let command = cargo(
+        job.world,
+        &["test", "--locked", "--no-fail-fast", "-p", name],
+    );
+    let status = process::run_to_log(command, &log, &step)?;
+    drop(step);
+    let text = process::read_lossy(&log)?;
+    let results = cargo_results(&text);
+    let all_passed = results.iter().all(|(_, status)| *status != Status::Fail);
+    for (test, status) in results {
+        let name = format!("core/{name}/{test}");
+        if job.filter.takes(&name) {
+            let detail = match status {
+                Status::Fail => panic_of(&text, &test),
+                _ => String::new(),
+            };
+            let time = None;
+            report.add(Record {
+                name,
+                status,
+                time,
+                detail,
+            });
+        }
+    }
+    if !status.success() && all_passed {
+        report.add(failure(whole, process::tail(&text, 20)));
+    }
+    Ok(())
+}
+
+fn failure(name: String, detail: String) -> Record {
+    Record {
+        name,
+        status: Status::Fail,
+        time: None,
+        detail,
+    }
+}
+
+/// The results in the output of `cargo test`: `test NAME ... ok`.
+fn cargo_results(output: &str) -> Vec<(String, Status)> {
+    output
+        .lines()
+        .filter_map(|line| line.strip_prefix("test ")?.rsplit_once(" ... "))
+        .filter_map(|(name, word)| {
+            let status = match word.split([',', ' ']).next()? {
+                "ok" => Status::Pass,
+                "FAILED" => Status::Fail,
+                "ignored" => Status::Skip,
+                _ => return None,
+            };
+            Some((name.trim_end_matches(" - should panic").to_owned(), status))
+        })
+        .collect()
+}
+
+/// What a failed test printed: the block that `cargo test` titles with its name.
+fn panic_of(output: &str, test: &str) -> String {
+    let title = format!("---- {test} stdout ----");
+    let block = output.lines().skip_while(|line| *line != title).skip(1);
+    let lines: Vec<&str> = block
+        .take_while(|line| !line.starts_with("---- "))
+        .take(20)
+        .collect();
+    lines.join("\n")
+}
+
+fn lint(job: &Job<'_>, name: &str, check: fn(&Job<'_>) -> Result<Verdict>) -> Record {
+    let started = Instant::now();
+    let (status, detail) = match check(job) {
+        Ok(Verdict::Good) => (Status::Pass, String::new()),
+        Ok(Verdict::Bad(detail)) => (Status::Fail, detail),
+        Ok(Verdict::Impossible(reason)) => (Status::Skip, reason),
+        Err(error) => (Status::Fail, format!("{error:#}")),
+    };
+    Record {
+        name: name.into(),
+        status,
+        time: Some(started.elapsed()),
+        detail,
+    }
+}
+
+fn fmt(job: &Job<'_>) -> Result<Verdict> {
+    if !has_component(job.world, "fmt") {
+        return Ok(Verdict::Impossible("the host has no rustfmt".into()));
+    }
+    let command = cargo(job.world, &["fmt", "--all", "--check"]);
+    judge(command, &job.results.join("fmt.log"))
+}
+
+fn clippy(job: &Job<'_>) -> Result<Verdict> {
+    if !has_component(job.world, "clippy") {
+        return Ok(Verdict::Impossible("the host has no clippy".into()));
+    }
+    let mut arguments = vec!["clippy", "--locked", "--all-targets"];
+    for name in CRATES {
+        arguments.extend(["-p", name]);
+    }
+    arguments.extend(["--", "-D", "warnings"]);
+    judge(
+        cargo(job.world, &arguments),
+        &job.results.join("clippy.log"),
+    )
+}
+
+fn userspace_clippy(job: &Job<'_>) -> Result<Verdict> {
+    let world = job.world;
+    let command = programs::clippy(&world.cache, &world.repository, &world.chroot)?;
+    judge(command, &job.results.join("userspace-clippy.log"))
+}
+
+fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
+    let world = job.world;
+    let warnings = modules::clippy(
+        &world.cache,
+        &world.repository,
+        &world.chroot,
+        &world.kernel,
+    )?;
+    Ok(if warnings.is_empty() {
+        Verdict::Good
+    } else {
+        Verdict::Bad(warnings.join("\n"))
+    })
+}
+
+fn has_component(world: &World, name: &str) -> bool {
+    cargo(world, &[name, "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn judge(command: Command, log: &Path) -> Result<Verdict> {
+    let step = Step::start("checking the sources");
+    let status = process::run_to_log(command, log, &step)?;
+    let text = process::read_lossy(log)?;
+    Ok(if status.success() {
+        Verdict::Good
+    } else {
+        let from_errors: Vec<&str> = text
+            .lines()
+            .skip_while(|line| !line.starts_with("error") && !line.starts_with("Diff in"))
+            .take(40)
+            .collect();
+        Verdict::Bad(from_errors.join("\n"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 3 tests
+test addr::tests::adds ... ok
+test addr::tests::panics - should panic ... ok
+test walk::tests::slow ... ignored, takes a day
+test walk::tests::holes ... FAILED
+
+failures:
+
+---- walk::tests::holes stdout ----
+assertion failed
+  left: 1
+";
+
+    #[test]
+    fn results_are_read() {
+        let results = cargo_results(OUTPUT);
+        assert_eq!(results.len(), 4);
+        assert_eq!(results[1], ("addr::tests::panics".into(), Status::Pass));
+        assert_eq!(results[2].1, Status::Skip);
+        assert_eq!(results[3].1, Status::Fail);
+        assert_eq!(
+            panic_of(OUTPUT, "walk::tests::holes"),
+            "assertion failed\n  left: 1"
+        );
+    }
+
+    #[test]
+    fn names_are_read() {
+        assert_eq!(
+            listed("addr::adds: test\n\n1 test, 0 benchmarks\n"),
+            ["addr::adds"]
+        );
+    }
+}

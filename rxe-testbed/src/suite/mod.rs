@@ -1,0 +1,134 @@
+//! `test`: every tier of tests, one line per test.
+//!
+//! `host` runs what needs no VM, `guest` the tests that `table` declares, `report` writes what
+//! remains: the lines, the summary, JUnit and KTAP.
+
+mod guest;
+mod host;
+mod report;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+use crate::build::{self, Wanted, World};
+use crate::cli::TestArguments;
+use crate::ui;
+use report::Report;
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Pass,
+    Fail,
+    Skip,
+}
+
+/// One test that was run.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) name: String,
+    pub(crate) status: Status,
+    /// Not known for tests that cargo runs many of at once.
+    pub(crate) time: Option<Duration>,
+    /// Why it failed or was skipped.
+    pub(crate) detail: String,
+}
+
+/// Which tests are wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(Option<String>);
+
+impl Filter {
+    /// Whether a test is wanted: its name contains the filter's text.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        self.0.as_ref().is_none_or(|text| name.contains(text))
+    }
+}
+
+/// What every tier needs.
+pub(crate) struct Job<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) filter: &'a Filter,
+    /// Where logs go.
+    pub(crate) results: &'a Path,
+}
+
+/// Runs the tests; gives the program's exit status.
+pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
+    let filter = Filter(arguments.filter.clone());
+    let world = build::ensure(Wanted {
+        modules: true,
+        programs: true,
+    })?;
+    if arguments.list {
+        return list(&world, &filter);
+    }
+    let results = results_folder(&world)?;
+    let job = Job {
+        world: &world,
+        filter: &filter,
+        results: &results,
+    };
+    let started = Instant::now();
+    let mut report = Report::default();
+    host::run(&job, &mut report)?;
+    guest::run(&job, &mut report)?;
+    if report.is_empty() {
+        bail!("{}", nothing_matches(&filter));
+    }
+    report.write(&results)?;
+    println!();
+    println!(
+        "results in {} ({:.0} s)",
+        results.display(),
+        started.elapsed().as_secs_f64()
+    );
+    println!("{}", report.closing_line());
+    Ok(u8::from(report.failed()))
+}
+
+fn list(world: &World, filter: &Filter) -> Result<u8> {
+    let mut names = host::names(world)?;
+    names.extend(guest::names(world)?);
+    names.retain(|name| filter.takes(name));
+    if names.is_empty() {
+        bail!("{}", nothing_matches(filter));
+    }
+    for name in names {
+        println!("{name}");
+    }
+    Ok(0)
+}
+
+fn nothing_matches(filter: &Filter) -> String {
+    let text = filter.0.as_deref().unwrap_or_default();
+    format!("no test's name contains `{text}`: `cargo testbed test --list` shows them all")
+}
+
+/// A folder for this run, and `latest` leading to it. Only the last few are kept.
+fn results_folder(world: &World) -> Result<PathBuf> {
+    const KEPT: usize = 10;
+    let parent = world.cache.path("results");
+    let mut old: Vec<PathBuf> = std::fs::read_dir(&parent)
+        .with_context(|| format!("reading {}", parent.display()))?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
+    old.sort();
+    for path in old.iter().take(old.len().saturating_sub(KEPT - 1)) {
+        if let Err(error) = std::fs::remove_dir_all(path) {
+            ui::note(&format!("cannot remove {}: {error}", path.display()));
+        }
+    }
+    let name = report::timestamp()?;
+    let folder = parent.join(&name);
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let latest = parent.join("latest");
+    let _ = std::fs::remove_file(&latest);
+    std::os::unix::fs::symlink(&name, &latest).context("making the link `latest`")?;
+    Ok(folder)
+}

@@ -1,0 +1,123 @@
+//! The tests that run in the VM, as data.
+//!
+//! A script is run by bash in the guest with `rxe0` up on the given driver. Exit status 0 is a
+//! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
+
+use crate::vm::Driver;
+
+/// A test in the VM.
+#[derive(Clone, Debug)]
+pub(crate) struct VmTest {
+    pub(crate) name: String,
+    pub(crate) driver: Driver,
+    pub(crate) script: String,
+    /// It is killed, and has failed, after so many seconds.
+    pub(crate) seconds: u64,
+}
+
+/// One fixed test: its name, its script and its time limit.
+type Row = (&'static str, &'static str, u64);
+
+/// Tests of unmodified programs on our driver.
+const ROWS: &[Row] = &[
+    ("vm/modules/load-unload", "load-unload", 60),
+    (
+        "vm/rdma/rc-pinned",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c",
+        60,
+    ),
+    (
+        "vm/rdma/rc-explicit",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o",
+        60,
+    ),
+    (
+        "vm/rdma/rc-explicit-prefetch",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o -P",
+        60,
+    ),
+    (
+        "vm/rdma/rc-implicit",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O",
+        60,
+    ),
+    (
+        "vm/rdma/rc-implicit-prefetch",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -P",
+        60,
+    ),
+    (
+        "vm/rdma/rc-implicit-1MiB",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -s 1048576 -n 20 -r 20",
+        120,
+    ),
+    (
+        "vm/rdma/rc-implicit-odd-size",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -s 12345 -n 100 -m 4096",
+        60,
+    ),
+    (
+        "vm/rdma/srq-explicit",
+        "pair ibv_srq_pingpong -d rxe0 -g 1 -c -o -n 100",
+        120,
+    ),
+    (
+        "vm/rdma/uc-pinned",
+        "pair ibv_uc_pingpong -d rxe0 -g 1 -c",
+        60,
+    ),
+    (
+        "vm/rdma/ud-pinned",
+        "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024",
+        60,
+    ),
+    (
+        "vm/rdma/write-bw-odp",
+        "pair ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        120,
+    ),
+    (
+        "vm/rdma/read-bw-odp",
+        "pair ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        120,
+    ),
+    (
+        "vm/rdma/send-bw-odp",
+        "pair ib_send_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        120,
+    ),
+];
+
+/// The modules of rdma-core's own tests that are run.
+pub(crate) const PYVERBS: &[&str] = &["test_odp"];
+
+/// All tests whose names are known beforehand; `verbs` are the names that odp-test lists.
+pub(crate) fn all(verbs: &[String]) -> Vec<VmTest> {
+    let fixed = ROWS.iter().map(|(name, script, seconds)| VmTest {
+        name: (*name).into(),
+        driver: Driver::Ours,
+        script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
+        seconds: *seconds,
+    });
+    let verbs = verbs.iter().map(|name| VmTest {
+        name: format!("verbs/{name}"),
+        driver: Driver::Ours,
+        script: format!("odp-test {}", crate::exec::quote(name)),
+        seconds: 180,
+    });
+    fixed.chain(verbs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let tests = all(&["a".into(), "b".into()]);
+        let names: BTreeSet<_> = tests.iter().map(|test| &test.name).collect();
+        assert_eq!(names.len(), tests.len());
+        assert!(tests.iter().any(|test| test.name == "verbs/a"));
+    }
+}
