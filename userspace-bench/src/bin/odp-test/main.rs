@@ -1,1 +1,119 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0
+//! `odp-test` tests on-demand paging on a verbs device, through libibverbs, with data whose every
+//! byte depends on its position.
+//!
+//! Each test runs in a process of its own, so that one that crashes or hangs fails alone. Exit
+//! status 0 is a pass, 77 a test that does not apply here, anything else a failure with one line
+//! on standard error that says why.
+
+mod addresses;
+mod fork;
+mod geometry;
+mod harness;
+mod large;
+mod mappings;
+mod operations;
+mod prefetch;
+mod processes;
+mod refusals;
+mod scatter;
+mod stress;
+mod taken_away;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use harness::{Case, Test};
+
+/// Tests on-demand paging on an RDMA device.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The tests to run: whole names, or what names start with. All if none is given.
+    names: Vec<String>,
+    /// Print the names of the tests and do nothing else.
+    #[arg(long)]
+    list: bool,
+    /// The RDMA device; the first there is if not given.
+    #[arg(long)]
+    device: Option<String>,
+    /// The index of the address to speak from; the first that suits if not given.
+    #[arg(long)]
+    gid: Option<u8>,
+    /// Use pinned memory where a test asks for an on-demand region: finds errors of the tests.
+    #[arg(long, hide = true)]
+    pinned: bool,
+    /// Run the one named test in this process.
+    #[arg(long, hide = true)]
+    inner: bool,
+    /// Play a part in a test that another process runs.
+    #[arg(long, hide = true)]
+    role: Option<String>,
+}
+
+/// Every test there is, in the order in which they run.
+fn tests() -> impl Iterator<Item = &'static Test> {
+    [
+        operations::TESTS,
+        geometry::TESTS,
+        addresses::TESTS,
+        large::TESTS,
+        scatter::TESTS,
+        taken_away::TESTS,
+        fork::TESTS,
+        mappings::TESTS,
+        refusals::TESTS,
+        prefetch::TESTS,
+        processes::TESTS,
+        stress::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cases: Vec<Case> = tests().flat_map(Test::cases).collect();
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{}", case.name));
+        return ExitCode::SUCCESS;
+    }
+    let options = harness::Options {
+        device: arguments.device,
+        gid: arguments.gid,
+        pinned: arguments.pinned,
+    };
+    if let Some(role) = &arguments.role {
+        return harness::exit(processes::play(&options, role));
+    }
+    let named = |case: &&Case| {
+        let name = &case.name;
+        arguments.names.iter().any(|n| {
+            n == name
+                || name
+                    .strip_prefix(n)
+                    .is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    let exact = arguments
+        .names
+        .iter()
+        .all(|n| cases.iter().any(|c| c.name == *n));
+    let chosen: Vec<&Case> = match arguments.names.is_empty() {
+        true => cases.iter().collect(),
+        false => cases.iter().filter(named).collect(),
+    };
+    match (chosen.as_slice(), exact) {
+        ([], _) => {
+            eprintln!(
+                "odp-test: no test is called {}; see --list",
+                arguments.names.join(" or ")
+            );
+            ExitCode::from(2)
+        }
+        ([case], true) if arguments.inner => harness::run_here(case, &options),
+        ([case], true) if !arguments.names.is_empty() => harness::run_one(case, &options),
+        (cases, _) => harness::run_all(cases, &options),
+    }
+}

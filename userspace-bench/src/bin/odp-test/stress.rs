@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Traffic on some pages while their neighbours come and go, and on many queue pairs at once.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{anyhow, ensure, Context as _, Result};
+use odp_verbs::{
+    env::{anonymous, Buffer, Env, Mode},
+    memory::{Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
+    pattern::Pattern,
+    verbs::Access,
+};
+
+use crate::harness::{Run, Test};
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "churn-beside",
+        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Beside)),
+    },
+    Test {
+        name: "churn-same",
+        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Same)),
+    },
+    Test {
+        name: "churn-huge",
+        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Huge)),
+    },
+    Test {
+        name: "parallel",
+        run: Run::Data(parallel),
+    },
+];
+
+const TIME: Duration = Duration::from_secs(4);
+const SIZE: usize = 2 * HUGE_PAGE;
+/// What is in memory that is only read.
+const UNCHANGED: Pattern = Pattern::new(1);
+
+/// What happens to the memory while there is traffic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Churn {
+    /// Other pages of the same huge page are unmapped, mapped, thrown away, protected.
+    Beside,
+    /// The very pages of the traffic change their protection to read-only and back, which leaves
+    /// their content alone; reads must not notice.
+    Same,
+    /// As the first, in memory of huge pages, which are put together again at the end of a round.
+    Huge,
+}
+
+/// Traffic goes to four pages out of each eight, what comes and goes is in the other four.
+fn quiet(n: usize) -> usize {
+    n / 4 * 8 + n % 4
+}
+
+fn churn(env: &Env, mode: Mode, what: Churn) -> Result<()> {
+    let memory = anonymous(SIZE)?;
+    let advice = if what == Churn::Huge {
+        Advice::HugePage
+    } else {
+        Advice::NoHugePage
+    };
+    memory.advise(0..SIZE, advice)?;
+    let pool = env.cover(mode, memory, Access::ALL)?;
+    if what == Churn::Same {
+        pool.fill(UNCHANGED, 0, SIZE);
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|threads| {
+        let other = threads.spawn(|| take(&pool.memory, what, &done));
+        let result = match what {
+            Churn::Same => reads(env, mode, &pool),
+            _ => round_trips(env, mode, &pool),
+        };
+        done.store(true, Ordering::Relaxed);
+        let taken = other
+            .join()
+            .map_err(|_| anyhow!("the other thread panicked"))?;
+        let rounds = result?;
+        let taken = taken.context("the other thread")?;
+        ensure!(
+            rounds > 20 && taken > 20,
+            "{rounds} rounds, {taken} changes"
+        );
+        Ok(())
+    })
+}
+
+/// Writes and reads quiet pages, in runs of up to four, until the time is over.
+fn round_trips(env: &Env, mode: Mode, pool: &Buffer) -> Result<u64> {
+    let (near, link, start) = (env.buffer(mode, 8 * PAGE)?, env.rc()?, Instant::now());
+    let pages = SIZE / PAGE / 2;
+    let mut round = 0;
+    while start.elapsed() < TIME {
+        let n = round as usize * 13 % pages / 4 * 4;
+        let (at, len) = (
+            quiet(n) * PAGE + round as usize % 97,
+            3 * PAGE + round as usize % 89,
+        );
+        let (pattern, context) = (Pattern::new(round), || format!("round {round}, at {at:#x}"));
+        near.fill(pattern, 0, len);
+        link.write(near.sge(0, len), pool.remote(at))
+            .with_context(context)?;
+        pool.check_from(pattern, 0, at, len)
+            .with_context(context)
+            .context("WRITE")?;
+        near.memory.write(0, &vec![0; len]);
+        link.read(pool.remote(at), near.sge(0, len))
+            .with_context(context)?;
+        near.check(pattern, 0, len)
+            .with_context(context)
+            .context("READ")?;
+        round += 1;
+    }
+    Ok(round)
+}
+
+/// Reads pages whose content never changes, until the time is over.
+fn reads(env: &Env, mode: Mode, pool: &Buffer) -> Result<u64> {
+    let (near, link, start) = (env.buffer(mode, 8 * PAGE)?, env.rc()?, Instant::now());
+    let mut round = 0;
+    while start.elapsed() < TIME {
+        let n = round as usize * 13 % (SIZE / PAGE / 2) / 4 * 4;
+        let (at, len) = (run(n).start + round as usize % 97, 3 * PAGE);
+        link.read(pool.remote(at), near.sge(0, len))?;
+        near.check_from(UNCHANGED, at, 0, len)
+            .with_context(|| format!("round {round} at {at:#x}"))?;
+        round += 1;
+    }
+    Ok(round)
+}
+
+/// The run of four quiet pages that `n` is in.
+fn run(n: usize) -> Range<usize> {
+    let first = quiet(n / 4 * 4);
+    first * PAGE..(first + 4) * PAGE
+}
+
+/// Does things to pages until `done`; how often.
+fn take(memory: &Mapping, what: Churn, done: &AtomicBool) -> Result<u64> {
+    let mut changes = 0;
+    while !done.load(Ordering::Relaxed) {
+        let n = changes as usize * 5 % (SIZE / PAGE / 2);
+        let page = (quiet(n) + 4) * PAGE;
+        let page = page..page + PAGE;
+        match (what, changes % 4) {
+            (Churn::Same, _) => {
+                memory.protect(run(n), Protection::Read)?;
+                memory.protect(run(n), Protection::ReadWrite)?;
+            }
+            (_, 0) => {
+                memory.unmap(page.clone())?;
+                memory.map(page, Backing::Anonymous, Protection::ReadWrite)?;
+            }
+            (_, 1) => {
+                memory.write(page.start, &[1]);
+                memory.advise(page, Advice::DontNeed)?;
+            }
+            (_, 2) => {
+                memory.protect(page.clone(), Protection::None)?;
+                memory.protect(page, Protection::ReadWrite)?;
+            }
+            _ => memory.write(page.start, &[2; PAGE]),
+        }
+        if what == Churn::Huge && changes % 64 == 63 {
+            let range = changes as usize % 128 / 64 * HUGE_PAGE;
+            // Refused or not: whether huge pages come together is the kernel's affair.
+            let _ = memory.advise(range..range + HUGE_PAGE, Advice::HugePage);
+        }
+        changes += 1;
+    }
+    Ok(changes)
+}
+
+/// Eight queue pairs of eight threads on one region, each with its own pieces of every page.
+fn parallel(env: &Env, mode: Mode) -> Result<()> {
+    const THREADS: usize = 8;
+    const PIECE: usize = PAGE / THREADS;
+    let pool = env.buffer(mode, 64 * PAGE)?;
+    let lane = &|index: usize| -> Result<()> {
+        let (near, link) = (env.buffer(mode, PAGE)?, env.rc()?);
+        for page in 0..64 {
+            let at = page * PAGE + index * PIECE;
+            let pattern = Pattern::new((index * 1000 + page) as u64);
+            near.fill(pattern, 0, PIECE - 3);
+            link.write(near.sge(0, PIECE - 3), pool.remote(at + 1))?;
+            near.memory.write(0, &[0; PIECE]);
+            link.read(pool.remote(at + 1), near.sge(0, PIECE - 3))?;
+            near.check(pattern, 0, PIECE - 3)
+                .with_context(|| format!("READ of page {page}"))?;
+            pool.check_from(pattern, 0, at + 1, PIECE - 3)
+                .with_context(|| format!("page {page}"))?;
+        }
+        Ok(())
+    };
+    thread::scope(|threads| {
+        let started: Vec<_> = (0..THREADS)
+            .map(|i| threads.spawn(move || lane(i)))
+            .collect();
+        for (index, thread) in started.into_iter().enumerate() {
+            let result = thread
+                .join()
+                .map_err(|_| anyhow!("thread {index} panicked"))?;
+            result.with_context(|| format!("thread {index}"))?;
+        }
+        Ok(())
+    })
+}
