@@ -20,6 +20,8 @@
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 2.
 
+#![deny(clippy::undocumented_unsafe_blocks)]
+
 #[path = "../core/addr.rs"]
 pub mod addr;
 #[path = "../core/event.rs"]

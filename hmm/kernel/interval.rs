@@ -12,7 +12,7 @@ use core::ops::Deref;
 
 use kernel::bindings;
 use kernel::error::to_result;
-use kernel::mm::Mm;
+use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
@@ -28,6 +28,10 @@ pub trait Invalidate: Send + Sync + Sized {
     /// closes the sequence with it, and then removes the translations. Must not sleep: the
     /// out-of-memory killer calls it where it cannot wait.
     fn invalidate(&self, range: PageRange, event: Event, seq: OpenSeq<'_>) -> Closed;
+
+    /// The device gives up its translations: called once, before the notifier is unregistered.
+    /// Nobody faults in the range any more, but invalidations may still come.
+    fn retire(&self);
 }
 
 /// A sequence that an invalidation has yet to close.
@@ -75,20 +79,22 @@ unsafe impl<T: Invalidate> Send for IntervalNotifier<T> {}
 unsafe impl<T: Invalidate> Sync for IntervalNotifier<T> {}
 
 impl<T: Invalidate> IntervalNotifier<T> {
-    const OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
-        invalidate: Some(Self::invalidate_callback),
-        invalidate_start: None,
-        invalidate_finish: None,
-    };
+    const OPS: &'static bindings::mmu_interval_notifier_ops =
+        &bindings::mmu_interval_notifier_ops {
+            invalidate: Some(Self::invalidate_callback),
+            invalidate_start: None,
+            invalidate_finish: None,
+        };
 
-    /// Registers for the non-empty `range` of `mm`. Takes the mmap lock if `mm` has no notifiers yet.
+    /// Registers for the non-empty `range` of `mm`. Takes the mmap lock for writing if `mm` has no
+    /// notifiers yet.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the range is empty, `EOVERFLOW` if it passes the end of the address space,
     /// `ENOMEM`, or the error of `data`.
     pub fn new<'a>(
-        mm: &'a Mm,
+        mm: &'a MmWithUser,
         range: PageRange,
         data: impl PinInit<T, Error> + 'a,
     ) -> impl PinInit<Self, Error> + 'a
@@ -103,11 +109,15 @@ impl<T: Invalidate> IntervalNotifier<T> {
         })
     }
 
-    fn register(raw: *mut bindings::mmu_interval_notifier, mm: &Mm, range: PageRange) -> Result {
+    fn register(
+        raw: *mut bindings::mmu_interval_notifier,
+        mm: &MmWithUser,
+        range: PageRange,
+    ) -> Result {
         if range.is_empty() {
             return Err(EINVAL);
         }
-        // SAFETY: `raw` is pinned memory for a notifier, `mm` is alive, `OPS` is a constant that
+        // SAFETY: `raw` is pinned memory for a notifier, `mm` has users, `OPS` is a constant that
         // lives forever. `data` is initialised already and is only used through `&T`.
         to_result(unsafe {
             bindings::mmu_interval_notifier_insert(
@@ -115,7 +125,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
                 mm.as_raw(),
                 range.start().addr() as usize,
                 (range.len() << crate::addr::PAGE_SHIFT) as usize,
-                &Self::OPS,
+                Self::OPS,
             )
         })
     }
@@ -187,6 +197,7 @@ impl<T: Invalidate> Deref for IntervalNotifier<T> {
 #[pinned_drop]
 impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
     fn drop(self: Pin<&mut Self>) {
+        self.data.retire();
         // SAFETY: Registered, by the type invariant; after this no callback runs, so `data` may go.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }

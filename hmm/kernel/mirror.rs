@@ -32,11 +32,13 @@ use crate::page::{mark_dirty, Bytes, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
 use crate::policy::{Policy, Refusal};
 use crate::range::range_fault;
+use crate::run::Runs;
 use crate::rwlock::{RwLock, WriteGuard};
 use crate::seq::{until_valid, Deadline, Domain, ValidRange};
 use crate::shim;
 use crate::table::{Slot, Table};
-use crate::walk::FaultError;
+use crate::tables::LockedMm;
+use crate::walk::{walk, FaultError};
 
 /// log2 of [`CHUNK_PAGES`]: a chunk is what one PMD entry maps, 2 MiB.
 const CHUNK_ORDER: u32 = 9;
@@ -69,7 +71,7 @@ pub struct Mirror<O: Observer> {
     limit: Perm,
     observer: Arc<O>,
     #[pin]
-    chunks: ChunkMap<IntervalNotifier<Chunk<O>>>,
+    chunks: ChunkMap<Watched<O>>,
 }
 
 /// The translations of one chunk.
@@ -103,17 +105,29 @@ impl<O: Observer> Invalidate for Chunk<O> {
         // Waits for accesses under way; later ones find nothing and fault.
         let mut table = self.table.write();
         let closed = seq.close(&mut table);
-        let pages = table.zap(range, |pfn| {
-            // SAFETY: The frame was found in the process's page table, and the CPU's side of the
-            // invalidation, which would let go of it, waits for this callback.
-            unsafe { mark_dirty(pfn) }
-        });
+        let pages = zap(&mut table, range);
         self.observer.invalidated(event, pages);
         closed
     }
+
+    fn retire(&self) {
+        let mut table = self.table.write();
+        let range = table.range();
+        zap(&mut table, range);
+    }
 }
 
-impl<O: Observer> Domain for IntervalNotifier<Chunk<O>> {
+/// Removes the translations of `range` and marks what the device wrote as dirty; returns how many
+/// there were.
+fn zap(table: &mut WriteGuard<'_, Table<KVec<Slot>>>, range: PageRange) -> u64 {
+    table.zap(range, |pfn| {
+        // SAFETY: The frame was found in the process's page table; an invalidation that lets go of
+        // it has to come through the chunk's lock first, which is held.
+        unsafe { mark_dirty(pfn) }
+    })
+}
+
+impl<O: Observer> Domain for Watched<O> {
     type Guard<'d> = WriteGuard<'d, Table<KVec<Slot>>>;
 
     fn read_begin(&self) -> u64 {
@@ -132,6 +146,9 @@ impl<O: Observer> Domain for IntervalNotifier<Chunk<O>> {
         IntervalNotifier::may_have_collided(self, seq)
     }
 }
+
+/// A chunk, registered for its range: what the mirror is made of, and a domain.
+type Watched<O> = IntervalNotifier<Chunk<O>>;
 
 struct After(Instant<Monotonic>);
 
@@ -247,14 +264,11 @@ impl<O: Observer> Mirror<O> {
         let mut page = range.start();
         while page < range.end() {
             let wanted = PageRange::new(page, range.end()).intersection(&chunk_around(page));
-            let (end, added) = match self.chunk(page) {
-                Ok(chunk) => {
-                    let (valid, added) = self.fault(chunk, wanted, policy)?;
-                    (valid.done().end(), added)
-                }
-                // Where there is nothing, nothing is resident.
-                Err(FaultError::Refused(_)) if policy == Policy::Snapshot => (wanted.end(), 0),
-                Err(error) => return Err(error),
+            let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
+                (wanted.end(), 0)
+            } else {
+                let (valid, added) = self.fault(self.chunk(page)?, wanted, policy)?;
+                (valid.done().end(), added)
             };
             page = end;
             if step(added).is_break() {
@@ -290,10 +304,10 @@ impl<O: Observer> Mirror<O> {
     /// The result holds the chunk's lock. Also returned: how many pages were added.
     fn fault<'d>(
         &self,
-        chunk: &'d IntervalNotifier<Chunk<O>>,
+        chunk: &'d Watched<O>,
         wanted: PageRange,
         policy: Policy,
-    ) -> Result<(ValidRange<'d, IntervalNotifier<Chunk<O>>>, u64), FaultError> {
+    ) -> Result<(ValidRange<'d, Watched<O>>, u64), FaultError> {
         let mm = self.mm_user()?;
         let deadline = After(Instant::now());
         let result = until_valid(
@@ -309,7 +323,7 @@ impl<O: Observer> Mirror<O> {
     }
 
     /// The chunk that holds `page`, made if there is none.
-    fn chunk(&self, page: PageIndex) -> Result<&IntervalNotifier<Chunk<O>>, FaultError> {
+    fn chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
         match self.chunks.get(chunk_number(page)) {
             Some(chunk) => Ok(chunk),
             None => self.add_chunk(page),
@@ -317,15 +331,16 @@ impl<O: Observer> Mirror<O> {
     }
 
     #[cold]
-    fn add_chunk(&self, page: PageIndex) -> Result<&IntervalNotifier<Chunk<O>>, FaultError> {
+    fn add_chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
+        let mm = self.mm_user()?;
         // A peer must not make us spend memory on addresses where there is nothing.
-        if !self.span.contains(page) || !self.has_vma(page)? {
+        if !self.span.contains(page) || !has_vma(&mm, page) {
             self.observer.failed();
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = chunk_around(page).intersection(&self.span);
         let chunk = Chunk::new(range, self.observer.clone());
-        let chunk = KBox::pin_init(IntervalNotifier::new(&self.mm, range, chunk), GFP_KERNEL)
+        let chunk = KBox::pin_init(IntervalNotifier::new(&mm, range, chunk), GFP_KERNEL)
             .map_err(|_| FaultError::NoMemory)?;
         let chunk = self
             .chunks
@@ -335,10 +350,19 @@ impl<O: Observer> Mirror<O> {
         Ok(chunk)
     }
 
-    fn has_vma(&self, page: PageIndex) -> Result<bool, FaultError> {
+    /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
+    fn any_resident(&self, range: PageRange) -> Result<bool, FaultError> {
         let mm = self.mm_user()?;
         let mmap_lock = mm.mmap_read_lock();
-        Ok(mmap_lock.vma_lookup(page.addr() as usize).is_some())
+        let mut runs = Runs::new();
+        let mut space = LockedMm::new(&mm, &mmap_lock, || false);
+        walk(
+            &mut space,
+            range.intersection(&self.span),
+            Policy::Snapshot,
+            &mut runs,
+        )?;
+        Ok(!runs.as_slice().is_empty())
     }
 
     /// Keeps the address space from being torn down. The last user may be this one, and a teardown
@@ -352,6 +376,12 @@ impl<O: Observer> Mirror<O> {
     pub fn span(&self) -> PageRange {
         self.span
     }
+}
+
+fn has_vma(mm: &MmWithUser, page: PageIndex) -> bool {
+    mm.mmap_read_lock()
+        .vma_lookup(page.addr() as usize)
+        .is_some()
 }
 
 fn chunk_number(page: PageIndex) -> usize {

@@ -34,9 +34,10 @@ impl MappedPage<'_> {
         // SAFETY: By the contract there is a `struct page`, and it stays.
         let base = unsafe { bindings::kmap_local_page(page(pfn)) };
         // SAFETY: A page of memory is never mapped at address 0.
+        let base = unsafe { NonNull::new_unchecked(base.cast()) };
         // INVARIANT: `base` was just mapped; the rest is the caller's promise.
         Self {
-            base: unsafe { NonNull::new_unchecked(base.cast()) },
+            base,
             _life: PhantomData,
         }
     }

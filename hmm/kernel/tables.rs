@@ -77,9 +77,8 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         let rcu = rcu::read_lock();
         let mut shift = 0;
         // SAFETY: The mmap lock is held, `addr` lies in an area, `shift` can be written.
-        let Some(pud) =
-            NonNull::new(unsafe { shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift) })
-        else {
+        let pud = unsafe { shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift) };
+        let Some(pud) = NonNull::new(pud) else {
             return found(Entry::Absent, page, shift - PAGE_SHIFT);
         };
         // SAFETY: `pud` points into a table that stays while the mmap lock is held.
@@ -96,12 +95,10 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         if let Some(entry) = entry_of(entry, offset_in(page, PMD_ORDER)) {
             return found(entry, page, PMD_ORDER);
         }
-        let range = PageRange::new(
-            PageIndex::new(page.get() - offset_in(page, PMD_ORDER)),
-            PageIndex::new(page.get() - offset_in(page, PMD_ORDER)).saturating_add(1 << PMD_ORDER),
-        );
+        let start = PageIndex::new(page.get() - offset_in(page, PMD_ORDER));
+        let range = PageRange::new(start, start.saturating_add(1 << PMD_ORDER));
         // SAFETY: As above; a table that is withdrawn now is freed after a grace period.
-        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), range.start().addr() as usize) };
+        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), start.addr() as usize) };
         let Some(first) = NonNull::new(first) else {
             return found(Entry::Absent, page, 0);
         };

@@ -11,6 +11,8 @@
 //!
 //! The only locks are hmm's; see the lock order in its `hmm.rs`.
 
+#![deny(clippy::undocumented_unsafe_blocks)]
+
 #[path = "../core/advice.rs"]
 pub mod advice;
 #[path = "../core/key.rs"]
