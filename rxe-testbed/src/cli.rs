@@ -15,6 +15,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show what on-demand paging does, on our driver and on the stock one, side by side
+    Demo,
     /// Run every tier of tests, or those whose names contain FILTER
     Test(TestArguments),
     /// Run any command in a fresh VM with rxe0 up; its exit status is passed through
@@ -23,8 +25,18 @@ pub(crate) enum Command {
     /// or died, 122 the command succeeded but the kernel complained in its log, 124 the command
     /// ran longer than --timeout, 127 the guest has no such command, 130 interrupted.
     Exec(ExecArguments),
+    /// Open a shell in a fresh VM with rxe0 up
+    Shell(ShellArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
+    /// Remove from the cache what is rebuilt without the network
+    Clean {
+        /// Also remove what was downloaded: the chroot, the kernel, the guest
+        #[arg(long)]
+        all: bool,
+    },
+    /// Say what is missing on this host and the command that mends it
+    Doctor,
 }
 
 #[derive(Debug, Args)]
@@ -51,9 +63,6 @@ pub(crate) struct VmArguments {
     /// The soft-RoCE driver in the VM
     #[arg(long, value_enum, default_value = "ours")]
     pub(crate) driver: Driver,
-    /// Seconds that the command may run
-    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) timeout: u64,
     /// Memory of the VM in MiB
     #[arg(long, value_name = "MiB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(256..))]
     pub(crate) mem: u32,
@@ -69,12 +78,24 @@ pub(crate) struct ExecArguments {
     /// Copy a file or directory into the VM; may be repeated
     #[arg(long, value_name = "HOST:GUEST")]
     pub(crate) put: Vec<String>,
+    /// Seconds that the command may run
+    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
     /// Copy a file or directory out of the VM afterwards; may be repeated
     #[arg(long, value_name = "GUEST:HOST")]
     pub(crate) get: Vec<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArguments {
+    #[command(flatten)]
+    pub(crate) vm: VmArguments,
+    /// Copy a file or directory into the VM; may be repeated
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub(crate) put: Vec<String>,
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
         let text = format!("command not found in the guest: {name}");
         return Err(Failure::new(status::NOT_FOUND, text));
     }
-    let limit = Duration::from_secs(arguments.vm.timeout);
+    let limit = Duration::from_secs(arguments.timeout);
     let script = format!("cd /root; {}", quoted.join(" "));
     match vm.run(&script, limit, &mut output, &mut error)? {
         Outcome::Exit(exit) => Ok(exit),

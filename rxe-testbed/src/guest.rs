@@ -37,6 +37,8 @@ pub(crate) struct Guest {
     pub(crate) image: PathBuf,
     /// The initramfs.
     pub(crate) initramfs: PathBuf,
+    /// The root as a directory.
+    pub(crate) root: PathBuf,
     /// The Debian suite of the root.
     pub(crate) suite: String,
 }
@@ -55,6 +57,7 @@ impl Guest {
         Ok(Self {
             image,
             initramfs,
+            root,
             suite,
         })
     }

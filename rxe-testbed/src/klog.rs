@@ -3,6 +3,8 @@
 //! Two kinds of lines are complaints: those by which any kernel says that something is wrong, and
 //! lines of our own modules beyond the one that each prints when it is loaded.
 
+use std::collections::BTreeMap;
+
 /// Pieces of lines by which the kernel says that something is wrong.
 const ALARMS: &[&str] = &[
     "WARNING:",
@@ -74,21 +76,30 @@ const HARMLESS: &[(&str, &str)] = &[
 /// The modules of the repository.
 const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe"];
 
-/// A line of ours that is expected: the one that says that a module was loaded, and the C driver's
-/// word at its unloading.
-fn is_load_line(text: &str) -> bool {
-    text.contains("loaded")
+/// What the kernel's own code says in the name of a module: the loader's remarks on any module
+/// that is not the distribution's, and the word of rxe's C code when it is unloaded.
+const FROM_KERNEL: &[&str] = &["taints kernel", "tainting kernel", "unloaded"];
+
+/// The lines of `log` from the byte `from` on that must not be there. What comes before tells
+/// which lines the modules print when they are loaded.
+pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
+    let mut load_lines = BTreeMap::new();
+    let mut at = 0;
+    let mut found = Vec::new();
+    for line in log.split_inclusive('\n') {
+        let text = message(line);
+        let wrong = is_alarm(text) || is_chatter(text, &mut load_lines);
+        if wrong && at >= from {
+            found.push(line.trim_end().to_owned());
+        }
+        at += line.len();
+    }
+    found
 }
 
 /// The lines of `log` that must not be there, in order.
 pub(crate) fn complaints(log: &str) -> Vec<String> {
-    log.lines()
-        .filter(|line| {
-            let text = message(line);
-            is_alarm(text) || is_chatter(text)
-        })
-        .map(|line| line.trim_end().to_owned())
-        .collect()
+    complaints_from(log, 0)
 }
 
 fn is_alarm(text: &str) -> bool {
@@ -96,18 +107,19 @@ fn is_alarm(text: &str) -> bool {
         && !HARMLESS.iter().any(|(harmless, _)| text.contains(harmless))
 }
 
-/// A line that one of our modules prints beyond its load line.
-fn is_chatter(text: &str) -> bool {
+/// A line that one of our modules prints beyond its load line. Its first line is taken for that;
+/// it may come again when the module is loaded again.
+fn is_chatter<'a>(text: &'a str, load_lines: &mut BTreeMap<&'static str, &'a str>) -> bool {
     OURS.iter().any(|module| {
-        text.strip_prefix(module)
-            .and_then(|rest| rest.strip_prefix(": "))
-            .is_some_and(|rest| !is_load_line(rest) && !is_taint(rest))
+        let rest = text
+            .strip_prefix(module)
+            .and_then(|rest| rest.strip_prefix(": "));
+        let Some(rest) = rest.filter(|rest| !FROM_KERNEL.iter().any(|said| rest.contains(said)))
+        else {
+            return false;
+        };
+        *load_lines.entry(module).or_insert(rest) != rest
     })
-}
-
-/// What the module loader says about any module that is not the distribution's own.
-fn is_taint(text: &str) -> bool {
-    text.contains("taints kernel") || text.contains("taint")
 }
 
 /// A line without its time stamp.
@@ -152,7 +164,15 @@ mod tests {
 
     #[test]
     fn chatter_of_ours_is_a_complaint() {
-        let log = "[    3.000000] mlx_odp: fault at 1000\n[    3.0] hmm: loaded\n";
-        assert_eq!(complaints(log), ["[    3.000000] mlx_odp: fault at 1000"]);
+        let log = "\
+[    3.000000] mlx_odp: loaded
+[    3.100000] mlx_odp: fault at 1000
+[    3.200000] mlx_odp: loaded
+";
+        let fault = "[    3.100000] mlx_odp: fault at 1000";
+        assert_eq!(complaints(log), [fault]);
+        let from = log.find("[    3.1").unwrap_or_default();
+        assert_eq!(complaints_from(log, from), [fault]);
+        assert!(complaints_from(log, from + 1).is_empty());
     }
 }

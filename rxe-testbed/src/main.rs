@@ -8,7 +8,9 @@ mod archive;
 mod build;
 mod cache;
 mod chroot;
+mod clean;
 mod cli;
+mod demo;
 mod exec;
 mod failure;
 mod guest;
@@ -21,8 +23,10 @@ mod programs;
 mod qemu;
 mod repository;
 mod session;
+mod shell;
 mod stream;
 mod suite;
+mod table;
 mod ui;
 mod vm;
 
@@ -52,6 +56,10 @@ fn dispatch(command: &Command) -> Result<u8> {
         Command::Exec(arguments) => exec::run(arguments),
         Command::Build(arguments) => build(arguments),
         Command::Test(arguments) => suite::run(arguments),
+        Command::Demo => demo::run(),
+        Command::Shell(arguments) => shell::run(arguments),
+        Command::Clean { all } => clean::run(*all),
+        Command::Doctor => Ok(u8::from(!host::doctor(&cache::Cache::open()?.path("")))),
     }
 }
 

@@ -149,11 +149,6 @@ impl Owned {
     pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("waiting for a child")
     }
-
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
-        self.child.wait().context("waiting for a child")
-    }
 }
 
 impl Drop for Owned {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{files_under, Cache, Key};
+use crate::cache::{self, files_under, Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::process;
 use crate::repository::Repository;
@@ -43,15 +43,30 @@ impl Programs {
         chroot: &Chroot,
         required: bool,
     ) -> Result<Self> {
-        match build(cache, repository, chroot) {
+        let key = key(repository, chroot)?;
+        let failed = cache.path("programs-failed");
+        let known = std::fs::read_to_string(&failed).is_ok_and(|text| text == key.as_str());
+        if !required && known {
+            ui::note("userspace-bench does not build as it is; the VM gets what was built last");
+            return Ok(Self::last(cache));
+        }
+        match build(cache, repository, chroot, &key) {
             Ok(dir) => Ok(Self { dir: Some(dir) }),
             Err(error) if required => Err(error),
             Err(error) => {
+                cache::write_atomically(&failed, key.as_str().as_bytes())?;
                 let text = format!("{error:#}");
-                ui::note(&format!("going on without userspace-bench: {text:.300}"));
-                Ok(Self::default())
+                let first = text.lines().next().unwrap_or_default();
+                ui::note(&format!("{first}; the VM gets what was built last"));
+                Ok(Self::last(cache))
             }
         }
+    }
+
+    /// What was built last, if anything.
+    fn last(cache: &Cache) -> Self {
+        let dir = cache.artefacts("programs").pop();
+        Self { dir }
     }
 
     /// The program files.
@@ -82,7 +97,7 @@ impl Programs {
     }
 }
 
-fn build(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<PathBuf> {
+fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
     let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
@@ -91,7 +106,11 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<Path
     for manifest in MANIFESTS {
         key = key.add_tree(manifest, &repository.path(manifest), &[])?;
     }
-    cache.ensure("programs", &key.finish(), |target| {
+    Ok(key.finish())
+}
+
+fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> Result<PathBuf> {
+    cache.ensure("programs", key, |target| {
         let step = Step::start("building the programs of userspace-bench");
         let log = cache.log("programs");
         process::run_logged(fetch(repository), &log, &step)

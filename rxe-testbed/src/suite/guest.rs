@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::report::Report;
 use super::table::{self, VmTest};
@@ -34,31 +34,65 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
         Boots::new(job, Driver::Ours).run_all(&tests, report)?;
     }
     for module in table::PYVERBS {
-        // Its tests are known only once it runs.
-        if job.filter.takes(&format!("pyverbs/{module}/")) || names_one_of(job, module) {
+        let names = pyverbs_names(job.world, module)?;
+        if names.iter().any(|name| job.filter.takes(name)) {
             pyverbs(job, module, report)?;
         }
     }
     Ok(())
 }
 
-/// Whether the filter can only be meant for one of the module's tests.
-fn names_one_of(job: &Job<'_>, module: &str) -> bool {
-    job.filter.0.as_ref().is_some_and(|text| {
-        text.starts_with(&format!("pyverbs/{module}")) || text.contains("OdpTestCase")
-    })
-}
-
 /// The names of all tests of these tiers.
 pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     let tests = table::all(&world.programs.tests());
     let mut names: Vec<String> = tests.into_iter().map(|test| test.name).collect();
-    names.extend(
-        table::PYVERBS
-            .iter()
-            .map(|module| format!("pyverbs/{module}/")),
-    );
+    for module in table::PYVERBS {
+        names.extend(pyverbs_names(world, module)?);
+    }
     Ok(names)
+}
+
+/// The names of the tests in a module of rdma-core's, read from its source.
+fn pyverbs_names(world: &World, module: &str) -> Result<Vec<String>> {
+    let dir = world.guest.root.join("usr/share/doc/rdma-core/tests");
+    let output = std::process::Command::new("gzip")
+        .arg("-dcf")
+        .arg(dir.join(format!("{module}.py")))
+        .output()
+        .context("starting gzip")?;
+    let output = if output.status.success() && !output.stdout.is_empty() {
+        output
+    } else {
+        let packed = dir.join(format!("{module}.py.gz"));
+        std::process::Command::new("gzip")
+            .arg("-dc")
+            .arg(packed)
+            .output()?
+    };
+    let source = String::from_utf8_lossy(&output.stdout);
+    let names = python_tests(&source);
+    if names.is_empty() {
+        anyhow::bail!("the guest's rdma-core has no {module} in {}", dir.display());
+    }
+    Ok(names
+        .into_iter()
+        .map(|name| format!("pyverbs/{module}/{name}"))
+        .collect())
+}
+
+/// The `CLASS.TEST` names in the source of a unittest module.
+fn python_tests(source: &str) -> Vec<String> {
+    let mut class = "";
+    let mut names = Vec::new();
+    for line in source.lines() {
+        if let Some(rest) = line.strip_prefix("class ") {
+            class = rest.split(['(', ':']).next().unwrap_or_default();
+        } else if let Some(rest) = line.strip_prefix("    def test_") {
+            let name = rest.split('(').next().unwrap_or_default();
+            names.push(format!("{class}.test_{name}"));
+        }
+    }
+    names
 }
 
 /// A VM that is booted when it is needed, and again after it died.
@@ -149,7 +183,7 @@ impl<'a> Boots<'a> {
         let log = vm.kernel_log()?;
         said.extend(errors);
         let said = String::from_utf8_lossy(&said);
-        let complaints = klog::complaints(log.get(before..).unwrap_or_default());
+        let complaints = klog::complaints_from(&log, before);
         let (status, mut detail) = match outcome {
             Outcome::Exit(0) => (Status::Pass, String::new()),
             Outcome::Exit(77) => (Status::Skip, process::tail(said.trim_end(), 1)),
@@ -337,6 +371,12 @@ fn compare(prefix: &str, ours: &PyResults, stock: &PyResults) -> Vec<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn python_tests_are_found() {
+        let source = "class A(B):\n    def setUp(self):\n    def test_x(self):\nclass C:\n    def test_y(self):\n";
+        assert_eq!(python_tests(source), ["A.test_x", "C.test_y"]);
+    }
 
     #[test]
     fn what_stock_passes_must_pass() {

@@ -1,15 +1,12 @@
 //! The tests that run in the VM, as data.
 //!
-//! A script is run by bash in the guest with `rxe0` up on the given driver. Exit status 0 is a
+//! A script is run by bash in the guest with `rxe0` up on our driver. Exit status 0 is a
 //! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
-
-use crate::vm::Driver;
 
 /// A test in the VM.
 #[derive(Clone, Debug)]
 pub(crate) struct VmTest {
     pub(crate) name: String,
-    pub(crate) driver: Driver,
     pub(crate) script: String,
     /// It is killed, and has failed, after so many seconds.
     pub(crate) seconds: u64,
@@ -95,13 +92,11 @@ pub(crate) const PYVERBS: &[&str] = &["test_odp"];
 pub(crate) fn all(verbs: &[String]) -> Vec<VmTest> {
     let fixed = ROWS.iter().map(|(name, script, seconds)| VmTest {
         name: (*name).into(),
-        driver: Driver::Ours,
         script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
         seconds: *seconds,
     });
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
-        driver: Driver::Ours,
         script: format!("odp-test {}", crate::exec::quote(name)),
         seconds: 180,
     });
