@@ -149,8 +149,9 @@ fn on_driver(vm: &mut Vm, driver: Driver) -> Result<Results> {
     for (title, command) in UNMODIFIED {
         let result = unmodified(vm, command)?;
         match &result {
-            Ok(detail) => println!("  held         {title}\n               {detail}"),
-            Err(reason) => println!("  FAILED       {title}\n               {reason}"),
+            Ok(detail) | Err(detail) => {
+                println!("  {:<11}  {title}\n               {detail}", word(&result));
+            }
         }
         results.unmodified.push(result);
     }
@@ -182,6 +183,15 @@ fn unmodified(vm: &mut Vm, command: &str) -> Result<Result<String, String>> {
         Outcome::Exit(_) => Err(complaint(&output)),
         Outcome::TimedOut => Err(format!("hung for {} s", PINGPONG_LIMIT.as_secs())),
     })
+}
+
+/// How an unmodified program did, in odp-demo's words.
+fn word(result: &Result<String, String>) -> &'static str {
+    match result {
+        Ok(_) => "held",
+        Err(reason) if reason.contains("support") => "unsupported",
+        Err(_) => "FAILED",
+    }
 }
 
 /// The time of one iteration as a pingpong prints it.
@@ -237,8 +247,7 @@ fn table(ours: &Results, stock: &Results) -> Table {
     let mut table = Table::new(["", "ours", "stock"]);
     for (number, (title, _)) in UNMODIFIED.iter().enumerate() {
         let cell = |results: &Results| match results.unmodified.get(number) {
-            Some(Ok(_)) => Cell::left("held"),
-            Some(Err(_)) => Cell::left("FAILED"),
+            Some(result) => Cell::left(word(result)),
             None => Cell::left("-"),
         };
         table.row(title, [cell(ours), cell(stock)]);
@@ -306,12 +315,17 @@ fn titles<'a>(
 }
 
 fn figure_text(figure: &Figure) -> String {
+    let unit = match &*figure.unit {
+        "count" => "",
+        "us" => "µs",
+        other => other,
+    };
     match figure.value {
         None => "-".into(),
         Some(value) if value.fract() == 0.0 || value.abs() >= 1000.0 => {
-            format!("{value:.0} {}", figure.unit).trim_end().to_owned()
+            format!("{value:.0} {}", unit).trim_end().to_owned()
         }
-        Some(value) => format!("{value:.1} {}", figure.unit),
+        Some(value) => format!("{value:.1} {}", unit),
     }
 }
 

@@ -72,7 +72,7 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
     let (mut output, mut error) = (std::io::stdout(), std::io::stderr());
     if vm.run(&look_up, SHORT, &mut output, &mut error)? != Outcome::Exit(0) {
         let text = format!("command not found in the guest: {name}");
-        return Err(Failure::new(status::NOT_FOUND, text));
+        return Err(Failure::error(status::NOT_FOUND, text));
     }
     let limit = Duration::from_secs(arguments.timeout);
     let script = format!("cd /root; {}", quoted.join(" "));
@@ -83,7 +83,7 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
                 "{name} ran longer than {} s and was killed",
                 limit.as_secs()
             );
-            Err(Failure::new(status::TIMEOUT, text))
+            Err(Failure::error(status::TIMEOUT, text))
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// An error that makes the program exit with `status`.
-    pub(crate) fn new(status: u8, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(status: u8, message: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self {
             status,
             message: message.into(),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_its_status_under_context() {
-        let error = Failure::new(status::VM, "silent").context("booting");
+        let error = Failure::error(status::VM, "silent").context("booting");
         assert_eq!(exit_status(&error), status::VM);
         assert_eq!(exit_status(&anyhow::anyhow!("other")), status::FAILURE);
     }

@@ -115,7 +115,7 @@ impl Vm {
             Err(error) => {
                 ui::note(&format!("{error:#}; trying once more"));
                 Self::boot_once(world, config, accelerator)
-                    .map_err(|error| Failure::new(status::VM, format!("{error:#}, twice")))
+                    .map_err(|error| Failure::error(status::VM, format!("{error:#}, twice")))
             }
         }
     }
@@ -219,7 +219,7 @@ impl Vm {
         let end = process::tail(log.trim_end(), 40);
         let messages = process::tail(messages.trim_end(), 5);
         let text = format!("the VM died; its kernel log ends with:\n{end}\n{messages}");
-        Ok(Failure::new(status::VM, text.trim_end()))
+        Ok(Failure::error(status::VM, text.trim_end()))
     }
 
     /// What runs the guest's processors.
@@ -266,7 +266,7 @@ impl Vm {
             driver.name(),
             said.trim()
         );
-        Err(Failure::new(status::VM, text))
+        Err(Failure::error(status::VM, text))
     }
 
     /// Runs a shell script in the guest, its output copied as it comes.
@@ -307,7 +307,7 @@ impl Vm {
                          the kernel log ends with:\n{log}",
                         limit.as_secs()
                     );
-                    return Err(Failure::new(status::VM, text));
+                    return Err(Failure::error(status::VM, text));
                 }
                 None => {}
             }
