@@ -3,9 +3,7 @@
 #include <net/netlink.h>
 
 #include "shim.h"
-
-/* rxe_mr.c's; declared nowhere but in rxe_loc.h, which rxe.h leaves to each file. */
-#include "rxe_loc.h"
+#include "rxe_queue.h"
 
 void rxe_shim_atomic_lock(void)
 {
@@ -55,4 +53,19 @@ void rxe_shim_cancel_counters(struct sk_buff *msg, struct nlattr *counters)
 bool rxe_shim_fatal_signal_pending(void)
 {
 	return fatal_signal_pending(current);
+}
+
+unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index)
+{
+	return (index - 1) & qp->sq.queue->index_mask;
+}
+
+unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp)
+{
+	return queue_get_consumer(qp->sq.queue, QUEUE_TYPE_FROM_CLIENT);
+}
+
+struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
+{
+	return queue_addr_from_index(qp->sq.queue, index);
 }

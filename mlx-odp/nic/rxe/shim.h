@@ -30,11 +30,17 @@ void rxe_shim_cancel_counters(struct sk_buff *msg, struct nlattr *counters);
 
 bool rxe_shim_fatal_signal_pending(void);
 
+/* The send queue: the index before this one, that of the oldest request, the request at an index. */
+unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index);
+unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp);
+struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
+
 /*
- * Defined in odp.rs and called where a compiler flag in the Kbuild file has renamed a call of rxe's;
- * the rest of what odp.rs defines is declared in rxe_loc.h.
+ * Defined beside odp.rs and called where a compiler flag in the Kbuild file has renamed a call of rxe's;
+ * the rest of what is defined there is declared in rxe_loc.h.
  */
 int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
+void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 
 #endif

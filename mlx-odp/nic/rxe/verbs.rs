@@ -84,7 +84,9 @@ unsafe extern "C" fn rxe_odp_mr_copy(
             done += bytes.len();
         })
     };
-    errno(result.map_err(Error::from))
+    // Whatever the reason: on this side of the wire a local protection error, which rxe makes of
+    // EFAULT and of nothing else; on the other side a remote access error, which it makes of all.
+    errno(result.map_err(|_| EFAULT))
 }
 
 /// COMPARE & SWAP and FETCH & ADD, on 8 bytes aligned to 8.
