@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use odp_verbs::{
     env::{Buffer, Env, Mode},
-    memory::{Advice, PAGE},
+    memory::PAGE,
     pattern::{compare, Pattern},
     verbs::{Op, Sge},
 };
@@ -102,7 +102,7 @@ fn gather(env: &Env, mode: Mode) -> Result<()> {
         let (data, at) = (fill(&buffers, pieces), 4093);
         link.ok(Op::Write(far.remote(at)), &sges(&buffers, pieces))?;
         compare(&data, &far.memory.bytes(at, data.len())).context("WRITE")?;
-        far.memory.advise(0..2 * SIZE, Advice::DontNeed)?;
+        far.memory.write(at, &vec![0; data.len()]);
         let to = [far.sge(at, data.len())];
         link.send(Op::Send, &sges(&buffers, pieces), &to)?;
         compare(&data, &far.memory.bytes(at, data.len())).context("SEND")?;
