@@ -122,10 +122,8 @@ impl Context {
         });
         let context = found.map(|(device, this)| {
             // SAFETY: the device is in the list, which has not been freed.
-            (
-                object("ibv_open_device", unsafe { sys::ibv_open_device(device) }),
-                this,
-            )
+            let raw = unsafe { sys::ibv_open_device(device) };
+            (object("ibv_open_device", raw), this)
         });
         // SAFETY: the list came from ibv_get_device_list and is not used after this.
         unsafe { sys::ibv_free_device_list(list) };

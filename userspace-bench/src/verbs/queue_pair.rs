@@ -166,14 +166,14 @@ impl QueuePair {
         let mut what = mask::IBV_QP_PKEY_INDEX | mask::IBV_QP_PORT;
         if self.transport == Transport::Ud {
             attr.qkey = QKEY;
-            what = what | mask::IBV_QP_QKEY;
+            what |= mask::IBV_QP_QKEY;
         } else {
             let access = match self.extended {
                 Some(_) => Access::ALL | Access::FLUSH_GLOBAL,
                 None => Access::ALL,
             };
             attr.qp_access_flags = access.bits();
-            what = what | mask::IBV_QP_ACCESS_FLAGS;
+            what |= mask::IBV_QP_ACCESS_FLAGS;
         }
         self.modify(attr, what)
     }
@@ -194,7 +194,7 @@ impl QueuePair {
         if self.transport == Transport::Rc {
             attr.max_dest_rd_atomic = READS;
             attr.min_rnr_timer = 1;
-            what = what | mask::IBV_QP_MAX_DEST_RD_ATOMIC | mask::IBV_QP_MIN_RNR_TIMER;
+            what |= mask::IBV_QP_MAX_DEST_RD_ATOMIC | mask::IBV_QP_MIN_RNR_TIMER;
         }
         self.modify(attr, what)
     }

@@ -144,7 +144,6 @@ fn bounds(env: &Env) -> Result<()> {
         env.rc()?
             .refused(Op::Write(near.remote(0)), &[beyond], LOCAL_REFUSED)
             .context("locally")
-            .map_err(Into::into)
     })
 }
 

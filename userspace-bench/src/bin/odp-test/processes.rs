@@ -114,7 +114,7 @@ struct Worker {
 
 /// The patterns of a worker's queue pairs: of no other one, and new each round.
 fn pattern(seed: u64, qp: usize, round: u64) -> Pattern {
-    Pattern::new((seed * QPS as u64 + qp as u64) << 32 | round)
+    Pattern::new(((seed * QPS as u64 + qp as u64) << 32) | round)
 }
 
 /// Four workers write to and read from this process's memory, each to and from its own slots. One
