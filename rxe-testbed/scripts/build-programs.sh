@@ -3,7 +3,14 @@
 #   build-programs.sh build PROGRAM...    leaves those that exist in /build/out/bin
 #   build-programs.sh clippy
 set -eu
-export CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target
+# The host's crates, but not the programs in its cargo home, nor its settings: those are for its
+# own toolchain. Only a replaced crates.io has to be known here too.
+export CARGO_HOME=/tmp/cargo CARGO_TARGET_DIR=/build/target
+mkdir $CARGO_HOME
+ln -s /build/cargo/registry /build/cargo/git $CARGO_HOME/
+if grep -qs '^\[source' /build/cargo/config.toml; then
+	cp /build/cargo/config.toml $CARGO_HOME/
+fi
 cd /build/repository/userspace-bench
 if [ "$1" = clippy ]; then
 	exec /usr/bin/cargo clippy --locked --offline --all-targets -- -D warnings
