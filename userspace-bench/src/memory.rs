@@ -55,8 +55,10 @@ pub enum Advice {
     HugePage,
     /// Use no huge pages.
     NoHugePage,
-    /// Write the pages out to swap.
+    /// Write the pages out, to where they came from or to swap.
     PageOut,
+    /// Put small pages together into huge ones, now.
+    Collapse,
 }
 
 impl Advice {
@@ -66,6 +68,8 @@ impl Advice {
             Self::HugePage => libc::MADV_HUGEPAGE,
             Self::NoHugePage => libc::MADV_NOHUGEPAGE,
             Self::PageOut => libc::MADV_PAGEOUT,
+            // Known to Linux since 6.1.
+            Self::Collapse => 25,
         }
     }
 }

@@ -9,30 +9,15 @@ use odp_verbs::{
     verbs::{Access, Op, Span, Status},
 };
 
-use crate::harness::{Run, Test, LOCAL_REFUSED, REMOTE_REFUSED};
+use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "iova-remote",
-        run: Run::Once(remote),
-    },
-    Test {
-        name: "iova-local",
-        run: Run::Once(local),
-    },
-    Test {
-        name: "iova-invalidated",
-        run: Run::Once(invalidated),
-    },
-    Test {
-        name: "iova-bounds",
-        run: Run::Once(bounds),
-    },
-    Test {
-        name: "iova-own-page-offset",
-        run: Run::Once(own_page_offset),
-    },
+    Test::once("iova-remote", remote),
+    Test::once("iova-local", local),
+    Test::once("iova-invalidated", invalidated),
+    Test::once("iova-bounds", bounds),
+    Test::once("iova-own-page-offset", own_page_offset),
 ];
 
 const ACCESS: Access = Access::from_bits(0x4f);

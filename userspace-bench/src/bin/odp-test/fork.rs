@@ -12,26 +12,14 @@ use odp_verbs::{
     process::{self, End, Gate},
 };
 
-use crate::harness::{Run, Test};
+use crate::harness::Test;
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "fork-nic-writes",
-        run: Run::OnDemand(nic_writes),
-    },
-    Test {
-        name: "fork-parent-writes",
-        run: Run::OnDemand(parent_writes),
-    },
-    Test {
-        name: "fork-child-writes",
-        run: Run::OnDemand(child_writes),
-    },
-    Test {
-        name: "fork-nic-reads",
-        run: Run::OnDemand(nic_reads),
-    },
+    Test::on_demand("fork-nic-writes", nic_writes),
+    Test::on_demand("fork-parent-writes", parent_writes),
+    Test::on_demand("fork-child-writes", child_writes),
+    Test::on_demand("fork-nic-reads", nic_reads),
 ];
 
 const SIZE: usize = 3 * PAGE;

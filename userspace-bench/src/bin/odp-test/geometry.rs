@@ -10,34 +10,16 @@ use odp_verbs::{
     verbs::{Access, Mtu, Op, QpConfig, Transport},
 };
 
-use crate::harness::{Run, Test};
+use crate::harness::Test;
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "odd-write",
-        run: Run::Data(|env, mode| matrix(env, mode, Verb::Write)),
-    },
-    Test {
-        name: "odd-read",
-        run: Run::Data(|env, mode| matrix(env, mode, Verb::Read)),
-    },
-    Test {
-        name: "odd-send",
-        run: Run::Data(|env, mode| matrix(env, mode, Verb::Send)),
-    },
-    Test {
-        name: "path-mtu",
-        run: Run::Data(path_mtu),
-    },
-    Test {
-        name: "empty-message",
-        run: Run::Data(empty),
-    },
-    Test {
-        name: "huge-page-boundary",
-        run: Run::Data(huge_page_boundary),
-    },
+    Test::data("odd-write", |env, mode| matrix(env, mode, Verb::Write)),
+    Test::data("odd-read", |env, mode| matrix(env, mode, Verb::Read)),
+    Test::data("odd-send", |env, mode| matrix(env, mode, Verb::Send)),
+    Test::data("path-mtu", path_mtu),
+    Test::data("empty-message", empty),
+    Test::data("huge-page-boundary", huge_page_boundary),
 ];
 
 const OFFSETS: [usize; 9] = [0, 1, 7, 8, 63, 511, 2048, 4088, 4095];

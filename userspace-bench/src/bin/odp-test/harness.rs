@@ -31,19 +31,14 @@ pub const LOCAL_REFUSED: &[Status] = &[
 
 /// A test, in one or several cases.
 pub struct Test {
-    /// One word.
-    pub name: &'static str,
-    /// What it does.
-    pub run: Run,
+    name: &'static str,
+    run: Run,
 }
 
 /// How a test is run.
-pub enum Run {
-    /// Once.
+enum Run {
     Once(fn(&Env) -> Result<()>),
-    /// On explicit and on implicit regions; nothing in it depends on the pages not being pinned.
     Data(fn(&Env, Mode) -> Result<()>),
-    /// On explicit and on implicit regions.
     OnDemand(fn(&Env, Mode) -> Result<()>),
 }
 
@@ -56,6 +51,31 @@ pub struct Case {
 }
 
 impl Test {
+    /// One that is run once.
+    pub const fn once(name: &'static str, test: fn(&Env) -> Result<()>) -> Self {
+        Self {
+            name,
+            run: Run::Once(test),
+        }
+    }
+
+    /// One that is run on explicit and on implicit regions; nothing in it depends on the pages
+    /// not being pinned.
+    pub const fn data(name: &'static str, test: fn(&Env, Mode) -> Result<()>) -> Self {
+        Self {
+            name,
+            run: Run::Data(test),
+        }
+    }
+
+    /// One that is run on explicit and on implicit regions.
+    pub const fn on_demand(name: &'static str, test: fn(&Env, Mode) -> Result<()>) -> Self {
+        Self {
+            name,
+            run: Run::OnDemand(test),
+        }
+    }
+
     /// Its cases.
     pub fn cases(&'static self) -> Vec<Case> {
         let case = |mode: Option<Mode>| {

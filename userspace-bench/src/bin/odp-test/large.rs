@@ -12,41 +12,24 @@ use odp_verbs::{
     verbs::{Access, Op},
 };
 
-use crate::harness::{Run, Test, LOCAL_REFUSED, REMOTE_REFUSED};
+use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "large-time",
-        run: Run::Once(time),
-    },
-    Test {
-        name: "large-4-gib",
-        run: Run::OnDemand(|env, mode| both_ends(env, mode, 4 << 30)),
-    },
-    Test {
-        name: "large-64-gib",
-        run: Run::OnDemand(|env, mode| both_ends(env, mode, 64 << 30)),
-    },
-    Test {
-        name: "large-16-tib",
-        run: Run::OnDemand(|env, mode| both_ends(env, mode, 16 << 40)),
-    },
-    Test {
-        name: "bounds",
-        run: Run::Once(|env| bounds(env, 4 * PAGE, PAGE..3 * PAGE)),
-    },
-    Test {
-        name: "bounds-odd",
-        run: Run::Once(|env| bounds(env, 4 * PAGE, 1234..3 * PAGE + 77)),
-    },
-    Test {
-        name: "bounds-large",
-        run: Run::Once(|env| bounds(env, 65 << 30, PAGE + 1..(64 << 30) + 4321)),
-    },
+    Test::once("large-time", time),
+    Test::on_demand("large-4-gib", |env, mode| both_ends(env, mode, 4 << 30)),
+    Test::on_demand("large-64-gib", |env, mode| both_ends(env, mode, 64 << 30)),
+    Test::on_demand("large-16-tib", |env, mode| both_ends(env, mode, 16 << 40)),
+    Test::on_demand("many-places", many_places),
+    Test::once("bounds", |env| bounds(env, 4 * PAGE, PAGE..3 * PAGE)),
+    Test::once("bounds-odd", |env| bounds(env, 4 * PAGE, ODD)),
+    Test::once("bounds-large", |env| bounds(env, 65 << 30, ODD_64_GIB)),
 ];
 
 const ACCESS: Access = Access::from_bits(0x4f);
+/// Ranges that start and end inside pages.
+const ODD: Range<usize> = 1234..3 * PAGE + 77;
+const ODD_64_GIB: Range<usize> = PAGE + 1..(64 << 30) + 4321;
 /// How much longer the registration of any size may take than that of 1 MiB.
 const RATIO: f64 = 20.0;
 
@@ -108,6 +91,32 @@ fn both_ends(env: &Env, mode: Mode, size: usize) -> Result<()> {
         small
             .check(pattern, 0, len)
             .with_context(|| format!("SEND from {at:#x}"))?;
+    }
+    Ok(())
+}
+
+/// One page each in places far apart, which come and go.
+fn many_places(env: &Env, mode: Mode) -> Result<()> {
+    let (near, link) = (env.buffer(mode, PAGE)?, env.rc()?);
+    for round in 0..2 {
+        let places = (0..400)
+            .map(|_| env.buffer(mode, 2 * PAGE))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (i, place) in places.iter().enumerate() {
+            let pattern = Pattern::new(1000 * round + i as u64);
+            near.fill(pattern, 0, 900);
+            link.write(near.sge(0, 900), place.remote(4000))?;
+        }
+        for (i, place) in places.iter().enumerate() {
+            let pattern = Pattern::new(1000 * round + i as u64);
+            place
+                .check_from(pattern, 0, 4000, 900)
+                .with_context(|| format!("place {i}"))?;
+            near.memory.write(0, &[0; 900]);
+            link.read(place.remote(4000), near.sge(0, 900))?;
+            near.check(pattern, 0, 900)
+                .with_context(|| format!("READ of place {i}"))?;
+        }
     }
     Ok(())
 }

@@ -13,7 +13,9 @@ mod harness;
 mod large;
 mod mappings;
 mod operations;
+mod pipeline;
 mod prefetch;
+mod pressure;
 mod processes;
 mod refusals;
 mod scatter;
@@ -60,9 +62,11 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         addresses::TESTS,
         large::TESTS,
         scatter::TESTS,
+        pipeline::TESTS,
         taken_away::TESTS,
         fork::TESTS,
         mappings::TESTS,
+        pressure::TESTS,
         refusals::TESTS,
         prefetch::TESTS,
         processes::TESTS,

@@ -11,50 +11,20 @@ use odp_verbs::{
     verbs::{Access, Op},
 };
 
-use crate::harness::{skip, Run, Test, LOCAL_REFUSED, REMOTE_REFUSED};
+use crate::harness::{skip, Test, LOCAL_REFUSED, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "file-shared",
-        run: Run::Data(file_shared),
-    },
-    Test {
-        name: "file-private",
-        run: Run::Data(file_private),
-    },
-    Test {
-        name: "file-truncated",
-        run: Run::OnDemand(file_truncated),
-    },
-    Test {
-        name: "read-only-mapping",
-        run: Run::OnDemand(read_only),
-    },
-    Test {
-        name: "huge-pages",
-        run: Run::Data(huge_pages),
-    },
-    Test {
-        name: "huge-pages-split",
-        run: Run::OnDemand(huge_pages_split),
-    },
-    Test {
-        name: "huge-pages-reserved",
-        run: Run::Data(huge_pages_reserved),
-    },
-    Test {
-        name: "partly-unmapped",
-        run: Run::OnDemand(partly_unmapped),
-    },
-    Test {
-        name: "mapped-later",
-        run: Run::OnDemand(mapped_later),
-    },
-    Test {
-        name: "many-small-mappings",
-        run: Run::OnDemand(many_small_mappings),
-    },
+    Test::data("file-shared", file_shared),
+    Test::data("file-private", file_private),
+    Test::on_demand("file-truncated", file_truncated),
+    Test::on_demand("read-only-mapping", read_only),
+    Test::data("huge-pages", huge_pages),
+    Test::on_demand("huge-pages-split", huge_pages_split),
+    Test::data("huge-pages-reserved", huge_pages_reserved),
+    Test::on_demand("partly-unmapped", partly_unmapped),
+    Test::on_demand("mapped-later", mapped_later),
+    Test::on_demand("many-small-mappings", many_small_mappings),
 ];
 
 const SIZE: usize = 8 * PAGE;

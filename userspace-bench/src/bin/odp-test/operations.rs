@@ -11,62 +11,23 @@ use odp_verbs::{
     verbs::{Access, Error, Op, QpConfig, Status, Transport},
 };
 
-use crate::harness::{skip, Run, Test};
+use crate::harness::{skip, Test};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "capabilities",
-        run: Run::Once(capabilities),
-    },
-    Test {
-        name: "rc-send",
-        run: Run::Data(rc_send),
-    },
-    Test {
-        name: "rc-write",
-        run: Run::Data(rc_write),
-    },
-    Test {
-        name: "rc-write-imm",
-        run: Run::Data(rc_write_imm),
-    },
-    Test {
-        name: "rc-read",
-        run: Run::Data(rc_read),
-    },
-    Test {
-        name: "rc-read-untouched",
-        run: Run::Data(rc_read_untouched),
-    },
-    Test {
-        name: "rc-compare-swap",
-        run: Run::Data(rc_compare_swap),
-    },
-    Test {
-        name: "rc-fetch-add",
-        run: Run::Data(rc_fetch_add),
-    },
-    Test {
-        name: "rc-atomic-misaligned",
-        run: Run::Data(rc_atomic_misaligned),
-    },
-    Test {
-        name: "rc-atomic-write",
-        run: Run::Data(rc_atomic_write),
-    },
-    Test {
-        name: "rc-flush",
-        run: Run::Data(rc_flush),
-    },
-    Test {
-        name: "ud-send",
-        run: Run::Data(ud_send),
-    },
-    Test {
-        name: "uc-write",
-        run: Run::Data(uc_write),
-    },
+    Test::once("capabilities", capabilities),
+    Test::data("rc-send", rc_send),
+    Test::data("rc-write", rc_write),
+    Test::data("rc-write-imm", rc_write_imm),
+    Test::data("rc-read", rc_read),
+    Test::data("rc-read-untouched", rc_read_untouched),
+    Test::data("rc-compare-swap", rc_compare_swap),
+    Test::data("rc-fetch-add", rc_fetch_add),
+    Test::data("rc-atomic-misaligned", rc_atomic_misaligned),
+    Test::data("rc-atomic-write", rc_atomic_write),
+    Test::data("rc-flush", rc_flush),
+    Test::data("ud-send", ud_send),
+    Test::data("uc-write", uc_write),
 ];
 
 const SIZE: usize = 16 * PAGE;

@@ -14,30 +14,15 @@ use odp_verbs::{
     verbs::{Access, Advise, Error, Sge, PREFETCH_FLUSH},
 };
 
-use crate::harness::{skip, Run, Test};
+use crate::harness::{skip, Test};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "prefetch",
-        run: Run::OnDemand(prefetch),
-    },
-    Test {
-        name: "prefetch-write",
-        run: Run::OnDemand(prefetch_write),
-    },
-    Test {
-        name: "prefetch-no-fault",
-        run: Run::OnDemand(no_fault),
-    },
-    Test {
-        name: "prefetch-several",
-        run: Run::OnDemand(several),
-    },
-    Test {
-        name: "prefetch-refused",
-        run: Run::Once(refused),
-    },
+    Test::on_demand("prefetch", prefetch),
+    Test::on_demand("prefetch-write", prefetch_write),
+    Test::on_demand("prefetch-no-fault", no_fault),
+    Test::on_demand("prefetch-several", several),
+    Test::once("prefetch-refused", refused),
 ];
 
 const SIZE: usize = 32 * PAGE;

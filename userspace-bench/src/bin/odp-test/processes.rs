@@ -17,22 +17,13 @@ use odp_verbs::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::harness::{self, Options, Run, Test, REMOTE_REFUSED};
+use crate::harness::{self, Options, Test, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "neighbour",
-        run: Run::OnDemand(neighbour),
-    },
-    Test {
-        name: "several-processes",
-        run: Run::OnDemand(several),
-    },
-    Test {
-        name: "exit-in-traffic",
-        run: Run::OnDemand(exit_in_traffic),
-    },
+    Test::on_demand("neighbour", neighbour),
+    Test::on_demand("several-processes", several),
+    Test::on_demand("exit-in-traffic", exit_in_traffic),
 ];
 
 /// Plays the part `role` of a test that another process runs.

@@ -6,41 +6,21 @@ use odp_verbs::{
     env::{anonymous, Env, Mode},
     memory::PAGE,
     pattern::Pattern,
-    verbs::{Access, Op, Region, Remote, Result as VerbsResult, Sge, Span},
+    verbs::{Access, Op, ProtectionDomain, Region, Remote, Result as VerbsResult, Sge, Span},
 };
 
-use crate::harness::{Run, Test, LOCAL_REFUSED, REMOTE_REFUSED};
+use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "deregistered-key",
-        run: Run::Data(deregistered),
-    },
-    Test {
-        name: "wrong-key",
-        run: Run::Data(wrong_key),
-    },
-    Test {
-        name: "missing-rights",
-        run: Run::Data(missing_rights),
-    },
-    Test {
-        name: "bad-registration",
-        run: Run::Once(bad_registration),
-    },
-    Test {
-        name: "bad-implicit",
-        run: Run::Once(bad_implicit),
-    },
-    Test {
-        name: "kernel-addresses",
-        run: Run::OnDemand(kernel_addresses),
-    },
-    Test {
-        name: "register-many",
-        run: Run::Once(register_many),
-    },
+    Test::data("deregistered-key", deregistered),
+    Test::data("wrong-key", wrong_key),
+    Test::data("other-domain", other_domain),
+    Test::data("missing-rights", missing_rights),
+    Test::once("bad-registration", bad_registration),
+    Test::once("bad-implicit", bad_implicit),
+    Test::on_demand("kernel-addresses", kernel_addresses),
+    Test::once("register-many", register_many),
 ];
 
 fn on_demand(mode: Mode) -> Access {
@@ -124,6 +104,30 @@ fn wrong_key(env: &Env, mode: Mode) -> Result<()> {
     env.rc()?
         .write(near.sge(0, 64), right)
         .context("the right key")?;
+    Ok(())
+}
+
+/// The key of a region of another protection domain.
+fn other_domain(env: &Env, mode: Mode) -> Result<()> {
+    let near = env.buffer(mode, PAGE)?;
+    let domain = ProtectionDomain::new(&env.context)?;
+    let memory = anonymous(PAGE)?;
+    let region = match mode {
+        // SAFETY: used for the memory of a mapping only.
+        Mode::Implicit => unsafe { domain.register_implicit(Access::ALL) }?,
+        _ => domain.register(&memory, 0..PAGE, Access::ALL | on_demand(mode))?,
+    };
+    let (remote, own) = (region.remote(memory.at(0)), [near.sge(0, 64)]);
+    env.rc()?
+        .refused(Op::Write(remote), &own, REMOTE_REFUSED)
+        .context("WRITE")?;
+    env.rc()?
+        .refused(Op::Read(remote), &own, REMOTE_REFUSED)
+        .context("READ")?;
+    let sge = [region.sge(memory.at(0), 64)];
+    env.rc()?
+        .refused(Op::Write(near.remote(0)), &sge, LOCAL_REFUSED)
+        .context("local")?;
     Ok(())
 }
 

@@ -9,26 +9,14 @@ use odp_verbs::{
     verbs::{Op, Sge},
 };
 
-use crate::harness::{Run, Test, LOCAL_REFUSED};
+use crate::harness::{Test, LOCAL_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "gather",
-        run: Run::Data(gather),
-    },
-    Test {
-        name: "scatter-read",
-        run: Run::Data(scatter_read),
-    },
-    Test {
-        name: "scatter-recv",
-        run: Run::Data(scatter_recv),
-    },
-    Test {
-        name: "gather-hole",
-        run: Run::OnDemand(gather_hole),
-    },
+    Test::data("gather", gather),
+    Test::data("scatter-read", scatter_read),
+    Test::data("scatter-recv", scatter_recv),
+    Test::on_demand("gather-hole", gather_hole),
 ];
 
 const SIZE: usize = 8 * PAGE;

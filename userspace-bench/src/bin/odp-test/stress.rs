@@ -13,29 +13,19 @@ use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
     memory::{Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
     pattern::Pattern,
-    verbs::Access,
+    verbs::{Access, Op, Status},
 };
 
-use crate::harness::{Run, Test};
+use crate::harness::Test;
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "churn-beside",
-        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Beside)),
-    },
-    Test {
-        name: "churn-same",
-        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Same)),
-    },
-    Test {
-        name: "churn-huge",
-        run: Run::OnDemand(|env, mode| churn(env, mode, Churn::Huge)),
-    },
-    Test {
-        name: "parallel",
-        run: Run::Data(parallel),
-    },
+    Test::on_demand("churn-beside", |env, mode| churn(env, mode, Churn::Beside)),
+    Test::on_demand("churn-same", |env, mode| churn(env, mode, Churn::Same)),
+    Test::on_demand("churn-huge", |env, mode| churn(env, mode, Churn::Huge)),
+    Test::on_demand("churn-hit", hit),
+    Test::on_demand("deregister-in-traffic", deregister),
+    Test::data("parallel", parallel),
 ];
 
 const TIME: Duration = Duration::from_secs(4);
@@ -177,6 +167,106 @@ fn take(memory: &Mapping, what: Churn, done: &AtomicBool) -> Result<u64> {
         changes += 1;
     }
     Ok(changes)
+}
+
+/// The very pages of the traffic are unmapped and mapped. A message is refused or goes through,
+/// and one that goes through after the last change is right.
+fn hit(env: &Env, mode: Mode) -> Result<()> {
+    let (near, pool) = (env.buffer(mode, 4 * PAGE)?, env.buffer(mode, 16 * PAGE)?);
+    near.fill(UNCHANGED, 0, 4 * PAGE);
+    let done = AtomicBool::new(false);
+    let (through, refused) = thread::scope(|threads| {
+        let other = threads.spawn(|| -> Result<()> {
+            while !done.load(Ordering::Relaxed) {
+                pool.memory.unmap(4 * PAGE..12 * PAGE)?;
+                pool.memory.map(
+                    4 * PAGE..12 * PAGE,
+                    Backing::Anonymous,
+                    Protection::ReadWrite,
+                )?;
+                thread::sleep(Duration::from_micros(300));
+            }
+            Ok(())
+        });
+        let result = shoot(env, &near, &pool);
+        done.store(true, Ordering::Relaxed);
+        other
+            .join()
+            .map_err(|_| anyhow!("the other thread panicked"))??;
+        result
+    })?;
+    ensure!(
+        through > 0,
+        "{through} messages went through, {refused} were refused"
+    );
+    env.rc()?
+        .write(near.sge(0, 3 * PAGE), pool.remote(6 * PAGE + 5))?;
+    pool.check_from(UNCHANGED, 0, 6 * PAGE + 5, 3 * PAGE)
+        .context("after the last change")?;
+    Ok(())
+}
+
+/// Writes and reads until the time is over, on a new pair after each refusal. How many went
+/// through and how many were refused.
+fn shoot(env: &Env, near: &Buffer, pool: &Buffer) -> Result<(u64, u64)> {
+    let (mut through, mut refused, start) = (0, 0, Instant::now());
+    let mut link = env.rc()?;
+    while start.elapsed() < TIME {
+        let at = pool.remote(6 * PAGE + 5);
+        let op = if through % 2 == 0 {
+            Op::Write(at)
+        } else {
+            Op::Read(at)
+        };
+        let completion = link.run(op, &[near.sge(0, 3 * PAGE)])?;
+        match completion
+            .expect(&[Status::SUCCESS, Status::REM_ACCESS_ERR])?
+            .status
+        {
+            Status::SUCCESS => through += 1,
+            _ => {
+                refused += 1;
+                link = env.rc()?;
+            }
+        }
+        near.fill(UNCHANGED, 0, 4 * PAGE);
+    }
+    Ok((through, refused))
+}
+
+/// Regions are deregistered while messages to them are under way.
+fn deregister(env: &Env, mode: Mode) -> Result<()> {
+    let near = env.buffer(mode, 64 * PAGE)?;
+    near.fill(UNCHANGED, 0, 64 * PAGE);
+    let start = Instant::now();
+    while start.elapsed() < TIME / 2 {
+        let memory = anonymous(64 * PAGE)?;
+        let region = match mode {
+            Mode::Implicit => env.new_implicit(Access::ALL)?,
+            _ => env
+                .domain
+                .register(&memory, 0..64 * PAGE, Access::ALL | Access::ON_DEMAND)?,
+        };
+        let link = env.rc()?;
+        for i in 0..16 {
+            let at = region.remote(memory.at(3 * i as usize * PAGE));
+            link.first
+                .post_send(i, Op::Write(at), &[near.sge(5, 16 * PAGE)])?;
+        }
+        region.deregister()?;
+        for _ in 0..16 {
+            let ended = [
+                Status::SUCCESS,
+                Status::REM_ACCESS_ERR,
+                Status::WR_FLUSH_ERR,
+            ];
+            link.first
+                .completions()
+                .wait(env.patience)?
+                .expect(&ended)?;
+        }
+    }
+    Ok(())
 }
 
 /// Eight queue pairs of eight threads on one region, each with its own pieces of every page.

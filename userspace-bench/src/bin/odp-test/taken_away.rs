@@ -9,58 +9,22 @@ use odp_verbs::{
     verbs::{Access, Op, Status},
 };
 
-use crate::harness::{Run, Test, LOCAL_REFUSED, REMOTE_REFUSED};
+use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    Test {
-        name: "munmap-remote",
-        run: Run::OnDemand(munmap_remote),
-    },
-    Test {
-        name: "munmap-local",
-        run: Run::OnDemand(munmap_local),
-    },
-    Test {
-        name: "munmap-receiver",
-        run: Run::OnDemand(munmap_receiver),
-    },
-    Test {
-        name: "munmap-middle",
-        run: Run::OnDemand(munmap_middle),
-    },
-    Test {
-        name: "munmap-atomic",
-        run: Run::OnDemand(munmap_atomic),
-    },
-    Test {
-        name: "remap",
-        run: Run::OnDemand(remap),
-    },
-    Test {
-        name: "dontneed",
-        run: Run::OnDemand(dontneed),
-    },
-    Test {
-        name: "mprotect-read-only",
-        run: Run::OnDemand(read_only),
-    },
-    Test {
-        name: "mprotect-none",
-        run: Run::OnDemand(none),
-    },
-    Test {
-        name: "mprotect-before-use",
-        run: Run::OnDemand(before_use),
-    },
-    Test {
-        name: "mremap",
-        run: Run::OnDemand(mremap),
-    },
-    Test {
-        name: "zero-page",
-        run: Run::OnDemand(zero_page),
-    },
+    Test::on_demand("munmap-remote", munmap_remote),
+    Test::on_demand("munmap-local", munmap_local),
+    Test::on_demand("munmap-receiver", munmap_receiver),
+    Test::on_demand("munmap-middle", munmap_middle),
+    Test::on_demand("munmap-atomic", munmap_atomic),
+    Test::on_demand("remap", remap),
+    Test::on_demand("dontneed", dontneed),
+    Test::on_demand("mprotect-read-only", read_only),
+    Test::on_demand("mprotect-none", none),
+    Test::on_demand("mprotect-before-use", before_use),
+    Test::on_demand("mremap", mremap),
+    Test::on_demand("zero-page", zero_page),
 ];
 
 const SIZE: usize = 4 * PAGE;
