@@ -78,11 +78,12 @@ run() {
 
 shell() {
 	local rows=$1 columns=$2 term=$3 status
-	stty -F /dev/hvc0 sane rows "$rows" cols "$columns"
 	(
 		cd /root
-		exec 3>&- 4>&- 5>&-
-		TERM=$term exec setsid -c bash -l </dev/hvc0 >/dev/hvc0 2>&1
+		exec 3>&- 4>&- 5>&- </dev/hvc0 >/dev/hvc0 2>&1
+		# Its settings would be lost if nobody had the terminal open.
+		stty sane rows "$rows" cols "$columns"
+		TERM=$term exec setsid -c bash -l
 	)
 	status=$?
 	echo "exit $status" >&3

@@ -1,6 +1,9 @@
 //! The Debian archive: where it is, which suites are used, and the apt settings for it.
 
+use std::path::Path;
 use std::process::Command;
+
+use crate::host;
 
 /// The suite of the build chroot: the one whose backports carry the kernel.
 pub(crate) const BUILD_SUITE: &str = "trixie";
@@ -26,19 +29,25 @@ fn security_mirror() -> String {
         .unwrap_or_else(|| "http://deb.debian.org/debian-security".into())
 }
 
+/// The keys of the archive, on the host as in a Debian root.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+fn source(mirror: &str, suite: &str) -> String {
+    format!("deb {mirror} {suite} main")
+}
+
 /// The sources of the build chroot.
 pub(crate) fn build_sources() -> Vec<String> {
-    let mirror = mirror();
     vec![
-        format!("deb {mirror} {BUILD_SUITE} main"),
-        format!("deb {mirror} {BUILD_SUITE}-backports main"),
-        format!("deb {} {BUILD_SUITE}-security main", security_mirror()),
+        source(&mirror(), BUILD_SUITE),
+        source(&mirror(), &format!("{BUILD_SUITE}-backports")),
+        source(&security_mirror(), &format!("{BUILD_SUITE}-security")),
     ]
 }
 
 /// The sources of a guest of the given suite.
 pub(crate) fn guest_sources(suite: &str) -> Vec<String> {
-    vec![format!("deb {} {suite} main", mirror())]
+    vec![source(&mirror(), suite)]
 }
 
 /// apt's settings for every use of the archive: a mirror may lag behind its own expiry date, and
@@ -67,9 +76,15 @@ fn host_apt_setting(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-/// `mmdebstrap` for one of our roots, up to the suite, target and sources.
-pub(crate) fn mmdebstrap(namespace: Command, packages: &[&str]) -> Command {
-    let mut command = namespace;
+/// The command that makes a Debian root of `suite` in `target`, with or without apt's package lists.
+pub(crate) fn mmdebstrap(
+    packages: &[&str],
+    suite: &str,
+    target: &Path,
+    sources: &[String],
+    keep_lists: bool,
+) -> Command {
+    let mut command = host::namespace();
     command.args([
         "mmdebstrap",
         "--mode=root",
@@ -83,8 +98,19 @@ pub(crate) fn mmdebstrap(namespace: Command, packages: &[&str]) -> Command {
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/rdma-core/*",
     ]);
+    if keep_lists {
+        command.arg("--skip=cleanup/apt/lists");
+    }
     for option in apt_options() {
         command.arg(format!("--aptopt={option}"));
     }
+    command.arg(suite).arg(target);
+    // The host's apt may not trust Debian's keys by itself: Ubuntu's does not.
+    let signed = format!("deb [signed-by={KEYRING}] ");
+    command.args(
+        sources
+            .iter()
+            .map(|source| source.replacen("deb ", &signed, 1)),
+    );
     command
 }

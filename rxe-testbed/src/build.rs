@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, UseLock};
 use crate::chroot::Chroot;
 use crate::guest::Guest;
 use crate::host;
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) modules: Option<Modules>,
     /// Our programs for the guest.
     pub(crate) programs: Programs,
+    /// Nobody removes the artefacts while they are held here.
+    _in_use: UseLock,
 }
 
 /// Builds what is missing.
@@ -55,6 +57,8 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
         .then(|| Modules::ensure(&cache, &repository, &chroot, &kernel))
         .transpose()?;
     let programs = Programs::ensure(&cache, &repository, &chroot, wanted.programs)?;
+    // Before the build lock is given up, so that there is no moment in between.
+    let in_use = cache.lock_use()?;
     Ok(World {
         cache,
         repository,
@@ -63,6 +67,7 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
         guest,
         modules,
         programs,
+        _in_use: in_use,
     })
 }
 

@@ -5,8 +5,8 @@
 //! is swept by the next one.
 //!
 //! - `build.lock`, exclusive, is held while artefacts are built: a second call waits.
-//! - `use.lock`, shared, is held while a VM runs on artefacts. Old artefacts are removed only when
-//!   it can be had exclusively, so nobody loses a disk image under a running VM.
+//! - `use.lock`, shared, is held by every call once its artefacts are there. Old artefacts are
+//!   removed only when it can be had exclusively, so nobody loses the image of a running VM.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -106,7 +106,7 @@ pub(crate) struct Cache {
 /// Held while artefacts are built.
 pub(crate) struct BuildLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
-/// Held while a VM runs on artefacts.
+/// Held while artefacts are used.
 pub(crate) struct UseLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 impl Cache {
@@ -149,13 +149,13 @@ impl Cache {
         Ok(BuildLock(lock))
     }
 
-    /// Marks the artefacts as in use by a VM.
+    /// Marks the artefacts as in use.
     pub(crate) fn lock_use(&self) -> Result<UseLock> {
         let lock = self.flock("use.lock", FlockArg::LockShared)?;
         Ok(UseLock(lock.context("the lock on the artefacts")?))
     }
 
-    /// Takes the artefacts away from everybody, unless a VM is running.
+    /// The exclusive right to the artefacts, unless someone uses them.
     pub(crate) fn try_lock_unused(&self) -> Result<Option<UseLock>> {
         Ok(self
             .flock("use.lock", FlockArg::LockExclusiveNonblock)?
@@ -221,7 +221,7 @@ impl Cache {
         Ok(finished)
     }
 
-    /// Removes the older artefacts of a kind, unless a VM may be using one.
+    /// Removes the older artefacts of a kind, unless someone may be using one.
     fn remove_others(&self, kind: &str, keep: &Path) -> Result<()> {
         let Some(_unused) = self.try_lock_unused()? else {
             return Ok(());

@@ -95,10 +95,8 @@ impl Chroot {
             let step = Step::start("building the Debian chroot with the compilers and QEMU");
             host::check_namespaces()?;
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-            let mut command = archive::mmdebstrap(host::namespace(), &packages);
-            // The package lists stay: the kernel's version is read from them.
-            command.arg("--skip=cleanup/apt/lists");
-            command.arg(archive::BUILD_SUITE).arg(target).args(&sources);
+            let command =
+                archive::mmdebstrap(&packages, archive::BUILD_SUITE, target, &sources, true);
             process::run_logged(command, &cache.log("chroot"), &step)
                 .context("building the chroot")?;
             step.done();

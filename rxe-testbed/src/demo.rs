@@ -16,11 +16,11 @@ use crate::vm::{Config, Driver, Outcome, Vm};
 const UNMODIFIED: &[(&str, &str)] = &[
     (
         "ibv_rc_pingpong -o (explicit)",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 -o",
     ),
     (
         "ibv_rc_pingpong -O (implicit)",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 -O",
     ),
 ];
 
@@ -323,9 +323,9 @@ fn figure_text(figure: &Figure) -> String {
     match figure.value {
         None => "-".into(),
         Some(value) if value.fract() == 0.0 || value.abs() >= 1000.0 => {
-            format!("{value:.0} {}", unit).trim_end().to_owned()
+            format!("{value:.0} {unit}").trim_end().to_owned()
         }
-        Some(value) => format!("{value:.1} {}", unit),
+        Some(value) => format!("{value:.1} {unit}"),
     }
 }
 

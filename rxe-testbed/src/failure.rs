@@ -100,16 +100,12 @@ const KNOWN: &[(&str, &str)] = &[
         "the archive has moved on: try again with `cargo testbed build --update`",
     ),
     (
-        "was not found",
+        "' was not found",
         "the archive has moved on: try again with `cargo testbed build --update`",
     ),
     (
         "Unable to locate package",
         "the archive has no such package (any more): try `cargo testbed build --update`",
-    ),
-    (
-        "Operation not permitted",
-        "the host does not permit namespaces or mounts here: see `cargo testbed doctor`",
     ),
 ];
 

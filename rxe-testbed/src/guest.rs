@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use crate::archive;
 use crate::cache::{Cache, Key};
 use crate::chroot::{Bind, Chroot};
-use crate::host;
 use crate::kernel::Kernel;
 use crate::process;
 use crate::ui::{self, Step};
@@ -97,11 +96,13 @@ fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
 fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
     cache.ensure("guestroot", &root_key(suite, epoch), |target| {
         let step = Step::start(format!("building the guest's root ({suite}, rdma-core)"));
-        let mut command = archive::mmdebstrap(host::namespace(), PACKAGES);
-        command
-            .arg(suite)
-            .arg(target)
-            .args(archive::guest_sources(suite));
+        let command = archive::mmdebstrap(
+            PACKAGES,
+            suite,
+            target,
+            &archive::guest_sources(suite),
+            false,
+        );
         process::run_logged(command, &cache.log("guestroot"), &step)?;
         step.done();
         Ok(())

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{bail, Context, Result};
 
+use crate::archive;
 use crate::process;
 use crate::ui::{self, Step};
 
@@ -23,7 +24,7 @@ const TOOLS: &[Tool] = &[
         only_unprivileged: false,
     },
     Tool {
-        shows: "/usr/share/keyrings/debian-archive-keyring.gpg",
+        shows: archive::KEYRING,
         package: "debian-archive-keyring",
         only_unprivileged: false,
     },

@@ -102,6 +102,20 @@ pub(crate) fn complaints(log: &str) -> Vec<String> {
     complaints_from(log, 0)
 }
 
+/// Up to `count` lines of `log` from the first alarm on, for a log that ends in a crash.
+pub(crate) fn first_alarm(log: &str, count: usize) -> Option<String> {
+    let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
+    let first = lines.iter().position(|line| is_alarm(message(line)))?;
+    Some(
+        lines[first..]
+            .iter()
+            .take(count)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("\n"),
+    )
+}
+
 fn is_alarm(text: &str) -> bool {
     ALARMS.iter().any(|alarm| text.contains(alarm))
         && !HARMLESS.iter().any(|(harmless, _)| text.contains(harmless))
@@ -160,6 +174,7 @@ mod tests {
 [    4.000000] refcount_t: underflow; use-after-free.
 ";
         assert_eq!(complaints(log).len(), 3);
+        assert_eq!(first_alarm(log, 2).unwrap_or_default().lines().count(), 2);
     }
 
     #[test]

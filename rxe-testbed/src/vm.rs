@@ -14,8 +14,8 @@ use anyhow::{bail, Context, Result};
 use base64::Engine;
 
 use crate::build::World;
-use crate::cache::UseLock;
 use crate::failure::{status, Failure};
+use crate::klog;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Machine, Ports};
 use crate::session::{self, Put};
@@ -103,7 +103,6 @@ pub(crate) struct Vm {
     commands: u32,
     accelerator: Accelerator,
     scratch: Scratch,
-    _use: UseLock,
 }
 
 impl Vm {
@@ -121,7 +120,6 @@ impl Vm {
     }
 
     fn boot_once(world: &World, config: &Config, accelerator: Accelerator) -> Result<Self> {
-        let in_use = world.cache.lock_use()?;
         let scratch = world.cache.scratch()?;
         let log = scratch.path().join("kernel.log");
         std::fs::write(&log, "").context("making the kernel log")?;
@@ -171,7 +169,6 @@ impl Vm {
             commands: 0,
             accelerator,
             scratch,
-            _use: in_use,
         };
         vm.wait_until_ready()?;
         Ok(vm)
@@ -216,9 +213,10 @@ impl Vm {
     fn died(&mut self) -> Result<anyhow::Error> {
         let log = self.kernel_log()?;
         let messages = process::read_lossy(&self.scratch.path().join("qemu.log"))?;
-        let end = process::tail(log.trim_end(), 40);
         let messages = process::tail(messages.trim_end(), 5);
-        let text = format!("the VM died; its kernel log ends with:\n{end}\n{messages}");
+        let telling = klog::first_alarm(&log, 40);
+        let telling = telling.unwrap_or_else(|| process::tail(log.trim_end(), 15));
+        let text = format!("the VM died; from its kernel log:\n{telling}\n{messages}");
         Ok(Failure::error(status::VM, text.trim_end()))
     }
 
