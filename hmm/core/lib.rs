@@ -12,6 +12,7 @@
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
 //! | [`run`]    | how the pages found are put together                                   |
+//! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
 //! An invalidation is an [`event`] that ends in [`table::Table::zap`].
@@ -21,6 +22,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod ahead;
 pub mod event;
 pub mod pfn;
 pub mod policy;

@@ -5,7 +5,8 @@
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Perm, Pfn};
 
-/// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights.
+/// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights and by
+/// page table entries of the same size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The first page.
@@ -14,8 +15,10 @@ pub struct Run {
     pub pfn: Pfn,
     /// How many pages.
     pub pages: u64,
-    /// What the CPU's entry allows.
+    /// What the CPU's entries allow.
     pub perm: Perm,
+    /// log2 of how many pages each of the entries maps.
+    pub order: u32,
 }
 
 impl Run {
@@ -29,6 +32,7 @@ impl Run {
         self.start.saturating_add(self.pages) == next.start
             && self.pfn.add(self.pages) == next.pfn
             && self.perm == next.perm
+            && self.order == next.order
     }
 }
 
@@ -54,6 +58,7 @@ impl Runs {
             pfn: Pfn::new(0),
             pages: 0,
             perm: Perm::ReadOnly,
+            order: 0,
         };
         Self {
             runs: [NONE; MAX_RUNS],
@@ -74,6 +79,11 @@ impl Runs {
         *slot = run;
         self.len += 1;
         Ok(())
+    }
+
+    /// The last run.
+    pub fn last(&self) -> Option<&Run> {
+        self.as_slice().last()
     }
 
     /// The runs.

@@ -19,13 +19,34 @@ pub struct Vma {
     pub rights: VmaRights,
 }
 
-/// One entry of the page table, seen from a page inside it.
+/// One entry of the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it holds; for a mapped page, the frame of the page asked for.
+    /// What it holds; if it maps memory, the frame of its first page.
     pub entry: Entry,
-    /// How many pages it covers from the one asked for to its end, at least one.
-    pub pages: u64,
+    /// The first page that it covers.
+    pub start: PageIndex,
+    /// log2 of how many pages it covers.
+    pub order: u32,
+}
+
+impl Found {
+    /// An entry of this order that covers `page`; entries are aligned to their size.
+    #[inline]
+    pub fn around(page: PageIndex, order: u32, entry: Entry) -> Self {
+        let start = PageIndex::new(page.get() >> order << order);
+        Self {
+            entry,
+            start,
+            order,
+        }
+    }
+
+    /// The pages that it covers.
+    #[inline]
+    pub fn range(&self) -> PageRange {
+        PageRange::new(self.start, self.start.saturating_add(1 << self.order))
+    }
 }
 
 /// Why a walk ended early.
@@ -48,7 +69,7 @@ pub trait AddressSpace {
     /// The area that covers `page` or, if none does, the next one above it.
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
 
-    /// What the page table holds for `page`, which lies in the area that `vma_from` last returned.
+    /// The entry for `page`, which lies in the area that `vma_from` last returned.
     fn entry(&mut self, page: PageIndex) -> Found;
 
     /// Runs the CPU's fault handler on `page` for `access`.
@@ -59,10 +80,44 @@ pub trait AddressSpace {
     fn collided(&self) -> bool;
 }
 
+/// What a walk is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The pages meant.
+    pub wanted: PageRange,
+    /// What is wanted of them.
+    pub policy: Policy,
+    /// Pages right behind them to take along if they are resident.
+    pub ahead: u64,
+}
+
+/// Serves `request` and collects the pages found in `runs`.
+///
+/// Returns the part of the wanted pages that is done, as [`walk`] does.
+pub fn serve(
+    space: &mut impl AddressSpace,
+    request: &Request,
+    runs: &mut Runs,
+) -> Result<PageRange, FaultError> {
+    let done = walk(space, request.wanted, request.policy, runs)?;
+    let end = request.wanted.end();
+    if request.ahead > 0 && done.end() == end {
+        let until = end.saturating_add(request.ahead);
+        // A huge entry at the end of the wanted pages was reported whole.
+        let from = runs.last().map_or(end, |run| run.range().end().max(end));
+        let ahead = PageRange::new(from, until);
+        // How far it gets does not matter, and looking on never fails.
+        let _ = walk(space, ahead, Policy::Snapshot, runs);
+    }
+    Ok(done)
+}
+
 /// Walks `range` under `policy` and collects the pages found in `runs`.
 ///
 /// Returns the part of `range` that is done: all of it, or less if `runs` is full. Pages of that
 /// part that are in no run have nothing a device could use (only under [`Policy::Snapshot`]).
+///
+/// A huge entry is reported whole: the first and the last run may reach beyond `range`.
 pub fn walk(
     space: &mut impl AddressSpace,
     range: PageRange,
@@ -98,16 +153,16 @@ fn walk_vma(
 ) -> Result<PageIndex, FaultError> {
     let mut page = part.start();
     while page < part.end() {
-        let Found { entry, pages } = space.entry(page);
-        let end = page.saturating_add(pages).min(part.end());
-        let pages = PageRange::new(page, end).len();
-        match policy.decide(rights, entry) {
+        let found = space.entry(page);
+        let end = found.range().end().min(part.end());
+        match policy.decide(rights, found.entry) {
             Decision::Report(pfn, perm) => {
                 let run = Run {
-                    start: page,
+                    start: found.start,
                     pfn,
-                    pages,
+                    pages: 1 << found.order,
                     perm,
+                    order: found.order,
                 };
                 if let Err(Full) = runs.push(run) {
                     return Ok(page);

@@ -49,6 +49,17 @@ impl<T> ChunkMap<T> {
         Some(unsafe { entry.cast::<T>().as_ref() })
     }
 
+    /// The first value at `index` or above, and where it is.
+    pub fn next(&self, index: usize) -> Option<(usize, &T)> {
+        let mut at = index;
+        // SAFETY: The array is initialised; `xa_find` takes the RCU lock itself.
+        let entry =
+            unsafe { bindings::xa_find(self.xa.get(), &mut at, usize::MAX, bindings::XA_PRESENT) };
+        let entry = NonNull::new(entry)?;
+        // SAFETY: As in `get`.
+        Some((at, unsafe { entry.cast::<T>().as_ref() }))
+    }
+
     /// Puts `value` at `index`, unless something is there already. Returns what is there then.
     ///
     /// # Errors
@@ -80,20 +91,15 @@ impl<T> ChunkMap<T> {
 #[pinned_drop]
 impl<T> PinnedDrop for ChunkMap<T> {
     fn drop(self: Pin<&mut Self>) {
-        let xa = self.xa.get();
-        let mut index = 0;
-        // SAFETY: `&mut self`: nobody else uses the array. Each entry is found once.
-        let mut entry =
-            unsafe { bindings::xa_find(xa, &mut index, usize::MAX, bindings::XA_PRESENT) };
-        while !entry.is_null() {
-            // SAFETY: Ours, by the type invariant; the array forgets it in `xa_destroy` below.
-            drop(unsafe { Pin::<KBox<T>>::from_foreign(entry.cast()) });
-            // SAFETY: As above.
-            entry = unsafe {
-                bindings::xa_find_after(xa, &mut index, usize::MAX, bindings::XA_PRESENT)
-            };
+        let mut from = 0;
+        while let Some((index, value)) = self.next(from) {
+            let value: *const T = value;
+            // SAFETY: Ours, by the type invariant. `&mut self`: nobody else uses it, each is found
+            // once, and the array forgets it in `xa_destroy` below.
+            drop(unsafe { Pin::<KBox<T>>::from_foreign(value.cast_mut().cast()) });
+            from = index + 1;
         }
         // SAFETY: Nothing uses the array any more.
-        unsafe { bindings::xa_destroy(xa) };
+        unsafe { bindings::xa_destroy(self.xa.get()) };
     }
 }

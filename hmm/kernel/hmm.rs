@@ -24,6 +24,8 @@
 
 #[path = "../core/addr.rs"]
 pub mod addr;
+#[path = "../core/ahead.rs"]
+pub mod ahead;
 #[path = "../core/event.rs"]
 pub mod event;
 #[path = "../core/pfn.rs"]

@@ -2,8 +2,9 @@
 
 //! A mirror: the part of a process's address space that a device uses, as far as it has used it.
 //!
-//! The address space is cut into chunks of [`CHUNK_PAGES`] pages. A chunk comes into being when the
-//! device first faults in it; so registering costs the same for 4 KiB and for the whole address
+//! The address space is cut into chunks of [`CHUNK_PAGES`] pages, and these into units of 2 MiB. A
+//! chunk comes into being when the device first faults in it, the table of a unit when the first of
+//! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the whole address
 //! space, and memory is spent where the device has been. Each chunk has its own interval notifier:
 //! it is the domain that faults and invalidations collide in, and what happens elsewhere in the
 //! mirror does not touch it.
@@ -25,6 +26,7 @@ use kernel::sync::Arc;
 use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
+use crate::ahead::Ahead;
 use crate::chunk_map::ChunkMap;
 use crate::event::Event;
 use crate::interval::{Closed, IntervalNotifier, Invalidate, OpenSeq};
@@ -36,12 +38,13 @@ use crate::run::Runs;
 use crate::rwlock::{RwLock, WriteGuard};
 use crate::seq::{until_valid, Deadline, Domain, ValidRange};
 use crate::shim;
-use crate::table::{Slot, Table};
+use crate::table::{unit_around, units_in, Slot, Table, Unit};
 use crate::tables::LockedMm;
-use crate::walk::{walk, FaultError};
+use crate::walk::{walk, FaultError, Request};
 
-/// log2 of [`CHUNK_PAGES`]: a chunk is what one PMD entry maps, 2 MiB.
-const CHUNK_ORDER: u32 = 9;
+/// log2 of [`CHUNK_PAGES`]: 64 MiB. Larger, and faults collide with more invalidations that do not
+/// concern them; smaller, and a region that is used throughout needs more notifiers.
+const CHUNK_ORDER: u32 = 14;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
 
@@ -51,8 +54,9 @@ const FAULT_DEADLINE: Delta = Delta::from_millis(10_000);
 /// What the mirror tells its owner, for counters. Called from faults and invalidations, with the
 /// chunk's lock held: must not sleep.
 pub trait Observer: Send + Sync + 'static {
-    /// A fault has been served and added `pages` translations.
-    fn faulted(&self, pages: u64);
+    /// A fault has been served. It added the translations of `pages` pages, `extra` of them not asked
+    /// for: the rest of a huge page, or resident pages behind.
+    fn faulted(&self, pages: u64, extra: u64);
     /// A fault has to be tried again, as an invalidation came in between.
     fn collided(&self);
     /// A fault has failed.
@@ -70,6 +74,7 @@ pub struct Mirror<O: Observer> {
     span: PageRange,
     limit: Perm,
     observer: Arc<O>,
+    ahead: Ahead,
     #[pin]
     chunks: ChunkMap<Watched<O>>,
 }
@@ -78,26 +83,29 @@ pub struct Mirror<O: Observer> {
 #[pin_data]
 pub struct Chunk<O: Observer> {
     #[pin]
-    table: RwLock<Table<KVec<Slot>>>,
+    table: RwLock<Translations>,
     observer: Arc<O>,
 }
 
+type Translations = Table<KVec<Unit<KVec<Slot>>>>;
+
 impl<O: Observer> Chunk<O> {
     fn new(range: PageRange, observer: Arc<O>) -> impl PinInit<Self, Error> {
-        let slots = fresh_slots(range.len());
+        let units = defaults(units_in(range));
         try_pin_init!(Self {
-            table <- RwLock::new(Table::new(range.start(), slots?)),
+            table <- RwLock::new(Table::new(range, units?)),
             observer,
         })
     }
 }
 
-fn fresh_slots(pages: u64) -> Result<KVec<Slot>> {
-    let mut slots = KVec::with_capacity(pages as usize, GFP_KERNEL)?;
-    for _ in 0..pages {
-        slots.push(Slot::default(), GFP_KERNEL)?;
+/// So many default values.
+fn defaults<T: Default>(count: u64) -> Result<KVec<T>> {
+    let mut values = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for _ in 0..count {
+        values.push(T::default(), GFP_KERNEL)?;
     }
-    Ok(slots)
+    Ok(values)
 }
 
 impl<O: Observer> Invalidate for Chunk<O> {
@@ -119,7 +127,7 @@ impl<O: Observer> Invalidate for Chunk<O> {
 
 /// Removes the translations of `range` and marks what the device wrote as dirty; returns how many
 /// there were.
-fn zap(table: &mut WriteGuard<'_, Table<KVec<Slot>>>, range: PageRange) -> u64 {
+fn zap(table: &mut WriteGuard<'_, Translations>, range: PageRange) -> u64 {
     table.zap(range, |pfn| {
         // SAFETY: The frame was found in the process's page table; an invalidation that lets go of
         // it has to come through the chunk's lock first, which is held.
@@ -128,7 +136,7 @@ fn zap(table: &mut WriteGuard<'_, Table<KVec<Slot>>>, range: PageRange) -> u64 {
 }
 
 impl<O: Observer> Domain for Watched<O> {
-    type Guard<'d> = WriteGuard<'d, Table<KVec<Slot>>>;
+    type Guard<'d> = WriteGuard<'d, Translations>;
 
     fn read_begin(&self) -> u64 {
         IntervalNotifier::read_begin(self)
@@ -176,6 +184,7 @@ impl<O: Observer> Mirror<O> {
             span: span.intersection(&user),
             limit,
             observer,
+            ahead: Ahead::default(),
             chunks <- ChunkMap::new(),
         })
     }
@@ -206,8 +215,8 @@ impl<O: Observer> Mirror<O> {
             let offset = page_offset(at);
             let piece = left.min(PAGE_SIZE as usize - offset);
             let page = PageIndex::containing(at);
-            let ahead = PageRange::new(page, wanted.end());
-            self.access_page(page, ahead, access, |page| {
+            let rest = PageRange::new(page, wanted.end());
+            self.access_page(page, rest, access, |page| {
                 use_bytes(page.bytes(offset, piece))
             })?;
             // Wraps only after the last byte of the address space, when nothing is left.
@@ -217,12 +226,12 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Accesses `page`; if it has to be faulted in, the rest of `ahead` comes with it, as far as
-    /// the chunk goes.
+    /// Accesses `page`; if it has to be faulted in, the rest of the access in `wanted` comes with
+    /// it, as far as the unit goes.
     fn access_page(
         &self,
         page: PageIndex,
-        ahead: PageRange,
+        wanted: PageRange,
         access: Access,
         use_page: impl FnOnce(&MappedPage<'_>),
     ) -> Result<(), FaultError> {
@@ -234,9 +243,16 @@ impl<O: Observer> Mirror<O> {
                 return Ok(());
             }
         }
-        let wanted = ahead.intersection(&chunk.range());
-        let (valid, added) = self.fault(chunk, wanted, Policy::Fault(access))?;
-        self.observer.faulted(added);
+        let wanted = wanted.intersection(&self.unit(page));
+        let request = Request {
+            wanted,
+            policy: Policy::Fault(access),
+            ahead: self.look_ahead(wanted),
+        };
+        let (valid, added) = self.fault(chunk, &request)?;
+        self.ahead.record(wanted, reached(&valid));
+        self.observer
+            .faulted(added, added.saturating_sub(wanted.len()));
         let table = valid.guard();
         // The fault asked for this page with this access, so it is there unless the device's own
         // limit forbids it.
@@ -249,8 +265,8 @@ impl<O: Observer> Mirror<O> {
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
     ///
-    /// `step` is told after each step, of one chunk at most, how many pages it added, and says
-    /// whether to go on. Sleeps.
+    /// `step` is told after each step, of one unit at most, how many pages it added, and says whether
+    /// to go on. Sleeps.
     ///
     /// # Errors
     ///
@@ -263,11 +279,16 @@ impl<O: Observer> Mirror<O> {
     ) -> Result<(), FaultError> {
         let mut page = range.start();
         while page < range.end() {
-            let wanted = PageRange::new(page, range.end()).intersection(&chunk_around(page));
+            let wanted = PageRange::new(page, range.end()).intersection(&unit_around(page));
             let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
                 (wanted.end(), 0)
             } else {
-                let (valid, added) = self.fault(self.chunk(page)?, wanted, policy)?;
+                let request = Request {
+                    wanted,
+                    policy,
+                    ahead: 0,
+                };
+                let (valid, added) = self.fault(self.chunk(page)?, &request)?;
                 (valid.done().end(), added)
             };
             page = end;
@@ -284,47 +305,80 @@ impl<O: Observer> Mirror<O> {
             return;
         };
         let wanted = wanted.intersection(&self.span);
-        let mut page = wanted.start();
-        while page < wanted.end() {
-            let next = chunk_around(page).end().min(wanted.end());
-            if let Some(chunk) = self.chunks.get(chunk_number(page)) {
-                for page in page.get()..next.get() {
-                    let table = chunk.table.read();
-                    if let Some(pfn) = table.translate(PageIndex::new(page), Access::Read) {
-                        use_bytes(mapped(&table, pfn).bytes(0, PAGE_SIZE as usize));
-                    }
+        let mut from = self.chunk_number(wanted.start());
+        while let Some((number, chunk)) = self.chunks.next(from) {
+            let part = chunk.range().intersection(&wanted);
+            if part.is_empty() {
+                break;
+            }
+            for page in part.start().get()..part.end().get() {
+                let table = chunk.table.read();
+                if let Some(pfn) = table.translate(PageIndex::new(page), Access::Read) {
+                    use_bytes(mapped(&table, pfn).bytes(0, PAGE_SIZE as usize));
                 }
             }
-            page = next;
+            from = number + 1;
         }
     }
 
-    /// Faults in `wanted`, which lies in `chunk`, and fills the table.
+    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table.
     ///
     /// The result holds the chunk's lock. Also returned: how many pages were added.
     fn fault<'d>(
         &self,
         chunk: &'d Watched<O>,
-        wanted: PageRange,
-        policy: Policy,
+        request: &Request,
     ) -> Result<(ValidRange<'d, Watched<O>>, u64), FaultError> {
         let mm = self.mm_user()?;
+        let page = request.wanted.start();
+        let mut spare = None;
         let deadline = After(Instant::now());
         let result = until_valid(
             chunk,
             &deadline,
-            |side| range_fault(&mm, side, wanted, policy),
+            |side| {
+                // Nothing can be allocated under the lock. Once the sequence has begun, slots that
+                // are there only go with an invalidation, and that means another try.
+                if spare.is_none() && !chunk.table.read().has_slots(page) {
+                    let slots = defaults(self.unit(page).len());
+                    spare = Some(slots.map_err(|_| FaultError::NoMemory)?);
+                }
+                range_fault(&mm, side, request)
+            },
             || self.observer.collided(),
         );
         let mut valid = result.inspect_err(|_| self.observer.failed())?;
         let (runs, table) = valid.split();
-        let added = runs.iter().map(|run| table.fill(run, self.limit)).sum();
+        let added = runs
+            .iter()
+            .map(|run| table.fill(run, self.limit, &mut spare))
+            .sum();
         Ok((valid, added))
+    }
+
+    /// The mirrored pages of the unit that `page` is in.
+    fn unit(&self, page: PageIndex) -> PageRange {
+        unit_around(page).intersection(&self.span)
+    }
+
+    /// How many pages behind `wanted` to look at, in the same unit.
+    fn look_ahead(&self, wanted: PageRange) -> u64 {
+        let left = PageRange::new(wanted.end(), self.unit(wanted.start()).end());
+        self.ahead.window(wanted).min(left.len())
+    }
+
+    /// Chunks are numbered from the first one of the span, so that a small region's map is small.
+    fn chunk_number(&self, page: PageIndex) -> usize {
+        let first = self.span.start().get() >> CHUNK_ORDER;
+        (page.get() >> CHUNK_ORDER).saturating_sub(first) as usize
     }
 
     /// The chunk that holds `page`, made if there is none.
     fn chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
-        match self.chunks.get(chunk_number(page)) {
+        if !self.span.contains(page) {
+            return Err(FaultError::Refused(Refusal::NoPage));
+        }
+        match self.chunks.get(self.chunk_number(page)) {
             Some(chunk) => Ok(chunk),
             None => self.add_chunk(page),
         }
@@ -334,7 +388,7 @@ impl<O: Observer> Mirror<O> {
     fn add_chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
         let mm = self.mm_user()?;
         // A peer must not make us spend memory on addresses where there is nothing.
-        if !self.span.contains(page) || !has_vma(&mm, page) {
+        if !has_vma(&mm, page) {
             self.observer.failed();
             return Err(FaultError::Refused(Refusal::NoPage));
         }
@@ -344,7 +398,7 @@ impl<O: Observer> Mirror<O> {
             .map_err(|_| FaultError::NoMemory)?;
         let chunk = self
             .chunks
-            .get_or_insert(chunk_number(page), chunk)
+            .get_or_insert(self.chunk_number(page), chunk)
             .map_err(|_| FaultError::NoMemory)?;
         self.observer.chunk_added();
         Ok(chunk)
@@ -378,14 +432,21 @@ impl<O: Observer> Mirror<O> {
     }
 }
 
+/// The end of the pages that a fault has found without a gap from the first one on.
+fn reached<D: Domain>(valid: &ValidRange<'_, D>) -> PageIndex {
+    let mut end = valid.done().end();
+    for run in valid.runs() {
+        if run.start <= end {
+            end = end.max(run.range().end());
+        }
+    }
+    end
+}
+
 fn has_vma(mm: &MmWithUser, page: PageIndex) -> bool {
     mm.mmap_read_lock()
         .vma_lookup(page.addr() as usize)
         .is_some()
-}
-
-fn chunk_number(page: PageIndex) -> usize {
-    (page.get() >> CHUNK_ORDER) as usize
 }
 
 /// The pages of the chunk that `page` is in.
@@ -403,7 +464,7 @@ pub fn user_pages(mm: &Mm) -> PageRange {
 
 /// The page behind a translation of `_table`, usable while the table's lock is held.
 #[inline]
-fn mapped<'a>(_table: &'a Table<KVec<Slot>>, pfn: Pfn) -> MappedPage<'a> {
+fn mapped<'a>(_table: &'a Translations, pfn: Pfn) -> MappedPage<'a> {
     // SAFETY: The table holds only frames that the process's page table held, which have a `struct
     // page`, and an invalidation waits for the lock whose guard `_table` was borrowed from.
     unsafe { MappedPage::map(pfn) }

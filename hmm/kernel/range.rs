@@ -4,17 +4,16 @@
 
 use kernel::mm::MmWithUser;
 
-use crate::addr::PageRange;
-use crate::policy::Policy;
 use crate::run::Runs;
 use crate::seq::{Domain, Faulted, ReadSide};
 use crate::tables::LockedMm;
-use crate::walk::{walk, FaultError};
+use crate::walk::{serve, FaultError, Request};
 
-/// Walks `range` of `mm` under `policy`. Takes and releases the mmap lock for reading; sleeps.
+/// Serves `request` on `mm`. Takes and releases the mmap lock for reading; sleeps.
 ///
-/// The result covers `range` from its start on, all of it unless there were more than
-/// [`crate::run::MAX_RUNS`] runs; [`Faulted::validate`] makes it readable.
+/// The result covers the pages wanted from the first on, all of them unless there were more than
+/// [`crate::run::MAX_RUNS`] runs; huge entries are reported whole. [`Faulted::validate`]
+/// makes it readable.
 ///
 /// # Errors
 ///
@@ -26,14 +25,13 @@ use crate::walk::{walk, FaultError};
 pub fn range_fault<'d, D: Domain>(
     mm: &MmWithUser,
     side: ReadSide<'d, D>,
-    range: PageRange,
-    policy: Policy,
+    request: &Request,
 ) -> Result<Faulted<'d, D>, FaultError> {
     let mut runs = Runs::new();
     let done = {
         let mmap_lock = mm.mmap_read_lock();
         let mut space = LockedMm::new(mm, &mmap_lock, || side.collided());
-        walk(&mut space, range, policy, &mut runs)?
+        serve(&mut space, request, &mut runs)?
     };
     Ok(side.faulted(runs, done))
 }

@@ -67,7 +67,7 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
         // by the type invariant of `PteTable`.
         let entry = unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index)) };
-        Some(entry_of(entry, 0).unwrap_or(Entry::Bad))
+        Some(entry_of(entry).unwrap_or(Entry::Bad))
     }
 
     /// Descends to the entry for `page`. Remembers the table of PTEs if it comes to one.
@@ -79,28 +79,27 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         // SAFETY: The mmap lock is held, `addr` lies in an area, `shift` can be written.
         let pud = unsafe { shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift) };
         let Some(pud) = NonNull::new(pud) else {
-            return found(Entry::Absent, page, shift - PAGE_SHIFT);
+            return Found::around(page, shift - PAGE_SHIFT, Entry::Absent);
         };
         // SAFETY: `pud` points into a table that stays while the mmap lock is held.
         let entry = unsafe { shim::hmm_shim_pud_entry(pud.as_ptr()) };
-        if let Some(entry) = entry_of(entry, offset_in(page, PUD_ORDER)) {
-            return found(entry, page, PUD_ORDER);
+        if let Some(entry) = entry_of(entry) {
+            return Found::around(page, PUD_ORDER, entry);
         }
         // SAFETY: As above; the RCU lock keeps the table below, which hugetlb may unshare.
         let Some(pmd) = NonNull::new(unsafe { shim::hmm_shim_pmd(pud.as_ptr(), addr) }) else {
-            return found(Entry::Absent, page, 0);
+            return Found::around(page, 0, Entry::Absent);
         };
         // SAFETY: As above.
         let entry = unsafe { shim::hmm_shim_pmd_entry(pmd.as_ptr()) };
-        if let Some(entry) = entry_of(entry, offset_in(page, PMD_ORDER)) {
-            return found(entry, page, PMD_ORDER);
+        if let Some(entry) = entry_of(entry) {
+            return Found::around(page, PMD_ORDER, entry);
         }
-        let start = PageIndex::new(page.get() - offset_in(page, PMD_ORDER));
-        let range = PageRange::new(start, start.saturating_add(1 << PMD_ORDER));
+        let range = Found::around(page, PMD_ORDER, Entry::Absent).range();
         // SAFETY: As above; a table that is withdrawn now is freed after a grace period.
-        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), start.addr() as usize) };
+        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), range.start().addr() as usize) };
         let Some(first) = NonNull::new(first) else {
-            return found(Entry::Absent, page, 0);
+            return Found::around(page, 0, Entry::Absent);
         };
         // INVARIANT: Reached with `rcu` held, and `first` is the PTE of `range.start()`.
         self.ptes = Some(PteTable {
@@ -109,7 +108,7 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
             _rcu: rcu,
         });
         let entry = self.pte(page).unwrap_or(Entry::Bad);
-        Found { entry, pages: 1 }
+        Found::around(page, 0, entry)
     }
 }
 
@@ -125,7 +124,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
 
     fn entry(&mut self, page: PageIndex) -> Found {
         match self.pte(page) {
-            Some(entry) => Found { entry, pages: 1 },
+            Some(entry) => Found::around(page, 0, entry),
             None => self.descend(page),
         }
     }
@@ -186,23 +185,9 @@ unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
     }
 }
 
-/// How many pages `page` lies behind the start of the entry of this order that covers it.
+/// What `raw` holds; `None` if it points to a table.
 #[inline]
-fn offset_in(page: PageIndex, order: u32) -> u64 {
-    page.get() & ((1 << order) - 1)
-}
-
-#[inline]
-fn found(entry: Entry, page: PageIndex, order: u32) -> Found {
-    Found {
-        entry,
-        pages: (1 << order) - offset_in(page, order),
-    }
-}
-
-/// What `raw` says of the page `offset` pages into it; `None` if it points to a table.
-#[inline]
-fn entry_of(raw: shim::hmm_shim_entry, offset: u64) -> Option<Entry> {
+fn entry_of(raw: shim::hmm_shim_entry) -> Option<Entry> {
     Some(match raw.kind {
         shim::hmm_shim_kind_HMM_SHIM_TABLE => return None,
         shim::hmm_shim_kind_HMM_SHIM_ABSENT => Entry::Absent,
@@ -210,7 +195,7 @@ fn entry_of(raw: shim::hmm_shim_entry, offset: u64) -> Option<Entry> {
         shim::hmm_shim_kind_HMM_SHIM_ELSEWHERE => Entry::Elsewhere,
         shim::hmm_shim_kind_HMM_SHIM_MIGRATING => Entry::Migrating,
         shim::hmm_shim_kind_HMM_SHIM_MAPPED => Entry::Mapped {
-            pfn: Pfn::new(raw.pfn as u64).add(offset),
+            pfn: Pfn::new(raw.pfn as u64),
             perm: Perm::from_writable(raw.writable != 0),
         },
         shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special,

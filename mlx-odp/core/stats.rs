@@ -33,24 +33,28 @@ pub struct Stats {
     pub page_fault_retries: Counter,
     /// Translations added by faults.
     pub pages_mapped: Counter,
+    /// Those of them that no request had asked for yet: the rest of huge pages, and resident pages
+    /// behind the one that faulted.
+    pub pages_mapped_around: Counter,
     /// Translations added by `ibv_advise_mr`.
     pub pages_prefetched: Counter,
     /// Invalidations that reached a part of the region the NIC had used.
     pub invalidations: Counter,
     /// Translations removed by them.
     pub page_invalidations: Counter,
-    /// Chunks of 2 MiB that the NIC has used: what the region's memory goes by.
+    /// Chunks of 64 MiB that the NIC has used: what the region's memory goes by.
     pub chunks: Counter,
 }
 
 impl Stats {
     /// Name and value of every counter.
-    pub fn entries(&self) -> [(&'static core::ffi::CStr, u64); 8] {
+    pub fn entries(&self) -> [(&'static core::ffi::CStr, u64); 9] {
         [
             (c"page_faults", self.page_faults.get()),
             (c"page_faults_failed", self.page_faults_failed.get()),
             (c"page_fault_retries", self.page_fault_retries.get()),
             (c"pages_mapped", self.pages_mapped.get()),
+            (c"pages_mapped_around", self.pages_mapped_around.get()),
             (c"pages_prefetched", self.pages_prefetched.get()),
             (c"invalidations", self.invalidations.get()),
             (c"page_invalidations", self.page_invalidations.get()),

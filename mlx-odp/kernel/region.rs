@@ -45,9 +45,10 @@ impl From<AccessError> for Error {
 struct Counting(Arc<Stats>);
 
 impl Observer for Counting {
-    fn faulted(&self, pages: u64) {
+    fn faulted(&self, pages: u64, extra: u64) {
         self.0.page_faults.add(1);
         self.0.pages_mapped.add(pages);
+        self.0.pages_mapped_around.add(extra);
     }
 
     fn collided(&self) {

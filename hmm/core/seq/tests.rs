@@ -17,7 +17,7 @@ use crate::addr::PageIndex;
 use crate::pfn::{Access, Perm, Pfn};
 use crate::policy::Refusal;
 use crate::run::Run;
-use crate::table::{Slot, Table};
+use crate::table::{Slot, Table, Unit};
 
 const PAGE: PageIndex = PageIndex::new(7);
 const SWAPS: u64 = 3;
@@ -35,19 +35,20 @@ struct Machine {
     freed: Mutex<Vec<u64>>,
     notifier: Mutex<Notifier>,
     /// The domain's lock: the translations, and the sequence that the last invalidation closed with.
-    table: Mutex<(Table<Vec<Slot>>, u64)>,
+    table: Mutex<(Table<Vec<Unit<Vec<Slot>>>>, u64)>,
     /// A machine that forgets to check the sequence.
     broken: bool,
 }
 
 impl Machine {
     fn new(broken: bool) -> Self {
-        let slots = std::iter::once(Slot::default()).collect();
+        let units = std::iter::once(Unit::Empty).collect();
+        let range = PageRange::new(PAGE, PAGE.saturating_add(1));
         Self {
             pte: Mutex::new(100),
             freed: Mutex::new(Vec::new()),
             notifier: Mutex::new(Notifier::default()),
-            table: Mutex::new((Table::new(PAGE, slots), 0)),
+            table: Mutex::new((Table::new(range, units), 0)),
             broken,
         }
     }
@@ -74,7 +75,7 @@ impl Machine {
         self.notifier.lock().unwrap().seq += 1;
     }
 
-    fn touch(&self, table: &Table<Vec<Slot>>) -> bool {
+    fn touch(&self, table: &Table<Vec<Unit<Vec<Slot>>>>) -> bool {
         let Some(pfn) = table.translate(PAGE, Access::Read) else {
             return false;
         };
@@ -93,7 +94,8 @@ impl Machine {
         let mut valid = until_valid(self, &Never, |side| self.fault(side), || ()).unwrap();
         let (runs, guard) = valid.split();
         for run in runs {
-            guard.0.fill(run, Perm::ReadWrite);
+            let mut spare = Some(std::iter::once(Slot::default()).collect());
+            guard.0.fill(run, Perm::ReadWrite, &mut spare);
         }
         assert!(
             self.touch(&valid.guard().0),
@@ -110,6 +112,7 @@ impl Machine {
             pfn,
             pages: 1,
             perm: Perm::ReadWrite,
+            order: 0,
         };
         runs.push(run).map_err(|_| FaultError::NoMemory)?;
         Ok(side.faulted(runs, run.range()))
@@ -117,7 +120,7 @@ impl Machine {
 }
 
 impl Domain for Machine {
-    type Guard<'d> = MutexGuard<'d, (Table<Vec<Slot>>, u64)>;
+    type Guard<'d> = MutexGuard<'d, (Table<Vec<Unit<Vec<Slot>>>>, u64)>;
 
     fn read_begin(&self) -> u64 {
         loop {

@@ -50,23 +50,9 @@ impl AddressSpace for Synthetic {
     }
 
     fn entry(&mut self, page: PageIndex) -> Found {
-        let page = page.get();
-        match self.covering(page) {
-            Some((start, Entry::Mapped { pfn, perm }, order)) => Found {
-                entry: Entry::Mapped {
-                    pfn: pfn.add(page - start),
-                    perm,
-                },
-                pages: start + (1 << order) - page,
-            },
-            Some((start, entry, order)) => Found {
-                entry,
-                pages: start + (1 << order) - page,
-            },
-            None => Found {
-                entry: Entry::Absent,
-                pages: 1,
-            },
+        match self.covering(page.get()) {
+            Some((_, entry, order)) => Found::around(page, order, entry),
+            None => Found::around(page, 0, Entry::Absent),
         }
     }
 
@@ -171,9 +157,11 @@ fn walk_all(
             "no progress: {done:?}"
         );
         for run in runs.as_slice() {
-            assert!(run.pages > 0 && done.intersection(&run.range()) == run.range());
-            for i in 0..run.pages {
-                pages.push((run.start.get() + i, run.pfn.get() + i, run.perm));
+            let part = run.range().intersection(&done);
+            assert!(!part.is_empty(), "a run outside: {run:?}");
+            for page in part.start().get()..part.end().get() {
+                let pfn = run.pfn.get() + page - run.start.get();
+                pages.push((page, pfn, run.perm));
             }
         }
         from = done.end();
@@ -284,8 +272,9 @@ proptest! {
                 prop_assert_eq!(pages, expected);
                 for (page, pfn, perm) in found {
                     // What is reported is what the page table holds afterwards.
-                    let now = walked.entry(PageIndex::new(page)).entry;
-                    prop_assert_eq!(now, Entry::Mapped { pfn: Pfn::new(pfn), perm });
+                    let now = walked.entry(PageIndex::new(page));
+                    let first = Pfn::new(pfn - (page - now.start.get()));
+                    prop_assert_eq!(now.entry, Entry::Mapped { pfn: first, perm });
                 }
             }
             (expected, found) => prop_assert_eq!(expected.map(|_| ()), found.map(|_| ())),
@@ -345,16 +334,49 @@ fn neighbours_become_one_run() {
         );
     }
     let mut runs = Runs::new();
+    // Whole entries, though the range begins and ends inside of one.
     let range = PageRange::new(PageIndex::new(3), PageIndex::new(20));
-    assert_eq!(
-        walk(&mut space, range, Policy::Snapshot, &mut runs),
-        Ok(range)
-    );
+    let done = walk(&mut space, range, Policy::Snapshot, &mut runs);
+    assert_eq!(done, Ok(range));
     let run = Run {
-        start: range.start(),
-        pfn: Pfn::new(1003),
-        pages: 17,
+        start: PageIndex::new(0),
+        pfn: Pfn::new(1000),
+        pages: 24,
         perm: Perm::ReadWrite,
+        order: HUGE_ORDER,
     };
     assert_eq!(runs.as_slice(), [run]);
+}
+
+#[test]
+fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
+    let rights = VmaRights {
+        readable: true,
+        writable: true,
+        special: false,
+    };
+    let all = PageRange::new(PageIndex::new(0), PageIndex::new(PAGES));
+    let mut space = Synthetic {
+        vmas: vec![Vma { range: all, rights }],
+        ..Default::default()
+    };
+    for page in [4, 5, 7, 9] {
+        let (pfn, perm) = (Pfn::new(300 + page), Perm::ReadWrite);
+        space.entries.insert(page, (Entry::Mapped { pfn, perm }, 0));
+    }
+    let mut runs = Runs::new();
+    let wanted = PageRange::new(PageIndex::new(3), PageIndex::new(4));
+    let request = Request {
+        wanted,
+        policy: Policy::Fault(Access::Write),
+        ahead: 5,
+    };
+    assert_eq!(serve(&mut space, &request, &mut runs), Ok(wanted));
+    assert_eq!(space.faults, [(3, Access::Write)]);
+    let found: Vec<(u64, u64)> = runs
+        .as_slice()
+        .iter()
+        .map(|run| (run.start.get(), run.pages))
+        .collect();
+    assert_eq!(found, [(3, 1), (4, 2), (7, 1)]);
 }
