@@ -40,6 +40,9 @@ impl Mtu {
     /// All there are, the smallest first.
     pub const ALL: [Mtu; 5] = [Mtu(1), Mtu(2), Mtu(3), Mtu(4), Mtu(5)];
 
+    /// What fits into the frames of an Ethernet that is set up as usual.
+    pub const USUAL: Mtu = Mtu(3);
+
     /// The size in bytes.
     pub fn bytes(self) -> usize {
         128 << self.0

@@ -6,7 +6,7 @@ use odp_verbs::{
     env::{anonymous, Mode},
     memory::PAGE,
     pattern::Pattern,
-    verbs::{Access, Op},
+    verbs::{Access, Mtu, Op},
 };
 
 use crate::stage::{Check, Stage};
@@ -71,7 +71,7 @@ fn write(stage: &Stage, mode: Mode, offset: usize, len: usize) -> Result<()> {
     let far = stage.buffer(mode, size)?;
     near.fill(pattern, offset, len);
     stage
-        .rc()?
+        .usual_link()?
         .write(near.sge(offset, len), far.remote(offset))?;
     far.check(pattern, offset, len)?;
     far.check_zero(0, offset).context("before the data")?;
@@ -88,7 +88,7 @@ fn read(stage: &Stage, mode: Mode, offset: usize, len: usize) -> Result<()> {
     let far = stage.buffer(mode, size)?;
     far.fill(pattern, offset, len);
     stage
-        .rc()?
+        .usual_link()?
         .read(far.remote(offset), near.sge(offset, len))?;
     near.check(pattern, offset, len)?;
     near.check_zero(0, offset).context("before the data")?;
@@ -150,7 +150,7 @@ fn implicit_messages(stage: &Stage) -> Result<String> {
 }
 
 fn explicit_page(stage: &Stage) -> Result<String> {
-    let len = stage.mtu.bytes().min(PAGE);
+    let len = stage.mtu.min(Mtu::USUAL).bytes();
     write(stage, Mode::Explicit, 0, len)?;
     read(stage, Mode::Explicit, 0, len)?;
     Ok(format!("{len} bytes written and read"))
@@ -167,7 +167,7 @@ fn explicit_long(stage: &Stage) -> Result<String> {
     read(stage, Mode::Explicit, 0, 1 << 20)?;
     Ok(format!(
         "1 MiB written and read, {} packets each",
-        (1 << 20) / stage.mtu.bytes()
+        (1 << 20) / stage.mtu.min(Mtu::USUAL).bytes()
     ))
 }
 

@@ -24,19 +24,19 @@ pub const FIGURES: &[Figure] = &[
         name: "write-64-pinned",
         title: "64-byte WRITE, pinned memory",
         unit: "us",
-        run: |stage| warm(stage, Mode::Pinned),
+        run: |stage| write(stage, Target::Pinned),
     },
     Figure {
         name: "write-64-warm",
         title: "64-byte WRITE, on-demand memory, page present",
         unit: "us",
-        run: |stage| warm(stage, Mode::Explicit),
+        run: |stage| write(stage, Target::Warm),
     },
     Figure {
         name: "write-64-cold",
         title: "64-byte WRITE, on-demand memory, page untouched",
         unit: "us",
-        run: cold,
+        run: |stage| write(stage, Target::Cold),
     },
     Figure {
         name: "register-256-mib-pinned",
@@ -59,43 +59,48 @@ pub const FIGURES: &[Figure] = &[
 ];
 
 const LEN: usize = 64;
+/// How many writes of each kind are timed, and how many come before them for warming up.
+const ROUNDS: usize = 400;
+const WARM_UP: usize = 100;
 
-fn warm(stage: &Stage, mode: Mode) -> Result<f64> {
-    let (near, far) = (stage.buffer(mode, PAGE)?, stage.buffer(mode, PAGE)?);
-    let link = stage.rc()?;
-    let mut times = Vec::new();
-    for round in 0..1100 {
-        let pattern = Pattern::new(round);
-        near.fill(pattern, 0, LEN);
-        let time = timed_write(&link, near.sge(0, LEN), far.remote(0))?;
-        far.check(pattern, 0, LEN)?;
-        // The first hundred are for warming up.
-        if round >= 100 {
-            times.push(time);
-        }
-    }
-    Ok(median(times))
+/// Where a write goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Pinned,
+    Warm,
+    Cold,
 }
 
-fn cold(stage: &Stage) -> Result<f64> {
-    const PAGES: usize = 400;
-    let near = stage.buffer(Mode::Explicit, PAGE)?;
-    let memory = anonymous(PAGES * PAGE)?;
-    memory.advise(0..PAGES * PAGE, Advice::NoHugePage)?;
-    let far = stage.keep(stage.cover(Mode::Explicit, memory, Access::ALL)?);
-    let link = stage.rc()?;
-    near.fill(Pattern::new(0), 0, LEN);
-    link.write(near.sge(0, LEN), far.remote(0))?;
-    let mut times = Vec::new();
-    for page in 1..PAGES {
-        let pattern = Pattern::new(page as u64);
+/// The median time of a write to `wanted`. All kinds take turns, so that whatever else the machine
+/// does affects them alike.
+fn write(stage: &Stage, wanted: Target) -> Result<f64> {
+    let near = stage.buffer(Mode::Pinned, PAGE)?;
+    let (pinned, warm) = (
+        stage.buffer(Mode::Pinned, PAGE)?,
+        stage.buffer(Mode::Explicit, PAGE)?,
+    );
+    let memory = anonymous((WARM_UP + ROUNDS) * PAGE)?;
+    memory.advise(0..memory.len(), Advice::NoHugePage)?;
+    let cold = stage.keep(stage.cover(Mode::Explicit, memory, Access::ALL)?);
+    let (link, mut times) = (stage.rc()?, Vec::new());
+    for round in 0..WARM_UP + ROUNDS {
+        let pattern = Pattern::new(round as u64);
         near.fill(pattern, 0, LEN);
-        times.push(timed_write(
-            &link,
-            near.sge(0, LEN),
-            far.remote(page * PAGE),
-        )?);
-        far.check_from(pattern, 0, page * PAGE, LEN)?;
+        // Not one page after the other, which a driver may foresee.
+        let page = round * 151 % (WARM_UP + ROUNDS) * PAGE;
+        let mut turns = [
+            (Target::Pinned, &pinned, 0),
+            (Target::Warm, &warm, 0),
+            (Target::Cold, &cold, page),
+        ];
+        turns.rotate_left(round % 3);
+        for (target, buffer, at) in turns {
+            let time = timed_write(&link, near.sge(0, LEN), buffer.remote(at))?;
+            buffer.check_from(pattern, 0, at, LEN)?;
+            if target == wanted && round >= WARM_UP {
+                times.push(time);
+            }
+        }
     }
     Ok(median(times))
 }

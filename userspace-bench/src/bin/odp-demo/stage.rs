@@ -8,8 +8,9 @@ use anyhow::Result;
 use odp_verbs::{
     counters::Counters,
     env::{anonymous, Buffer, Env, Mode},
+    loopback::Loopback,
     process,
-    verbs::{self, Access},
+    verbs::{self, Access, Mtu, QpConfig, Transport},
 };
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,12 @@ impl Stage {
         Ok(self.keep(buffer))
     }
 
+    /// Connected queue pairs, with packets of the usual size however large the device's are.
+    pub fn usual_link(&self) -> Result<Loopback> {
+        let mtu = self.mtu.min(Mtu::USUAL);
+        Ok(Loopback::new(&self.env, QpConfig::new(Transport::Rc), mtu)?)
+    }
+
     /// The command that plays another part on the same device.
     pub fn part(&self, name: &str) -> Command {
         let mut command = process::this_program();
@@ -155,12 +162,10 @@ impl Stage {
 
 /// A registration that the driver refuses is no failure, but nothing to count on either.
 fn status(error: &anyhow::Error) -> Status {
-    match error.downcast_ref::<verbs::Error>() {
-        Some(
-            e @ verbs::Error::Call {
-                call: "ibv_reg_mr", ..
-            },
-        ) if e.is_unsupported() => Status::Unsupported,
+    match error.downcast_ref() {
+        Some(verbs::Error::Call {
+            call: "ibv_reg_mr", ..
+        }) => Status::Unsupported,
         _ => Status::Failed,
     }
 }
