@@ -21,6 +21,9 @@ use crate::host;
 use crate::process::Scratch;
 use crate::ui;
 
+/// The length of a key as text.
+const KEY_DIGITS: usize = 16;
+
 /// The inputs of an artefact, boiled down to a short hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key(String);
@@ -64,7 +67,7 @@ impl KeyBuilder {
     /// The key of everything that was added.
     pub(crate) fn finish(self) -> Key {
         let digest = self.0.finalize();
-        Key(digest[..8]
+        Key(digest[..KEY_DIGITS / 2]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect())
@@ -236,15 +239,11 @@ impl Cache {
 
     /// The existing artefacts of a kind.
     pub(crate) fn artefacts(&self, kind: &str) -> Vec<PathBuf> {
-        entries(&self.root)
-            .into_iter()
-            .filter(|path| {
-                path.file_name()
-                    .and_then(|name| name.to_str())
-                    .and_then(|name| name.rsplit_once('-'))
-                    .is_some_and(|(found, _)| found == kind)
-            })
-            .collect()
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| is_artefact(name, kind))
+        };
+        entries(&self.root).into_iter().filter(is_one).collect()
     }
 
     /// A scratch directory for one VM or one step.
@@ -276,6 +275,13 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir)
         .map(|found| found.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default()
+}
+
+/// Whether a name is `KIND-KEY`: `kernel-version.json` is no kernel.
+fn is_artefact(name: &str, kind: &str) -> bool {
+    name.strip_prefix(kind)
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|key| key.len() == KEY_DIGITS && key.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
 /// Scratch directories are named after the process that made them.
@@ -313,6 +319,13 @@ mod tests {
         std::fs::write(dir.path().join("a"), "2")?;
         assert_ne!(first, key()?);
         Ok(())
+    }
+
+    #[test]
+    fn only_keyed_names_are_artefacts() {
+        assert!(is_artefact("kernel-0123456789abcdef", "kernel"));
+        assert!(!is_artefact("kernel-version.json", "kernel"));
+        assert!(!is_artefact("kernel-0123456789abcdef", "guest"));
     }
 
     #[test]
