@@ -78,6 +78,14 @@ impl Policy {
     /// As in C, an area that cannot be read cannot be written either.
     pub fn decide(self, rights: VmaRights, entry: Entry) -> Decision {
         let reachable = rights.readable && !rights.special;
+        let entry = match entry {
+            // The CPU can write entries of shadow stacks, though nobody else may.
+            Entry::Mapped { pfn, .. } if !rights.writable => Entry::Mapped {
+                pfn,
+                perm: Perm::ReadOnly,
+            },
+            entry => entry,
+        };
         match (self, entry) {
             (Policy::Snapshot, Entry::Mapped { pfn, perm }) if reachable => {
                 Decision::Report(pfn, perm)
@@ -167,6 +175,13 @@ mod tests {
             (write, RW, mapped(Perm::ReadOnly), Fault(Access::Write)),
             (write, RW, mapped(Perm::ReadWrite), page(Perm::ReadWrite)),
             (write, RO, mapped(Perm::ReadOnly), forbidden),
+            (write, RO, mapped(Perm::ReadWrite), forbidden),
+            (
+                Policy::Snapshot,
+                RO,
+                mapped(Perm::ReadWrite),
+                page(Perm::ReadOnly),
+            ),
             (write, RO, Entry::Absent, forbidden),
             (write, NONE, Entry::Absent, no_page),
         ];

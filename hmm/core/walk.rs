@@ -143,6 +143,10 @@ pub fn walk(
     Ok(PageRange::new(range.start(), page))
 }
 
+/// How often the fault handler is called for one page in one walk: a write to a huge page may take
+/// one call to split it and another to copy the page.
+const TRIES_FOR_A_PAGE: u32 = 4;
+
 /// Walks pages of one area; returns the page after the last one done.
 fn walk_vma(
     space: &mut impl AddressSpace,
@@ -152,6 +156,7 @@ fn walk_vma(
     runs: &mut Runs,
 ) -> Result<PageIndex, FaultError> {
     let mut page = part.start();
+    let mut tries = 0;
     while page < part.end() {
         let found = space.entry(page);
         let end = found.range().end().min(part.end());
@@ -167,10 +172,16 @@ fn walk_vma(
                 if let Err(Full) = runs.push(run) {
                     return Ok(page);
                 }
-                page = end;
+                (page, tries) = (end, 0);
             }
-            Decision::Skip => page = end,
+            Decision::Skip => (page, tries) = (end, 0),
             Decision::Fault(access) => {
+                // The handler may do nothing and say that all is well: short of memory in an area
+                // that may drop its pages. Then the caller's deadline has to count.
+                tries += 1;
+                if tries > TRIES_FOR_A_PAGE {
+                    return Err(FaultError::Collided);
+                }
                 space.fault(page, access)?;
                 if space.collided() {
                     return Err(FaultError::Collided);

@@ -18,7 +18,7 @@ use kernel::types::{ForeignOwnable, Opaque};
 ///
 /// Every entry of the array is a `Pin<KBox<T>>` turned into a pointer, owned by the map.
 #[pin_data(PinnedDrop)]
-pub struct ChunkMap<T> {
+pub(crate) struct ChunkMap<T> {
     #[pin]
     xa: Opaque<bindings::xarray>,
     _owns: core::marker::PhantomData<T>,
@@ -31,7 +31,7 @@ unsafe impl<T: Send + Sync> Sync for ChunkMap<T> {}
 
 impl<T> ChunkMap<T> {
     /// An empty map.
-    pub fn new() -> impl PinInit<Self> {
+    pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             xa <- Opaque::ffi_init(|xa| {
                 // SAFETY: `xa` is pinned memory for an xarray.
@@ -42,7 +42,7 @@ impl<T> ChunkMap<T> {
     }
 
     /// The value at `index`.
-    pub fn get(&self, index: usize) -> Option<&T> {
+    pub(crate) fn get(&self, index: usize) -> Option<&T> {
         // SAFETY: The array is initialised; `xa_load` takes the RCU lock itself.
         let entry = NonNull::new(unsafe { bindings::xa_load(self.xa.get(), index) })?;
         // SAFETY: A pointer of ours, by the type invariant, which stays until the map is dropped.
@@ -50,14 +50,18 @@ impl<T> ChunkMap<T> {
     }
 
     /// The first value at `index` or above, and where it is.
-    pub fn next(&self, index: usize) -> Option<(usize, &T)> {
+    pub(crate) fn next(&self, index: usize) -> Option<(usize, &T)> {
+        let (at, value) = self.next_raw(index)?;
+        // SAFETY: As in `get`.
+        Some((at, unsafe { value.as_ref() }))
+    }
+
+    fn next_raw(&self, index: usize) -> Option<(usize, NonNull<T>)> {
         let mut at = index;
         // SAFETY: The array is initialised; `xa_find` takes the RCU lock itself.
         let entry =
             unsafe { bindings::xa_find(self.xa.get(), &mut at, usize::MAX, bindings::XA_PRESENT) };
-        let entry = NonNull::new(entry)?;
-        // SAFETY: As in `get`.
-        Some((at, unsafe { entry.cast::<T>().as_ref() }))
+        Some((at, NonNull::new(entry)?.cast()))
     }
 
     /// Puts `value` at `index`, unless something is there already. Returns what is there then.
@@ -65,7 +69,9 @@ impl<T> ChunkMap<T> {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub fn get_or_insert(&self, index: usize, value: Pin<KBox<T>>) -> Result<&T> {
+    pub(crate) fn get_or_insert(&self, index: usize, value: Pin<KBox<T>>) -> Result<&T> {
+        // The two low bits of an entry are the array's own.
+        const { assert!(align_of::<T>() >= 4 && size_of::<T>() > 0) };
         let pointer = value.into_foreign();
         // SAFETY: The array is initialised, and the lock is held around the insertion.
         let result = unsafe {
@@ -92,11 +98,10 @@ impl<T> ChunkMap<T> {
 impl<T> PinnedDrop for ChunkMap<T> {
     fn drop(self: Pin<&mut Self>) {
         let mut from = 0;
-        while let Some((index, value)) = self.next(from) {
-            let value: *const T = value;
+        while let Some((index, value)) = self.next_raw(from) {
             // SAFETY: Ours, by the type invariant. `&mut self`: nobody else uses it, each is found
             // once, and the array forgets it in `xa_destroy` below.
-            drop(unsafe { Pin::<KBox<T>>::from_foreign(value.cast_mut().cast()) });
+            drop(unsafe { Pin::<KBox<T>>::from_foreign(value.as_ptr().cast()) });
             from = index + 1;
         }
         // SAFETY: Nothing uses the array any more.

@@ -4,7 +4,7 @@
 //!
 //! A driver keeps a [`mirror::Mirror`] of part of a process's address space. The device's accesses
 //! go through it; what it lacks is faulted in by [`range::range_fault`], the walk over the CPU's
-//! page table ([`tables`]); what the CPU takes away leaves it through [`interval`].
+//! page table (`tables`); what the CPU takes away leaves it through [`interval`].
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
 //! files are modules of this crate. Everything `unsafe` is on this side.
@@ -41,13 +41,14 @@ pub mod table;
 #[path = "../core/walk.rs"]
 pub mod walk;
 
-pub mod chunk_map;
+mod charge;
+mod chunk_map;
 pub mod interval;
 pub mod mirror;
 pub mod page;
 pub mod range;
 pub mod rwlock;
-pub mod tables;
+mod tables;
 
 #[expect(
     dead_code,

@@ -21,12 +21,16 @@ use crate::event::Event;
 use crate::shim;
 
 /// What is done when the CPU takes pages away.
-pub trait Invalidate: Send + Sync + Sized {
+///
+/// # Safety
+///
+/// `invalidate` closes the sequence under the lock that faults validate under, and removes the
+/// translations before it releases that lock.
+pub unsafe trait Invalidate: Send + Sync + Sized {
     /// The device stops using its translations of `range` before this returns.
     ///
-    /// `range` is cut to the notifier's own. Takes the lock under which [`Retry::changed`] is asked,
-    /// closes the sequence with it, and then removes the translations. Must not sleep: the
-    /// out-of-memory killer calls it where it cannot wait.
+    /// `range` is cut to the notifier's own. Must not sleep: the out-of-memory killer calls it where
+    /// it cannot wait.
     fn invalidate(&self, range: PageRange, event: Event, seq: OpenSeq<'_>) -> Closed;
 
     /// The device gives up its translations: called once, before the notifier is unregistered.
@@ -196,6 +200,8 @@ impl<T: Invalidate> Deref for IntervalNotifier<T> {
 
 #[pinned_drop]
 impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
+    // A callback may run at the same time and use `data` through `&T`; so does this, and the type
+    // cannot be moved (`!Unpin`), so the compiler assumes nothing of this `&mut`.
     fn drop(self: Pin<&mut Self>) {
         self.data.retire();
         // SAFETY: Registered, by the type invariant; after this no callback runs, so `data` may go.

@@ -27,6 +27,7 @@ use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
 use crate::ahead::Ahead;
+use crate::charge::Charge;
 use crate::chunk_map::ChunkMap;
 use crate::event::Event;
 use crate::interval::{Closed, IntervalNotifier, Invalidate, OpenSeq};
@@ -99,16 +100,18 @@ impl<O: Observer> Chunk<O> {
     }
 }
 
-/// So many default values.
+/// So many default values, charged to the process.
 fn defaults<T: Default>(count: u64) -> Result<KVec<T>> {
-    let mut values = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    let mut values = KVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
     for _ in 0..count {
-        values.push(T::default(), GFP_KERNEL)?;
+        values.push(T::default(), GFP_KERNEL_ACCOUNT)?;
     }
     Ok(values)
 }
 
-impl<O: Observer> Invalidate for Chunk<O> {
+// SAFETY: `invalidate` holds the lock that `Domain::lock` takes from before it closes the sequence
+// until the translations are gone.
+unsafe impl<O: Observer> Invalidate for Chunk<O> {
     fn invalidate(&self, range: PageRange, event: Event, seq: OpenSeq<'_>) -> Closed {
         // Waits for accesses under way; later ones find nothing and fault.
         let mut table = self.table.write();
@@ -235,6 +238,9 @@ impl<O: Observer> Mirror<O> {
         access: Access,
         use_page: impl FnOnce(&MappedPage<'_>),
     ) -> Result<(), FaultError> {
+        if !self.limit.allows(access) {
+            return Err(FaultError::Refused(Refusal::Forbidden));
+        }
         let chunk = self.chunk(page)?;
         {
             let table = chunk.table.read();
@@ -254,11 +260,10 @@ impl<O: Observer> Mirror<O> {
         self.observer
             .faulted(added, added.saturating_sub(wanted.len()));
         let table = valid.guard();
-        // The fault asked for this page with this access, so it is there unless the device's own
-        // limit forbids it.
+        // The fault asked for this page with this access, and the limit allows it: it is there.
         let pfn = table
             .translate(page, access)
-            .ok_or(FaultError::Refused(Refusal::Forbidden))?;
+            .ok_or(FaultError::Refused(Refusal::NoPage))?;
         use_page(&mapped(table, pfn));
         Ok(())
     }
@@ -340,6 +345,7 @@ impl<O: Observer> Mirror<O> {
                 // Nothing can be allocated under the lock. Once the sequence has begun, slots that
                 // are there only go with an invalidation, and that means another try.
                 if spare.is_none() && !chunk.table.read().has_slots(page) {
+                    let _charge = Charge::to(&mm);
                     let slots = defaults(self.unit(page).len());
                     spare = Some(slots.map_err(|_| FaultError::NoMemory)?);
                 }
@@ -393,8 +399,9 @@ impl<O: Observer> Mirror<O> {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = chunk_around(page).intersection(&self.span);
+        let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.observer.clone());
-        let chunk = KBox::pin_init(IntervalNotifier::new(&mm, range, chunk), GFP_KERNEL)
+        let chunk = KBox::pin_init(IntervalNotifier::new(&mm, range, chunk), GFP_KERNEL_ACCOUNT)
             .map_err(|_| FaultError::NoMemory)?;
         let chunk = self
             .chunks
@@ -424,11 +431,6 @@ impl<O: Observer> Mirror<O> {
     fn mm_user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
         Ok(MmWithUser::into_mmput_async(mm))
-    }
-
-    /// The pages that are mirrored.
-    pub fn span(&self) -> PageRange {
-        self.span
     }
 }
 

@@ -3,6 +3,7 @@
 //! Bytes of a page that a mirror has translated, while the lock that keeps them there is held.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
@@ -92,15 +93,15 @@ impl Bytes<'_> {
         self.len == 0
     }
 
-    /// Copies them out; `to` must be as long.
+    /// Copies them out; `to` must be as long and is initialised afterwards.
     #[inline]
-    pub fn read(&self, to: &mut [u8]) {
+    pub fn read(&self, to: &mut [MaybeUninit<u8>]) {
         assert!(to.len() == self.len);
         // SAFETY: Both are valid for `len` bytes; `to` is kernel memory that no user page overlaps.
         unsafe {
             self.start
                 .as_ptr()
-                .copy_to_nonoverlapping(to.as_mut_ptr(), self.len)
+                .copy_to_nonoverlapping(to.as_mut_ptr().cast(), self.len)
         };
     }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/leafops.h>
+#include <linux/magic.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/sched/mm.h>
 #include <linux/spinlock.h>
 
 #include "shim.h"
@@ -65,7 +69,8 @@ struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
 	if (!pud_present(pud))
 		return not_present(softleaf_from_pte(__pte(pud_val(pud))));
 	if (pud_leaf(pud))
-		return mapped(pud_pfn(pud), pud_write(pud));
+		return pud_special(pud) ? kind(HMM_SHIM_SPECIAL) :
+					  mapped(pud_pfn(pud), pud_write(pud));
 	if (pud_bad(pud))
 		return kind(HMM_SHIM_BAD);
 	return kind(HMM_SHIM_TABLE);
@@ -123,6 +128,17 @@ struct hmm_shim_entry hmm_shim_pte_entry(pte_t *ptep)
 	return mapped(pte_pfn(pte), pte_write(pte));
 }
 
+bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma)
+{
+	/* vma_is_secretmem() is not exported; the file system's number says the same. */
+	return vma->vm_file && file_inode(vma->vm_file)->i_sb->s_magic == SECRETMEM_MAGIC;
+}
+
+bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma)
+{
+	return vma->vm_flags & VM_SHADOW_STACK;
+}
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm)
 {
 	return mm->task_size;
@@ -171,4 +187,18 @@ void hmm_shim_write_unlock(rwlock_t *lock)
 struct page *hmm_shim_pfn_to_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
+}
+
+struct mem_cgroup *hmm_shim_charge_begin(struct mm_struct *mm, struct mem_cgroup **outer)
+{
+	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(mm);
+
+	*outer = set_active_memcg(memcg);
+	return memcg;
+}
+
+void hmm_shim_charge_end(struct mem_cgroup *charged, struct mem_cgroup *outer)
+{
+	set_active_memcg(outer);
+	mem_cgroup_put(charged);
 }

@@ -44,6 +44,10 @@ struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd);
 pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
 struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte);
 
+/* Whether vma maps memfd_secret(2) memory: ordinary pages that the kernel itself cannot reach. */
+bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma);
+bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma);
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 
 void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
@@ -58,5 +62,12 @@ void hmm_shim_write_lock(rwlock_t *lock);
 void hmm_shim_write_unlock(rwlock_t *lock);
 
 struct page *hmm_shim_pfn_to_page(unsigned long pfn);
+
+/*
+ * Between the two, the current task's accounted allocations are charged to the memory cgroup of mm.
+ * begin returns that cgroup, with a reference, and in *outer what the task had charged to before.
+ */
+struct mem_cgroup *hmm_shim_charge_begin(struct mm_struct *mm, struct mem_cgroup **outer);
+void hmm_shim_charge_end(struct mem_cgroup *charged, struct mem_cgroup *outer);
 
 #endif

@@ -2,8 +2,8 @@
 
 //! The kernel's page tables as the [`AddressSpace`] that [`crate::walk`] goes through.
 //!
-//! Reading takes no page table lock: an entry that changes right after it was read belongs to an
-//! invalidation, and that makes the fault retry.
+//! Reading takes no page table lock. A present entry that changes right after it was read belongs to
+//! an invalidation, and that makes the fault retry; an absent one that becomes present does no harm.
 
 use core::ptr::NonNull;
 
@@ -23,7 +23,7 @@ const PMD_ORDER: u32 = 9;
 const PUD_ORDER: u32 = 18;
 
 /// The address space of a process whose mmap lock is held for reading.
-pub struct LockedMm<'a, C: Fn() -> bool> {
+pub(crate) struct LockedMm<'a, C: Fn() -> bool> {
     mm: &'a MmWithUser,
     _mmap_lock: &'a MmapReadGuard<'a>,
     /// The area that `vma_from` last returned; stays valid as the mmap lock is held.
@@ -48,7 +48,7 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
     /// The address space of `mm`, locked by `mmap_lock`, which must be a guard of the same `mm`.
     ///
     /// `collided` says whether the fault is in vain already.
-    pub fn new(mm: &'a MmWithUser, mmap_lock: &'a MmapReadGuard<'a>, collided: C) -> Self {
+    pub(crate) fn new(mm: &'a MmWithUser, mmap_lock: &'a MmapReadGuard<'a>, collided: C) -> Self {
         Self {
             mm,
             _mmap_lock: mmap_lock,
@@ -169,6 +169,10 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
 /// `vma` is an area of an mm whose mmap lock is held.
 unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
     // SAFETY: Valid, by the contract of this function.
+    let secret = unsafe { shim::hmm_shim_vma_is_secret(vma.as_ptr()) };
+    // SAFETY: As above.
+    let shadow_stack = unsafe { shim::hmm_shim_vma_is_shadow_stack(vma.as_ptr()) };
+    // SAFETY: As above.
     let vma = unsafe { kernel::mm::virt::VmaRef::from_raw(vma.as_ptr()) };
     use kernel::mm::virt::flags;
     let has = |flag| vma.flags() & flag != 0;
@@ -179,8 +183,9 @@ unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
         ),
         rights: VmaRights {
             readable: has(flags::READ),
-            writable: has(flags::WRITE),
-            special: has(flags::IO | flags::PFNMAP),
+            // The CPU writes a shadow stack by calls and returns only.
+            writable: has(flags::WRITE) && !shadow_stack,
+            special: has(flags::IO | flags::PFNMAP) || secret,
         },
     }
 }

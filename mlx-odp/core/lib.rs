@@ -5,6 +5,7 @@
 //!
 //! * [`key`]: from a request's iova to the process's virtual address, bounds included;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
+//! * [`sge`]: where in a scatter-gather list a copy is;
 //! * [`stats`]: the counters of a region.
 #![no_std]
 
@@ -13,4 +14,5 @@ extern crate std;
 
 pub mod advice;
 pub mod key;
+pub mod sge;
 pub mod stats;

@@ -17,6 +17,8 @@
 pub mod advice;
 #[path = "../core/key.rs"]
 pub mod key;
+#[path = "../core/sge.rs"]
+pub mod sge;
 #[path = "../core/stats.rs"]
 pub mod stats;
 

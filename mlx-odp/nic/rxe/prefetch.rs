@@ -4,8 +4,12 @@
 //!
 //! A prefetch holds a reference to its MR, and deregistration waits for references. So a prefetch
 //! looks after every 2 MiB at most whether the MR is about to go, and ends early then.
+//!
+//! Those in the background run on rxe's queue, which its queue pairs need too: [`MOST_AT_ONCE`]
+//! bounds them.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
@@ -101,11 +105,38 @@ fn prefetch_error(error: AccessError) -> Error {
     }
 }
 
+/// How many prefetches there are in the background at once, over all devices. Those beyond are
+/// dropped: they are advice, and whoever needs the pages will fault on them.
+const MOST_AT_ONCE: usize = 32;
+
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to run in the background, given back when dropped.
+struct Permit;
+
+impl Permit {
+    fn get() -> Option<Self> {
+        // Relaxed: the counter stands for itself.
+        if AT_ONCE.fetch_add(1, Ordering::Relaxed) < MOST_AT_ONCE {
+            return Some(Self);
+        }
+        AT_ONCE.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        AT_ONCE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A prefetch in the background.
 #[pin_data]
 struct Background {
     advice: Advice,
     targets: KVec<Target>,
+    _permit: Permit,
     #[pin]
     work: Work<Background>,
 }
@@ -183,10 +214,14 @@ unsafe fn prefetch_later(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Adv
         // SAFETY: `pd` is valid.
         targets.push(unsafe { Target::find(pd, sge, advice)? }, GFP_KERNEL)?;
     }
+    let Some(permit) = Permit::get() else {
+        return Ok(());
+    };
     let work = KBox::pin_init(
         pin_init!(Background {
             advice,
             targets,
+            _permit: permit,
             work <- new_work!("mlx_odp::rxe::prefetch"),
         }),
         GFP_KERNEL,

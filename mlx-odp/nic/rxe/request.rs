@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests that fail on their own side: the status that the application gets.
+//! Requests whose own memory cannot be had: the status that the application gets.
 //!
 //! rxe's requester marks such a request with its status, puts the queue pair into the error state at
 //! once, and its completer then flushes everything: the application sees `IBV_WC_WR_FLUSH_ERR` for
@@ -10,14 +10,16 @@
 //!
 //! rxe's completer does the right thing if it is let: it completes a request marked as failed with
 //! its status, in order, and then sets the error state itself. So all that is done here is not to
-//! set that state first.
+//! set that state first. Every other failure takes rxe's own way.
+
+use mlx_odp::sge::element_at;
 
 use crate::rxe;
 
 /// Takes the place of `rxe_qp_error` in `rxe_req.c`, where the requester gives up on a request.
 ///
 /// The oldest request is left to the completer, which runs right after the requester. A younger one
-/// has to wait for those before it; it is put back and tried again when it is the oldest.
+/// has to wait for those before it: it is put back, and fails again when it is the oldest.
 ///
 /// # Safety
 ///
@@ -25,36 +27,65 @@ use crate::rxe;
 /// `req.wqe_index` as failed. Requester and completer of one queue pair never run at the same time.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
-    // SAFETY: `qp` is valid. If its state changes now, the next run of the requester sees it.
-    if unsafe { (*qp).attr.qp_state } == rxe::ib_qp_state_IB_QPS_ERR {
-        // It failed because everything does; the completer flushes.
-        // SAFETY: What rxe would have called.
-        return unsafe { rxe::rxe_qp_error(qp) };
-    }
-    // SAFETY: `qp` is valid, and its requester, whose index this is, is what runs here.
-    unsafe {
+    // SAFETY: `qp` is valid, and its requester, whose index this is, is what runs here. If the state
+    // changes now, the next run of the requester sees it.
+    let left_to_completer = unsafe {
         let failed = rxe::rxe_shim_send_index_before(qp, (*qp).req.wqe_index as u32);
-        (*qp).req.wqe_index = failed as i32;
-        if failed != rxe::rxe_shim_oldest_send_index(qp) {
-            put_back(rxe::rxe_shim_send_wqe(qp, failed));
+        let wqe = rxe::rxe_shim_send_wqe(qp, failed);
+        if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR || !memory_failed(wqe) {
+            false
+        } else if failed == rxe::rxe_shim_oldest_send_index(qp) {
+            true
+        } else if put_back(wqe, (*qp).sq.max_sge as u32) {
+            (*qp).req.wqe_index = failed as i32;
+            true
+        } else {
+            false
         }
+    };
+    if !left_to_completer {
+        // SAFETY: What rxe would have called.
+        unsafe { rxe::rxe_qp_error(qp) };
     }
 }
 
-/// Makes a failed request one that is still to be sent.
+/// Whether the request failed in the copy out of its own memory, before anything of the packet was
+/// sent or entered: the requester gives this status for nothing else.
 ///
 /// # Safety
 ///
-/// `wqe` is a request in the send queue that the requester is at.
-unsafe fn put_back(wqe: *mut rxe::rxe_send_wqe) {
-    // SAFETY: The entry is in the queue's memory. The application shares it and may write it at
-    // any time; nothing here depends on what it holds.
+/// `wqe` is a request in the send queue.
+unsafe fn memory_failed(wqe: *const rxe::rxe_send_wqe) -> bool {
+    // SAFETY: The entry is in the queue's memory.
+    unsafe { (*wqe).status == rxe::ib_wc_status_IB_WC_LOC_PROT_ERR }
+}
+
+/// Makes a failed request one that is still to be sent, from where it was before the copy that
+/// failed. Says whether it could.
+///
+/// The copy has moved on to the element that it failed at, and nothing else. The application shares
+/// the queue's memory and may write it at any time: each value is read once and checked.
+///
+/// # Safety
+///
+/// `wqe` is the request in the send queue that the requester is at, with room for `max_sge` elements.
+unsafe fn put_back(wqe: *mut rxe::rxe_send_wqe, max_sge: u32) -> bool {
+    // SAFETY: The entry is in the queue's memory, and the elements are within its room.
     unsafe {
-        let untouched = (*wqe).dma.resid == (*wqe).dma.length;
+        let dma = &raw mut (*wqe).dma;
+        let (length, resid) = ((*dma).length, (*dma).resid);
+        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
+        let lengths = (0..(*dma).num_sge.min(max_sge)).map(|i| (*elements.add(i as usize)).length);
+        let Some(current) = element_at(length.wrapping_sub(resid), (*dma).sge_offset, lengths)
+        else {
+            return false;
+        };
+        (*dma).cur_sge = current;
         (*wqe).status = rxe::ib_wc_status_IB_WC_SUCCESS;
-        (*wqe).state = match untouched {
+        (*wqe).state = match resid == length {
             true => rxe::wqe_state_wqe_state_posted,
             false => rxe::wqe_state_wqe_state_processing,
         };
     }
+    true
 }

@@ -15,11 +15,6 @@ void rxe_shim_atomic_unlock(void)
 	spin_unlock_bh(&atomic_ops_lock);
 }
 
-void rxe_shim_get_mr(struct rxe_mr *mr)
-{
-	rxe_get(mr);
-}
-
 void rxe_shim_put_mr(struct rxe_mr *mr)
 {
 	rxe_put(mr);
@@ -68,4 +63,19 @@ unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp)
 struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 {
 	return queue_addr_from_index(qp->sq.queue, index);
+}
+
+/*
+ * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an
+ * object any more. rxe gives up after 50 s and frees it all the same. A fault may take longer than
+ * that, on a file system that does not answer for instance, and it uses the region: it is waited for.
+ */
+unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
+{
+	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
+
+	if (elem->pool->type != RXE_TYPE_MR)
+		return wait_for_completion_timeout(unused, timeout);
+	wait_for_completion(unused);
+	return 1;
 }

@@ -16,7 +16,6 @@
 void rxe_shim_atomic_lock(void);
 void rxe_shim_atomic_unlock(void);
 
-void rxe_shim_get_mr(struct rxe_mr *mr);
 void rxe_shim_put_mr(struct rxe_mr *mr);
 /* Whether nobody has begun to deregister mr, to which the caller has a reference. */
 bool rxe_shim_mr_registered(struct rxe_mr *mr);
@@ -42,5 +41,6 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
 int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
+unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);
 
 #endif

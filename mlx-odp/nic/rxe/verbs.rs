@@ -80,7 +80,9 @@ unsafe extern "C" fn rxe_odp_mr_copy(
     } else {
         region.access(iova, length, Access::Read, |bytes| {
             // SAFETY: As above; the packet is being made and nobody else's.
-            bytes.read(unsafe { core::slice::from_raw_parts_mut(packet.add(done), bytes.len()) });
+            bytes.read(unsafe {
+                core::slice::from_raw_parts_mut(packet.add(done).cast(), bytes.len())
+            });
             done += bytes.len();
         })
     };
@@ -186,7 +188,8 @@ unsafe fn on_word<T>(
 /// FLUSH to persistent memory: writes the CPU's caches back.
 ///
 /// A flush of the whole region means the pages that the NIC has used and still has; it faults
-/// nothing in. rxe passes the length cut to 32 bits.
+/// nothing in. rxe passes the length cut to 32 bits, so a range that looks like the whole region
+/// after that is taken for it, and for a whole region of a multiple of 4 GiB rxe does not call.
 ///
 /// # Safety
 ///
@@ -206,9 +209,29 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
     let result = if iova == first && length == whole as c_uint {
         region.access_present(iova, whole, write_back)
     } else {
-        region.access(iova, length as usize, Access::Read, write_back)
+        // SAFETY: The reference to `mr` is held for as long as this call lasts.
+        let registered = || unsafe { rxe::rxe_shim_mr_registered(mr) };
+        flush_range(region, iova, u64::from(length), registered)
     };
-    errno(result.map_err(|error: AccessError| error.into()))
+    errno(result.map_err(|_| EFAULT))
+}
+
+/// Flushes step by step, as long as the region is `registered`: nobody should have to wait for a
+/// flush of gigabytes of swapped-out memory in order to deregister it.
+fn flush_range(
+    region: &Region,
+    iova: u64,
+    length: u64,
+    registered: impl Fn() -> bool,
+) -> Result<(), AccessError> {
+    const STEP: u64 = 2 << 20;
+    let mut done = 0;
+    while done < length && registered() {
+        let step = STEP.min(length - done);
+        region.access(iova + done, step as usize, Access::Read, write_back)?;
+        done += step;
+    }
+    Ok(())
 }
 
 fn write_back(bytes: Bytes<'_>) {
