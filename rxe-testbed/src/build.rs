@@ -11,8 +11,18 @@ use crate::modules::Modules;
 use crate::programs::Programs;
 use crate::repository::Repository;
 
-/// Free space that a build from nothing needs.
-pub(crate) const SPACE_NEEDED: u64 = 8 << 30;
+/// Free space that a build from nothing needs, and what one VM and a rebuild need later.
+const SPACE_FIRST: u64 = 8 << 30;
+const SPACE_LATER: u64 = 1 << 30;
+
+/// The free space that the next build needs.
+pub(crate) fn space_needed(cache: &Cache) -> u64 {
+    if cache.artefacts("chroot").is_empty() {
+        SPACE_FIRST
+    } else {
+        SPACE_LATER
+    }
+}
 
 /// What is asked of a build.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +56,8 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
     let epoch = epoch(&cache)?;
     if cache.artefacts("chroot").is_empty() {
         host::check_distribution()?;
-        host::check_space(&cache.path(""), SPACE_NEEDED)?;
     }
+    host::check_space(&cache.path(""), space_needed(&cache))?;
     host::ensure_packages(&cache.log("apt"))?;
     let chroot = Chroot::ensure(&cache, &repository, &epoch)?;
     let kernel = Kernel::ensure(&cache, &chroot, &epoch)?;

@@ -51,7 +51,9 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
     let kept = world.cache.log("last-kernel");
     let log = vm.off()?;
     crate::vm::save_log(&log, &kept)?;
-    let exit = result?;
+    let exit = result.inspect_err(|_| {
+        ui::line(&format!("the kernel log: {}", kept.display()));
+    })?;
     let complaints = klog::complaints(&log);
     if complaints.is_empty() {
         return Ok(exit);

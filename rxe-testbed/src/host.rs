@@ -218,7 +218,7 @@ pub(crate) fn processors() -> usize {
 }
 
 /// Tells where the host stands; the last value is whether everything needed is there.
-pub(crate) fn doctor(cache: &Path) -> bool {
+pub(crate) fn doctor(cache: &Path, space_needed: u64) -> bool {
     let mut good = true;
     let mut check = |what: &str, outcome: Result<String>| match outcome {
         Ok(detail) => println!("ok    {what}: {detail}"),
@@ -249,7 +249,7 @@ pub(crate) fn doctor(cache: &Path) -> bool {
     );
     check(
         "disk",
-        check_space(cache, crate::build::SPACE_NEEDED / 8)
+        check_space(cache, space_needed)
             .and_then(|()| free_space(cache))
             .map(|free| format!("{} free in {}", gib(free), cache.display())),
     );

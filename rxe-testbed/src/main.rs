@@ -59,8 +59,15 @@ fn dispatch(command: &Command) -> Result<u8> {
         Command::Demo => demo::run(),
         Command::Shell(arguments) => shell::run(arguments),
         Command::Clean { all } => clean::run(*all),
-        Command::Doctor => Ok(u8::from(!host::doctor(&cache::Cache::open()?.path("")))),
+        Command::Doctor => doctor(),
     }
+}
+
+/// `doctor`: the state of this host.
+fn doctor() -> Result<u8> {
+    let cache = cache::Cache::open()?;
+    let good = host::doctor(&cache.path(""), build::space_needed(&cache));
+    Ok(u8::from(!good))
 }
 
 /// `build`: everything, and where it is.

@@ -11,13 +11,16 @@ use crate::host;
 use crate::kernel::Kernel;
 use crate::process;
 use crate::repository::Repository;
-use crate::ui::{self, Step};
+use crate::ui::Step;
 
 /// What Kbuild sees of the repository.
 const SOURCES: &[&str] = &["Kbuild", "hmm", "mlx-odp"];
 
 /// What cargo and editors leave in the sources.
 const NOT_SOURCES: &[&str] = &["target", ".git"];
+
+/// Present while make runs. A make that was killed may have left half an object behind.
+const INTERRUPTED: &str = ".building";
 
 const BUILD: &str = include_str!("../scripts/build-modules.sh");
 const INDEX: &str = include_str!("../scripts/index-modules.sh");
@@ -109,7 +112,8 @@ fn key(repository: &Repository, kernel: &Kernel) -> Result<Key> {
 fn stage(cache: &Cache, repository: &Repository, kernel: &Kernel, kind: &str) -> Result<PathBuf> {
     let stage = cache.path(format!("stage-{kind}"));
     let mark = stage.join(".kernel");
-    if std::fs::read_to_string(&mark).unwrap_or_default() != kernel.key().as_str() {
+    let kernel_before = std::fs::read_to_string(&mark).unwrap_or_default();
+    if kernel_before != kernel.key().as_str() || stage.join(INTERRUPTED).exists() {
         host::remove_tree(&stage);
         std::fs::create_dir_all(&stage).with_context(|| format!("making {}", stage.display()))?;
         std::fs::write(&mark, kernel.key().as_str()).context("marking the staging directory")?;
@@ -151,7 +155,7 @@ fn forget_vanished(stage: &Path, present: &BTreeSet<PathBuf>) -> Result<()> {
     std::fs::write(&list, names.join("\n")).context("listing the staged sources")
 }
 
-/// Runs make in the chroot. What the compiler says goes to the terminal when it fails.
+/// Runs make in the chroot. What the compiler says goes to the terminal, warnings as well.
 fn make(
     cache: &Cache,
     chroot: &Chroot,
@@ -167,13 +171,18 @@ fn make(
     let jobs = host::processors().to_string();
     let command = chroot.script(&binds, BUILD, &[&kernel.version.release, &jobs, target]);
     let log = cache.log(target);
+    let mark = stage.join(INTERRUPTED);
+    std::fs::write(&mark, "").context("marking the staging directory")?;
     let status = process::run_to_log(command, &log, step)?;
-    if status.success() {
-        return Ok(());
+    std::fs::remove_file(&mark).context("unmarking the staging directory")?;
+    let said = without_progress(&process::read_lossy(&log)?);
+    if !said.is_empty() && (target == "modules" || !status.success()) {
+        step.say(&said);
     }
-    let text = process::read_lossy(&log)?;
-    ui::line(&without_progress(&text));
-    bail!("the kernel modules do not build (log: {})", log.display());
+    if !status.success() {
+        bail!("the kernel modules do not build (log: {})", log.display());
+    }
+    Ok(())
 }
 
 /// A build log without the lines that only say what is being compiled.

@@ -37,6 +37,14 @@ impl Step {
         }
     }
 
+    /// Prints lines that stay, above the spinner.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| line(text)),
+            None => line(text),
+        }
+    }
+
     /// Ends the step with success.
     pub(crate) fn done(self) {
         let seconds = self.started.elapsed().as_secs_f64();
