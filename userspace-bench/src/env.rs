@@ -10,11 +10,11 @@ use std::{
 
 use crate::{
     loopback::Loopback,
-    memory::Mapping,
+    memory::{Mapping, PAGE},
     pattern::{self, Mismatch, Pattern},
     verbs::{
-        Access, Context, Error, Gid, Mtu, ProtectionDomain, QpConfig, Region, Remote, Result, Sge,
-        Transport,
+        Access, Context, Error, Gid, Mtu, Op, ProtectionDomain, QpConfig, Region, Remote, Result,
+        Sge, Status, Transport,
     },
 };
 
@@ -135,6 +135,26 @@ impl Env {
             region,
             memory,
         })
+    }
+
+    /// Whether the driver tells the addresses of a region from those of the process, where they differ.
+    ///
+    /// One that confuses them uses the one as if it were the other and reaches beyond its own
+    /// tables: soft-RoCE of Linux 7.2 then crashes the kernel, or writes to memory that is not its
+    /// own. So ask this before anything else is done with such a region: here both readings lie
+    /// inside of the region.
+    pub fn tells_iova(&self) -> Result<bool> {
+        const LEN: usize = 512;
+        let pattern = Pattern::new(0);
+        let near = self.buffer(Mode::Pinned, PAGE)?;
+        let memory = anonymous(8 * PAGE)?;
+        let iova = memory.at(2 * PAGE);
+        let far = self.cover_iova(memory, iova, Access::ALL | Access::ON_DEMAND)?;
+        near.fill(pattern, 0, LEN);
+        let written = self
+            .rc()?
+            .run(Op::Write(far.remote(0)), &[near.sge(0, LEN)])?;
+        Ok(written.status == Status::SUCCESS && far.check(pattern, 0, LEN).is_ok())
     }
 
     /// Two connected queue pairs of this process.

@@ -33,16 +33,26 @@ const BASES: [u64; 5] = [
 const PIECES: [(usize, usize); 4] = [(0, 64), (7, 1000), (4090, 9001), (SIZE - 5000, 5000)];
 
 /// Calls `test` for each address at which a region may start.
-fn on_bases(test: impl Fn(u64) -> Result<()>) -> Result<()> {
+fn on_bases(env: &Env, test: impl Fn(u64) -> Result<()>) -> Result<()> {
     assert_eq!(ACCESS, Access::ALL | Access::ON_DEMAND);
+    tells_iova(env)?;
     BASES
         .into_iter()
         .try_for_each(|iova| test(iova).with_context(|| format!("iova {iova:#x}")))
 }
 
+/// A driver that fails this would do harm with addresses that are far apart.
+fn tells_iova(env: &Env) -> Result<()> {
+    ensure!(
+        env.tells_iova()?,
+        "the driver takes addresses of the region for those of the process"
+    );
+    Ok(())
+}
+
 fn remote(env: &Env) -> Result<()> {
     let near = env.buffer(Mode::Explicit, SIZE)?;
-    on_bases(|iova| {
+    on_bases(env, |iova| {
         let far = env.cover_iova(anonymous(SIZE)?, iova, ACCESS)?;
         let link = env.rc()?;
         for (at, len) in PIECES {
@@ -70,7 +80,7 @@ fn remote(env: &Env) -> Result<()> {
 
 fn local(env: &Env) -> Result<()> {
     let far = env.buffer(Mode::Explicit, SIZE)?;
-    on_bases(|iova| {
+    on_bases(env, |iova| {
         let near = env.cover_iova(anonymous(SIZE)?, iova, ACCESS)?;
         let link = env.rc()?;
         for (at, len) in PIECES {
@@ -91,7 +101,7 @@ fn local(env: &Env) -> Result<()> {
 /// An invalidation comes with the process's addresses; it has to find the region's.
 fn invalidated(env: &Env) -> Result<()> {
     let near = env.buffer(Mode::Explicit, PAGE)?;
-    on_bases(|iova| {
+    on_bases(env, |iova| {
         let far = env.cover_iova(anonymous(SIZE)?, iova, ACCESS)?;
         let (link, pattern) = (env.rc()?, Pattern::new(3));
         for page in [0, 5, 63] {
@@ -116,7 +126,7 @@ fn invalidated(env: &Env) -> Result<()> {
 
 fn bounds(env: &Env) -> Result<()> {
     let near = env.buffer(Mode::Explicit, PAGE)?;
-    on_bases(|iova| {
+    on_bases(env, |iova| {
         let far = env.cover_iova(anonymous(SIZE)?, iova, ACCESS)?;
         let before = far.region.remote(iova.wrapping_sub(1));
         for at in [before, far.remote(SIZE - 7), far.remote(SIZE)] {
@@ -134,6 +144,7 @@ fn bounds(env: &Env) -> Result<()> {
 
 /// A region may start inside a page, but the addresses have to agree on where in the page.
 fn own_page_offset(env: &Env) -> Result<()> {
+    tells_iova(env)?;
     let (near, memory) = (env.buffer(Mode::Explicit, PAGE)?, anonymous(4 * PAGE)?);
     let far = env
         .domain
