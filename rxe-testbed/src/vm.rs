@@ -26,8 +26,11 @@ use crate::ui;
 /// twenty does that, for no known reason, and works the next time.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// A boot prints all the time; one that has not for so long is stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
 /// A boot takes some seconds; on a busy machine it may take ten times that.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(240);
 
 /// Loading a driver takes a second.
 const DRIVER: Duration = Duration::from_secs(90);
@@ -176,20 +179,24 @@ impl Vm {
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let started = Instant::now();
+        let mut printed = (0, started);
         loop {
             if let Some(Event::Control(line)) = self.next_event()? {
                 if line == "ready" {
                     return Ok(());
                 }
             }
-            let silent = std::fs::metadata(&self.log).map_or(true, |log| log.len() == 0);
-            if silent && started.elapsed() > SILENCE {
+            let length = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+            if length != printed.0 {
+                printed = (length, Instant::now());
+            }
+            if length == 0 && started.elapsed() > SILENCE {
                 bail!("the VM printed nothing for {} s", SILENCE.as_secs());
             }
-            if started.elapsed() > BOOT {
+            if printed.1.elapsed() > STUCK || started.elapsed() > BOOT {
                 bail!(
                     "the VM did not come up in {} s; its log ends with:\n{}",
-                    BOOT.as_secs(),
+                    started.elapsed().as_secs(),
                     process::tail(&self.kernel_log()?, 10)
                 );
             }
