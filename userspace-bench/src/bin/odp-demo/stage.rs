@@ -144,7 +144,12 @@ impl Stage {
     /// Measures `figure`.
     pub fn figure(&self, figure: &Figure) -> Outcome {
         let (status, detail, value) = match (figure.run)(self) {
-            Ok(value) => (Status::Held, String::new(), Some(value)),
+            // Hundredths are beyond what any of this can tell.
+            Ok(value) => (
+                Status::Held,
+                String::new(),
+                Some((value * 100.0).round() / 100.0),
+            ),
             Err(error) => (status(&error), format!("{error:#}"), None),
         };
         Outcome {
