@@ -8,6 +8,12 @@ use kernel::prelude::*;
 use crate::rxe;
 use crate::umem::region_of;
 
+/// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
+const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
+    | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_RECV
+    | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_WRITE
+    | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV;
+
 /// Takes the place of `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
 ///
 /// # Safety
@@ -27,8 +33,9 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     // SAFETY: The device is valid and nobody else's until it is registered. The core copies the
     // operations. Name and net device are passed on.
     unsafe {
-        let implicit = u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);
-        (*device).attr.odp_caps.general_caps |= implicit;
+        let caps = &raw mut (*device).attr.odp_caps;
+        (*caps).general_caps |= u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);
+        (*caps).per_transport_caps.uc_odp_caps |= UC_CAPS;
         rxe::ib_set_device_ops(&raw mut (*device).ib_dev, &operations);
         rxe::rxe_register_device(device, name, netdev)
     }
