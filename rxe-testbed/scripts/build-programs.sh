@@ -2,6 +2,7 @@
 #
 #   build-programs.sh build PROGRAM...    leaves those that exist in /build/out/bin
 #   build-programs.sh clippy
+#   build-programs.sh test ARGUMENTS...   runs its tests, with these arguments for `cargo test`
 set -eu
 # The host's crates, but not the programs in its cargo home, nor its settings: those are for its
 # own toolchain. Only a replaced crates.io has to be known here too.
@@ -12,10 +13,12 @@ if grep -qs '^\[source' /build/cargo/config.toml; then
 	cp /build/cargo/config.toml $CARGO_HOME/
 fi
 cd /build/repository/userspace-bench
-if [ "$1" = clippy ]; then
-	exec /usr/bin/cargo clippy --locked --offline --all-targets -- -D warnings
-fi
+task=$1
 shift
+case $task in
+clippy) exec /usr/bin/cargo clippy --locked --offline --all-targets -- -D warnings ;;
+test) exec /usr/bin/cargo test --locked --offline "$@" ;;
+esac
 /usr/bin/cargo build --release --locked --offline --bins
 mkdir -p /build/out/bin
 for program; do

@@ -122,10 +122,8 @@ pub(crate) fn missing_packages() -> Vec<&'static str> {
 /// The command that installs `packages`.
 pub(crate) fn install_command(packages: &[&str]) -> String {
     let sudo = if is_root() { "" } else { "sudo " };
-    format!(
-        "{sudo}apt-get install --no-install-recommends {}",
-        packages.join(" ")
-    )
+    let packages = packages.join(" ");
+    format!("{sudo}apt-get update && {sudo}apt-get install --no-install-recommends {packages}")
 }
 
 /// Installs what the host lacks, or says how.

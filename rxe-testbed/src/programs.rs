@@ -127,6 +127,17 @@ pub(crate) fn clippy(cache: &Cache, repository: &Repository, chroot: &Chroot) ->
     cargo(cache, repository, chroot, &cache.path("tmp"), &["clippy"])
 }
 
+/// The command that runs userspace-bench's own tests, with arguments for `cargo test`.
+pub(crate) fn test(
+    cache: &Cache,
+    repository: &Repository,
+    chroot: &Chroot,
+    arguments: &[&str],
+) -> Result<Command> {
+    let arguments = [&["test"], arguments].concat();
+    cargo(cache, repository, chroot, &cache.path("tmp"), &arguments)
+}
+
 /// The chroot's cargo on userspace-bench. Its crates come from the host's cargo; what it builds
 /// stays in the cache between calls.
 fn cargo(

@@ -14,8 +14,11 @@ use crate::process;
 use crate::programs;
 use crate::ui::Step;
 
-/// The crates whose tests run on the host.
+/// The crates whose tests and lints run on the host.
 const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed"];
+
+/// The crate whose tests and lints run in the chroot, which has the C compilers for it.
+const USERSPACE: &str = "userspace-bench";
 
 /// A check that is one test: its name and its code, which gives what is wrong.
 type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
@@ -36,7 +39,7 @@ enum Verdict {
 
 /// Runs the tiers.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    for name in CRATES {
+    for name in CRATES.iter().chain([&USERSPACE]) {
         crate_tests(job, name, report)?;
     }
     for (name, check) in LINTS {
@@ -50,7 +53,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 /// The names of all tests of these tiers.
 pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for name in CRATES {
+    for name in CRATES.iter().chain([&USERSPACE]) {
         names.extend(crate_test_names(world, name)?);
     }
     names.extend(LINTS.iter().map(|(name, _)| (*name).to_owned()));
@@ -71,10 +74,19 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
+/// `cargo test` of a crate, where it belongs.
+fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
+    if name == USERSPACE {
+        return programs::test(&world.cache, &world.repository, &world.chroot, arguments);
+    }
+    let all = [&["test", "--locked", "-p", name], arguments].concat();
+    Ok(cargo(world, &all))
+}
+
 fn crate_test_names(world: &World, name: &str) -> Result<Vec<String>> {
     let step = Step::start(format!("building the tests of {name}"));
     let log = world.cache.log(&format!("test-names-{name}"));
-    let command = cargo(world, &["test", "--locked", "-p", name, "--", "--list"]);
+    let command = cargo_test(world, name, &["--", "--list"])?;
     process::run_logged(command, &log, &step).with_context(|| format!("the tests of {name}"))?;
     let names = listed(&process::read_lossy(&log)?);
     Ok(names
@@ -107,10 +119,7 @@ fn crate_tests(job: &Job<'_>, name: &str, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let step = Step::start(format!("running the tests of {name}"));
-    let command = cargo(
-        job.world,
-        &["test", "--locked", "--no-fail-fast", "-p", name],
-    );
+    let command = cargo_test(job.world, name, &["--no-fail-fast"])?;
     let status = process::run_to_log(command, &log, &step)?;
     drop(step);
     let text = process::read_lossy(&log)?;
