@@ -22,6 +22,9 @@ const FLAVOUR: &str = "amd64";
 /// How long a resolved version is taken for the newest one.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// When to ask again after the archive could not be asked.
+const RETRY: Duration = Duration::from_secs(60 * 60);
+
 const RESOLVE: &str = include_str!("../scripts/resolve-kernel.sh");
 const PREPARE: &str = include_str!("../scripts/prepare-kernel.sh");
 
@@ -56,13 +59,10 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Gives the kernel, downloading and preparing it if need be.
     pub(crate) fn ensure(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Self> {
-        let version = resolve(cache, chroot, epoch)?;
-        let key = Key::builder()
-            .add("release", &version.release)
-            .add("package", &version.package)
-            .add("script", PREPARE)
-            .add("chroot", chroot.key().as_str())
-            .finish();
+        let key_of = |version: &Version| key(chroot, version);
+        let prepared = |version: &Version| cache.artefact("kernel", &key_of(version)).exists();
+        let version = resolve(cache, chroot, epoch, prepared)?;
+        let key = key_of(&version);
         let dir = cache.ensure("kernel", &key, |target| {
             let step = Step::start(format!("preparing the kernel {}", version.release));
             let jobs = host::processors().to_string();
@@ -107,40 +107,54 @@ fn series() -> String {
         .unwrap_or_else(|| SERIES.into())
 }
 
-/// The newest patch release of the series. It is asked for at most once a day; when asking fails,
-/// the last answer stands.
-fn resolve(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Version> {
+fn key(chroot: &Chroot, version: &Version) -> Key {
+    Key::builder()
+        .add("release", &version.release)
+        .add("package", &version.package)
+        .add("script", PREPARE)
+        .add("chroot", chroot.key().as_str())
+        .finish()
+}
+
+/// The newest patch release of the series. As long as the last answer's kernel is there, it is
+/// asked for at most once a day, and the last answer stands when asking fails.
+fn resolve(
+    cache: &Cache,
+    chroot: &Chroot,
+    epoch: &str,
+    prepared: impl Fn(&Version) -> bool,
+) -> Result<Version> {
     let path = cache.path("kernel-version.json");
     let known = std::fs::read(&path)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Resolution>(&bytes).ok())
-        .filter(|known| known.version.series == series());
+        .filter(|known| known.version.series == series() && known.epoch == epoch)
+        .filter(|known| prepared(&known.version));
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970")?
         .as_secs();
-    if let Some(known) = &known {
-        let age = now.saturating_sub(known.resolved_at);
-        if known.epoch == epoch && age < FRESH.as_secs() {
-            return Ok(known.version.clone());
+    let (version, resolved_at) = match known {
+        Some(known) if now.saturating_sub(known.resolved_at) < FRESH.as_secs() => {
+            return Ok(known.version);
         }
-    }
-    let version = match (ask_archive(cache, chroot), known) {
-        (Ok(version), _) => version,
-        (Err(error), Some(known)) if known.epoch == epoch => {
-            ui::note(&format!(
-                "cannot look for a newer kernel, staying with {}: {}",
-                known.version.release,
-                error.root_cause()
-            ));
-            known.version
-        }
-        (Err(error), _) => return Err(error),
+        Some(known) => match ask_archive(cache, chroot) {
+            Ok(version) => (version, now),
+            Err(error) => {
+                ui::note(&format!(
+                    "cannot look for a newer kernel, staying with {}: {}",
+                    known.version.release,
+                    error.root_cause()
+                ));
+                (known.version, now + RETRY.as_secs() - FRESH.as_secs())
+            }
+        },
+        None => (ask_archive(cache, chroot)?, now),
     };
     let resolution = Resolution {
         version: version.clone(),
         epoch: epoch.into(),
-        resolved_at: now,
+        resolved_at,
     };
     cache::write_atomically(&path, &serde_json::to_vec_pretty(&resolution)?)?;
     Ok(version)

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 const ALARMS: &[&str] = &[
     "WARNING:",
     "BUG:",
-    "BUG ",
     "kernel BUG",
     "Oops",
     "Kernel panic",
