@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests whose own memory cannot be had: the status that the application gets.
+//! Requests that fail on their own side: the status that the application gets.
 //!
 //! rxe's requester marks such a request with its status, puts the queue pair into the error state at
 //! once, and its completer then flushes everything: the application sees `IBV_WC_WR_FLUSH_ERR` for
@@ -10,7 +10,7 @@
 //!
 //! rxe's completer does the right thing if it is let: it completes a request marked as failed with
 //! its status, in order, and then sets the error state itself. So all that is done here is not to
-//! set that state first. Every other failure takes rxe's own way.
+//! set that state first.
 
 use mlx_odp::sge::element_at;
 
@@ -19,7 +19,8 @@ use crate::rxe;
 /// Takes the place of `rxe_qp_error` in `rxe_req.c`, where the requester gives up on a request.
 ///
 /// The oldest request is left to the completer, which runs right after the requester. A younger one
-/// has to wait for those before it: it is put back, and fails again when it is the oldest.
+/// has to wait for those before it: if its own memory failed, it is put back, and fails again when it
+/// is the oldest. Other failures of younger ones take rxe's own way.
 ///
 /// # Safety
 ///
@@ -32,11 +33,14 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
     let left_to_completer = unsafe {
         let failed = rxe::rxe_shim_send_index_before(qp, (*qp).req.wqe_index as u32);
         let wqe = rxe::rxe_shim_send_wqe(qp, failed);
-        if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR || !memory_failed(wqe) {
+        let status = (*wqe).status;
+        if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR {
             false
         } else if failed == rxe::rxe_shim_oldest_send_index(qp) {
-            true
-        } else if put_back(wqe, (*qp).sq.max_sge as u32) {
+            // The completer takes a failed request without a failure for a bug of its own; the
+            // application can write here.
+            status != rxe::ib_wc_status_IB_WC_SUCCESS
+        } else if status == MEMORY_FAILED && put_back(wqe, (*qp).sq.max_sge as u32) {
             (*qp).req.wqe_index = failed as i32;
             true
         } else {
@@ -49,16 +53,9 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// Whether the request failed in the copy out of its own memory, before anything of the packet was
-/// sent or entered: the requester gives this status for nothing else.
-///
-/// # Safety
-///
-/// `wqe` is a request in the send queue.
-unsafe fn memory_failed(wqe: *const rxe::rxe_send_wqe) -> bool {
-    // SAFETY: The entry is in the queue's memory.
-    unsafe { (*wqe).status == rxe::ib_wc_status_IB_WC_LOC_PROT_ERR }
-}
+/// The status that the requester gives to a request for a failed copy out of its own memory and for
+/// nothing else: then nothing of the packet has been sent or entered.
+const MEMORY_FAILED: u32 = rxe::ib_wc_status_IB_WC_LOC_PROT_ERR;
 
 /// Makes a failed request one that is still to be sent, from where it was before the copy that
 /// failed. Says whether it could.

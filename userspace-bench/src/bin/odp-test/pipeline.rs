@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test::data("both-directions", both_directions),
     Test::data("receive-posted-late", posted_late),
     Test::data("long-message", long_message),
+    Test::on_demand("pipelined-hole", hole),
 ];
 
 /// How many are under way.
@@ -181,5 +182,46 @@ fn long_message(env: &Env, mode: Mode) -> Result<()> {
     link.read(far.remote(4095), near.sge(4095, LONG))
         .context("READ")?;
     near.check(Pattern::new(7), 4095, LONG).context("READ")?;
+    Ok(())
+}
+
+/// One of many requests gathers from memory that is not there, in the middle of its list: those before
+/// it are done, it says why, those behind are flushed, and nothing behind the hole is sent.
+fn hole(env: &Env, mode: Mode) -> Result<()> {
+    const BAD: usize = COUNT / 2;
+    let (link, near, far) = scene(env, mode)?;
+    let gone = env.buffer(mode, 2 * PAGE)?;
+    near.fill(Pattern::new(8), 0, SIZE);
+    gone.memory.unmap(0..2 * PAGE)?;
+    // The pieces end in the middle of packets, and the hole begins there.
+    let (before, missing) = (PAGE + 1500, 1000);
+    for i in 0..COUNT {
+        let at = i * STEP;
+        let middle = match i == BAD {
+            true => gone.sge(7, missing),
+            false => near.sge(at + before, missing),
+        };
+        let rest = near.sge(at + before + missing, LEN - before - missing);
+        let sges = [near.sge(at, before), middle, rest];
+        link.first
+            .post_send(i as u64, Op::Write(far.remote(at)), &sges)?;
+    }
+    in_order(env, &link.first, BAD)?;
+    let failed = link.first.completions().wait(env.patience)?;
+    ensure!(failed.id == BAD as u64, "number {} failed", failed.id);
+    failed.expect(&[Status::LOC_PROT_ERR])?;
+    for i in BAD + 1..COUNT {
+        let completion = link.first.completions().wait(env.patience)?;
+        let context = || format!("number {i}, behind the one that failed");
+        completion
+            .expect(&[Status::WR_FLUSH_ERR])
+            .with_context(context)?;
+    }
+    for i in 0..BAD {
+        far.check(Pattern::new(8), i * STEP, LEN)
+            .with_context(|| format!("number {i}"))?;
+    }
+    far.check_zero(BAD * STEP + before, SIZE - BAD * STEP - before)
+        .context("from the hole on")?;
     Ok(())
 }
