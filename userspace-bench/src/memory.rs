@@ -305,10 +305,21 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 /// A file in memory of `len` bytes, that no name leads to.
 pub fn memory_file(len: usize) -> io::Result<File> {
-    use std::os::fd::FromRawFd;
-
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"odp".as_ptr(), libc::MFD_CLOEXEC) };
+    file_of(fd, len)
+}
+
+/// The same of memory that the kernel itself cannot reach (memfd_secret(2)).
+pub fn secret_file(len: usize) -> io::Result<File> {
+    // SAFETY: the call takes flags only.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+    file_of(fd as libc::c_int, len)
+}
+
+fn file_of(fd: libc::c_int, len: usize) -> io::Result<File> {
+    use std::os::fd::FromRawFd;
+
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt};
 use anyhow::{Context as _, Result};
 use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
-    memory::{memory_file, Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
+    memory::{memory_file, secret_file, Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
     pattern::Pattern,
     verbs::{Access, Op},
 };
@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test::data("huge-pages", huge_pages),
     Test::on_demand("huge-pages-split", huge_pages_split),
     Test::data("huge-pages-reserved", huge_pages_reserved),
+    Test::on_demand("secret-memory", secret_memory),
     Test::on_demand("partly-unmapped", partly_unmapped),
     Test::on_demand("mapped-later", mapped_later),
     Test::on_demand("many-small-mappings", many_small_mappings),
@@ -60,6 +61,22 @@ fn file_shared(env: &Env, mode: Mode) -> Result<()> {
     link.read(far.remote(AT), near.sge(AT, LEN))?;
     near.check(last, AT, LEN)
         .context("READ after the file was written")?;
+    Ok(())
+}
+
+/// The pages are ordinary ones for the CPU's page table, but the kernel has no mapping of them.
+fn secret_memory(env: &Env, mode: Mode) -> Result<()> {
+    let file = secret_file(SIZE).map_err(|e| skip(format!("memfd_secret: {e}")))?;
+    let (near, secret) = (env.buffer(mode, SIZE)?, Pattern::new(4));
+    let memory = Mapping::new(SIZE, Backing::Shared(&file), Protection::ReadWrite)?;
+    let far = env.cover(mode, memory, Access::ALL)?;
+    far.fill(secret, 0, SIZE);
+    for op in [Op::Read(far.remote(AT)), Op::Write(far.remote(AT))] {
+        let refused = env.rc()?.refused(op, &[near.sge(AT, LEN)], REMOTE_REFUSED);
+        refused.with_context(|| format!("{op:?}"))?;
+    }
+    near.check_zero(0, SIZE)?;
+    far.check(secret, 0, SIZE)?;
     Ok(())
 }
 
