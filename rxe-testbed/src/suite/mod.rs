@@ -1,10 +1,11 @@
 //! `test`: every tier of tests, one line per test.
 //!
-//! `host` runs what needs no VM, `guest` the tests that `table` declares, `report` writes what
-//! remains: the lines, the summary, JUnit and KTAP.
+//! `host` runs what needs no VM, `guest` the tests that `table` declares, `pyverbs` those of
+//! rdma-core, `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
 mod guest;
 mod host;
+mod pyverbs;
 mod report;
 mod table;
 
@@ -76,6 +77,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     let mut report = Report::default();
     host::run(&job, &mut report)?;
     guest::run(&job, &mut report)?;
+    pyverbs::run(&job, &mut report)?;
     if report.is_empty() {
         bail!("{}", nothing_matches(&filter));
     }
@@ -92,7 +94,8 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
 
 fn list(world: &World, filter: &Filter) -> Result<u8> {
     let mut names = host::names(world)?;
-    names.extend(guest::names(world)?);
+    names.extend(guest::names(world));
+    names.extend(pyverbs::names(world)?);
     names.retain(|name| filter.takes(name));
     if names.is_empty() {
         bail!("{}", nothing_matches(filter));
