@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The Debian archive: where it is, which suites are used, and the apt settings for it.
 
 use std::path::Path;

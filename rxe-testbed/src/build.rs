@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! Everything that a VM needs, in the order in which it is built.
 
 use anyhow::{Context, Result};

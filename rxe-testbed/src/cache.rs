@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The cache outside the repository: artefacts keyed by their inputs, and its two locks.
 //!
 //! An artefact is a directory `KIND-KEY`. It is built under a temporary name and renamed when it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The build chroot: Debian with the compilers, the kernel tools and QEMU.
 
 use std::path::{Path, PathBuf};

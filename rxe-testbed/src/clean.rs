@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `clean`: what can be rebuilt from what was downloaded, or the whole cache.
 
 use anyhow::{bail, Result};

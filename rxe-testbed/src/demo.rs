@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `demo`: unmodified programs and our demo program on both drivers, and a table side by side.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `exec`: one command in a fresh VM.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! Errors that carry an exit status of their own, and the reading of other tools' errors.
 
 use std::fmt;

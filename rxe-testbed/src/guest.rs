@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The guest: a small Debian root with rdma-core, as a disk image, and the initramfs.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The host: its distribution, the few packages that it needs, namespaces, disk space.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The Debian kernel: which one (decided here and nowhere else), its packages, its source tree.
 
 use std::cmp::Ordering;

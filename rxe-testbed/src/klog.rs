@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The check of the kernel log after a VM has run.
 //!
 //! Two kinds of lines are complaints: those by which any kernel says that something is wrong, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `cargo testbed`: builds the repository's RDMA modules, boots Debian's stock kernel in a VM and
 //! runs commands, tests and the demo there.
 //!

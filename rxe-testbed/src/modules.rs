@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The repository's kernel modules, built out of tree against the prepared kernel.
 
 use std::collections::BTreeSet;

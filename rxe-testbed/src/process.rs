@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! Child processes: none outlives this program, and a logged one shows its progress.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! userspace-bench's programs for the guest, built with the chroot's cargo.
 
 use std::path::{Path, PathBuf};

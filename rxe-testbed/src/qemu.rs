@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! QEMU's command line, and the choice of its accelerator.
 //!
 //! QEMU comes from the chroot and runs on the host by the chroot's own dynamic loader.

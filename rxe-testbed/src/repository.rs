@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The repository that this program was built from.
 
 use std::path::{Path, PathBuf};

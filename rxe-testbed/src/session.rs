@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! What a boot brings along: a tar archive that the initramfs unpacks over the root.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `shell`: an interactive shell in a fresh VM.
 
 use std::io::{IsTerminal, Read, Write};

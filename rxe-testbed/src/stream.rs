@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! A byte stream that ends with a token.
 
 use std::io::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! A small table for the terminal.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! What the user sees of a long step: a spinner on a terminal, plain lines elsewhere.
 //!
 //! Everything goes to standard error, so that standard output is the guest command's alone.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! One boot of the VM: started, watched, talked to, ended.
 //!
 //! The guest's side of the conversation is `guest/runner.sh`. Every wait here is bounded.

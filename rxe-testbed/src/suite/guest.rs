@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The tests in the VM that `table` declares. Those of one driver share a boot; the kernel log is checked
 //! around each of them, and a VM that dies is booted again for the tests that are left.
 

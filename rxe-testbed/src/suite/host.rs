@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The tiers that need no VM: the crates' own tests and the lints of both builds.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! `test`: every tier of tests, one line per test.
 //!
 //! `host` runs what needs no VM, `guest` the tests that `table` declares, `pyverbs` those of

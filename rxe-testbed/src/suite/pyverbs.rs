@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! rdma-core's own tests, run on our driver and on the stock one: ours must pass whatever stock
 //! passes, and every test of implicit regions.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! What remains of a test run: one line per test, the summary, JUnit and KTAP files.
 
 use std::path::Path;

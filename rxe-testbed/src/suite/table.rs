@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
 //! The tests that run in the VM, as data.
 //!
 //! A script is run by bash in the guest with `rxe0` up on our driver. Exit status 0 is a
