@@ -14,13 +14,20 @@ while read -r module; do
 done </modules/order
 
 fail() {
-	echo "testbed: boot failed: $1" >/dev/kmsg
+	echo "testbed: boot failed: $1" >"$dev/kmsg"
 	$b sleep 1
-	echo b >/proc/sysrq-trigger
+	echo b >"$proc/sysrq-trigger"
 }
+dev=/dev proc=/proc
 $b mount -t ext4 /dev/vda /newroot || fail "cannot mount the root file system"
-$b tar -xf /dev/vdb -C /newroot || fail "cannot unpack the session's files"
 for dir in dev proc sys; do
 	$b mount -o move "/$dir" "/newroot/$dir"
 done
+dev=/newroot/dev proc=/newroot/proc
+# Before the files are unpacked: some of them may belong there.
+$b mkdir -p $dev/shm
+for dir in dev/shm tmp run; do
+	$b mount -t tmpfs -o mode=1777 tmpfs "/newroot/$dir"
+done
+$b tar -xf $dev/vdb -C /newroot || fail "cannot unpack the session's files"
 exec $b switch_root /newroot /usr/local/lib/testbed/runner

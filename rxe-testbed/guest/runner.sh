@@ -16,11 +16,8 @@ say() {
 }
 
 mount_all() {
-	mkdir -p /dev/pts /dev/shm /dev/hugepages
+	mkdir -p /dev/pts /dev/hugepages
 	mount -t devpts devpts /dev/pts
-	mount -t tmpfs tmpfs /dev/shm
-	mount -t tmpfs tmpfs /tmp
-	mount -t tmpfs tmpfs /run
 	mount -t debugfs debugfs /sys/kernel/debug
 	mount -t hugetlbfs hugetlbfs /dev/hugepages
 	ln -sf /proc/self/fd /dev/fd
