@@ -230,6 +230,7 @@ fn fill_huge<B>(unit: &mut Unit<B>, part: PageRange, run: &Run, perm: Perm) -> u
         return if slot.fill(pfn, perm) { part.len() } else { 0 };
     }
     // It has no pages: making a huge entry of single ones invalidates them.
+    debug_assert!(matches!(unit, Unit::Empty));
     let mut slot = Slot::default();
     slot.fill(pfn, perm);
     *unit = Unit::Huge(slot);
@@ -244,6 +245,7 @@ fn fill_pages<B: DerefMut<Target = [Slot]>>(
     spare: &mut Option<B>,
 ) -> u64 {
     // It is not huge: splitting a huge entry invalidates it.
+    debug_assert!(!matches!(unit, Unit::Huge(_)));
     if !matches!(unit, Unit::Pages { .. }) {
         let Some(slots) = spare.take_if(|slots| slots.len() as u64 == part.len()) else {
             return 0;

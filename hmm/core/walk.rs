@@ -3,7 +3,7 @@
 //! The walk over a CPU page table: reports, faults in or refuses page after page.
 //!
 //! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/tables.rs`, a synthetic
-//! one in the tests below.
+//! one in `walk/tests.rs`.
 
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::Access;

@@ -64,12 +64,13 @@ impl<T> ChunkMap<T> {
         Some((at, NonNull::new(entry)?.cast()))
     }
 
-    /// Puts `value` at `index`, unless something is there already. Returns what is there then.
+    /// Puts `value` at `index`, unless something is there already. Returns what is there then, and
+    /// whether it is `value`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn get_or_insert(&self, index: usize, value: Pin<KBox<T>>) -> Result<&T> {
+    pub(crate) fn get_or_insert(&self, index: usize, value: Pin<KBox<T>>) -> Result<(&T, bool)> {
         // The two low bits of an entry are the array's own.
         const { assert!(align_of::<T>() >= 4 && size_of::<T>() > 0) };
         let pointer = value.into_foreign();
@@ -83,12 +84,12 @@ impl<T> ChunkMap<T> {
         };
         if result == 0 {
             // INVARIANT: The array owns the box now.
-            return self.get(index).ok_or(EINVAL);
+            return Ok((self.get(index).ok_or(EINVAL)?, true));
         }
         // SAFETY: It was not inserted, so it is still ours alone.
         drop(unsafe { Pin::<KBox<T>>::from_foreign(pointer) });
         match Error::from_errno(result) {
-            error if error == EBUSY => self.get(index).ok_or(EINVAL),
+            error if error == EBUSY => Ok((self.get(index).ok_or(EINVAL)?, false)),
             error => Err(error),
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Exports hmm's Rust symbols and its shim to other modules. The names are mangled, and their types play no part:
- * rustc checks the uses against the crate's metadata.
+ * Exports hmm's Rust symbols and its shim to other modules. The names are mangled, and their types
+ * play no part: rustc checks the uses against the crate's metadata.
  */
 #include <linux/export.h>
 

@@ -7,13 +7,14 @@
 //! page table (`tables`); what the CPU takes away leaves it through [`interval`].
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
-//! files are modules of this crate. Everything `unsafe` is on this side.
+//! files are modules of this crate. There is no `unsafe` in them.
 //!
 //! # Lock order
 //!
 //! Outermost first:
 //!
-//! 1. the mmap lock of the process, held for reading by a fault, for writing by most invalidations;
+//! 1. the mmap lock of the process, held for reading by a fault; an invalidation comes with it held
+//!    for writing (`munmap`), for reading (`MADV_DONTNEED`) or not at all (reclaim);
 //! 2. `Chunk::table`, a reader-writer spinlock: shared by accesses of the device, exclusive for
 //!    filling after a fault and for invalidations. Nothing sleeps under it;
 //! 3. what `set_page_dirty` takes, and the driver's own spinlocks around an access.

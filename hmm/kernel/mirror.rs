@@ -4,10 +4,10 @@
 //!
 //! The address space is cut into chunks of [`CHUNK_PAGES`] pages, and these into units of 2 MiB. A
 //! chunk comes into being when the device first faults in it, the table of a unit when the first of
-//! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the whole address
-//! space, and memory is spent where the device has been. Each chunk has its own interval notifier:
-//! it is the domain that faults and invalidations collide in, and what happens elsewhere in the
-//! mirror does not touch it.
+//! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
+//! whole address space, and memory is spent where the device has been. Each chunk has its own
+//! interval notifier: it is the domain that faults and invalidations collide in, and what happens
+//! elsewhere in the mirror does not touch it.
 //!
 //! One access goes: [`Mirror::access`] → the chunk's [`Table::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
@@ -41,7 +41,7 @@ use crate::seq::{until_valid, Deadline, Domain, ValidRange};
 use crate::shim;
 use crate::table::{unit_around, units_in, Slot, Table, Unit};
 use crate::tables::LockedMm;
-use crate::walk::{walk, FaultError, Request};
+use crate::walk::{walk, AddressSpace, FaultError, Request};
 
 /// log2 of [`CHUNK_PAGES`]: 64 MiB. Larger, and faults collide with more invalidations that do not
 /// concern them; smaller, and a region that is used throughout needs more notifiers.
@@ -49,18 +49,20 @@ const CHUNK_ORDER: u32 = 14;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
 
-/// How long a fault may lose against invalidations before it fails.
+/// How long a fault may lose against invalidations before it fails. Ten times what drivers in C
+/// allow (`HMM_RANGE_DEFAULT_TIMEOUT`): a fault on many pages that have to be copied collides with
+/// its own copies, one by one, and each may wait for swap.
 const FAULT_DEADLINE: Delta = Delta::from_millis(10_000);
 
-/// What the mirror tells its owner, for counters. Called from faults and invalidations, with the
-/// chunk's lock held: must not sleep.
+/// What the mirror tells its owner, for counters. Called from faults and invalidations, some of them
+/// under a spinlock: must not sleep.
 pub trait Observer: Send + Sync + 'static {
     /// A fault has been served. It added the translations of `pages` pages, `extra` of them not asked
     /// for: the rest of a huge page, or resident pages behind.
     fn faulted(&self, pages: u64, extra: u64);
     /// A fault has to be tried again, as an invalidation came in between.
     fn collided(&self);
-    /// A fault has failed.
+    /// An access has failed, as a page could not be had.
     fn failed(&self);
     /// The CPU has taken the range away; `pages` translations went.
     fn invalidated(&self, event: Event, pages: u64);
@@ -221,7 +223,8 @@ impl<O: Observer> Mirror<O> {
             let rest = PageRange::new(page, wanted.end());
             self.access_page(page, rest, access, |page| {
                 use_bytes(page.bytes(offset, piece))
-            })?;
+            })
+            .inspect_err(|_| self.observer.failed())?;
             // Wraps only after the last byte of the address space, when nothing is left.
             at = at.wrapping_add(piece as u64);
             left -= piece;
@@ -241,7 +244,10 @@ impl<O: Observer> Mirror<O> {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let chunk = self.chunk(page)?;
+        let chunk = match self.chunk(page) {
+            Some(chunk) => chunk,
+            None => self.add_chunk(page, PageRange::new(page, page.saturating_add(1)))?,
+        };
         {
             let table = chunk.table.read();
             if let Some(pfn) = table.translate(page, access) {
@@ -293,7 +299,11 @@ impl<O: Observer> Mirror<O> {
                     policy,
                     ahead: 0,
                 };
-                let (valid, added) = self.fault(self.chunk(page)?, &request)?;
+                let chunk = match self.chunk(page) {
+                    Some(chunk) => chunk,
+                    None => self.add_chunk(page, wanted)?,
+                };
+                let (valid, added) = self.fault(chunk, &request)?;
                 (valid.done().end(), added)
             };
             page = end;
@@ -353,7 +363,7 @@ impl<O: Observer> Mirror<O> {
             },
             || self.observer.collided(),
         );
-        let mut valid = result.inspect_err(|_| self.observer.failed())?;
+        let mut valid = result?;
         let (runs, table) = valid.split();
         let added = runs
             .iter()
@@ -379,23 +389,20 @@ impl<O: Observer> Mirror<O> {
         (page.get() >> CHUNK_ORDER).saturating_sub(first) as usize
     }
 
-    /// The chunk that holds `page`, made if there is none.
-    fn chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
+    /// The chunk that holds `page`, if there is one.
+    fn chunk(&self, page: PageIndex) -> Option<&Watched<O>> {
         if !self.span.contains(page) {
-            return Err(FaultError::Refused(Refusal::NoPage));
+            return None;
         }
-        match self.chunks.get(self.chunk_number(page)) {
-            Some(chunk) => Ok(chunk),
-            None => self.add_chunk(page),
-        }
+        self.chunks.get(self.chunk_number(page))
     }
 
+    /// Makes the chunk that holds `page`, if there is an area anywhere in `wanted`: a peer must not
+    /// make us spend memory on addresses where there is nothing.
     #[cold]
-    fn add_chunk(&self, page: PageIndex) -> Result<&Watched<O>, FaultError> {
+    fn add_chunk(&self, page: PageIndex, wanted: PageRange) -> Result<&Watched<O>, FaultError> {
         let mm = self.mm_user()?;
-        // A peer must not make us spend memory on addresses where there is nothing.
-        if !has_vma(&mm, page) {
-            self.observer.failed();
+        if !self.span.contains(page) || !has_vma(&mm, wanted) {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = chunk_around(page).intersection(&self.span);
@@ -403,11 +410,13 @@ impl<O: Observer> Mirror<O> {
         let chunk = Chunk::new(range, self.observer.clone());
         let chunk = KBox::pin_init(IntervalNotifier::new(&mm, range, chunk), GFP_KERNEL_ACCOUNT)
             .map_err(|_| FaultError::NoMemory)?;
-        let chunk = self
+        let (chunk, added) = self
             .chunks
             .get_or_insert(self.chunk_number(page), chunk)
             .map_err(|_| FaultError::NoMemory)?;
-        self.observer.chunk_added();
+        if added {
+            self.observer.chunk_added();
+        }
         Ok(chunk)
     }
 
@@ -445,10 +454,12 @@ fn reached<D: Domain>(valid: &ValidRange<'_, D>) -> PageIndex {
     end
 }
 
-fn has_vma(mm: &MmWithUser, page: PageIndex) -> bool {
-    mm.mmap_read_lock()
-        .vma_lookup(page.addr() as usize)
-        .is_some()
+/// Whether an area covers any of `pages`.
+fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
+    let mmap_lock = mm.mmap_read_lock();
+    let mut space = LockedMm::new(mm, &mmap_lock, || false);
+    let next = space.vma_from(pages.start());
+    next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
 }
 
 /// The pages of the chunk that `page` is in.

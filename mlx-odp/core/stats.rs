@@ -27,7 +27,7 @@ impl Counter {
 pub struct Stats {
     /// Page faults of the NIC that were served.
     pub page_faults: Counter,
-    /// Page faults that failed: the request ended with an access error.
+    /// Accesses that failed, as a page could not be had: the request ended with an access error.
     pub page_faults_failed: Counter,
     /// Faults tried again, as an invalidation came in between.
     pub page_fault_retries: Counter,

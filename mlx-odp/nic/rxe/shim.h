@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
- * rxe_bindings.rs of it. No logic lives here.
+ * rxe_bindings.rs of it. No logic lives here, but for one function that has to wait in C.
  */
 #ifndef MLX_ODP_RXE_SHIM_H
 #define MLX_ODP_RXE_SHIM_H

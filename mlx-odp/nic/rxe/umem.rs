@@ -3,7 +3,9 @@
 //! How a region hangs on rxe's `struct rxe_mr`: as its `umem`.
 //!
 //! rxe and the RDMA core look at a few fields of `struct ib_umem` (is it ODP, may it be written), so
-//! ours begins with a real one; the rest is the region. rxe gives it back through `ib_umem_release`,
+//! ours begins with a real one; the rest is the region. It is not a `struct ib_umem_odp`: the core's
+//! functions on those, and those on an ODP umem's pages, are never called for it, as only a driver
+//! would, and here that is us. rxe gives it back through `ib_umem_release`,
 //! which for `rxe_mr.c` a compiler flag renames to [`mlx_odp_rxe_umem_release`].
 
 use core::ptr::NonNull;

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("prefetch", prefetch),
     Test::on_demand("prefetch-write", prefetch_write),
     Test::on_demand("prefetch-no-fault", no_fault),
+    Test::on_demand("prefetch-holes", holes),
     Test::on_demand("prefetch-several", several),
     Test::once("prefetch-refused", refused),
 ];
@@ -102,6 +103,22 @@ fn fetch(env: &Env, mode: Mode, advice: Advise) -> Result<()> {
         works(env, mode, &far).with_context(context)?;
     }
     Ok(())
+}
+
+/// Without faults, what is not mapped is passed over: before, between and behind pages that are. With
+/// faults it is an error.
+fn holes(env: &Env, mode: Mode) -> Result<()> {
+    let far = env.buffer(mode, SIZE)?;
+    far.memory.unmap(0..6 * PAGE)?;
+    far.memory.unmap(9 * PAGE..11 * PAGE)?;
+    far.memory.unmap(14 * PAGE..SIZE)?;
+    far.memory.write(7 * PAGE, b"here");
+    let sges = [far.sge(0, SIZE)];
+    advise(env, Advise::PrefetchNoFault, PREFETCH_FLUSH, &sges).context("without faults")?;
+    match env.domain.advise(Advise::Prefetch, PREFETCH_FLUSH, &sges) {
+        Err(Error::Call { errno, .. }) if errno == libc::EFAULT => Ok(()),
+        other => bail!("with faults: {other:?}, expected EFAULT"),
+    }
 }
 
 /// Nothing is faulted in: an untouched page stays so.
