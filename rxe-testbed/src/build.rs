@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 
 use crate::cache::{self, Cache, UseLock};
+use crate::cargo::Cargo;
 use crate::chroot::Chroot;
 use crate::guest::Guest;
 use crate::host;
@@ -47,6 +48,17 @@ pub(crate) struct World {
     pub(crate) programs: Programs,
     /// Nobody removes the artefacts while they are held here.
     _in_use: UseLock,
+}
+
+impl World {
+    /// The chroot's cargo.
+    pub(crate) fn cargo(&self) -> Cargo<'_> {
+        Cargo {
+            cache: &self.cache,
+            repository: &self.repository,
+            chroot: &self.chroot,
+        }
+    }
 }
 
 /// Builds what is missing.

@@ -8,6 +8,7 @@
 mod archive;
 mod build;
 mod cache;
+mod cargo;
 mod chroot;
 mod clean;
 mod cli;

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! userspace-bench's programs for the guest, built with the chroot's cargo.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use crate::cache::{self, files_under, Cache, Key};
+use crate::cargo::Cargo;
 use crate::chroot::{Bind, Chroot};
 use crate::process;
 use crate::repository::Repository;
 use crate::ui::{self, Step};
+
+/// The package that they are in.
+pub(crate) const PACKAGE: &str = "userspace-bench";
 
 /// The demo.
 pub(crate) const DEMO: &str = "odp-demo";
@@ -18,7 +21,7 @@ pub(crate) const DEMO: &str = "odp-demo";
 /// The data tests.
 pub(crate) const TEST: &str = "odp-test";
 
-const BUILD: &str = include_str!("../scripts/build-programs.sh");
+const COLLECT: &str = include_str!("../scripts/collect-programs.sh");
 
 /// What cargo needs of the repository to build one package of the workspace.
 const MANIFESTS: &[&str] = &[
@@ -102,7 +105,7 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
     let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
-        .add("script", BUILD)
+        .add("script", COLLECT)
         .add_tree("userspace-bench", &sources, &["target"])?;
     for manifest in MANIFESTS {
         key = key.add_tree(manifest, &repository.path(manifest), &[])?;
@@ -111,67 +114,34 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
 }
 
 fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> Result<PathBuf> {
-    cache.ensure("programs", key, |target| {
+    cache.ensure("programs", key, |out| {
         let step = Step::start("building the programs of userspace-bench");
         let log = cache.log("programs");
-        process::run_logged(fetch(repository), &log, &step)
-            .context("fetching userspace-bench's crates")?;
-        let command = cargo(cache, repository, chroot, target, &["build", DEMO, TEST])?;
-        process::run_logged(command, &log, &step).context("building userspace-bench")?;
+        let cargo = Cargo {
+            cache,
+            repository,
+            chroot,
+        };
+        cargo.fetch(&step)?;
+        let build = [
+            "build",
+            "--release",
+            "--locked",
+            "--offline",
+            "--bins",
+            "-p",
+            PACKAGE,
+        ];
+        process::run_logged(cargo.command(&build)?, &log, &step)
+            .with_context(|| format!("building {PACKAGE}"))?;
+        let target = cargo.target()?;
+        let binds = [
+            Bind::read(&target, "/build/target"),
+            Bind::write(out, "/build/out"),
+        ];
+        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST]);
+        process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())
     })
-}
-
-/// The command that checks userspace-bench with the chroot's clippy.
-pub(crate) fn clippy(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Result<Command> {
-    cargo(cache, repository, chroot, &cache.path("tmp"), &["clippy"])
-}
-
-/// The command that runs userspace-bench's own tests, with arguments for `cargo test`.
-pub(crate) fn test(
-    cache: &Cache,
-    repository: &Repository,
-    chroot: &Chroot,
-    arguments: &[&str],
-) -> Result<Command> {
-    let arguments = [&["test"], arguments].concat();
-    cargo(cache, repository, chroot, &cache.path("tmp"), &arguments)
-}
-
-/// The chroot's cargo on userspace-bench. Its crates come from the host's cargo; what it builds
-/// stays in the cache between calls.
-fn cargo(
-    cache: &Cache,
-    repository: &Repository,
-    chroot: &Chroot,
-    target: &Path,
-    arguments: &[&str],
-) -> Result<Command> {
-    let home = cargo_home()?;
-    let objects = cache.path("target");
-    std::fs::create_dir_all(&objects).context("making cargo's target directory")?;
-    let binds = [
-        Bind::read(repository.root(), "/build/repository"),
-        Bind::write(&home, "/build/cargo"),
-        Bind::write(&objects, "/build/target"),
-        Bind::write(target, "/build/out"),
-    ];
-    Ok(chroot.script(&binds, BUILD, arguments))
-}
-
-fn fetch(repository: &Repository) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["fetch", "--locked", "--target", "x86_64-unknown-linux-gnu"])
-        .current_dir(repository.root());
-    command
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .context("neither CARGO_HOME nor HOME is set")
 }

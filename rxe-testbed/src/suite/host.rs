@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tiers that need no VM: the crates' own tests and the lints of both builds.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -15,11 +14,9 @@ use crate::process;
 use crate::programs;
 use crate::ui::Step;
 
-/// The crates whose tests and lints run on the host.
+/// The crates whose tests run on the host. userspace-bench's run in the chroot, which has the C
+/// compilers for it.
 const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed"];
-
-/// The crate whose tests and lints run in the chroot, which has the C compilers for it.
-const USERSPACE: &str = "userspace-bench";
 
 /// A check that is one test: its name and its code, which gives what is wrong.
 type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
@@ -28,8 +25,13 @@ const LINTS: &[Lint] = &[
     ("lint/fmt", fmt),
     ("lint/clippy", clippy),
     ("lint/userspace-clippy", userspace_clippy),
+    ("lint/tests-clippy", tests_clippy),
     ("lint/kernel-clippy", kernel_clippy),
 ];
+
+/// Arguments for cargo in the chroot, and for every clippy.
+const OFFLINE: &[&str] = &["--locked", "--offline"];
+const DENY: &[&str] = &["--", "-D", "warnings"];
 
 /// What a check found.
 enum Verdict {
@@ -40,8 +42,10 @@ enum Verdict {
 
 /// Runs the tiers.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    for name in CRATES.iter().chain([&USERSPACE]) {
-        crate_tests(job, name, report)?;
+    if !job.filter.names_other_tier("core") {
+        for name in CRATES.iter().chain([&programs::PACKAGE]) {
+            crate_tests(job, name, report)?;
+        }
     }
     for (name, check) in LINTS {
         if job.filter.takes(name) {
@@ -54,7 +58,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 /// The names of all tests of these tiers.
 pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for name in CRATES.iter().chain([&USERSPACE]) {
+    for name in CRATES.iter().chain([&programs::PACKAGE]) {
         names.extend(crate_test_names(world, name)?);
     }
     names.extend(LINTS.iter().map(|(name, _)| (*name).to_owned()));
@@ -77,8 +81,9 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
 
 /// `cargo test` of a crate, where it belongs.
 fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
-    if name == USERSPACE {
-        return programs::test(&world.cache, &world.repository, &world.chroot, arguments);
+    if name == programs::PACKAGE {
+        let all = [&["test", "-p", name], OFFLINE, arguments].concat();
+        return world.cargo().command(&all);
     }
     let all = [&["test", "--locked", "-p", name], arguments].concat();
     Ok(cargo(world, &all))
@@ -202,32 +207,36 @@ fn lint(job: &Job<'_>, name: &str, check: fn(&Job<'_>) -> Result<Verdict>) -> Re
 }
 
 fn fmt(job: &Job<'_>) -> Result<Verdict> {
-    if !has_component(job.world, "fmt") {
-        return Ok(Verdict::Impossible("the host has no rustfmt".into()));
-    }
-    let command = cargo(job.world, &["fmt", "--all", "--check"]);
-    judge(command, &job.results.join("fmt.log"))
+    check(job, "fmt", &["fmt", "--all", "--check"])
 }
 
+/// What is shipped, by the oldest compiler that has to build it.
 fn clippy(job: &Job<'_>) -> Result<Verdict> {
-    if !has_component(job.world, "clippy") {
+    let targets = ["clippy", "--workspace", "--lib", "--bins"];
+    check(job, "clippy", &[&targets[..], OFFLINE, DENY].concat())
+}
+
+fn userspace_clippy(job: &Job<'_>) -> Result<Verdict> {
+    let targets = ["clippy", "-p", programs::PACKAGE, "--all-targets"];
+    check(
+        job,
+        "userspace-clippy",
+        &[&targets[..], OFFLINE, DENY].concat(),
+    )
+}
+
+/// The tests of the other crates use crates that take a newer compiler: the host's.
+fn tests_clippy(job: &Job<'_>) -> Result<Verdict> {
+    let version = cargo(job.world, &["clippy", "--version"]).output();
+    if !version.is_ok_and(|output| output.status.success()) {
         return Ok(Verdict::Impossible("the host has no clippy".into()));
     }
     let mut arguments = vec!["clippy", "--locked", "--all-targets"];
     for name in CRATES {
         arguments.extend(["-p", name]);
     }
-    arguments.extend(["--", "-D", "warnings"]);
-    judge(
-        cargo(job.world, &arguments),
-        &job.results.join("clippy.log"),
-    )
-}
-
-fn userspace_clippy(job: &Job<'_>) -> Result<Verdict> {
-    let world = job.world;
-    let command = programs::clippy(&world.cache, &world.repository, &world.chroot)?;
-    judge(command, &job.results.join("userspace-clippy.log"))
+    arguments.extend(DENY);
+    judge(job, "tests-clippy", cargo(job.world, &arguments))
 }
 
 fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
@@ -245,16 +254,20 @@ fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
     })
 }
 
-fn has_component(world: &World, name: &str) -> bool {
-    cargo(world, &[name, "--version"])
-        .output()
-        .is_ok_and(|output| output.status.success())
+/// Checks the sources with the chroot's tools, so that the verdict does not depend on the host's.
+fn check(job: &Job<'_>, name: &str, arguments: &[&str]) -> Result<Verdict> {
+    let step = Step::start("looking for the crates");
+    let cargo = job.world.cargo();
+    cargo.fetch(&step)?;
+    drop(step);
+    judge(job, name, cargo.command(arguments)?)
 }
 
-fn judge(command: Command, log: &Path) -> Result<Verdict> {
-    let step = Step::start("checking the sources");
-    let status = process::run_to_log(command, log, &step)?;
-    let text = process::read_lossy(log)?;
+fn judge(job: &Job<'_>, name: &str, command: Command) -> Result<Verdict> {
+    let step = Step::start(format!("checking the sources with {name}"));
+    let log = job.results.join(format!("{name}.log"));
+    let status = process::run_to_log(command, &log, &step)?;
+    let text = process::read_lossy(&log)?;
     Ok(if status.success() {
         Verdict::Good
     } else {

@@ -39,6 +39,9 @@ pub(crate) struct Record {
     pub(crate) detail: String,
 }
 
+/// What the names of the tests begin with.
+const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs"];
+
 /// Which tests are wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Option<String>);
@@ -47,6 +50,13 @@ impl Filter {
     /// Whether a test is wanted: its name contains the filter's text.
     pub(crate) fn takes(&self, name: &str) -> bool {
         self.0.as_ref().is_none_or(|text| name.contains(text))
+    }
+
+    /// Whether the filter begins with another tier's name, so that finding out the names of this
+    /// one's tests can be spared.
+    fn names_other_tier(&self, tier: &str) -> bool {
+        let first = self.0.as_deref().and_then(|text| text.split_once('/'));
+        first.is_some_and(|(first, _)| first != tier && TIERS.contains(&first))
     }
 }
 
@@ -135,4 +145,20 @@ fn results_folder(world: &World) -> Result<PathBuf> {
     let _ = std::fs::remove_file(&latest);
     std::os::unix::fs::symlink(&name, &latest).context("making the link `latest`")?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_pieces_of_names() {
+        let filter = |text: &str| Filter(Some(text.into()));
+        assert!(Filter(None).takes("core/hmm/x"));
+        assert!(filter("hmm/x").takes("core/hmm/x"));
+        assert!(!filter("vm/").takes("core/hmm/x"));
+        assert!(filter("vm/").names_other_tier("core"));
+        assert!(!filter("hmm/x").names_other_tier("core"));
+        assert!(!filter("core/").names_other_tier("core"));
+    }
 }
