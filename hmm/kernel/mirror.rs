@@ -17,6 +17,7 @@
 //! One invalidation goes: [`Chunk::invalidate`] → exclusive lock (no access is under way) → sequence
 //! closed → [`Table::zap`], pages that the device wrote are marked dirty.
 
+use core::cell::Cell;
 use core::ops::ControlFlow;
 
 use kernel::mm::{Mm, MmWithUser};
@@ -163,11 +164,18 @@ impl<O: Observer> Domain for Watched<O> {
 /// A chunk, registered for its range: what the mirror is made of, and a domain.
 type Watched<O> = IntervalNotifier<Chunk<O>>;
 
-struct After(Instant<Monotonic>);
+/// [`FAULT_DEADLINE`], counted from the first collision: most faults never look at a clock.
+struct AfterFirstCollision(Cell<Option<Instant<Monotonic>>>);
 
-impl Deadline for After {
+impl Deadline for AfterFirstCollision {
     fn passed(&self) -> bool {
-        self.0.elapsed() >= FAULT_DEADLINE
+        match self.0.get() {
+            Some(first) => first.elapsed() >= FAULT_DEADLINE,
+            None => {
+                self.0.set(Some(Instant::now()));
+                false
+            }
+        }
     }
 }
 
@@ -347,7 +355,7 @@ impl<O: Observer> Mirror<O> {
         let mm = self.mm_user()?;
         let page = request.wanted.start();
         let mut spare = None;
-        let deadline = After(Instant::now());
+        let deadline = AfterFirstCollision(Cell::new(None));
         let result = until_valid(
             chunk,
             &deadline,
