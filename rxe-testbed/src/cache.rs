@@ -9,8 +9,9 @@
 //! - `use.lock`, shared, is held by every call once its artefacts are there. Old artefacts are
 //!   removed only when it can be had exclusively, so nobody loses the image of a running VM.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -67,11 +68,11 @@ impl KeyBuilder {
 
     /// The key of everything that was added.
     pub(crate) fn finish(self) -> Key {
-        let digest = self.0.finalize();
-        Key(digest[..KEY_DIGITS / 2]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        let mut text = String::new();
+        for byte in &self.0.finalize()[..KEY_DIGITS / 2] {
+            let _ = write!(text, "{byte:02x}");
+        }
+        Key(text)
     }
 }
 

@@ -212,7 +212,7 @@ fn fmt(job: &Job<'_>) -> Result<Verdict> {
 
 /// What is shipped, by the oldest compiler that has to build it.
 fn clippy(job: &Job<'_>) -> Result<Verdict> {
-    let targets = ["clippy", "--workspace", "--lib", "--bins"];
+    let targets = ["clippy", "--workspace", "--lib", "--bins", "--keep-going"];
     check(job, "clippy", &[&targets[..], OFFLINE, DENY].concat())
 }
 
