@@ -266,11 +266,12 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// An empty variable is as good as none.
 fn location(env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    env("HMM_ODP_CACHE")
-        .or_else(|| env("XDG_CACHE_HOME").map(|dir| dir.join("hmm-odp")))
-        .or_else(|| env("HOME").map(|dir| dir.join(".cache/hmm-odp")))
-        .filter(|path| !path.as_os_str().is_empty())
+    let set = |name| env(name).filter(|path| !path.as_os_str().is_empty());
+    set("HMM_ODP_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("hmm-odp")))
+        .or_else(|| set("HOME").map(|dir| dir.join(".cache/hmm-odp")))
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
@@ -341,6 +342,8 @@ mod tests {
         assert_eq!(place(&[("HOME", "/h")]), Some("/h/.cache/hmm-odp".into()));
         let both = &[("HOME", "/h"), ("HMM_ODP_CACHE", "/c")];
         assert_eq!(place(both), Some("/c".into()));
+        let empty = &[("HOME", "/h"), ("HMM_ODP_CACHE", "")];
+        assert_eq!(place(empty), Some("/h/.cache/hmm-odp".into()));
         assert_eq!(place(&[]), None);
     }
 }
