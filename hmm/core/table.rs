@@ -60,7 +60,7 @@ impl Slot {
             Perm::ReadOnly => VALID,
         };
         // A page that was written stays so until it is zapped, also if it is entered again.
-        *slot = pfn.get() << PFN_SHIFT | flags | old & WRITTEN;
+        *slot = (pfn.get() << PFN_SHIFT) | flags | (old & WRITTEN);
         old & VALID == 0
     }
 

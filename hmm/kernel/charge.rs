@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Charging a mirror's memory to the process whose memory it mirrors.
+//! Charging what faults allocate to the process whose memory they fault in.
 //!
-//! Faults are served by the kernel's workers, and what they allocate would be charged to nobody: a
-//! process could make the kernel spend memory that no limit of its own holds back.
+//! Faults are served by the kernel's workers. What they allocate for the mirror and for the CPU's page
+//! table would be charged to nobody: a process could make the kernel spend memory that no limit of
+//! its own holds back. (The pages themselves are charged by the CPU's fault handler.)
 
 use kernel::mm::MmWithUser;
 use kernel::types::NotThreadSafe;

@@ -360,10 +360,11 @@ impl<O: Observer> Mirror<O> {
             chunk,
             &deadline,
             |side| {
+                // What the CPU's fault handler allocates for the page table is charged as well.
+                let _charge = Charge::to(&mm);
                 // Nothing can be allocated under the lock. Once the sequence has begun, slots that
                 // are there only go with an invalidation, and that means another try.
                 if spare.is_none() && !chunk.table.read().has_slots(page) {
-                    let _charge = Charge::to(&mm);
                     let slots = defaults(self.unit(page).len());
                     spare = Some(slots.map_err(|_| FaultError::NoMemory)?);
                 }

@@ -20,7 +20,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::advice::Advice;
-use crate::key::{BadKey, Key};
+use crate::key::{BadKey, Key, KeyKind};
 use crate::stats::Stats;
 
 /// Why a request cannot be served.
@@ -112,6 +112,11 @@ impl Region {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Whether it is a part or all of the address space.
+    pub fn kind(&self) -> KeyKind {
+        self.key.kind()
     }
 
     /// Whether the NIC may write.

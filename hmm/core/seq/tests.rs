@@ -22,6 +22,8 @@ use crate::table::{Slot, Table, Unit};
 const PAGE: PageIndex = PageIndex::new(7);
 const SWAPS: u64 = 3;
 
+type Translations = Table<Vec<Unit<Vec<Slot>>>>;
+
 /// The notifier's side, as `mm/mmu_notifier.c` keeps it: odd while an invalidation is under way.
 #[derive(Default)]
 struct Notifier {
@@ -35,7 +37,7 @@ struct Machine {
     freed: Mutex<Vec<u64>>,
     notifier: Mutex<Notifier>,
     /// The domain's lock: the translations, and the sequence that the last invalidation closed with.
-    table: Mutex<(Table<Vec<Unit<Vec<Slot>>>>, u64)>,
+    table: Mutex<(Translations, u64)>,
     /// A machine that forgets to check the sequence.
     broken: bool,
 }
@@ -75,7 +77,7 @@ impl Machine {
         self.notifier.lock().unwrap().seq += 1;
     }
 
-    fn touch(&self, table: &Table<Vec<Unit<Vec<Slot>>>>) -> bool {
+    fn touch(&self, table: &Translations) -> bool {
         let Some(pfn) = table.translate(PAGE, Access::Read) else {
             return false;
         };
@@ -120,7 +122,7 @@ impl Machine {
 }
 
 impl Domain for Machine {
-    type Guard<'d> = MutexGuard<'d, (Table<Vec<Unit<Vec<Slot>>>>, u64)>;
+    type Guard<'d> = MutexGuard<'d, (Translations, u64)>;
 
     fn read_begin(&self) -> u64 {
         loop {

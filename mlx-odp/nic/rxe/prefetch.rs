@@ -19,7 +19,7 @@ use mlx_odp::advice::Advice;
 use mlx_odp::region::{AccessError, Region};
 
 use crate::rxe;
-use crate::umem::{errno, region_of};
+use crate::umem::{errno, not_supported, region_of};
 
 /// A counted reference to an MR that is an ODP region.
 struct MrRef(NonNull<rxe::rxe_mr>);
@@ -171,7 +171,7 @@ unsafe extern "C" fn rxe_ib_advise_mr(
     _attrs: *mut c_void,
 ) -> c_int {
     let Some(advice) = Advice::from_number(advice) else {
-        return -(kernel::bindings::EOPNOTSUPP as c_int);
+        return not_supported().to_errno();
     };
     // SAFETY: rxe's `struct rxe_pd` begins where its `ibpd` is, less the offset of that.
     let pd = unsafe { kernel::container_of!(pd, rxe::rxe_pd, ibpd) };

@@ -104,6 +104,11 @@ pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
     }
 }
 
+/// `EOPNOTSUPP`, which the kernel crate has no name for.
+pub(crate) fn not_supported() -> Error {
+    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as kernel::ffi::c_int))
+}
+
 /// The address space of the current process.
 ///
 /// # Errors

@@ -30,6 +30,8 @@ impl Access {
     pub const REMOTE_READ: Self = Self(sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ.0);
     /// Atomics by a peer.
     pub const REMOTE_ATOMIC: Self = Self(sys::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC.0);
+    /// Memory windows on the region.
+    pub const MW_BIND: Self = Self(sys::ibv_access_flags::IBV_ACCESS_MW_BIND.0);
     /// Flushes by a peer, as far as other devices see.
     pub const FLUSH_GLOBAL: Self = Self(sys::ibv_access_flags::IBV_ACCESS_FLUSH_GLOBAL.0);
     /// Pages are faulted in when they are needed, not pinned.
