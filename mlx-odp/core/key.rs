@@ -41,6 +41,7 @@ pub struct Key {
     va: u64,
     length: u64,
     iova: u64,
+    span: PageRange,
 }
 
 impl Key {
@@ -58,6 +59,7 @@ impl Key {
                 va,
                 length,
                 iova,
+                span: user,
             });
         }
         if length == 0 {
@@ -75,6 +77,7 @@ impl Key {
             va,
             length,
             iova,
+            span: pages,
         })
     }
 
@@ -83,10 +86,9 @@ impl Key {
         self.kind
     }
 
-    /// The pages that the region may reach. For an implicit region: all there are.
+    /// The pages that the region may reach. For an implicit region: all that user space has.
     pub fn span(&self) -> PageRange {
-        // A key's bytes never wrap; the implicit length leaves out only the very last byte.
-        PageRange::covering(self.va, self.length).unwrap_or(PageRange::covering(0, 0).unwrap())
+        self.span
     }
 
     /// The virtual address of the `len` bytes from `iova`, if they are all in the region.

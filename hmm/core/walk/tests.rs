@@ -285,22 +285,28 @@ proptest! {
     }
 }
 
-#[test]
-fn a_collision_ends_the_walk() {
+const ALL: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(PAGES));
+
+/// Nothing but one area that may be read and written, and nothing in it.
+fn one_area() -> Synthetic {
     let rights = VmaRights {
         readable: true,
         writable: true,
         special: false,
     };
-    let all = PageRange::new(PageIndex::new(0), PageIndex::new(PAGES));
-    let mut space = Synthetic {
-        vmas: vec![Vma { range: all, rights }],
-        collide_after: Some(3),
+    Synthetic {
+        vmas: vec![Vma { range: ALL, rights }],
         ..Default::default()
-    };
+    }
+}
+
+#[test]
+fn a_collision_ends_the_walk() {
+    let mut space = one_area();
+    space.collide_after = Some(3);
     let result = walk(
         &mut space,
-        all,
+        ALL,
         Policy::Fault(Access::Read),
         &mut Runs::new(),
     );
@@ -310,16 +316,7 @@ fn a_collision_ends_the_walk() {
 
 #[test]
 fn neighbours_become_one_run() {
-    let rights = VmaRights {
-        readable: true,
-        writable: true,
-        special: false,
-    };
-    let all = PageRange::new(PageIndex::new(0), PageIndex::new(PAGES));
-    let mut space = Synthetic {
-        vmas: vec![Vma { range: all, rights }],
-        ..Default::default()
-    };
+    let mut space = one_area();
     for start in [0, 8, 16] {
         let pfn = Pfn::new(1000 + start);
         space.entries.insert(
@@ -350,16 +347,7 @@ fn neighbours_become_one_run() {
 
 #[test]
 fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
-    let rights = VmaRights {
-        readable: true,
-        writable: true,
-        special: false,
-    };
-    let all = PageRange::new(PageIndex::new(0), PageIndex::new(PAGES));
-    let mut space = Synthetic {
-        vmas: vec![Vma { range: all, rights }],
-        ..Default::default()
-    };
+    let mut space = one_area();
     for page in [4, 5, 7, 9] {
         let (pfn, perm) = (Pfn::new(300 + page), Perm::ReadWrite);
         space.entries.insert(page, (Entry::Mapped { pfn, perm }, 0));
