@@ -11,7 +11,7 @@
 //! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
-//! | [`run`]    | how the pages found are put together                                   |
+//! | [`run`]    | how the pages found are put together; [`flat`]: one word for each      |
 //! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
@@ -24,6 +24,7 @@ extern crate std;
 pub mod addr;
 pub mod ahead;
 pub mod event;
+pub mod flat;
 pub mod pfn;
 pub mod policy;
 pub mod run;

@@ -26,8 +26,8 @@ impl Pfn {
     }
 }
 
-/// What the device is about to do with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the device is about to do with a page. A write needs more than a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Read it.
     Read,
@@ -59,5 +59,44 @@ impl Perm {
         } else {
             Perm::ReadOnly
         }
+    }
+}
+
+/// What kind of memory a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Memory that the CPU can reach.
+    System,
+    /// Memory of the asking driver's own device, which the CPU cannot reach (`DEVICE_PRIVATE`).
+    Device,
+}
+
+/// Who owns device memory: a driver sees its own device pages, and everybody else's are faulted back.
+///
+/// Compared by identity, like the kernel's `owner` pointers, which it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(usize);
+
+impl Owner {
+    /// Owns nothing.
+    pub const NONE: Self = Self(0);
+
+    /// The owner that the kernel knows by the address `identity`, which must not be 0 and not be used
+    /// by two owners at once.
+    #[inline]
+    pub const fn new(identity: usize) -> Self {
+        Self(identity)
+    }
+
+    /// The address.
+    #[inline]
+    pub const fn identity(self) -> usize {
+        self.0
+    }
+
+    /// Whether this is somebody, and `other` is the same one.
+    #[inline]
+    pub const fn is(self, other: Self) -> bool {
+        self.0 != 0 && self.0 == other.0
     }
 }

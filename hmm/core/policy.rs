@@ -2,17 +2,74 @@
 
 //! What the caller of a range fault wants, and the decision that follows for each page.
 //!
-//! [`Policy::decide`] is the one place that decides whether a page is faulted in.
+//! A caller wants the same of a whole range ([`Policy`]) or something else of each page
+//! ([`Requests`]); the walk asks through [`Wants`]. [`Policy::decide`] is the one place that decides
+//! whether a page is faulted in.
 
-use crate::pfn::{Access, Perm, Pfn};
+use crate::addr::PageIndex;
+use crate::pfn::{Access, Memory, Perm, Pfn};
 
-/// What the caller wants of the pages in its range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the caller wants of a page. Each wants more than the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
     /// Report what is there; change nothing.
     Snapshot,
-    /// Have every page there, with the rights for this access.
+    /// Have the page there, with the rights for this access.
     Fault(Access),
+}
+
+/// What is wanted of each page of a range.
+pub trait Wants {
+    /// What is wanted of `page`, and up to which page, not included, the same is wanted.
+    fn at(&self, page: PageIndex) -> (Policy, PageIndex);
+}
+
+/// The same of every page.
+impl Wants for Policy {
+    #[inline]
+    fn at(&self, _page: PageIndex) -> (Policy, PageIndex) {
+        (*self, PageIndex::new(u64::MAX))
+    }
+}
+
+/// A wish for each page: "fault all for read, this one page for write", "snapshot all but these".
+///
+/// A page is treated as its own request says, but at most as `most` and at least as `base`: what C's
+/// `pfn_flags_mask` and `default_flags` do. Pages behind the last request get `base`.
+#[derive(Clone, Copy, Debug)]
+pub struct Requests<'a> {
+    /// The page that the first request is for.
+    pub first: PageIndex,
+    /// The least that is wanted of every page.
+    pub base: Policy,
+    /// The most that a page's own request can ask for.
+    pub most: Policy,
+    /// The requests, one a page.
+    pub pages: &'a [Policy],
+}
+
+impl Requests<'_> {
+    fn effective(&self, request: Policy) -> Policy {
+        request.min(self.most).max(self.base)
+    }
+}
+
+impl Wants for Requests<'_> {
+    fn at(&self, page: PageIndex) -> (Policy, PageIndex) {
+        let index = page.get().checked_sub(self.first.get());
+        let rest = index
+            .and_then(|index| usize::try_from(index).ok())
+            .and_then(|index| self.pages.get(index..))
+            .unwrap_or_default();
+        let Some((&own, behind)) = rest.split_first() else {
+            return (self.base, PageIndex::new(u64::MAX));
+        };
+        let policy = self.effective(own);
+        let alike = behind
+            .iter()
+            .take_while(|&&request| self.effective(request) == policy);
+        (policy, page.saturating_add(1 + alike.count() as u64))
+    }
 }
 
 /// What the CPU page table holds for a page, as far as a device may care.
@@ -22,19 +79,24 @@ pub enum Entry {
     Absent,
     /// A page that the CPU may not touch at the moment: NUMA hinting.
     Inaccessible,
-    /// Swapped out, device-private or device-exclusive: a fault brings it back.
+    /// Swapped out, on somebody else's device, or a device's exclusively: a fault brings it back.
     Elsewhere,
     /// Under migration: a fault waits until that is over.
     Migrating,
-    /// A page of ordinary memory.
+    /// A page that the device can use: of ordinary memory, or of the asking driver's own device.
     Mapped {
         /// Its frame.
         pfn: Pfn,
-        /// What the CPU may do with it.
+        /// What the CPU may do with it, or could before it went to the device.
         perm: Perm,
+        /// Whose memory it is.
+        memory: Memory,
     },
     /// Memory without a `struct page`, or with one that must not be used: devices, PFN maps.
-    Special,
+    Special {
+        /// What the CPU may do with it: a write may still replace it by ordinary memory.
+        perm: Perm,
+    },
     /// Poisoned memory, a guard marker or an entry that makes no sense.
     Bad,
 }
@@ -50,6 +112,21 @@ pub struct VmaRights {
     pub special: bool,
 }
 
+impl VmaRights {
+    /// Of addresses that no area covers.
+    pub const NONE: Self = Self {
+        readable: false,
+        writable: false,
+        special: false,
+    };
+
+    /// Whether a device could use anything there. As in C, an area that cannot be read cannot be
+    /// written either.
+    pub const fn usable(self) -> bool {
+        self.readable && !self.special
+    }
+}
+
 /// Why a page cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -63,9 +140,11 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Report this page, with these rights.
-    Report(Pfn, Perm),
-    /// Report that there is none.
+    Report(Pfn, Perm, Memory),
+    /// Report that there is none, which a fault might change.
     Skip,
+    /// Report that there is nothing that a device could ever use.
+    Unusable,
     /// Have the CPU's fault handler bring it in for this access, then look again.
     Fault(Access),
     /// Give up.
@@ -75,27 +154,32 @@ pub enum Decision {
 impl Policy {
     /// Decides about a page whose entry in the CPU page table is `entry`, in an area with `rights`.
     ///
-    /// As in C, an area that cannot be read cannot be written either.
+    /// The results are those of C's `hmm_range_fault`, but for the differences that the book's
+    /// chapter on the differential test lists.
     pub fn decide(self, rights: VmaRights, entry: Entry) -> Decision {
-        let reachable = rights.readable && !rights.special;
-        let entry = match entry {
+        if !rights.usable() {
+            return self.decide_unmapped();
+        }
+        let may = |perm: Perm| match rights.writable {
+            true => perm,
             // The CPU can write entries of shadow stacks, though nobody else may.
-            Entry::Mapped { pfn, .. } if !rights.writable => Entry::Mapped {
-                pfn,
-                perm: Perm::ReadOnly,
-            },
-            entry => entry,
+            false => Perm::ReadOnly,
         };
         match (self, entry) {
-            (Policy::Snapshot, Entry::Mapped { pfn, perm }) if reachable => {
-                Decision::Report(pfn, perm)
+            (Policy::Snapshot, Entry::Mapped { pfn, perm, memory }) => {
+                Decision::Report(pfn, may(perm), memory)
             }
+            (Policy::Snapshot, Entry::Special { .. }) => Decision::Unusable,
             (Policy::Snapshot, _) => Decision::Skip,
-            (Policy::Fault(_), _) if !reachable => Decision::Refuse(Refusal::NoPage),
-            (Policy::Fault(access), Entry::Mapped { pfn, perm }) if perm.allows(access) => {
-                Decision::Report(pfn, perm)
+            (Policy::Fault(access), Entry::Mapped { pfn, perm, memory })
+                if may(perm).allows(access) =>
+            {
+                Decision::Report(pfn, may(perm), memory)
             }
-            (Policy::Fault(_), Entry::Special | Entry::Bad) => Decision::Refuse(Refusal::NoPage),
+            (Policy::Fault(access), Entry::Special { perm }) if may(perm).allows(access) => {
+                Decision::Refuse(Refusal::NoPage)
+            }
+            (Policy::Fault(_), Entry::Bad) => Decision::Refuse(Refusal::NoPage),
             (Policy::Fault(Access::Write), _) if !rights.writable => {
                 Decision::Refuse(Refusal::Forbidden)
             }
@@ -103,10 +187,10 @@ impl Policy {
         }
     }
 
-    /// Decides about a page that no area covers.
+    /// Decides about a page that no area covers, or one that devices cannot use.
     pub fn decide_unmapped(self) -> Decision {
         match self {
-            Policy::Snapshot => Decision::Skip,
+            Policy::Snapshot => Decision::Unusable,
             Policy::Fault(_) => Decision::Refuse(Refusal::NoPage),
         }
     }
@@ -134,60 +218,124 @@ mod tests {
         ..RW
     };
 
+    const SNAPSHOT: Policy = Policy::Snapshot;
+    const READ: Policy = Policy::Fault(Access::Read);
+    const WRITE: Policy = Policy::Fault(Access::Write);
+
     fn mapped(perm: Perm) -> Entry {
         Entry::Mapped {
             pfn: Pfn::new(7),
             perm,
+            memory: Memory::System,
         }
     }
 
     #[test]
     fn the_table_of_decisions() {
         use Decision::*;
-        let read = Policy::Fault(Access::Read);
-        let write = Policy::Fault(Access::Write);
-        let page = |perm| Report(Pfn::new(7), perm);
+        use Perm::{ReadOnly, ReadWrite};
+        let page = |perm| Report(Pfn::new(7), perm, Memory::System);
+        let special = |perm| Entry::Special { perm };
         let no_page = Refuse(Refusal::NoPage);
         let forbidden = Refuse(Refusal::Forbidden);
         let cases = [
-            (Policy::Snapshot, RW, Entry::Absent, Skip),
-            (
-                Policy::Snapshot,
-                RW,
-                mapped(Perm::ReadWrite),
-                page(Perm::ReadWrite),
-            ),
-            (Policy::Snapshot, NONE, mapped(Perm::ReadOnly), Skip),
-            (Policy::Snapshot, RW, Entry::Special, Skip),
-            (read, RW, Entry::Absent, Fault(Access::Read)),
-            (read, RO, Entry::Absent, Fault(Access::Read)),
-            (read, RW, Entry::Elsewhere, Fault(Access::Read)),
-            (read, RW, Entry::Migrating, Fault(Access::Read)),
-            (read, RW, Entry::Inaccessible, Fault(Access::Read)),
-            (read, RO, mapped(Perm::ReadOnly), page(Perm::ReadOnly)),
-            (read, RW, mapped(Perm::ReadWrite), page(Perm::ReadWrite)),
-            (read, NONE, Entry::Absent, no_page),
-            (read, NONE, mapped(Perm::ReadOnly), no_page),
-            (read, IO, mapped(Perm::ReadWrite), no_page),
-            (read, RW, Entry::Special, no_page),
-            (read, RW, Entry::Bad, no_page),
-            (write, RW, Entry::Absent, Fault(Access::Write)),
-            (write, RW, mapped(Perm::ReadOnly), Fault(Access::Write)),
-            (write, RW, mapped(Perm::ReadWrite), page(Perm::ReadWrite)),
-            (write, RO, mapped(Perm::ReadOnly), forbidden),
-            (write, RO, mapped(Perm::ReadWrite), forbidden),
-            (
-                Policy::Snapshot,
-                RO,
-                mapped(Perm::ReadWrite),
-                page(Perm::ReadOnly),
-            ),
-            (write, RO, Entry::Absent, forbidden),
-            (write, NONE, Entry::Absent, no_page),
+            (SNAPSHOT, RW, Entry::Absent, Skip),
+            (SNAPSHOT, RW, Entry::Elsewhere, Skip),
+            (SNAPSHOT, RW, Entry::Migrating, Skip),
+            (SNAPSHOT, RW, Entry::Inaccessible, Skip),
+            (SNAPSHOT, RW, Entry::Bad, Skip),
+            (SNAPSHOT, RW, mapped(ReadWrite), page(ReadWrite)),
+            (SNAPSHOT, RO, mapped(ReadWrite), page(ReadOnly)),
+            (SNAPSHOT, RW, special(ReadWrite), Unusable),
+            (SNAPSHOT, NONE, mapped(ReadOnly), Unusable),
+            (SNAPSHOT, NONE, Entry::Absent, Unusable),
+            (SNAPSHOT, IO, mapped(ReadWrite), Unusable),
+            (READ, RW, Entry::Absent, Fault(Access::Read)),
+            (READ, RO, Entry::Absent, Fault(Access::Read)),
+            (READ, RW, Entry::Elsewhere, Fault(Access::Read)),
+            (READ, RW, Entry::Migrating, Fault(Access::Read)),
+            (READ, RW, Entry::Inaccessible, Fault(Access::Read)),
+            (READ, RO, mapped(ReadOnly), page(ReadOnly)),
+            (READ, RW, mapped(ReadWrite), page(ReadWrite)),
+            (READ, NONE, Entry::Absent, no_page),
+            (READ, NONE, mapped(ReadOnly), no_page),
+            (READ, IO, mapped(ReadWrite), no_page),
+            (READ, RW, special(ReadOnly), no_page),
+            (READ, RW, Entry::Bad, no_page),
+            (WRITE, RW, Entry::Absent, Fault(Access::Write)),
+            (WRITE, RW, mapped(ReadOnly), Fault(Access::Write)),
+            (WRITE, RW, mapped(ReadWrite), page(ReadWrite)),
+            // Copy on write makes ordinary memory of a special page.
+            (WRITE, RW, special(ReadOnly), Fault(Access::Write)),
+            (WRITE, RW, special(ReadWrite), no_page),
+            (WRITE, RO, special(ReadOnly), forbidden),
+            (WRITE, RO, mapped(ReadOnly), forbidden),
+            (WRITE, RO, mapped(ReadWrite), forbidden),
+            (WRITE, RO, Entry::Absent, forbidden),
+            (WRITE, RO, Entry::Bad, no_page),
+            (WRITE, NONE, Entry::Absent, no_page),
         ];
         for (policy, rights, entry, want) in cases {
             let got = policy.decide(rights, entry);
             assert_eq!(got, want, "{policy:?} {rights:?} {entry:?}");
         }
+    }
+
+    #[test]
+    fn a_devices_own_page_is_reported_as_such() {
+        let entry = Entry::Mapped {
+            pfn: Pfn::new(9),
+            perm: Perm::ReadOnly,
+            memory: Memory::Device,
+        };
+        let report = Decision::Report(Pfn::new(9), Perm::ReadOnly, Memory::Device);
+        assert_eq!(SNAPSHOT.decide(RW, entry), report);
+        assert_eq!(READ.decide(RW, entry), report);
+        assert_eq!(WRITE.decide(RW, entry), Decision::Fault(Access::Write));
+    }
+
+    #[test]
+    fn requests_of_pages_combine_with_those_of_the_range() {
+        let pages = [SNAPSHOT, READ, READ, WRITE];
+        let wants = |base, most| Requests {
+            first: PageIndex::new(10),
+            base,
+            most,
+            pages: &pages,
+        };
+        let at = |wants: Requests<'_>| {
+            let pieces = (8..16).map(|page| wants.at(PageIndex::new(page)));
+            pieces
+                .map(|(policy, until)| (policy, until.get()))
+                .collect::<std::vec::Vec<_>>()
+        };
+        const END: u64 = u64::MAX;
+        // Each as it asks.
+        assert_eq!(
+            at(wants(SNAPSHOT, WRITE))[2..],
+            [
+                (SNAPSHOT, 11),
+                (READ, 13),
+                (READ, 13),
+                (WRITE, 14),
+                (SNAPSHOT, END),
+                (SNAPSHOT, END)
+            ]
+        );
+        // All for read, one for write.
+        assert_eq!(
+            at(wants(READ, WRITE))[2..],
+            [
+                (READ, 13),
+                (READ, 13),
+                (READ, 13),
+                (WRITE, 14),
+                (READ, END),
+                (READ, END)
+            ]
+        );
+        // The mask takes the wish to write away, or every wish.
+        assert_eq!(at(wants(SNAPSHOT, READ))[5], (READ, 14));
+        assert_eq!(at(wants(SNAPSHOT, SNAPSHOT))[2], (SNAPSHOT, 14));
     }
 }

@@ -3,7 +3,8 @@
 //! The result of a walk: runs of pages that are contiguous in virtual and in physical memory.
 
 use crate::addr::{PageIndex, PageRange};
-use crate::pfn::{Perm, Pfn};
+use crate::pfn::{Memory, Perm, Pfn};
+use crate::walk::Collect;
 
 /// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights and by
 /// page table entries of the same size.
@@ -19,6 +20,8 @@ pub struct Run {
     pub perm: Perm,
     /// log2 of how many pages each of the entries maps.
     pub order: u32,
+    /// Whose memory the frames are.
+    pub memory: Memory,
 }
 
 impl Run {
@@ -33,10 +36,11 @@ impl Run {
             && self.pfn.add(self.pages) == next.pfn
             && self.perm == next.perm
             && self.order == next.order
+            && self.memory == next.memory
     }
 }
 
-/// How many runs one walk collects at most. They live on the kernel's stack: 16 of 32 bytes.
+/// How many runs one walk collects at most. They live on the kernel's stack: 16 of 40 bytes.
 pub const MAX_RUNS: usize = 16;
 
 /// No room for another run: the caller uses what is there and walks on from where it ended.
@@ -59,6 +63,7 @@ impl Runs {
             pages: 0,
             perm: Perm::ReadOnly,
             order: 0,
+            memory: Memory::System,
         };
         Self {
             runs: [NONE; MAX_RUNS],
@@ -90,6 +95,17 @@ impl Runs {
     #[inline]
     pub fn as_slice(&self) -> &[Run] {
         &self.runs[..self.len]
+    }
+}
+
+impl Collect for Runs {
+    #[inline]
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        self.push(run)
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
     }
 }
 

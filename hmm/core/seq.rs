@@ -4,41 +4,48 @@
 //!
 //! 1. [`ReadSide::begin`] waits until no invalidation of the domain is under way and notes the
 //!    sequence number.
-//! 2. A walk turns the `ReadSide` into [`Faulted`]. It holds page frames that may already be stale
-//!    and therefore shows them to nobody.
-//! 3. [`Faulted::validate`] takes the domain's lock. If no invalidation came in between, the result
-//!    is a [`ValidRange`], which owns the lock: while it lives, the invalidation that would make
-//!    its frames stale has to wait.
+//! 2. A walk puts what it finds into an [`Unread`] result: page frames that may already be stale,
+//!    and are therefore shown to nobody. Both together are [`Faulted`].
+//! 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found,
+//!    the result is a [`ValidRange`], which owns the lock: while it lives, the invalidation that
+//!    would make its frames stale has to wait.
 //!
-//! A sequence is used once: each step consumes the one before.
+//! A sequence is used once: each step consumes the one before. [`until_valid`] does them all.
 //!
 //! ```compile_fail,E0599
-//! # use hmm::seq::{Domain, Faulted};
-//! fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D>) {
-//!     faulted.runs(); // only a `ValidRange` has them
+//! # use hmm::{run::Runs, seq::{Domain, Faulted}};
+//! fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D, Runs>) {
+//!     faulted.result(); // only a `ValidRange` has one
+//! }
+//! ```
+//!
+//! ```compile_fail,E0616
+//! # use hmm::{run::Runs, seq::Unread};
+//! fn pfns_of_a_walk(unread: &Unread<Runs>) {
+//!     let _ = &unread.result; // private
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
-//! # use hmm::{addr::PageRange, run::Runs, seq::{Domain, ReadSide}};
+//! # use hmm::{addr::PageRange, run::Runs, seq::{Domain, ReadSide, Unread}};
 //! fn sequence_used_twice<D: Domain>(side: ReadSide<'_, D>, done: PageRange) {
-//!     let _ = side.faulted(Runs::new(), done);
-//!     let _ = side.faulted(Runs::new(), done);
+//!     let _ = side.faulted(Unread::new(Runs::new()), done);
+//!     let _ = side.faulted(Unread::new(Runs::new()), done);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0505
-//! # use hmm::seq::{Domain, ValidRange};
-//! fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D>) {
-//!     let runs = valid.runs();
+//! # use hmm::{run::Runs, seq::{Domain, ValidRange}};
+//! fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D, Runs>) {
+//!     let runs = valid.result();
 //!     drop(valid);
-//!     let _ = runs.len();
+//!     let _ = runs.as_slice();
 //! }
 //! ```
 
-use crate::addr::PageRange;
-use crate::run::{Run, Runs};
-use crate::walk::FaultError;
+use crate::addr::{PageIndex, PageRange};
+use crate::run::{Full, Run};
+use crate::walk::{Collect, FaultError};
 
 /// What invalidations collide in: a range of pages with a sequence number and a lock.
 pub trait Domain {
@@ -53,16 +60,62 @@ pub trait Domain {
     /// Takes the lock.
     fn lock(&self) -> Self::Guard<'_>;
 
-    /// Whether an invalidation has come since `seq` was returned. Exact, as the lock is held.
-    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64) -> bool;
+    /// Whether an invalidation of any of `pages` has come since `seq` was returned. May say so of
+    /// one that has not, but never miss one: the lock is held.
+    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool;
 
-    /// The same without the lock: `true` is certain, `false` may be out of date at once.
-    fn may_have_collided(&self, seq: u64) -> bool;
+    /// The same without the lock: `true` is as good, `false` may be out of date at once.
+    fn may_have_collided(&self, seq: u64, pages: PageRange) -> bool;
 }
 
-/// An invalidation came in between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Collided;
+/// How many invalidations a [`History`] remembers.
+const REMEMBERED: usize = 4;
+
+/// The last invalidations of a domain, so that a fault begins anew only if one concerns it.
+#[derive(Clone, Copy, Debug)]
+pub struct History {
+    /// How many there have been; wraps.
+    count: u64,
+    /// The range of invalidation `n` is at `n % REMEMBERED`.
+    recent: [PageRange; REMEMBERED],
+}
+
+impl History {
+    /// None yet. They are counted from `count` on.
+    pub const fn new(count: u64) -> Self {
+        const NONE: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(0));
+        Self {
+            count,
+            recent: [NONE; REMEMBERED],
+        }
+    }
+
+    /// The sequence number: how many invalidations there have been.
+    pub const fn seq(&self) -> u64 {
+        self.count
+    }
+
+    /// An invalidation of `range` has come.
+    pub fn record(&mut self, range: PageRange) {
+        self.recent[self.count as usize % REMEMBERED] = range;
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// Whether any invalidation since `seq` may have touched `pages`.
+    pub fn touched_since(&self, seq: u64, pages: PageRange) -> bool {
+        let since = self.count.wrapping_sub(seq);
+        if since > REMEMBERED as u64 {
+            return true;
+        }
+        (1..=since).any(|back| {
+            let at = self.count.wrapping_sub(back) as usize % REMEMBERED;
+            self.recent[at].overlaps(&pages)
+        })
+    }
+}
+
+/// An invalidation came in between. The room for the result is there again.
+pub struct Collided<R>(Unread<R>);
 
 /// A fault that has begun and has no result yet.
 pub struct ReadSide<'d, D: Domain> {
@@ -77,57 +130,95 @@ impl<'d, D: Domain> ReadSide<'d, D> {
         Self { domain, seq }
     }
 
-    /// Whether the result is known to be in vain already.
-    pub fn collided(&self) -> bool {
-        self.domain.may_have_collided(self.seq)
+    /// Whether a result for `pages` is known to be in vain already.
+    pub fn collided(&self, pages: PageRange) -> bool {
+        self.domain.may_have_collided(self.seq, pages)
     }
 
     /// Binds what a walk found to the sequence it was found under.
     ///
     /// `done` is the part of the range that the walk got through.
-    pub fn faulted(self, runs: Runs, done: PageRange) -> Faulted<'d, D> {
+    pub fn faulted<R>(self, found: Unread<R>, done: PageRange) -> Faulted<'d, D, R> {
         Faulted {
             side: self,
-            runs,
+            found,
             done,
         }
     }
 }
 
-/// Pages found that may be stale already. There is no way to look at them.
-pub struct Faulted<'d, D: Domain> {
+/// Room for what a walk finds. There is no way to look at it.
+pub struct Unread<R> {
+    result: R,
+    /// All pages in it lie here.
+    hull: PageRange,
+}
+
+const NOTHING: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(0));
+
+impl<R> Unread<R> {
+    /// `result` has nothing in it yet.
+    pub const fn new(result: R) -> Self {
+        Self {
+            result,
+            hull: NOTHING,
+        }
+    }
+}
+
+impl<R: Collect> Collect for Unread<R> {
+    #[inline]
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        self.result.mapped(run)?;
+        self.hull = self.hull.hull(&run.range());
+        Ok(())
+    }
+
+    fn unusable(&mut self, pages: PageRange) {
+        // That a page becomes usable is no invalidation: nothing to watch.
+        self.result.unusable(pages);
+    }
+
+    fn clear(&mut self) {
+        self.result.clear();
+        self.hull = NOTHING;
+    }
+}
+
+/// Pages found that may be stale already.
+pub struct Faulted<'d, D: Domain, R> {
     side: ReadSide<'d, D>,
-    runs: Runs,
+    found: Unread<R>,
     done: PageRange,
 }
 
-impl<'d, D: Domain> Faulted<'d, D> {
+impl<'d, D: Domain, R> Faulted<'d, D, R> {
     /// Takes the lock and checks that nothing has come in between.
-    pub fn validate(self) -> Result<ValidRange<'d, D>, Collided> {
+    pub fn validate(self) -> Result<ValidRange<'d, D, R>, Collided<R>> {
         let ReadSide { domain, seq } = self.side;
         let guard = domain.lock();
-        if domain.must_retry(&guard, seq) {
-            return Err(Collided);
+        if domain.must_retry(&guard, seq, self.found.hull) {
+            return Err(Collided(self.found));
         }
         Ok(ValidRange {
             guard,
-            runs: self.runs,
+            result: self.found.result,
             done: self.done,
         })
     }
 }
 
 /// Pages that are what the CPU sees, for as long as this value lives.
-pub struct ValidRange<'d, D: Domain + 'd> {
+pub struct ValidRange<'d, D: Domain + 'd, R> {
     guard: D::Guard<'d>,
-    runs: Runs,
+    result: R,
     done: PageRange,
 }
 
-impl<'d, D: Domain> ValidRange<'d, D> {
+impl<'d, D: Domain, R> ValidRange<'d, D, R> {
     /// The pages found.
-    pub fn runs(&self) -> &[Run] {
-        self.runs.as_slice()
+    pub fn result(&self) -> &R {
+        &self.result
     }
 
     /// The part of the range that the walk got through.
@@ -141,8 +232,8 @@ impl<'d, D: Domain> ValidRange<'d, D> {
     }
 
     /// The pages found, and what the lock protects.
-    pub fn split(&mut self) -> (&[Run], &mut D::Guard<'d>) {
-        (self.runs.as_slice(), &mut self.guard)
+    pub fn split(&mut self) -> (&R, &mut D::Guard<'d>) {
+        (&self.result, &mut self.guard)
     }
 }
 
@@ -154,21 +245,24 @@ pub trait Deadline {
 
 /// Faults until the result is valid: the one retry loop.
 ///
-/// `fault` turns a fresh [`ReadSide`] into a result; it runs again whenever an invalidation came
-/// in between, until `deadline` has passed.
-pub fn until_valid<'d, D: Domain>(
+/// `walk` puts what it finds into the cleared [`Unread`] and returns the part of the range that it
+/// got through; it runs again whenever an invalidation came in between, until `deadline` has passed.
+pub fn until_valid<'d, D: Domain, R: Collect>(
     domain: &'d D,
     deadline: &impl Deadline,
-    mut fault: impl FnMut(ReadSide<'d, D>) -> Result<Faulted<'d, D>, FaultError>,
+    result: R,
+    mut walk: impl FnMut(&ReadSide<'d, D>, &mut Unread<R>) -> Result<PageRange, FaultError>,
     mut collided: impl FnMut(),
-) -> Result<ValidRange<'d, D>, FaultError> {
+) -> Result<ValidRange<'d, D, R>, FaultError> {
+    let mut found = Unread::new(result);
     loop {
-        match fault(ReadSide::begin(domain)) {
-            Ok(faulted) => {
-                if let Ok(valid) = faulted.validate() {
-                    return Ok(valid);
-                }
-            }
+        found.clear();
+        let side = ReadSide::begin(domain);
+        match walk(&side, &mut found) {
+            Ok(done) => match side.faulted(found, done).validate() {
+                Ok(valid) => return Ok(valid),
+                Err(Collided(room)) => found = room,
+            },
             Err(FaultError::Collided) => {}
             Err(other) => return Err(other),
         }

@@ -6,9 +6,9 @@
 //! one in `walk/tests.rs`.
 
 use crate::addr::{PageIndex, PageRange};
-use crate::pfn::Access;
-use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights};
-use crate::run::{Full, Run, Runs};
+use crate::pfn::{Access, Owner};
+use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights, Wants};
+use crate::run::{Full, Run};
 
 /// A virtual memory area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,34 @@ pub enum FaultError {
     Exited,
     /// No memory for the bookkeeping.
     NoMemory,
+    /// The calling thread has been killed.
+    Interrupted,
+    /// The request makes no sense: an empty range, or one that is not all in user space or not all in
+    /// the domain.
+    Invalid,
+}
+
+/// Whether the address space stayed still while the fault handler ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// It did: the area is still the same.
+    Still,
+    /// It may have changed, as the handler had to wait for somebody: look for the area again.
+    LetGo,
+}
+
+/// Where a walk puts what it finds, in ascending order.
+pub trait Collect {
+    /// Pages that the device can use. If there is no room, the walk ends before them.
+    fn mapped(&mut self, run: Run) -> Result<(), Full>;
+
+    /// Pages that no device could ever use.
+    fn unusable(&mut self, pages: PageRange) {
+        let _ = pages;
+    }
+
+    /// Forgets everything: the walk begins anew.
+    fn clear(&mut self);
 }
 
 /// The address space that is walked. The caller holds it still (in the kernel: the mmap lock).
@@ -73,7 +101,7 @@ pub trait AddressSpace {
     fn entry(&mut self, page: PageIndex) -> Found;
 
     /// Runs the CPU's fault handler on `page` for `access`.
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<(), FaultError>;
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError>;
 
     /// Whether an invalidation has hit the range since the walk began, so that its result will be
     /// thrown away.
@@ -82,121 +110,194 @@ pub trait AddressSpace {
 
 /// What a walk is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct Request<W = Policy> {
     /// The pages meant.
     pub wanted: PageRange,
     /// What is wanted of them.
-    pub policy: Policy,
+    pub wants: W,
     /// Pages right behind them to take along if they are resident.
     pub ahead: u64,
+    /// Whose device memory is reported instead of being faulted back.
+    pub owner: Owner,
 }
 
-/// Serves `request` and collects the pages found in `runs`.
+impl<W> Request<W> {
+    /// A request for `wanted` by a driver without device memory.
+    pub const fn new(wanted: PageRange, wants: W) -> Self {
+        Self {
+            wanted,
+            wants,
+            ahead: 0,
+            owner: Owner::NONE,
+        }
+    }
+}
+
+/// Serves `request` and collects the pages found in `found`.
 ///
 /// Returns the part of the wanted pages that is done, as [`walk`] does.
-pub fn serve(
+pub fn serve<W: Wants>(
     space: &mut impl AddressSpace,
-    request: &Request,
-    runs: &mut Runs,
+    request: &Request<W>,
+    found: &mut impl Collect,
 ) -> Result<PageRange, FaultError> {
-    let done = walk(space, request.wanted, request.policy, runs)?;
-    let end = request.wanted.end();
-    if request.ahead > 0 && done.end() == end {
-        let until = end.saturating_add(request.ahead);
-        // A huge entry at the end of the wanted pages was reported whole.
-        let from = runs.last().map_or(end, |run| run.range().end().max(end));
-        let ahead = PageRange::new(from, until);
+    let wanted = request.wanted;
+    let mut walk = Walk::new(space, &request.wants, found);
+    let done = walk.range(wanted)?;
+    // A huge entry at the end of the wanted pages was reported whole.
+    let from = walk.reached.max(wanted.end());
+    if request.ahead > 0 && done.end() == wanted.end() {
+        let ahead = PageRange::new(from, wanted.end().saturating_add(request.ahead));
         // How far it gets does not matter, and looking on never fails.
-        let _ = walk(space, ahead, Policy::Snapshot, runs);
+        let _ = Walk::new(space, &Policy::Snapshot, found).range(ahead);
     }
     Ok(done)
 }
 
-/// Walks `range` under `policy` and collects the pages found in `runs`.
+/// Walks `range`, of whose pages `wants` says what is wanted, and collects those found in `found`.
 ///
-/// Returns the part of `range` that is done: all of it, or less if `runs` is full. Pages of that
-/// part that are in no run have nothing a device could use (only under [`Policy::Snapshot`]).
+/// Returns the part of `range` that is done: all of it, or less if `found` is full. Pages of that
+/// part that were not reported have nothing a device could use at the moment (only where
+/// [`Policy::Snapshot`] was wanted).
 ///
-/// A huge entry is reported whole: the first and the last run may reach beyond `range`.
-pub fn walk(
+/// A huge entry of which the same is wanted throughout is reported whole: the first and the last
+/// run may reach beyond `range`.
+pub fn walk<W: Wants>(
     space: &mut impl AddressSpace,
     range: PageRange,
-    policy: Policy,
-    runs: &mut Runs,
+    wants: &W,
+    found: &mut impl Collect,
 ) -> Result<PageRange, FaultError> {
-    let mut page = range.start();
-    while page < range.end() {
-        let (rights, until) = match space.vma_from(page) {
-            Some(vma) if vma.range.contains(page) => (Some(vma.rights), vma.range.end()),
-            Some(above) => (None, above.range.start()),
-            None => (None, range.end()),
-        };
-        let part = PageRange::new(page, until.min(range.end()));
-        page = match rights {
-            Some(rights) => walk_vma(space, part, rights, policy, runs)?,
-            None => skip_hole(part, policy)?,
-        };
-        if page < part.end() {
-            break;
-        }
-    }
-    Ok(PageRange::new(range.start(), page))
+    Walk::new(space, wants, found).range(range)
 }
 
 /// How often the fault handler is called for one page in one walk: a write to a huge page may take
 /// one call to split it and another to copy the page.
 const TRIES_FOR_A_PAGE: u32 = 4;
 
-/// Walks pages of one area; returns the page after the last one done.
-fn walk_vma(
-    space: &mut impl AddressSpace,
-    part: PageRange,
-    rights: VmaRights,
-    policy: Policy,
-    runs: &mut Runs,
-) -> Result<PageIndex, FaultError> {
-    let mut page = part.start();
-    let mut tries = 0;
-    while page < part.end() {
-        let found = space.entry(page);
-        let end = found.range().end().min(part.end());
-        match policy.decide(rights, found.entry) {
-            Decision::Report(pfn, perm) => {
-                let run = Run {
-                    start: found.start,
-                    pfn,
-                    pages: 1 << found.order,
-                    perm,
-                    order: found.order,
-                };
-                if let Err(Full) = runs.push(run) {
-                    return Ok(page);
-                }
-                (page, tries) = (end, 0);
-            }
-            Decision::Skip => (page, tries) = (end, 0),
-            Decision::Fault(access) => {
-                // The handler may do nothing and say that all is well: short of memory in an area
-                // that may drop its pages. Then the caller's deadline has to count.
-                tries += 1;
-                if tries > TRIES_FOR_A_PAGE {
-                    return Err(FaultError::Collided);
-                }
-                space.fault(page, access)?;
-                if space.collided() {
-                    return Err(FaultError::Collided);
-                }
-            }
-            Decision::Refuse(why) => return Err(FaultError::Refused(why)),
-        }
-    }
-    Ok(page)
+/// How a walk through an area ended.
+enum Left {
+    /// At its end.
+    Through,
+    /// Before this page, as there is no room to report it.
+    Full(PageIndex),
+    /// At this page, as the address space may have changed.
+    LetGo(PageIndex),
 }
 
-fn skip_hole(part: PageRange, policy: Policy) -> Result<PageIndex, FaultError> {
-    match policy.decide_unmapped() {
-        Decision::Refuse(why) => Err(FaultError::Refused(why)),
-        _ => Ok(part.end()),
+struct Walk<'a, S, W, C> {
+    space: &'a mut S,
+    wants: &'a W,
+    found: &'a mut C,
+    /// The page behind the last one reported.
+    reached: PageIndex,
+    /// Calls of the fault handler for the page that the walk is at.
+    tries: u32,
+}
+
+impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
+    fn new(space: &'a mut S, wants: &'a W, found: &'a mut C) -> Self {
+        Self {
+            space,
+            wants,
+            found,
+            reached: PageIndex::new(0),
+            tries: 0,
+        }
+    }
+
+    fn range(&mut self, range: PageRange) -> Result<PageRange, FaultError> {
+        let mut page = range.start();
+        while page < range.end() {
+            let (rights, until) = match self.space.vma_from(page) {
+                Some(vma) if vma.range.contains(page) => (vma.rights, vma.range.end()),
+                Some(above) => (VmaRights::NONE, above.range.start()),
+                None => (VmaRights::NONE, range.end()),
+            };
+            let part = PageRange::new(page, until.min(range.end()));
+            let left = match rights.usable() {
+                true => self.area(part, rights)?,
+                false => self.hole(part)?,
+            };
+            page = match left {
+                Left::Through => part.end(),
+                Left::LetGo(page) => page,
+                Left::Full(page) => return Ok(PageRange::new(range.start(), page)),
+            };
+        }
+        Ok(range)
+    }
+
+    /// Pages of one area.
+    fn area(&mut self, part: PageRange, rights: VmaRights) -> Result<Left, FaultError> {
+        let mut page = part.start();
+        while page < part.end() {
+            let found = self.space.entry(page);
+            let (policy, until) = self.wants.at(page);
+            let inside = found.range().intersection(&part);
+            let alike = PageRange::new(page, until.min(inside.end()));
+            match policy.decide(rights, found.entry) {
+                Decision::Report(pfn, perm, memory) => {
+                    let reported = if alike == inside {
+                        found.range()
+                    } else {
+                        alike
+                    };
+                    let run = Run {
+                        start: reported.start(),
+                        pfn: pfn.add(reported.start().get() - found.start.get()),
+                        pages: reported.len(),
+                        perm,
+                        order: found.order,
+                        memory,
+                    };
+                    if let Err(Full) = self.found.mapped(run) {
+                        return Ok(Left::Full(page));
+                    }
+                    self.reached = reported.end();
+                }
+                Decision::Skip => {}
+                Decision::Unusable => self.found.unusable(alike),
+                Decision::Fault(access) => {
+                    match self.fault(page, access)? {
+                        Handled::Still => continue,
+                        Handled::LetGo => return Ok(Left::LetGo(page)),
+                    };
+                }
+                Decision::Refuse(why) => return Err(FaultError::Refused(why)),
+            }
+            (page, self.tries) = (alike.end(), 0);
+        }
+        Ok(Left::Through)
+    }
+
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
+        // The handler may do nothing and say that all is well: short of memory in an area that may
+        // drop its pages. Then the caller's deadline has to count.
+        self.tries += 1;
+        if self.tries > TRIES_FOR_A_PAGE {
+            return Err(FaultError::Collided);
+        }
+        let handled = self.space.fault(page, access)?;
+        if self.space.collided() {
+            return Err(FaultError::Collided);
+        }
+        Ok(handled)
+    }
+
+    /// Pages that no area covers, or one that devices cannot use.
+    fn hole(&mut self, part: PageRange) -> Result<Left, FaultError> {
+        let mut page = part.start();
+        while page < part.end() {
+            let (policy, until) = self.wants.at(page);
+            if let Decision::Refuse(why) = policy.decide_unmapped() {
+                return Err(FaultError::Refused(why));
+            }
+            let alike = PageRange::new(page, until.min(part.end()));
+            self.found.unusable(alike);
+            page = alike.end();
+        }
+        Ok(Left::Through)
     }
 }
 

@@ -3,7 +3,7 @@
 //! `hmm.ko`: heterogeneous memory management for drivers written in Rust.
 //!
 //! A driver keeps a [`mirror::Mirror`] of part of a process's address space. The device's accesses
-//! go through it; what it lacks is faulted in by [`range::range_fault`], the walk over the CPU's
+//! go through it; what it lacks is faulted in by [`range::fault_until_valid`], the walk over the CPU's
 //! page table (`tables`); what the CPU takes away leaves it through [`interval`].
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
@@ -15,8 +15,8 @@
 //!
 //! 1. the mmap lock of the process, held for reading by a fault; an invalidation comes with it held
 //!    for writing (`munmap`), for reading (`MADV_DONTNEED`) or not at all (reclaim);
-//! 2. `Chunk::table`, a reader-writer spinlock: shared by accesses of the device, exclusive for
-//!    filling after a fault and for invalidations. Nothing sleeps under it;
+//! 2. the lock of an [`interval::IntervalNotifier`], a reader-writer spinlock: shared by accesses of
+//!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it;
 //! 3. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 2.
@@ -29,6 +29,8 @@ pub mod addr;
 pub mod ahead;
 #[path = "../core/event.rs"]
 pub mod event;
+#[path = "../core/flat.rs"]
+pub mod flat;
 #[path = "../core/pfn.rs"]
 pub mod pfn;
 #[path = "../core/policy.rs"]
@@ -96,6 +98,8 @@ impl From<walk::FaultError> for Error {
             FaultError::TimedOut => ETIMEDOUT,
             FaultError::Exited => ESRCH,
             FaultError::NoMemory => ENOMEM,
+            FaultError::Interrupted => EINTR,
+            FaultError::Invalid => EINVAL,
         }
     }
 }

@@ -2,13 +2,16 @@
 
 //! Interval notifiers: being told, before it happens, that the CPU takes pages of a range away.
 //!
-//! [`IntervalNotifier`] owns what the device knows about the range. It is registered for as long as
-//! it lives; dropping it returns only when no callback runs or can start.
+//! [`IntervalNotifier`] owns what the device knows about the range, behind the lock that faults
+//! validate under. It is registered for as long as it lives; dropping it returns only when no
+//! callback runs or can start.
+//!
+//! One invalidation goes: the kernel → `invalidate_callback` → the exclusive lock → the range goes
+//! into the [`History`], which is what a fault under way compares with → [`Invalidate::invalidate`].
 //!
 //! Kernel header: `include/linux/mmu_notifier.h`.
 
-use core::marker::PhantomData;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use kernel::bindings;
 use kernel::error::to_result;
@@ -18,46 +21,47 @@ use kernel::types::Opaque;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::event::Event;
+use crate::mirror::user_pages;
+use crate::pfn::Owner;
+use crate::rwlock::{ReadGuard, RwLock, WriteGuard};
+use crate::seq::{Domain, History};
 use crate::shim;
 
 /// What is done when the CPU takes pages away.
 ///
-/// # Safety
-///
-/// `invalidate` closes the sequence under the lock that faults validate under, and removes the
-/// translations before it releases that lock.
-pub unsafe trait Invalidate: Send + Sync + Sized {
-    /// The device stops using its translations of `range` before this returns.
+/// Both functions run under the exclusive lock: no fault is being entered, and no access that holds
+/// the shared lock is under way.
+pub trait Invalidate: Send + Sync {
+    /// The device stops using its translations of `range` before this returns, as far as `event` asks
+    /// for it.
     ///
-    /// `range` is cut to the notifier's own. Must not sleep: the out-of-memory killer calls it where
-    /// it cannot wait.
-    fn invalidate(&self, range: PageRange, event: Event, seq: OpenSeq<'_>) -> Closed;
+    /// `range` is cut to the notifier's own. Must not sleep.
+    fn invalidate(&mut self, range: PageRange, event: Event);
 
     /// The device gives up its translations: called once, before the notifier is unregistered.
     /// Nobody faults in the range any more, but invalidations may still come.
-    fn retire(&self);
+    fn retire(&mut self);
 }
 
-/// A sequence that an invalidation has yet to close.
-pub struct OpenSeq<'a> {
-    raw: *mut bindings::mmu_interval_notifier,
-    seq: usize,
-    _life: PhantomData<&'a ()>,
+/// What an [`IntervalNotifier`] protects, and the invalidations that it has seen.
+pub struct Watched<T> {
+    history: History,
+    data: T,
 }
 
-/// Proof that the sequence was closed: faults begun before will see that they must retry.
-pub struct Closed(());
+impl<T> Deref for Watched<T> {
+    type Target = T;
 
-impl OpenSeq<'_> {
-    /// Closes the sequence.
-    ///
-    /// `_lock` is the guard of the lock that faults validate under; it is what makes the new
-    /// number visible to them in order.
-    pub fn close<G>(self, _lock: &mut G) -> Closed {
-        // SAFETY: `raw` is the notifier whose callback is running, so it is alive; the caller holds
-        // the lock that readers of the sequence take.
-        unsafe { shim::hmm_shim_interval_set_seq(self.raw, self.seq) };
-        Closed(())
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.data
+    }
+}
+
+impl<T> DerefMut for Watched<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.data
     }
 }
 
@@ -65,7 +69,7 @@ impl OpenSeq<'_> {
 ///
 /// # Invariants
 ///
-/// While the value can be used, `raw` is registered with `OPS` of `T`, and `data` is initialised.
+/// While the value can be used, `raw` is registered with `OPS` of `T`.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub struct IntervalNotifier<T: Invalidate> {
@@ -73,8 +77,9 @@ pub struct IntervalNotifier<T: Invalidate> {
     #[pin]
     raw: Opaque<bindings::mmu_interval_notifier>,
     #[pin]
-    data: T,
+    state: RwLock<Watched<T>>,
     range: PageRange,
+    owner: Owner,
 }
 
 // SAFETY: The kernel's notifier functions may be called from any thread; `T` is `Send`.
@@ -93,22 +98,24 @@ impl<T: Invalidate> IntervalNotifier<T> {
     /// Registers for the non-empty `range` of `mm`. Takes the mmap lock for writing if `mm` has no
     /// notifiers yet.
     ///
+    /// What `owner` itself does to the range, moving pages to its device's memory or taking them for
+    /// exclusive access, is no invalidation.
+    ///
     /// # Errors
     ///
-    /// `EINVAL` if the range is empty, `EOVERFLOW` if it passes the end of the address space,
-    /// `ENOMEM`, or the error of `data`.
-    pub fn new<'a>(
-        mm: &'a MmWithUser,
+    /// `EINVAL` if the range is empty or not all of it can be mapped by user space; `ENOMEM`.
+    pub fn new(
+        mm: &MmWithUser,
         range: PageRange,
-        data: impl PinInit<T, Error> + 'a,
-    ) -> impl PinInit<Self, Error> + 'a
-    where
-        T: 'a,
-    {
+        owner: Owner,
+        data: T,
+    ) -> impl PinInit<Self, Error> + use<'_, T> {
+        let history = History::new(0);
         try_pin_init!(Self {
-            // Before the registration: callbacks use it as soon as that is done.
-            data <- data,
+            // Before the registration: callbacks use them as soon as that is done.
+            state <- RwLock::new(Watched { history, data }),
             range,
+            owner,
             raw <- Opaque::try_ffi_init(move |raw| Self::register(raw, mm, *range)),
         })
     }
@@ -118,11 +125,11 @@ impl<T: Invalidate> IntervalNotifier<T> {
         mm: &MmWithUser,
         range: PageRange,
     ) -> Result {
-        if range.is_empty() {
+        if range.is_empty() || range.intersection(&user_pages(mm)) != range {
             return Err(EINVAL);
         }
         // SAFETY: `raw` is pinned memory for a notifier, `mm` has users, `OPS` is a constant that
-        // lives forever. `data` is initialised already and is only used through `&T`.
+        // lives forever. The other fields are initialised already.
         to_result(unsafe {
             bindings::mmu_interval_notifier_insert(
                 raw,
@@ -139,23 +146,28 @@ impl<T: Invalidate> IntervalNotifier<T> {
         self.range
     }
 
-    /// Waits until no invalidation of the range is under way; returns the sequence number.
-    pub fn read_begin(&self) -> u64 {
-        // SAFETY: Registered, by the type invariant.
-        unsafe { bindings::mmu_interval_read_begin(self.raw.get()) as u64 }
+    /// Whose own doings are no invalidation.
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
-    /// Whether an invalidation has come since `seq`. The caller holds the lock that
-    /// [`Invalidate::invalidate`] closes the sequence under.
-    pub fn must_retry(&self, seq: u64) -> bool {
-        // SAFETY: Registered, by the type invariant.
-        unsafe { shim::hmm_shim_interval_read_retry(self.raw.get(), seq as usize) }
+    /// Whether it is registered with `mm`.
+    pub fn watches(&self, mm: &MmWithUser) -> bool {
+        // SAFETY: Registered, by the type invariant; the field does not change.
+        let own = unsafe { (*self.raw.get()).mm };
+        core::ptr::eq(own, mm.as_raw())
     }
 
-    /// The same without the lock: `true` is certain.
-    pub fn may_have_collided(&self, seq: u64) -> bool {
-        // SAFETY: Registered, by the type invariant.
-        unsafe { shim::hmm_shim_interval_check_retry(self.raw.get(), seq as usize) }
+    /// Shares the lock: invalidations wait, and others may share it too. Nothing may sleep.
+    #[inline]
+    pub fn read(&self) -> ReadGuard<'_, Watched<T>> {
+        self.state.read()
+    }
+
+    /// Takes the lock for oneself: invalidations wait. Nothing may sleep.
+    #[inline]
+    pub fn write(&self) -> WriteGuard<'_, Watched<T>> {
+        self.state.write()
     }
 
     /// # Safety
@@ -167,44 +179,75 @@ impl<T: Invalidate> IntervalNotifier<T> {
         seq: usize,
     ) -> bool {
         // SAFETY: `raw` is the first field of an `IntervalNotifier<T>`, which outlives the callback
-        // as dropping it waits for callbacks. Its `data` and `range` are initialised before the
-        // registration and not written while it lasts. Only these two fields are touched: the
-        // initialiser of `raw` itself may not have returned yet.
-        let (data, own) = unsafe {
+        // as dropping it waits for callbacks. The fields used are initialised before the registration
+        // and not written while it lasts. Only these are touched: the initialiser of `raw` itself may
+        // not have returned yet.
+        let (state, own, owner) = unsafe {
             let this = raw.cast::<Self>();
-            (&(*this).data, (*this).range)
+            (&(*this).state, (*this).range, (*this).owner)
         };
         // SAFETY: The kernel passes a valid range.
-        let (start, end, event) = unsafe { ((*range).start, (*range).end, (*range).event) };
-        let open = OpenSeq {
-            raw,
-            seq,
-            _life: PhantomData,
-        };
+        let range = unsafe { &*range };
+        let event = event_from(range.event);
+        // Only these two say who is behind them.
+        if matches!(event, Event::Migrate | Event::Exclusive)
+            && owner.is(Owner::new(range.owner as usize))
+        {
+            return true;
+        }
+        // Rounded outwards at both ends.
         let pages = PageRange::new(
-            PageIndex::containing(start as u64),
-            PageIndex::containing((end as u64).saturating_add(crate::addr::PAGE_SIZE - 1)),
-        );
-        let Closed(()) = data.invalidate(pages.intersection(&own), event_from(event), open);
+            PageIndex::containing(range.start as u64),
+            PageIndex::containing((range.end as u64).saturating_add(crate::addr::PAGE_SIZE - 1)),
+        )
+        .intersection(&own);
+        // Waits for accesses under way; later ones find nothing and fault.
+        let mut state = state.write();
+        state.history.record(pages);
+        // SAFETY: `raw` is the notifier whose callback is running; the lock is the one that faults
+        // validate under.
+        unsafe { shim::hmm_shim_interval_set_seq(raw, seq) };
+        state.data.invalidate(pages, event);
         true
     }
 }
 
-impl<T: Invalidate> Deref for IntervalNotifier<T> {
-    type Target = T;
+/// A fault and an invalidation collide if they touch the same pages.
+impl<T: Invalidate> Domain for IntervalNotifier<T> {
+    type Guard<'d>
+        = WriteGuard<'d, Watched<T>>
+    where
+        Self: 'd;
 
-    fn deref(&self) -> &T {
-        &self.data
+    fn read_begin(&self) -> u64 {
+        // First the number: an invalidation that is not counted in it yet makes the fault retry; of
+        // one that is, the wait below sees the end.
+        let seq = self.read().history.seq();
+        // SAFETY: Registered, by the type invariant.
+        unsafe { bindings::mmu_interval_read_begin(self.raw.get()) };
+        seq
+    }
+
+    fn lock(&self) -> Self::Guard<'_> {
+        self.write()
+    }
+
+    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
+        guard.history.touched_since(seq, pages)
+    }
+
+    fn may_have_collided(&self, seq: u64, pages: PageRange) -> bool {
+        self.read().history.touched_since(seq, pages)
     }
 }
 
 #[pinned_drop]
 impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
-    // A callback may run at the same time and use `data` through `&T`; so does this, and the type
-    // cannot be moved (`!Unpin`), so the compiler assumes nothing of this `&mut`.
+    // A callback may run at the same time and use `state` through a shared reference; so does this,
+    // and the type cannot be moved (`!Unpin`), so the compiler assumes nothing of this `&mut`.
     fn drop(self: Pin<&mut Self>) {
-        self.data.retire();
-        // SAFETY: Registered, by the type invariant; after this no callback runs, so `data` may go.
+        self.state.write().data.retire();
+        // SAFETY: Registered, by the type invariant; after this no callback runs, so `state` may go.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
 }

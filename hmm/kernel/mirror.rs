@@ -14,31 +14,28 @@
 //! lock, and the access takes place before that lock is released. So an access makes progress
 //! whenever its fault does, however many invalidations queue up behind it.
 //!
-//! One invalidation goes: [`Chunk::invalidate`] → exclusive lock (no access is under way) → sequence
-//! closed → [`Table::zap`], pages that the device wrote are marked dirty.
+//! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
+//! [`Chunk::invalidate`] → [`Table::zap`], pages that the device wrote are marked dirty.
 
-use core::cell::Cell;
 use core::ops::ControlFlow;
 
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
-use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
 use crate::ahead::Ahead;
 use crate::charge::Charge;
 use crate::chunk_map::ChunkMap;
 use crate::event::Event;
-use crate::interval::{Closed, IntervalNotifier, Invalidate, OpenSeq};
+use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page::{mark_dirty, Bytes, MappedPage};
-use crate::pfn::{Access, Perm, Pfn};
+use crate::pfn::{Access, Owner, Perm, Pfn};
 use crate::policy::{Policy, Refusal};
-use crate::range::range_fault;
+use crate::range::{range_fault, TimeLimit};
 use crate::run::Runs;
-use crate::rwlock::{RwLock, WriteGuard};
-use crate::seq::{until_valid, Deadline, Domain, ValidRange};
+use crate::seq::{until_valid, ValidRange};
 use crate::shim;
 use crate::table::{unit_around, units_in, Slot, Table, Unit};
 use crate::tables::LockedMm;
@@ -49,11 +46,6 @@ use crate::walk::{walk, AddressSpace, FaultError, Request};
 const CHUNK_ORDER: u32 = 14;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
-
-/// How long a fault may lose against invalidations before it fails. Ten times what drivers in C
-/// allow (`HMM_RANGE_DEFAULT_TIMEOUT`): a fault on many pages that have to be copied collides with
-/// its own copies, one by one, and each may wait for swap.
-const FAULT_DEADLINE: Delta = Delta::from_millis(10_000);
 
 /// What the mirror tells its owner, for counters. Called from faults and invalidations, some of them
 /// under a spinlock: must not sleep.
@@ -80,27 +72,43 @@ pub struct Mirror<O: Observer> {
     observer: Arc<O>,
     ahead: Ahead,
     #[pin]
-    chunks: ChunkMap<Watched<O>>,
+    chunks: ChunkMap<WatchedChunk<O>>,
 }
 
 /// The translations of one chunk.
-#[pin_data]
-pub struct Chunk<O: Observer> {
-    #[pin]
-    table: RwLock<Translations>,
+struct Chunk<O: Observer> {
+    table: Translations,
     observer: Arc<O>,
 }
+
+/// A chunk, registered for its range: what the mirror is made of, and the domain of its faults.
+type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
+
+type Found<'d, O> = ValidRange<'d, WatchedChunk<O>, Runs>;
 
 type Translations = Table<KVec<Unit<KVec<Slot>>>>;
 
 impl<O: Observer> Chunk<O> {
-    fn new(range: PageRange, observer: Arc<O>) -> impl PinInit<Self, Error> {
-        let units = defaults(units_in(range));
-        try_pin_init!(Self {
-            table <- RwLock::new(Table::new(range, units?)),
+    fn new(range: PageRange, observer: Arc<O>) -> Result<Self> {
+        let units = defaults(units_in(range))?;
+        Ok(Self {
+            table: Table::new(range, units),
             observer,
         })
     }
+
+    /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
+    /// many there were.
+    fn zap(&mut self, range: PageRange) -> u64 {
+        self.table.zap(range, written)
+    }
+}
+
+/// The device wrote frame `pfn`, and its translation has gone or become read-only.
+fn written(pfn: Pfn) {
+    // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
+    // to come through the chunk's lock first. Translations change only while that is held.
+    unsafe { mark_dirty(pfn) }
 }
 
 /// So many default values, charged to the process.
@@ -112,70 +120,14 @@ fn defaults<T: Default>(count: u64) -> Result<KVec<T>> {
     Ok(values)
 }
 
-// SAFETY: `invalidate` holds the lock that `Domain::lock` takes from before it closes the sequence
-// until the translations are gone.
-unsafe impl<O: Observer> Invalidate for Chunk<O> {
-    fn invalidate(&self, range: PageRange, event: Event, seq: OpenSeq<'_>) -> Closed {
-        // Waits for accesses under way; later ones find nothing and fault.
-        let mut table = self.table.write();
-        let closed = seq.close(&mut table);
-        let pages = zap(&mut table, range);
+impl<O: Observer> Invalidate for Chunk<O> {
+    fn invalidate(&mut self, range: PageRange, event: Event) {
+        let pages = self.zap(range);
         self.observer.invalidated(event, pages);
-        closed
     }
 
-    fn retire(&self) {
-        let mut table = self.table.write();
-        let range = table.range();
-        zap(&mut table, range);
-    }
-}
-
-/// Removes the translations of `range` and marks what the device wrote as dirty; returns how many
-/// there were.
-fn zap(table: &mut WriteGuard<'_, Translations>, range: PageRange) -> u64 {
-    table.zap(range, |pfn| {
-        // SAFETY: The frame was found in the process's page table; an invalidation that lets go of
-        // it has to come through the chunk's lock first, which is held.
-        unsafe { mark_dirty(pfn) }
-    })
-}
-
-impl<O: Observer> Domain for Watched<O> {
-    type Guard<'d> = WriteGuard<'d, Translations>;
-
-    fn read_begin(&self) -> u64 {
-        IntervalNotifier::read_begin(self)
-    }
-
-    fn lock(&self) -> Self::Guard<'_> {
-        self.table.write()
-    }
-
-    fn must_retry(&self, _guard: &Self::Guard<'_>, seq: u64) -> bool {
-        IntervalNotifier::must_retry(self, seq)
-    }
-
-    fn may_have_collided(&self, seq: u64) -> bool {
-        IntervalNotifier::may_have_collided(self, seq)
-    }
-}
-
-/// A chunk, registered for its range: what the mirror is made of, and a domain.
-type Watched<O> = IntervalNotifier<Chunk<O>>;
-
-/// [`FAULT_DEADLINE`], counted from the first collision: most faults never look at a clock.
-struct AfterFirstCollision(Cell<Option<Instant<Monotonic>>>);
-
-impl Deadline for AfterFirstCollision {
-    fn passed(&self) -> bool {
-        match self.0.get() {
-            Some(first) => first.elapsed() >= FAULT_DEADLINE,
-            None => {
-                self.0.set(Some(Instant::now()));
-                false
-            }
-        }
+    fn retire(&mut self) {
+        self.zap(self.table.range());
     }
 }
 
@@ -257,23 +209,22 @@ impl<O: Observer> Mirror<O> {
             None => self.add_chunk(page, PageRange::new(page, page.saturating_add(1)))?,
         };
         {
-            let table = chunk.table.read();
-            if let Some(pfn) = table.translate(page, access) {
-                use_page(&mapped(&table, pfn));
+            let chunk = chunk.read();
+            if let Some(pfn) = chunk.table.translate(page, access) {
+                use_page(&mapped(&chunk.table, pfn));
                 return Ok(());
             }
         }
         let wanted = wanted.intersection(&self.unit(page));
         let request = Request {
-            wanted,
-            policy: Policy::Fault(access),
             ahead: self.look_ahead(wanted),
+            ..Request::new(wanted, Policy::Fault(access))
         };
         let (valid, added) = self.fault(chunk, &request)?;
         self.ahead.record(wanted, reached(&valid));
         self.observer
             .faulted(added, added.saturating_sub(wanted.len()));
-        let table = valid.guard();
+        let table = &valid.guard().table;
         // The fault asked for this page with this access, and the limit allows it: it is there.
         let pfn = table
             .translate(page, access)
@@ -302,11 +253,7 @@ impl<O: Observer> Mirror<O> {
             let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
                 (wanted.end(), 0)
             } else {
-                let request = Request {
-                    wanted,
-                    policy,
-                    ahead: 0,
-                };
+                let request = Request::new(wanted, policy);
                 let chunk = match self.chunk(page) {
                     Some(chunk) => chunk,
                     None => self.add_chunk(page, wanted)?,
@@ -335,9 +282,9 @@ impl<O: Observer> Mirror<O> {
                 break;
             }
             for page in part.start().get()..part.end().get() {
-                let table = chunk.table.read();
-                if let Some(pfn) = table.translate(PageIndex::new(page), Access::Read) {
-                    use_bytes(mapped(&table, pfn).bytes(0, PAGE_SIZE as usize));
+                let chunk = chunk.read();
+                if let Some(pfn) = chunk.table.translate(PageIndex::new(page), Access::Read) {
+                    use_bytes(mapped(&chunk.table, pfn).bytes(0, PAGE_SIZE as usize));
                 }
             }
             from = number + 1;
@@ -349,34 +296,35 @@ impl<O: Observer> Mirror<O> {
     /// The result holds the chunk's lock. Also returned: how many pages were added.
     fn fault<'d>(
         &self,
-        chunk: &'d Watched<O>,
+        chunk: &'d WatchedChunk<O>,
         request: &Request,
-    ) -> Result<(ValidRange<'d, Watched<O>>, u64), FaultError> {
+    ) -> Result<(Found<'d, O>, u64), FaultError> {
         let mm = self.mm_user()?;
         let page = request.wanted.start();
         let mut spare = None;
-        let deadline = AfterFirstCollision(Cell::new(None));
         let result = until_valid(
             chunk,
-            &deadline,
-            |side| {
+            &TimeLimit::default(),
+            Runs::new(),
+            |side, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(&mm);
                 // Nothing can be allocated under the lock. Once the sequence has begun, slots that
                 // are there only go with an invalidation, and that means another try.
-                if spare.is_none() && !chunk.table.read().has_slots(page) {
+                if spare.is_none() && !chunk.read().table.has_slots(page) {
                     let slots = defaults(self.unit(page).len());
                     spare = Some(slots.map_err(|_| FaultError::NoMemory)?);
                 }
-                range_fault(&mm, side, request)
+                range_fault(&mm, side, request, found)
             },
             || self.observer.collided(),
         );
         let mut valid = result?;
-        let (runs, table) = valid.split();
+        let (runs, chunk) = valid.split();
         let added = runs
+            .as_slice()
             .iter()
-            .map(|run| table.fill(run, self.limit, &mut spare))
+            .map(|run| chunk.table.fill(run, self.limit, &mut spare))
             .sum();
         Ok((valid, added))
     }
@@ -399,7 +347,7 @@ impl<O: Observer> Mirror<O> {
     }
 
     /// The chunk that holds `page`, if there is one.
-    fn chunk(&self, page: PageIndex) -> Option<&Watched<O>> {
+    fn chunk(&self, page: PageIndex) -> Option<&WatchedChunk<O>> {
         if !self.span.contains(page) {
             return None;
         }
@@ -409,16 +357,17 @@ impl<O: Observer> Mirror<O> {
     /// Makes the chunk that holds `page`, if there is an area anywhere in `wanted`: a peer must not
     /// make us spend memory on addresses where there is nothing.
     #[cold]
-    fn add_chunk(&self, page: PageIndex, wanted: PageRange) -> Result<&Watched<O>, FaultError> {
+    fn add_chunk(&self, page: PageIndex, wanted: PageRange) -> Result<&WatchedChunk<O>, FaultError> {
         let mm = self.mm_user()?;
         if !self.span.contains(page) || !has_vma(&mm, wanted) {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
-        let chunk = Chunk::new(range, self.observer.clone());
-        let chunk = KBox::pin_init(IntervalNotifier::new(&mm, range, chunk), GFP_KERNEL_ACCOUNT)
-            .map_err(|_| FaultError::NoMemory)?;
+        let chunk = Chunk::new(range, self.observer.clone()).map_err(|_| FaultError::NoMemory)?;
+        let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
+        let chunk =
+            KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|_| FaultError::NoMemory)?;
         let (chunk, added) = self
             .chunks
             .get_or_insert(self.chunk_number(page), chunk)
@@ -432,15 +381,10 @@ impl<O: Observer> Mirror<O> {
     /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
     fn any_resident(&self, range: PageRange) -> Result<bool, FaultError> {
         let mm = self.mm_user()?;
-        let mmap_lock = mm.mmap_read_lock();
         let mut runs = Runs::new();
-        let mut space = LockedMm::new(&mm, &mmap_lock, || false);
-        walk(
-            &mut space,
-            range.intersection(&self.span),
-            Policy::Snapshot,
-            &mut runs,
-        )?;
+        let mut space = LockedMm::lock(&mm, Owner::NONE, || false);
+        let range = range.intersection(&self.span);
+        walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
     }
 
@@ -453,9 +397,9 @@ impl<O: Observer> Mirror<O> {
 }
 
 /// The end of the pages that a fault has found without a gap from the first one on.
-fn reached<D: Domain>(valid: &ValidRange<'_, D>) -> PageIndex {
+fn reached<O: Observer>(valid: &Found<'_, O>) -> PageIndex {
     let mut end = valid.done().end();
-    for run in valid.runs() {
+    for run in valid.result().as_slice() {
         if run.start <= end {
             end = end.max(run.range().end());
         }
@@ -465,8 +409,7 @@ fn reached<D: Domain>(valid: &ValidRange<'_, D>) -> PageIndex {
 
 /// Whether an area covers any of `pages`.
 fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
-    let mmap_lock = mm.mmap_read_lock();
-    let mut space = LockedMm::new(mm, &mmap_lock, || false);
+    let mut space = LockedMm::lock(mm, Owner::NONE, || false);
     let next = space.vma_from(pages.start());
     next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
 }

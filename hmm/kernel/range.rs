@@ -1,37 +1,134 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The range fault: look at a range of a process's page table and fault in what the policy wants.
+//! The range fault: look at a range of a process's page table and fault in what is wanted of it.
+//!
+//! [`fault_until_valid`] is what drivers call. It is the retry loop of [`crate::seq`] around one
+//! [`range_fault`] after the other, and each of these is the walk of [`crate::walk`] over the page
+//! table of [`crate::tables`].
+
+use core::cell::Cell;
 
 use kernel::mm::MmWithUser;
+use kernel::time::{Delta, Instant, Monotonic};
 
-use crate::run::Runs;
-use crate::seq::{Domain, Faulted, ReadSide};
+use crate::addr::PageRange;
+use crate::interval::{IntervalNotifier, Invalidate};
+use crate::policy::Wants;
+use crate::seq::{until_valid, Deadline, Domain, ReadSide, Unread, ValidRange};
+use crate::shim;
 use crate::tables::LockedMm;
-use crate::walk::{serve, FaultError, Request};
+use crate::walk::{serve, Collect, FaultError, Request};
 
-/// Serves `request` on `mm`. Takes and releases the mmap lock for reading; sleeps.
+/// How long a fault may lose against invalidations before it fails.
 ///
-/// The result covers the pages wanted from the first on, all of them unless there were more than
-/// [`crate::run::MAX_RUNS`] runs; huge entries are reported whole. [`Faulted::validate`]
-/// makes it readable.
+/// The time counts from the first collision, so most faults never look at a clock. What the CPU's
+/// fault handler waits for, a disk or a userfaultfd handler, counts only once something collided.
+pub struct TimeLimit {
+    limit: Delta,
+    first: Cell<Option<Instant<Monotonic>>>,
+}
+
+impl TimeLimit {
+    /// Ten times what drivers in C allow (`HMM_RANGE_DEFAULT_TIMEOUT`): a fault on many pages that
+    /// have to be copied collides with its own copies, one by one, and each may wait for swap.
+    pub const USUAL: Delta = Delta::from_millis(10_000);
+
+    /// A limit for one fault.
+    pub const fn new(limit: Delta) -> Self {
+        Self {
+            limit,
+            first: Cell::new(None),
+        }
+    }
+}
+
+impl Default for TimeLimit {
+    fn default() -> Self {
+        Self::new(Self::USUAL)
+    }
+}
+
+impl Deadline for TimeLimit {
+    fn passed(&self) -> bool {
+        match self.first.get() {
+            Some(first) => first.elapsed() >= self.limit,
+            None => {
+                self.first.set(Some(Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+/// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
+/// [`crate::run::Runs`] or [`crate::flat::Flat`]. Takes and releases the mmap lock for reading; sleeps.
+///
+/// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
+/// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
+/// dropped.
+///
+/// The mmap lock is not held while the CPU's fault handler waits for a disk or for the handler of a
+/// userfaultfd.
 ///
 /// # Errors
 ///
-/// [`FaultError::Refused`] if the policy asks for a page that cannot be had: no area there, no right
-/// to it, memory that devices cannot use, or the CPU's fault handler failed (then it is `NoPage`).
-/// [`FaultError::Collided`] if the domain was invalidated meanwhile.
+/// - [`FaultError::Invalid`] (`EINVAL`): no pages are wanted, not all of them are in the domain, or the
+///   domain watches another address space.
+/// - [`FaultError::Refused`]: a page was asked for that cannot be had. `NoPage` (`EFAULT`): no area
+///   there, no right to read it, memory that devices cannot use, or the CPU's fault handler failed;
+///   `Forbidden` (`EPERM`): a write where the area allows none.
+/// - [`FaultError::TimedOut`] (`ETIMEDOUT`): invalidations of these pages kept coming in between for
+///   the time of `limit`.
+/// - [`FaultError::Interrupted`] (`EINTR`): the calling thread has been killed.
 ///
-/// The C counterpart is `hmm_range_fault` in `mm/hmm.c`.
-pub fn range_fault<'d, D: Domain>(
+/// The C counterpart is `hmm_range_fault` in `mm/hmm.c`, with the loop that its callers write.
+pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
+    domain: &'d IntervalNotifier<T>,
     mm: &MmWithUser,
-    side: ReadSide<'d, D>,
-    request: &Request,
-) -> Result<Faulted<'d, D>, FaultError> {
-    let mut runs = Runs::new();
-    let done = {
-        let mmap_lock = mm.mmap_read_lock();
-        let mut space = LockedMm::new(mm, &mmap_lock, || side.collided());
-        serve(&mut space, request, &mut runs)?
-    };
-    Ok(side.faulted(runs, done))
+    limit: &TimeLimit,
+    request: &Request<W>,
+    result: R,
+) -> Result<ValidRange<'d, IntervalNotifier<T>, R>, FaultError> {
+    let wanted = request.wanted;
+    if wanted.is_empty()
+        || wanted.intersection(&domain.range()) != wanted
+        || !domain.watches(mm)
+    {
+        return Err(FaultError::Invalid);
+    }
+    until_valid(
+        domain,
+        limit,
+        result,
+        |side, found| range_fault(mm, side, request, found),
+        || (),
+    )
+}
+
+/// Serves `request` once. Takes and releases the mmap lock for reading; sleeps.
+///
+/// Returns the part of the wanted pages that is done. What was found can be read when it has been
+/// validated.
+///
+/// # Errors
+///
+/// [`FaultError::Collided`] if the wanted pages were invalidated meanwhile; otherwise those of
+/// [`fault_until_valid`].
+pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
+    mm: &MmWithUser,
+    side: &ReadSide<'_, D>,
+    request: &Request<W>,
+    found: &mut Unread<R>,
+) -> Result<PageRange, FaultError> {
+    if killed() {
+        return Err(FaultError::Interrupted);
+    }
+    let mut space = LockedMm::lock(mm, request.owner, || side.collided(request.wanted));
+    serve(&mut space, request, found)
+}
+
+/// Whether the current thread has to die and should do nothing else.
+pub(crate) fn killed() -> bool {
+    // SAFETY: Looks at the current thread.
+    unsafe { shim::hmm_shim_killed() }
 }

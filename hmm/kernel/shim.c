@@ -4,9 +4,11 @@
 #include <linux/leafops.h>
 #include <linux/magic.h>
 #include <linux/memcontrol.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 
 #include "shim.h"
@@ -23,15 +25,31 @@ static struct hmm_shim_entry mapped(unsigned long pfn, bool writable)
 	};
 }
 
+static struct hmm_shim_entry special(bool writable)
+{
+	return (struct hmm_shim_entry){ .kind = HMM_SHIM_SPECIAL, .writable = writable };
+}
+
+static struct hmm_shim_entry device_private(softleaf_t leaf, const void *owner)
+{
+	if (!owner || page_pgmap(softleaf_to_page(leaf))->owner != owner)
+		return kind(HMM_SHIM_ELSEWHERE);
+	return (struct hmm_shim_entry){
+		.pfn = softleaf_to_pfn(leaf), .kind = HMM_SHIM_DEVICE,
+		.writable = softleaf_is_device_private_write(leaf),
+	};
+}
+
 /* Of an entry that is neither empty nor present. */
-static struct hmm_shim_entry not_present(softleaf_t leaf)
+static struct hmm_shim_entry not_present(softleaf_t leaf, const void *owner)
 {
 	switch (softleaf_type(leaf)) {
 	case SOFTLEAF_SWAP:
-	case SOFTLEAF_DEVICE_PRIVATE_READ:
-	case SOFTLEAF_DEVICE_PRIVATE_WRITE:
 	case SOFTLEAF_DEVICE_EXCLUSIVE:
 		return kind(HMM_SHIM_ELSEWHERE);
+	case SOFTLEAF_DEVICE_PRIVATE_READ:
+	case SOFTLEAF_DEVICE_PRIVATE_WRITE:
+		return device_private(leaf, owner);
 	case SOFTLEAF_MIGRATION_READ:
 	case SOFTLEAF_MIGRATION_READ_EXCLUSIVE:
 	case SOFTLEAF_MIGRATION_WRITE:
@@ -67,9 +85,9 @@ struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
 		return kind(HMM_SHIM_ABSENT);
 	/* Only hugetlb has entries here that are not present. */
 	if (!pud_present(pud))
-		return not_present(softleaf_from_pte(__pte(pud_val(pud))));
+		return not_present(softleaf_from_pte(__pte(pud_val(pud))), NULL);
 	if (pud_leaf(pud))
-		return pud_special(pud) ? kind(HMM_SHIM_SPECIAL) :
+		return pud_special(pud) ? special(pud_write(pud)) :
 					  mapped(pud_pfn(pud), pud_write(pud));
 	if (pud_bad(pud))
 		return kind(HMM_SHIM_BAD);
@@ -85,14 +103,14 @@ pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
 	return pmd_offset(&pud, addr);
 }
 
-struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp)
+struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp, const void *owner)
 {
 	pmd_t pmd = pmdp_get_lockless(pmdp);
 
 	if (pmd_none(pmd))
 		return kind(HMM_SHIM_ABSENT);
 	if (!pmd_present(pmd))
-		return not_present(softleaf_from_pmd(pmd));
+		return not_present(softleaf_from_pmd(pmd), owner);
 	if (pmd_leaf(pmd)) {
 		if (pmd_protnone(pmd))
 			return kind(HMM_SHIM_INACCESSIBLE);
@@ -112,19 +130,19 @@ pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
 	return pte_offset_kernel(&pmd, addr);
 }
 
-struct hmm_shim_entry hmm_shim_pte_entry(pte_t *ptep)
+struct hmm_shim_entry hmm_shim_pte_entry(pte_t *ptep, const void *owner)
 {
 	pte_t pte = ptep_get_lockless(ptep);
 
 	if (pte_none(pte))
 		return kind(HMM_SHIM_ABSENT);
 	if (!pte_present(pte))
-		return not_present(softleaf_from_pte(pte));
+		return not_present(softleaf_from_pte(pte), owner);
 	if (pte_protnone(pte))
 		return kind(HMM_SHIM_INACCESSIBLE);
 	/* The zero page is special to the core mm, but it can be read like any other. */
 	if (pte_special(pte) && !is_zero_pfn(pte_pfn(pte)))
-		return kind(HMM_SHIM_SPECIAL);
+		return special(pte_write(pte));
 	return mapped(pte_pfn(pte), pte_write(pte));
 }
 
@@ -149,14 +167,9 @@ void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned 
 	mmu_interval_set_seq(notifier, seq);
 }
 
-bool hmm_shim_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
+bool hmm_shim_killed(void)
 {
-	return mmu_interval_read_retry(notifier, seq);
-}
-
-bool hmm_shim_interval_check_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
-{
-	return mmu_interval_check_retry(notifier, seq);
+	return fatal_signal_pending(current);
 }
 
 void hmm_shim_rwlock_init(rwlock_t *lock)

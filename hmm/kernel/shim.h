@@ -17,15 +17,16 @@ enum hmm_shim_kind {
 	HMM_SHIM_ELSEWHERE,
 	HMM_SHIM_MIGRATING,
 	HMM_SHIM_MAPPED,
+	HMM_SHIM_DEVICE,
 	HMM_SHIM_SPECIAL,
 	HMM_SHIM_BAD,
 	HMM_SHIM_TABLE,
 };
 
 struct hmm_shim_entry {
-	unsigned long pfn;	/* of the entry's first page, if MAPPED */
+	unsigned long pfn;	/* of the entry's first page, if MAPPED or DEVICE */
 	unsigned int kind;	/* enum hmm_shim_kind */
-	unsigned int writable;	/* if MAPPED */
+	unsigned int writable;	/* if MAPPED, DEVICE or SPECIAL */
 };
 
 /*
@@ -34,15 +35,17 @@ struct hmm_shim_entry {
  * Entries may change at any time: the caller learns of it through its interval notifier.
  */
 
+/* owner, if not NULL, is whose device memory counts as DEVICE; that of others is ELSEWHERE. */
+
 /* The PUD entry for addr, or NULL where a level above it is empty: then *shift is its log2 size. */
 pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift);
 struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
 /* The PMD entry for addr in the table that *pud points to, or NULL if it has ceased to be one. */
 pmd_t *hmm_shim_pmd(pud_t *pud, unsigned long addr);
-struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd);
+struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd, const void *owner);
 /* The PTE for addr in the table that *pmd points to, or NULL if it has ceased to be one. */
 pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
-struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte);
+struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte, const void *owner);
 
 /* Whether vma maps memfd_secret(2) memory: ordinary pages that the kernel itself cannot reach. */
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma);
@@ -51,8 +54,8 @@ bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma);
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 
 void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
-bool hmm_shim_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
-bool hmm_shim_interval_check_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
+/* Whether the current thread has been killed. */
+bool hmm_shim_killed(void);
 
 /* All locks made here are of one lockdep class: hmm has one kind. */
 void hmm_shim_rwlock_init(rwlock_t *lock);

@@ -13,10 +13,11 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
-use crate::pfn::{Access, Perm, Pfn};
+use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Entry, Refusal, VmaRights};
+use crate::range::killed;
 use crate::shim;
-use crate::walk::{AddressSpace, FaultError, Found, Vma};
+use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma};
 
 /// log2 of how many base pages an entry of each level maps (x86-64 and every 4 KiB kernel).
 const PMD_ORDER: u32 = 9;
@@ -25,10 +26,13 @@ const PUD_ORDER: u32 = 18;
 /// The address space of a process whose mmap lock is held for reading.
 pub(crate) struct LockedMm<'a, C: Fn() -> bool> {
     mm: &'a MmWithUser,
-    _mmap_lock: &'a MmapReadGuard<'a>,
-    /// The area that `vma_from` last returned; stays valid as the mmap lock is held.
+    /// `None` only between a fault handler that let go of the lock and an error that ends the walk.
+    mmap_lock: Option<MmapReadGuard<'a>>,
+    /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
     ptes: Option<PteTable>,
+    /// Whose device memory counts as present.
+    owner: Owner,
     collided: C,
 }
 
@@ -45,17 +49,22 @@ struct PteTable {
 }
 
 impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
-    /// The address space of `mm`, locked by `mmap_lock`, which must be a guard of the same `mm`.
+    /// Takes the mmap lock of `mm` for reading; it is released with the value.
     ///
     /// `collided` says whether the fault is in vain already.
-    pub(crate) fn new(mm: &'a MmWithUser, mmap_lock: &'a MmapReadGuard<'a>, collided: C) -> Self {
+    pub(crate) fn lock(mm: &'a MmWithUser, owner: Owner, collided: C) -> Self {
         Self {
             mm,
-            _mmap_lock: mmap_lock,
+            mmap_lock: Some(mm.mmap_read_lock()),
             vma: None,
             ptes: None,
+            owner,
             collided,
         }
+    }
+
+    fn owner(&self) -> *mut core::ffi::c_void {
+        self.owner.identity() as *mut _
     }
 
     fn pte(&self, page: PageIndex) -> Option<Entry> {
@@ -66,7 +75,7 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         let index = (page.get() - table.range.start().get()) as usize;
         // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
         // by the type invariant of `PteTable`.
-        let entry = unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index)) };
+        let entry = unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index), self.owner()) };
         Some(entry_of(entry).unwrap_or(Entry::Bad))
     }
 
@@ -91,7 +100,7 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
             return Found::around(page, 0, Entry::Absent);
         };
         // SAFETY: As above.
-        let entry = unsafe { shim::hmm_shim_pmd_entry(pmd.as_ptr()) };
+        let entry = unsafe { shim::hmm_shim_pmd_entry(pmd.as_ptr(), self.owner()) };
         if let Some(entry) = entry_of(entry) {
             return Found::around(page, PMD_ORDER, entry);
         }
@@ -112,10 +121,24 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
     }
 }
 
+impl<C: Fn() -> bool> LockedMm<'_, C> {
+    /// Takes the mmap lock, which the CPU's fault handler has released.
+    fn lock_again(&mut self) -> Result<(), FaultError> {
+        self.vma = None;
+        // What the guard would release has been released.
+        core::mem::forget(self.mmap_lock.take());
+        if killed() {
+            return Err(FaultError::Interrupted);
+        }
+        self.mmap_lock = Some(self.mm.mmap_read_lock());
+        Ok(())
+    }
+}
+
 impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
         self.ptes = None;
-        // SAFETY: The mmap lock is held.
+        // SAFETY: The mmap lock is held: the walk ends if it could not be taken again.
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
         self.vma = NonNull::new(vma);
         // SAFETY: The mmap lock keeps the area as it is.
@@ -129,16 +152,17 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
         }
     }
 
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<(), FaultError> {
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
         // The handler sleeps and may replace the table.
         self.ptes = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
-        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE
+            | bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
+            | bindings::fault_flag_FAULT_FLAG_KILLABLE;
         if access == Access::Write {
             flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
         }
         // SAFETY: The mmap lock is held, and `vma` is an area of the mm, found under that lock.
-        // Without FAULT_FLAG_ALLOW_RETRY the handler does not release the lock.
         let result = unsafe {
             bindings::handle_mm_fault(
                 vma.as_ptr(),
@@ -147,16 +171,22 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
                 core::ptr::null_mut(),
             )
         };
+        const LET_GO: u32 = bindings::vm_fault_reason_VM_FAULT_RETRY
+            | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
         const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
             | bindings::vm_fault_reason_VM_FAULT_SIGBUS
             | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
             | bindings::vm_fault_reason_VM_FAULT_HWPOISON
             | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
             | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        if result & LET_GO != 0 {
+            self.lock_again()?;
+            return Ok(Handled::LetGo);
+        }
         if result & FAILED != 0 {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        Ok(())
+        Ok(Handled::Still)
     }
 
     fn collided(&self) -> bool {
@@ -199,11 +229,20 @@ fn entry_of(raw: shim::hmm_shim_entry) -> Option<Entry> {
         shim::hmm_shim_kind_HMM_SHIM_INACCESSIBLE => Entry::Inaccessible,
         shim::hmm_shim_kind_HMM_SHIM_ELSEWHERE => Entry::Elsewhere,
         shim::hmm_shim_kind_HMM_SHIM_MIGRATING => Entry::Migrating,
-        shim::hmm_shim_kind_HMM_SHIM_MAPPED => Entry::Mapped {
-            pfn: Pfn::new(raw.pfn as u64),
+        shim::hmm_shim_kind_HMM_SHIM_MAPPED => mapped(raw, Memory::System),
+        shim::hmm_shim_kind_HMM_SHIM_DEVICE => mapped(raw, Memory::Device),
+        shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special {
             perm: Perm::from_writable(raw.writable != 0),
         },
-        shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special,
         _ => Entry::Bad,
     })
+}
+
+#[inline]
+fn mapped(raw: shim::hmm_shim_entry, memory: Memory) -> Entry {
+    Entry::Mapped {
+        pfn: Pfn::new(raw.pfn as u64),
+        perm: Perm::from_writable(raw.writable != 0),
+        memory,
+    }
 }

@@ -14,9 +14,9 @@ use shuttle::thread;
 
 use super::*;
 use crate::addr::PageIndex;
-use crate::pfn::{Access, Perm, Pfn};
+use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::policy::Refusal;
-use crate::run::Run;
+use crate::run::{Run, Runs};
 use crate::table::{Slot, Table, Unit};
 
 const PAGE: PageIndex = PageIndex::new(7);
@@ -36,8 +36,8 @@ struct Machine {
     /// Frames that went back to the allocator.
     freed: Mutex<Vec<u64>>,
     notifier: Mutex<Notifier>,
-    /// The domain's lock: the translations, and the sequence that the last invalidation closed with.
-    table: Mutex<(Translations, u64)>,
+    /// The domain's lock: the translations, and the invalidations so far.
+    table: Mutex<(Translations, History)>,
     /// A machine that forgets to check the sequence.
     broken: bool,
 }
@@ -50,21 +50,18 @@ impl Machine {
             pte: Mutex::new(100),
             freed: Mutex::new(Vec::new()),
             notifier: Mutex::new(Notifier::default()),
-            table: Mutex::new((Table::new(range, units), 0)),
+            // The count is about to wrap.
+            table: Mutex::new((Table::new(range, units), History::new(u64::MAX - 1))),
             broken,
         }
     }
 
     /// The CPU replaces the page: notifier first, then the page table, then the old frame is freed.
     fn replace_page(&self) {
-        let seq = {
-            let mut notifier = self.notifier.lock().unwrap();
-            notifier.seq += 1;
-            notifier.seq
-        };
+        self.notifier.lock().unwrap().seq += 1;
         {
-            let (table, closed) = &mut *self.table.lock().unwrap();
-            *closed = seq;
+            let (table, history) = &mut *self.table.lock().unwrap();
+            history.record(PageRange::new(PAGE, PAGE.saturating_add(1)));
             table.zap(PageRange::new(PAGE, PAGE.saturating_add(1)), |_| ());
         }
         let old = {
@@ -93,9 +90,16 @@ impl Machine {
         if self.touch(&self.table.lock().unwrap().0) {
             return;
         }
-        let mut valid = until_valid(self, &Never, |side| self.fault(side), || ()).unwrap();
+        let mut valid = until_valid(
+            self,
+            &Never,
+            Runs::new(),
+            |_, found| self.fault(found),
+            || (),
+        )
+        .unwrap();
         let (runs, guard) = valid.split();
-        for run in runs {
+        for run in runs.as_slice() {
             let mut spare = Some(std::iter::once(Slot::default()).collect());
             guard.0.fill(run, Perm::ReadWrite, &mut spare);
         }
@@ -105,44 +109,42 @@ impl Machine {
         );
     }
 
-    fn fault<'d>(&self, side: ReadSide<'d, Self>) -> Result<Faulted<'d, Self>, FaultError> {
+    fn fault(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
         let pfn = Pfn::new(*self.pte.lock().unwrap());
         thread::yield_now();
-        let mut runs = Runs::new();
         let run = Run {
             start: PAGE,
             pfn,
             pages: 1,
             perm: Perm::ReadWrite,
             order: 0,
+            memory: Memory::System,
         };
-        runs.push(run).map_err(|_| FaultError::NoMemory)?;
-        Ok(side.faulted(runs, run.range()))
+        found.mapped(run).map_err(|_| FaultError::NoMemory)?;
+        Ok(run.range())
     }
 }
 
 impl Domain for Machine {
-    type Guard<'d> = MutexGuard<'d, (Translations, u64)>;
+    type Guard<'d> = MutexGuard<'d, (Translations, History)>;
 
     fn read_begin(&self) -> u64 {
-        loop {
-            let seq = self.notifier.lock().unwrap().seq;
-            if seq % 2 == 0 {
-                return seq;
-            }
+        let seq = self.table.lock().unwrap().1.seq();
+        while self.notifier.lock().unwrap().seq % 2 != 0 {
             thread::yield_now();
         }
+        seq
     }
 
     fn lock(&self) -> Self::Guard<'_> {
         self.table.lock().unwrap()
     }
 
-    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64) -> bool {
-        !self.broken && guard.1 > seq
+    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
+        !self.broken && guard.1.touched_since(seq, pages)
     }
 
-    fn may_have_collided(&self, _seq: u64) -> bool {
+    fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
         false
     }
 }
@@ -199,10 +201,10 @@ impl Domain for Storm {
         0
     }
     fn lock(&self) -> Self::Guard<'_> {}
-    fn must_retry(&self, _guard: &Self::Guard<'_>, _seq: u64) -> bool {
+    fn must_retry(&self, _guard: &Self::Guard<'_>, _seq: u64, _pages: PageRange) -> bool {
         true
     }
-    fn may_have_collided(&self, _seq: u64) -> bool {
+    fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
         true
     }
 }
@@ -226,10 +228,11 @@ fn the_deadline_counts_on_both_ways_to_collide() {
         let result = until_valid(
             &Storm,
             &deadline,
-            |side| {
+            Runs::new(),
+            |_, _| {
                 faults += 1;
                 match late {
-                    true => Ok(side.faulted(Runs::new(), nothing)),
+                    true => Ok(nothing),
                     false => Err(FaultError::Collided),
                 }
             },
@@ -247,8 +250,38 @@ fn other_failures_are_not_tried_again() {
     let result = until_valid(
         &Storm,
         &deadline,
-        |_| Err(refused),
+        Runs::new(),
+        |_, _| Err(refused),
         || panic!("not a collision"),
     );
     assert_eq!(result.err(), Some(refused));
+}
+
+fn pages(start: u64, end: u64) -> PageRange {
+    PageRange::new(PageIndex::new(start), PageIndex::new(end))
+}
+
+#[test]
+fn only_an_invalidation_of_the_same_pages_collides() {
+    // Also where the count wraps.
+    for first in [0, u64::MAX - 2] {
+        let mut history = History::new(first);
+        let seq = history.seq();
+        assert!(!history.touched_since(seq, pages(0, 100)));
+        history.record(pages(10, 20));
+        history.record(pages(40, 41));
+        assert!(history.touched_since(seq, pages(19, 30)));
+        assert!(history.touched_since(seq, pages(0, 100)));
+        assert!(!history.touched_since(seq, pages(20, 40)));
+        assert!(!history.touched_since(seq, pages(15, 15)), "no page");
+        let later = history.seq();
+        assert!(!history.touched_since(later, pages(0, 100)));
+        // What is forgotten may have been anywhere.
+        for _ in 0..REMEMBERED {
+            history.record(pages(90, 91));
+        }
+        assert!(!history.touched_since(later, pages(10, 20)));
+        history.record(pages(90, 91));
+        assert!(history.touched_since(later, pages(10, 20)));
+    }
 }

@@ -8,6 +8,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pfn::Memory;
 
 /// Begins and ends inside of a unit, with one whole unit in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
@@ -36,6 +37,7 @@ fn run(start: u64, pfn: u64, pages: u64, perm: Perm) -> Run {
         pages,
         perm,
         order: 0,
+        memory: Memory::System,
     }
 }
 
@@ -47,6 +49,7 @@ fn huge(unit: u64, pfn: u64, perm: Perm) -> Run {
         pages: UNIT_PAGES,
         perm,
         order: UNIT_ORDER,
+        memory: Memory::System,
     }
 }
 

@@ -2,14 +2,17 @@
 
 //! The walk over random synthetic address spaces, against a model that goes page by page.
 
-use std::collections::BTreeMap;
-use std::vec;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
+use std::{format, vec};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::pfn::{Perm, Pfn};
+use crate::flat::{Flat, PageState, PageWord};
+use crate::pfn::{Memory, Perm, Pfn};
+use crate::policy::Requests;
+use crate::run::Runs;
 
 /// Pages of the synthetic address space.
 const PAGES: u64 = 64;
@@ -26,6 +29,8 @@ struct Synthetic {
     poisoned: Vec<u64>,
     /// Faults so far: page and access.
     faults: Vec<(u64, Access)>,
+    /// Pages at which the fault handler has to wait, once, and lets go of the address space.
+    waits_at: BTreeSet<u64>,
     /// An invalidation hits after this many faults.
     collide_after: Option<usize>,
 }
@@ -34,6 +39,12 @@ impl Synthetic {
     fn covering(&self, page: u64) -> Option<(u64, Entry, u32)> {
         let (&start, &(entry, order)) = self.entries.range(..=page).next_back()?;
         (page < start + (1 << order)).then_some((start, entry, order))
+    }
+
+    /// Maps an entry of ordinary memory.
+    fn map(&mut self, start: u64, pfn: u64, perm: Perm, order: u32) {
+        let entry = mapped(Pfn::new(pfn), perm);
+        self.entries.insert(start, (entry, order));
     }
 
     fn vma(&self, page: u64) -> Option<Vma> {
@@ -56,41 +67,26 @@ impl AddressSpace for Synthetic {
         }
     }
 
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<(), FaultError> {
+    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
         let page = page.get();
         self.faults.push((page, access));
         if self.poisoned.contains(&page) {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
+        if self.waits_at.remove(&page) {
+            return Ok(Handled::LetGo);
+        }
         if let Some((start, Entry::Mapped { pfn, .. }, order)) = self.covering(page) {
             // A write to a page that is mapped for reading: the rights grow.
-            self.entries.insert(
-                start,
-                (
-                    Entry::Mapped {
-                        pfn,
-                        perm: Perm::ReadWrite,
-                    },
-                    order,
-                ),
-            );
+            self.map(start, pfn.get(), Perm::ReadWrite, order);
         } else {
             if let Some((start, _, _)) = self.covering(page) {
                 self.entries.remove(&start);
             }
             let perm = Perm::from_writable(access == Access::Write);
-            self.entries.insert(
-                page,
-                (
-                    Entry::Mapped {
-                        pfn: Pfn::new(5000 + page * 2),
-                        perm,
-                    },
-                    0,
-                ),
-            );
+            self.map(page, 5000 + page * 2, perm, 0);
         }
-        Ok(())
+        Ok(Handled::Still)
     }
 
     fn collided(&self) -> bool {
@@ -99,58 +95,80 @@ impl AddressSpace for Synthetic {
     }
 }
 
-/// What the walk must find, page by page, on the address space as it was before.
-fn model(space: &Synthetic, range: PageRange, policy: Policy) -> Result<Vec<u64>, FaultError> {
-    let mut present = Vec::new();
-    for page in range.start().get()..range.end().get() {
-        let usable = space
-            .vma(page)
-            .filter(|vma| vma.rights.readable && !vma.rights.special);
-        let entry = space
-            .covering(page)
-            .map_or(Entry::Absent, |(_, entry, _)| entry);
-        match policy {
-            Policy::Snapshot => {
-                if usable.is_some() && matches!(entry, Entry::Mapped { .. }) {
-                    present.push(page);
-                }
-            }
-            Policy::Fault(access) => {
-                let refused = |why| Err(FaultError::Refused(why));
-                let Some(vma) = usable else {
-                    return refused(Refusal::NoPage);
-                };
-                let serves = matches!(entry, Entry::Mapped { perm, .. } if perm.allows(access));
-                if !serves {
-                    if matches!(entry, Entry::Special | Entry::Bad) {
-                        return refused(Refusal::NoPage);
-                    }
-                    if access == Access::Write && !vma.rights.writable {
-                        return refused(Refusal::Forbidden);
-                    }
-                    if space.poisoned.contains(&page) {
-                        return refused(Refusal::NoPage);
-                    }
-                }
-                present.push(page);
-            }
-        }
+fn mapped(pfn: Pfn, perm: Perm) -> Entry {
+    Entry::Mapped {
+        pfn,
+        perm,
+        memory: Memory::System,
     }
-    Ok(present)
 }
 
-/// Walks to the end of `range`, in as many walks as the room for runs makes necessary.
+/// What the walk must find, page by page, on the address space as it was before.
+fn model(
+    space: &Synthetic,
+    range: PageRange,
+    wants: &impl Wants,
+) -> Result<Vec<Expected>, FaultError> {
+    let pages = range.start().get()..range.end().get();
+    pages
+        .map(|page| expected(space, page, wants.at(PageIndex::new(page)).0))
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Mapped,
+    Absent,
+    Unusable,
+}
+
+fn expected(space: &Synthetic, page: u64, policy: Policy) -> Result<Expected, FaultError> {
+    let refused = |why| Err(FaultError::Refused(why));
+    let usable = space
+        .vma(page)
+        .filter(|vma| vma.rights.readable && !vma.rights.special);
+    let entry = space.covering(page);
+    let entry = entry.map_or(Entry::Absent, |(_, entry, _)| entry);
+    let (access, vma) = match (policy, usable) {
+        (Policy::Snapshot, None) => return Ok(Expected::Unusable),
+        (Policy::Snapshot, Some(_)) => {
+            return Ok(match entry {
+                Entry::Mapped { .. } => Expected::Mapped,
+                Entry::Special { .. } => Expected::Unusable,
+                _ => Expected::Absent,
+            })
+        }
+        (Policy::Fault(_), None) => return refused(Refusal::NoPage),
+        (Policy::Fault(access), Some(vma)) => (access, vma),
+    };
+    match entry {
+        Entry::Mapped { perm, .. } if perm.allows(access) => return Ok(Expected::Mapped),
+        Entry::Special { perm } if perm.allows(access) => return refused(Refusal::NoPage),
+        Entry::Bad => return refused(Refusal::NoPage),
+        _ => {}
+    }
+    if access == Access::Write && !vma.rights.writable {
+        return refused(Refusal::Forbidden);
+    }
+    if space.poisoned.contains(&page) {
+        return refused(Refusal::NoPage);
+    }
+    Ok(Expected::Mapped)
+}
+
+/// Walks to the end of `range`, in as many walks as the room for runs makes necessary; gives the
+/// pages with their frames and rights.
 fn walk_all(
     space: &mut Synthetic,
     range: PageRange,
-    policy: Policy,
+    wants: &impl Wants,
 ) -> Result<Vec<(u64, u64, Perm)>, FaultError> {
     let mut pages = Vec::new();
     let mut from = range.start();
     while from < range.end() {
         let mut runs = Runs::new();
         let rest = PageRange::new(from, range.end());
-        let done = walk(space, rest, policy, &mut runs)?;
+        let done = walk(space, rest, wants, &mut runs)?;
         assert_eq!(done.start(), from);
         assert!(
             done.end() > from && done.end() <= range.end(),
@@ -186,20 +204,17 @@ fn rights() -> impl Strategy<Value = VmaRights> {
 fn entry() -> impl Strategy<Value = (Entry, bool)> {
     let mapped = (0u64..1000, any::<bool>(), any::<bool>()).prop_map(|(pfn, writable, huge)| {
         let pfn = Pfn::new(pfn << HUGE_ORDER);
-        (
-            Entry::Mapped {
-                pfn,
-                perm: Perm::from_writable(writable),
-            },
-            huge,
-        )
+        (mapped(pfn, Perm::from_writable(writable)), huge)
+    });
+    let special = any::<bool>().prop_map(|writable| Entry::Special {
+        perm: Perm::from_writable(writable),
     });
     prop_oneof![
         8 => mapped,
         1 => Just((Entry::Elsewhere, false)),
         1 => Just((Entry::Migrating, false)),
         1 => Just((Entry::Inaccessible, false)),
-        1 => prop_oneof![Just(Entry::Special), Just(Entry::Bad)].prop_map(|entry| (entry, false)),
+        1 => prop_oneof![special, Just(Entry::Bad)].prop_map(|entry| (entry, false)),
     ]
 }
 
@@ -209,8 +224,9 @@ prop_compose! {
         rights in prop::collection::vec(prop::option::weighted(0.8, rights()), 13),
         entries in prop::collection::vec((0..PAGES, entry()), 0..40),
         poisoned in prop::collection::vec(0..PAGES, 0..3),
+        waits_at in prop::collection::btree_set(0..PAGES, 0..4),
     ) -> Synthetic {
-        let mut space = Synthetic { poisoned, ..Default::default() };
+        let mut space = Synthetic { poisoned, waits_at, ..Default::default() };
         let cuts: Vec<u64> = cuts.into_iter().collect();
         for (pair, rights) in cuts.windows(2).zip(rights) {
             if let Some(rights) = rights {
@@ -230,9 +246,8 @@ prop_compose! {
             // An entry is writable only where its area is.
             let writable = vma.is_some_and(|vma| vma.rights.writable);
             let entry = match entry {
-                Entry::Mapped { pfn, perm: Perm::ReadWrite } if !writable => {
-                    Entry::Mapped { pfn, perm: Perm::ReadOnly }
-                }
+                Entry::Mapped { pfn, .. } if !writable => mapped(pfn, Perm::ReadOnly),
+                Entry::Special { .. } if !writable => Entry::Special { perm: Perm::ReadOnly },
                 entry => entry,
             };
             if fits {
@@ -255,32 +270,85 @@ fn policy() -> impl Strategy<Value = Policy> {
     ]
 }
 
+prop_compose! {
+    fn range()(start in 0..PAGES, len in 0..PAGES) -> PageRange {
+        PageRange::new(PageIndex::new(start), PageIndex::new(start + len))
+    }
+}
+
+/// The walk of `range` must find what the model says, as runs and as an array.
+fn agrees(space: &Synthetic, range: PageRange, wants: &impl Wants) -> Result<(), TestCaseError> {
+    let expected = model(space, range, wants);
+    let mut walked = space.clone();
+    let found = walk_all(&mut walked, range, wants);
+    let mut words = vec![PageWord::ABSENT; range.len() as usize];
+    let mut flat = Flat::new(range.start(), &mut words);
+    let done = walk(&mut space.clone(), range, wants, &mut flat);
+    let (expected, found) = match (expected, found) {
+        (Ok(expected), Ok(found)) => (expected, found),
+        (expected, found) => {
+            let expected = expected.map(|_| ());
+            prop_assert_eq!(done.map(|_| ()), expected);
+            prop_assert_eq!(found.map(|_| ()), expected);
+            return Ok(());
+        }
+    };
+    prop_assert_eq!(done, Ok(range));
+    let mut found = found.into_iter();
+    for (page, expected) in (range.start().get()..).zip(expected) {
+        let state = flat.at(PageIndex::new(page));
+        let (pfn, perm) = match (expected, state) {
+            (Expected::Absent, PageState::Absent) => continue,
+            (Expected::Unusable, PageState::Unusable) => continue,
+            (Expected::Mapped, PageState::Mapped { pfn, perm, .. }) => (pfn, perm),
+            (expected, found) => {
+                return Err(TestCaseError::fail(format!("{expected:?} is {found:?}")))
+            }
+        };
+        prop_assert_eq!(found.next(), Some((page, pfn.get(), perm)));
+        // What is reported is what the page table holds afterwards. Its rights may have grown, if
+        // another page of the same entry was wanted for writing.
+        let now = walked.entry(PageIndex::new(page));
+        let first = Pfn::new(pfn.get() - (page - now.start.get()));
+        let grown = mapped(first, Perm::ReadWrite);
+        prop_assert!(now.entry == mapped(first, perm) || now.entry == grown);
+    }
+    prop_assert_eq!(found.next(), None);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn agrees_with_the_model(
-        space in space(), policy in policy(), start in 0..PAGES, len in 0..PAGES,
+    fn agrees_with_the_model(space in space(), policy in policy(), range in range()) {
+        agrees(&space, range, &policy)?;
+    }
+
+    #[test]
+    fn agrees_with_the_model_where_each_page_asks_for_itself(
+        space in space(), range in range(), base in policy(), most in policy(),
+        pages in prop::collection::vec(policy(), 0..PAGES as usize),
     ) {
-        let range = PageRange::new(PageIndex::new(start), PageIndex::new(start + len));
-        let expected = model(&space, range, policy);
+        let wants = Requests { first: range.start(), base, most, pages: &pages };
+        agrees(&space, range, &wants)?;
+    }
+
+    #[test]
+    fn only_pages_that_ask_for_it_are_faulted(
+        space in space(), range in range(),
+        pages in prop::collection::vec(policy(), PAGES as usize),
+    ) {
+        let wants = Requests {
+            first: range.start(),
+            base: Policy::Snapshot,
+            most: Policy::Fault(Access::Write),
+            pages: &pages,
+        };
         let mut walked = space.clone();
-        let found = walk_all(&mut walked, range, policy);
-        match (expected, found) {
-            (Ok(expected), Ok(found)) => {
-                let pages: Vec<u64> = found.iter().map(|&(page, _, _)| page).collect();
-                prop_assert_eq!(pages, expected);
-                for (page, pfn, perm) in found {
-                    // What is reported is what the page table holds afterwards.
-                    let now = walked.entry(PageIndex::new(page));
-                    let first = Pfn::new(pfn - (page - now.start.get()));
-                    prop_assert_eq!(now.entry, Entry::Mapped { pfn: first, perm });
-                }
-            }
-            (expected, found) => prop_assert_eq!(expected.map(|_| ()), found.map(|_| ())),
-        }
-        if policy == Policy::Snapshot {
-            prop_assert!(walked.faults.is_empty(), "a snapshot changes nothing");
+        let _ = walk_all(&mut walked, range, &wants);
+        for (page, access) in walked.faults {
+            prop_assert_eq!(wants.at(PageIndex::new(page)).0, Policy::Fault(access));
         }
     }
 }
@@ -307,7 +375,7 @@ fn a_collision_ends_the_walk() {
     let result = walk(
         &mut space,
         ALL,
-        Policy::Fault(Access::Read),
+        &Policy::Fault(Access::Read),
         &mut Runs::new(),
     );
     assert_eq!(result, Err(FaultError::Collided));
@@ -318,22 +386,12 @@ fn a_collision_ends_the_walk() {
 fn neighbours_become_one_run() {
     let mut space = one_area();
     for start in [0, 8, 16] {
-        let pfn = Pfn::new(1000 + start);
-        space.entries.insert(
-            start,
-            (
-                Entry::Mapped {
-                    pfn,
-                    perm: Perm::ReadWrite,
-                },
-                HUGE_ORDER,
-            ),
-        );
+        space.map(start, 1000 + start, Perm::ReadWrite, HUGE_ORDER);
     }
     let mut runs = Runs::new();
     // Whole entries, though the range begins and ends inside of one.
     let range = PageRange::new(PageIndex::new(3), PageIndex::new(20));
-    let done = walk(&mut space, range, Policy::Snapshot, &mut runs);
+    let done = walk(&mut space, range, &Policy::Snapshot, &mut runs);
     assert_eq!(done, Ok(range));
     let run = Run {
         start: PageIndex::new(0),
@@ -341,6 +399,7 @@ fn neighbours_become_one_run() {
         pages: 24,
         perm: Perm::ReadWrite,
         order: HUGE_ORDER,
+        memory: Memory::System,
     };
     assert_eq!(runs.as_slice(), [run]);
 }
@@ -349,15 +408,13 @@ fn neighbours_become_one_run() {
 fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
     let mut space = one_area();
     for page in [4, 5, 7, 9] {
-        let (pfn, perm) = (Pfn::new(300 + page), Perm::ReadWrite);
-        space.entries.insert(page, (Entry::Mapped { pfn, perm }, 0));
+        space.map(page, 300 + page, Perm::ReadWrite, 0);
     }
     let mut runs = Runs::new();
     let wanted = PageRange::new(PageIndex::new(3), PageIndex::new(4));
     let request = Request {
-        wanted,
-        policy: Policy::Fault(Access::Write),
         ahead: 5,
+        ..Request::new(wanted, Policy::Fault(Access::Write))
     };
     assert_eq!(serve(&mut space, &request, &mut runs), Ok(wanted));
     assert_eq!(space.faults, [(3, Access::Write)]);
@@ -367,4 +424,44 @@ fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
         .map(|run| (run.start.get(), run.pages))
         .collect();
     assert_eq!(found, [(3, 1), (4, 2), (7, 1)]);
+}
+
+#[test]
+fn one_page_of_a_huge_entry_can_be_wanted_for_more() {
+    let mut space = one_area();
+    space.map(8, 1008, Perm::ReadWrite, HUGE_ORDER);
+    let mut pages = [Policy::Fault(Access::Read); 8];
+    pages[3] = Policy::Fault(Access::Write);
+    let range = PageRange::new(PageIndex::new(8), PageIndex::new(16));
+    let wants = Requests {
+        first: range.start(),
+        base: Policy::Snapshot,
+        most: Policy::Fault(Access::Write),
+        pages: &pages,
+    };
+    let mut runs = Runs::new();
+    assert_eq!(walk(&mut space, range, &wants, &mut runs), Ok(range));
+    assert!(space.faults.is_empty());
+    // The pieces come together again.
+    let pieces: Vec<_> = runs
+        .as_slice()
+        .iter()
+        .map(|run| (run.start.get(), run.pages))
+        .collect();
+    assert_eq!(pieces, [(8, 8)]);
+}
+
+#[test]
+fn an_area_that_changed_while_the_handler_waited_is_looked_at_again() {
+    let mut space = one_area();
+    space.waits_at.insert(5);
+    let read = Policy::Fault(Access::Read);
+    assert_eq!(
+        walk(&mut space, ALL, &read, &mut Runs::new())
+            .unwrap()
+            .start(),
+        ALL.start()
+    );
+    let tries = space.faults.iter().filter(|&&(page, _)| page == 5).count();
+    assert_eq!(tries, 2);
 }

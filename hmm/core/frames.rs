@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which pages of a device's memory are free.
+//!
+//! The memory is cut into blocks of [`BLOCK_PAGES`] pages, the size of a huge page. Single pages are
+//! taken from a block that is in use already while there is one, so that whole blocks stay free.
+
+use core::ops::DerefMut;
+
+/// log2 of [`BLOCK_PAGES`]: 2 MiB.
+pub const BLOCK_ORDER: u32 = 9;
+/// Pages in a block.
+pub const BLOCK_PAGES: u64 = 1 << BLOCK_ORDER;
+
+const WORDS: usize = BLOCK_PAGES as usize / u64::BITS as usize;
+
+/// The pages of one block: a bit is set while its page is in use.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    words: [u64; WORDS],
+    used: u32,
+}
+
+impl Block {
+    fn is_full(&self) -> bool {
+        self.used == BLOCK_PAGES as u32
+    }
+
+    fn take_one(&mut self) -> Option<u64> {
+        let word = self.words.iter().position(|word| *word != u64::MAX)?;
+        let bit = self.words[word].trailing_ones();
+        self.words[word] |= 1 << bit;
+        self.used += 1;
+        Some(word as u64 * u64::from(u64::BITS) + u64::from(bit))
+    }
+
+    /// Whether `page` was in use.
+    fn give_one(&mut self, page: u64) -> bool {
+        let (word, bit) = (page / u64::from(u64::BITS), page % u64::from(u64::BITS));
+        let Some(word) = self.words.get_mut(word as usize) else {
+            return false;
+        };
+        let was_used = *word & (1 << bit) != 0;
+        *word &= !(1 << bit);
+        self.used -= u32::from(was_used);
+        was_used
+    }
+
+    fn fill(&mut self) {
+        (self.words, self.used) = ([u64::MAX; WORDS], BLOCK_PAGES as u32);
+    }
+}
+
+/// The pages of a device's memory, numbered from 0.
+///
+/// `S` holds the blocks: a vector of the kernel's or of the standard library.
+#[derive(Debug)]
+pub struct Frames<S> {
+    blocks: S,
+    used: u64,
+    /// No block before this one has a free page.
+    first_open: usize,
+}
+
+impl<S: DerefMut<Target = [Block]>> Frames<S> {
+    /// As many pages as `blocks` have, all of them free: the blocks are new.
+    pub fn new(blocks: S) -> Self {
+        Self {
+            blocks,
+            used: 0,
+            first_open: 0,
+        }
+    }
+
+    /// How many pages are in use.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Takes one page.
+    pub fn take(&mut self) -> Option<u64> {
+        let open = self.blocks.get(self.first_open..)?;
+        let begun = open.iter().position(|block| block.used > 0 && !block.is_full());
+        let index = begun.or_else(|| open.iter().position(|block| block.used == 0));
+        let index = self.first_open + index?;
+        let page = self.blocks.get_mut(index)?.take_one()?;
+        self.used += 1;
+        while self.blocks.get(self.first_open).is_some_and(Block::is_full) {
+            self.first_open += 1;
+        }
+        Some(index as u64 * BLOCK_PAGES + page)
+    }
+
+    /// Takes a whole block; gives its first page.
+    pub fn take_block(&mut self) -> Option<u64> {
+        let index = self.blocks.iter().position(|block| block.used == 0)?;
+        self.blocks.get_mut(index)?.fill();
+        self.used += BLOCK_PAGES;
+        Some(index as u64 * BLOCK_PAGES)
+    }
+
+    /// Gives `pages` pages from `first` on back, whatever pieces they were taken in. Pages that are
+    /// free already, or do not exist, are passed over.
+    pub fn give(&mut self, first: u64, pages: u64) {
+        for page in first..first.saturating_add(pages) {
+            let index = (page / BLOCK_PAGES) as usize;
+            let Some(block) = self.blocks.get_mut(index) else {
+                return;
+            };
+            if block.give_one(page % BLOCK_PAGES) {
+                self.used -= 1;
+                self.first_open = self.first_open.min(index);
+            }
+        }
+    }
+
+    /// The first page of the first block from `page`'s on that has pages in use.
+    pub fn used_block_from(&self, page: u64) -> Option<u64> {
+        let from = (page / BLOCK_PAGES) as usize;
+        let blocks = self.blocks.get(from..)?;
+        let index = blocks.iter().position(|block| block.used > 0)?;
+        Some((from + index) as u64 * BLOCK_PAGES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn frames(blocks: usize) -> Frames<Vec<Block>> {
+        Frames::new(vec![Block::default(); blocks])
+    }
+
+    #[test]
+    fn every_page_is_taken_once() {
+        let mut frames = frames(2);
+        let pages: BTreeSet<u64> = core::iter::from_fn(|| frames.take()).collect();
+        assert_eq!(pages.len() as u64, 2 * BLOCK_PAGES);
+        assert_eq!(pages.last(), Some(&(2 * BLOCK_PAGES - 1)));
+        assert_eq!(frames.take_block(), None);
+        frames.give(7, 1);
+        assert_eq!((frames.take(), frames.take()), (Some(7), None));
+    }
+
+    #[test]
+    fn single_pages_leave_blocks_whole() {
+        let mut frames = frames(3);
+        let first = frames.take().unwrap();
+        let block = frames.take_block().unwrap();
+        let second = frames.take().unwrap();
+        assert_eq!(first / BLOCK_PAGES, second / BLOCK_PAGES);
+        assert_ne!(first / BLOCK_PAGES, block / BLOCK_PAGES);
+        assert!(frames.take_block().is_some());
+        assert_eq!(frames.take_block(), None);
+        assert!(frames.take().is_some());
+    }
+
+    #[test]
+    fn a_block_comes_back_in_pieces() {
+        let mut frames = frames(1);
+        let block = frames.take_block().unwrap();
+        for page in 0..BLOCK_PAGES {
+            assert_eq!(frames.take_block(), None);
+            frames.give(block + page, 1);
+            // Twice makes no difference.
+            frames.give(block + page, 1);
+        }
+        assert_eq!(frames.used(), 0);
+        assert_eq!(frames.take_block(), Some(block));
+    }
+
+    #[test]
+    fn used_blocks_are_found() {
+        let mut frames = frames(3);
+        assert_eq!(frames.used_block_from(0), None);
+        let blocks: Vec<_> = core::iter::from_fn(|| frames.take_block()).collect();
+        frames.give(blocks[0], BLOCK_PAGES);
+        frames.give(blocks[1], BLOCK_PAGES - 1);
+        assert_eq!(frames.used_block_from(0), Some(blocks[1]));
+        assert_eq!(frames.used_block_from(blocks[2] + 5), Some(blocks[2]));
+        assert_eq!(frames.used_block_from(3 * BLOCK_PAGES), None);
+    }
+
+    #[test]
+    fn what_does_not_exist_is_not_given_back() {
+        let mut frames = frames(1);
+        frames.take().unwrap();
+        frames.give(BLOCK_PAGES, 5);
+        frames.give(u64::MAX, 5);
+        assert_eq!(frames.used(), 1);
+    }
+}
