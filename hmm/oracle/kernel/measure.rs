@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the walks, an invalidation and a mirror cost. The clock is read around the work itself:
+//! registering notifiers and making room for results, which a driver does once, is not counted.
+
+use core::ops::ControlFlow;
+
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::time::{Instant, Monotonic};
+
+use hmm::addr::{PageIndex, PageRange};
+use hmm::event::Event;
+use hmm::flat::{PageState, PageWord};
+use hmm::mirror::{Mirror, Observer};
+use hmm::pfn::{Access, Memory, Perm, Pfn};
+use hmm::policy::Policy;
+use hmm::run::Run;
+use hmm::rwlock::RwLock;
+use hmm::table::{Slot, Table, Unit, UNIT_ORDER, UNIT_PAGES};
+
+use crate::abi;
+use crate::argument;
+use crate::compare::Question;
+use crate::ours;
+use crate::shim;
+use crate::theirs::Theirs;
+
+/// One walk, timed.
+pub(crate) fn walk(argument: &mut abi::Walk, mm: &MmWithUser) -> Result {
+    if argument.reserved != [0; 3] {
+        return Err(EINVAL);
+    }
+    let range = argument::range(mm, argument.start, argument.pages)?;
+    let policy = argument::policy(argument.policy)?;
+    (argument.nanoseconds, argument.found) = match argument.side {
+        abi::OURS_FLAT => ours_flat(mm, range, policy)?,
+        abi::OURS_RUNS => ours_by_runs(mm, range, policy)?,
+        abi::THEIRS => theirs(mm, range, policy)?,
+        _ => return Err(EINVAL),
+    };
+    Ok(())
+}
+
+fn ours_flat(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
+    let domain = ours::domain(mm, range)?;
+    let mut words = KVVec::from_elem(PageWord::ABSENT, range.len() as usize, GFP_KERNEL)?;
+    let begun = Instant::<Monotonic>::now();
+    ours::flat(&domain, mm, range, policy, &mut words)?;
+    let time = begun.elapsed().as_nanos() as u64;
+    let mapped = |word: &&PageWord| matches!(word.state(), PageState::Mapped { .. });
+    Ok((time, words.iter().filter(mapped).count() as u64))
+}
+
+fn ours_by_runs(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
+    let domain = ours::domain(mm, range)?;
+    let mut found = 0;
+    let begun = Instant::<Monotonic>::now();
+    ours::by_runs(&domain, mm, range, policy, |run| {
+        found += run.range().intersection(&range).len();
+    })?;
+    Ok((begun.elapsed().as_nanos() as u64, found))
+}
+
+fn theirs(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
+    let question = Question {
+        range,
+        base: policy,
+        most: policy,
+        requests: None,
+    };
+    let mut theirs = Theirs::new(&question)?;
+    theirs.walk(mm)?;
+    Ok((theirs.nanoseconds(), theirs.found()))
+}
+
+/// Forgetting 2 MiB: a table of ours with one huge entry, and an array of C's with 512.
+pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
+    const MOST: u32 = 100_000;
+    if argument.rounds == 0 || argument.rounds > MOST || argument.reserved != 0 {
+        return Err(EINVAL);
+    }
+    let range = PageRange::new(PageIndex::new(UNIT_PAGES), PageIndex::new(2 * UNIT_PAGES));
+    let mut units = KVec::with_capacity(1, GFP_KERNEL)?;
+    units.push(Unit::Empty, GFP_KERNEL)?;
+    let table: Table<KVec<Unit<KVec<Slot>>>> = Table::new(range, units);
+    let table = KBox::pin_init(RwLock::new(table), GFP_KERNEL)?;
+    (argument.ours, argument.theirs) = (0, 0);
+    for round in 0..argument.rounds {
+        // Neither always profits from what the other left in the caches.
+        if round % 2 == 0 {
+            argument.ours += zap_huge(&table, range)?;
+            argument.theirs += zap_pages(range)?;
+        } else {
+            argument.theirs += zap_pages(range)?;
+            argument.ours += zap_huge(&table, range)?;
+        }
+    }
+    Ok(())
+}
+
+fn zap_huge(table: &RwLock<Table<KVec<Unit<KVec<Slot>>>>>, range: PageRange) -> Result<u64> {
+    let run = Run {
+        start: range.start(),
+        pfn: Pfn::new(UNIT_PAGES),
+        pages: UNIT_PAGES,
+        perm: Perm::ReadWrite,
+        order: UNIT_ORDER,
+        memory: Memory::System,
+    };
+    let added = table.write().fill(&run, Perm::ReadWrite, &mut None);
+    let begun = Instant::<Monotonic>::now();
+    let zapped = table.write().zap(range, |_| {});
+    let time = begun.elapsed().as_nanos() as u64;
+    if added != UNIT_PAGES || zapped != UNIT_PAGES {
+        return Err(EINVAL);
+    }
+    Ok(time)
+}
+
+fn zap_pages(range: PageRange) -> Result<u64> {
+    let (first, pages) = (range.start().get() as usize, range.len() as usize);
+    // SAFETY: Works on an array of its own, in a context that may sleep.
+    let time = unsafe { shim::hmm_oracle_zap_pages(first, pages) };
+    u64::try_from(time).map_err(|_| ENOMEM)
+}
+
+/// Counts nothing.
+struct Indifferent;
+
+impl Observer for Indifferent {
+    fn faulted(&self, _pages: u64, _extra: u64) {}
+    fn collided(&self) {}
+    fn failed(&self) {}
+    fn invalidated(&self, _event: Event, _pages: u64) {}
+    fn chunk_added(&self) {}
+}
+
+/// The mirrors of one open file. How much memory they take is seen from outside: it is charged to
+/// the process's memory cgroup.
+#[pin_data]
+pub(crate) struct Mirrors {
+    #[pin]
+    held: Mutex<KVec<Pin<KBox<Mirror<Indifferent>>>>>,
+}
+
+impl Mirrors {
+    /// None.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            held <- new_mutex!(KVec::new()),
+        })
+    }
+
+    /// Adds what `argument` says.
+    pub(crate) fn add(&self, argument: &mut abi::Mirror, mm: &MmWithUser) -> Result {
+        const MOST: u64 = 1024;
+        let span = argument::span(mm, argument.start, argument.pages)?;
+        if argument.mirrors > MOST || argument.touched > argument.pages {
+            return Err(EINVAL);
+        }
+        let end = span.start().saturating_add(argument.touched);
+        let touched = PageRange::new(span.start(), end);
+        for _ in 0..argument.mirrors {
+            let observer = Arc::new(Indifferent, GFP_KERNEL_ACCOUNT)?;
+            let mirror = KBox::pin_init(
+                Mirror::new(mm, span, Perm::ReadWrite, observer),
+                GFP_KERNEL_ACCOUNT,
+            )?;
+            let policy = Policy::Fault(Access::Read);
+            mirror.prefetch(touched, policy, |_| ControlFlow::Continue(()))?;
+            self.held.lock().push(mirror, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+}

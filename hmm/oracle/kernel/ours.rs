@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! hmm's walk, called as a driver calls it.
+
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+
+use hmm::addr::PageRange;
+use hmm::event::Event;
+use hmm::flat::{Flat, PageState, PageWord};
+use hmm::interval::{IntervalNotifier, Invalidate};
+use hmm::pfn::{Owner, Perm};
+use hmm::policy::Wants;
+use hmm::range::{fault_until_valid, TimeLimit};
+use hmm::run::{Run, Runs};
+use hmm::walk::{FaultError, Request};
+
+use crate::abi::{State, Word};
+
+/// A driver that remembers nothing of the range.
+pub(crate) struct Forgetful;
+
+impl Invalidate for Forgetful {
+    fn invalidate(&mut self, _range: PageRange, _event: Event) {}
+
+    fn retire(&mut self) {}
+}
+
+/// The domain of such a driver.
+pub(crate) type Domain = IntervalNotifier<Forgetful>;
+
+/// Registers one for `range`.
+pub(crate) fn domain(mm: &MmWithUser, range: PageRange) -> Result<Pin<KBox<Domain>>> {
+    KBox::pin_init(
+        IntervalNotifier::new(mm, range, Owner::NONE, Forgetful),
+        GFP_KERNEL,
+    )
+}
+
+/// Walks `range`, one word a page.
+pub(crate) fn flat<W: Wants>(
+    domain: &Domain,
+    mm: &MmWithUser,
+    range: PageRange,
+    wants: W,
+    words: &mut [PageWord],
+) -> Result<(), FaultError> {
+    let request = Request::new(range, wants);
+    let room = Flat::new(range.start(), words);
+    fault_until_valid(domain, mm, &TimeLimit::default(), &request, room).map(|_valid| ())
+}
+
+/// Walks `range` and hands out runs. Each piece of the range is valid by itself.
+pub(crate) fn by_runs<W: Wants + Copy>(
+    domain: &Domain,
+    mm: &MmWithUser,
+    range: PageRange,
+    wants: W,
+    mut use_run: impl FnMut(&Run),
+) -> Result<(), FaultError> {
+    let mut page = range.start();
+    while page < range.end() {
+        let request = Request::new(PageRange::new(page, range.end()), wants);
+        let valid = fault_until_valid(domain, mm, &TimeLimit::default(), &request, Runs::new())?;
+        valid.result().as_slice().iter().for_each(&mut use_run);
+        let end = valid.done().end();
+        if end <= page {
+            // There is room for at least one run, so this would be an error of hmm's.
+            return Err(FaultError::Invalid);
+        }
+        page = end;
+    }
+    Ok(())
+}
+
+/// Our side of a comparison.
+pub(crate) struct Ours {
+    domain: Pin<KBox<Domain>>,
+    range: PageRange,
+    by_runs: bool,
+    flat: KVVec<PageWord>,
+    words: KVVec<u64>,
+}
+
+impl Ours {
+    /// Registers a notifier for `range` and makes room for the result.
+    pub(crate) fn new(mm: &MmWithUser, range: PageRange, by_runs: bool) -> Result<Self> {
+        let pages = range.len() as usize;
+        Ok(Self {
+            domain: domain(mm, range)?,
+            range,
+            by_runs,
+            flat: KVVec::from_elem(PageWord::ABSENT, pages, GFP_KERNEL)?,
+            words: KVVec::from_elem(0, pages, GFP_KERNEL)?,
+        })
+    }
+
+    /// Walks, in the way that was chosen.
+    pub(crate) fn walk<W: Wants + Copy>(&mut self, mm: &MmWithUser, wants: W) -> Result {
+        self.words.fill(Word::new(State::Absent).0);
+        if self.by_runs {
+            let (range, words) = (self.range, &mut self.words);
+            by_runs(&self.domain, mm, range, wants, |run| {
+                expand(run, range, words)
+            })?;
+        } else {
+            flat(&self.domain, mm, self.range, wants, &mut self.flat)?;
+            for (word, found) in self.words.iter_mut().zip(&self.flat) {
+                *word = neutral(found.state()).0;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the last walk found.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+}
+
+fn neutral(state: PageState) -> Word {
+    Word::new(match state {
+        PageState::Absent => State::Absent,
+        PageState::Unusable => State::Error,
+        PageState::Mapped {
+            pfn, perm, order, ..
+        } => State::Valid {
+            pfn: pfn.get(),
+            writable: perm == Perm::ReadWrite,
+            order,
+        },
+    })
+}
+
+/// Enters the pages of `run` that are in `range`.
+fn expand(run: &Run, range: PageRange, words: &mut [u64]) {
+    let part = run.range().intersection(&range);
+    let skipped = part.start().get() - run.start.get();
+    let from = (part.start().get() - range.start().get()) as usize;
+    let slots = words.iter_mut().skip(from).take(part.len() as usize);
+    for (frame, slot) in (run.pfn.add(skipped).get()..).zip(slots) {
+        *slot = Word::new(State::Valid {
+            pfn: frame,
+            writable: run.perm == Perm::ReadWrite,
+            order: run.order,
+        })
+        .0;
+    }
+}
