@@ -15,6 +15,8 @@
 //! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
+//! Which pages of a device's own memory are free is known to [`frames`].
+//!
 //! An invalidation is an [`event`] that ends in [`table::Table::zap`].
 #![no_std]
 
@@ -25,6 +27,7 @@ pub mod addr;
 pub mod ahead;
 pub mod event;
 pub mod flat;
+pub mod frames;
 pub mod pfn;
 pub mod policy;
 pub mod run;

@@ -1,0 +1,639 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory on a device, as pages that the kernel knows and the CPU cannot reach.
+//!
+//! A [`Pool`] gives every page of the device's memory a `struct page` (`MEMORY_DEVICE_PRIVATE`).
+//! [`Pool::migrate_to_device`] moves the contents of a process's pages to it and leaves entries in the
+//! page table that nobody but the device can use; what the process then reads or writes is brought
+//! back by a page fault. Huge pages move whole if they can.
+//!
+//! A page on its way goes: out of all page tables, where interval notifiers learn of it (also the
+//! driver's own: a device's translations end before the page moves) → a free page at the other end →
+//! [`DeviceMemory::to_device`] or [`DeviceMemory::to_system`] copies → the page tables get the new
+//! page. In between it is in a `Migration`, which puts it back if anything fails.
+//!
+//! A driver that wants to use what it migrated asks for it like for any page: a
+//! [fault](crate::range::fault_until_valid) or a snapshot with the pool's [`Pool::owner`] reports pages
+//! of the pool as [`Memory::Device`](crate::pfn::Memory::Device), and [`Pool::page_of`] says which
+//! pages of the device's memory they are.
+//!
+//! Kernel headers: `include/linux/memremap.h`, `include/linux/migrate.h`.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::mm::virt::{self, VmaRef};
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, new_spinlock, Mutex, SpinLock};
+use kernel::time::{delay::fsleep, Delta};
+use kernel::types::Opaque;
+
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::device_shim as shim;
+use crate::frames::{Block, Frames, BLOCK_ORDER, BLOCK_PAGES};
+use crate::page::MappedPage;
+use crate::pfn::{Owner, Pfn};
+use crate::range::killed;
+
+mod migration;
+use migration::{Item, Migration, NewFolio, Reason, What, WORDS};
+
+/// Neighbouring pages of a device's memory, numbered from the first one of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first page.
+    pub first: u64,
+    /// How many there are: one, or a huge page's.
+    pub pages: u64,
+}
+
+/// What a driver does with its device's memory.
+///
+/// All three are called for pages that nobody else uses at that time. Only `freed` may be called
+/// where sleeping is not allowed.
+pub trait DeviceMemory: Send + Sync + 'static {
+    /// Copies pages to the device, or fills the device's with zeroes if there are none to copy.
+    ///
+    /// If it fails the pages stay where they are.
+    fn to_device(&self, from: Option<&SystemPages<'_>>, to: Extent) -> Result;
+
+    /// Copies as many pages from the device.
+    ///
+    /// If it fails, the pages stay on the device. A CPU that waits for them gets `SIGBUS`; if the
+    /// pool itself goes away, they are lost and read as zeroes.
+    fn to_system(&self, from: Extent, to: &SystemPages<'_>) -> Result;
+
+    /// Nobody uses the pages any more. Called under spinlocks: must not sleep.
+    ///
+    /// Pages for which `to_device` failed are freed, too.
+    fn freed(&self, pages: Extent);
+}
+
+/// Neighbouring pages of system memory that are being migrated: nobody else reads or writes them.
+pub struct SystemPages<'a> {
+    first: Pfn,
+    pages: u64,
+    _life: PhantomData<&'a ()>,
+}
+
+impl SystemPages<'_> {
+    /// The first page's frame, for a device that does the copying itself.
+    pub fn pfn(&self) -> Pfn {
+        self.first
+    }
+
+    /// How many there are.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Maps one of them for the CPU.
+    ///
+    /// # Panics
+    ///
+    /// If there are not that many.
+    pub fn page(&self, index: u64) -> MappedPage<'_> {
+        assert!(index < self.pages);
+        // SAFETY: One of the pages, which the migration that made `self` keeps locked.
+        unsafe { MappedPage::map(self.first.add(index)) }
+    }
+
+    fn clear(&self) {
+        for index in 0..self.pages {
+            let page = self.page(index);
+            // SAFETY: The whole of a page that nobody else uses.
+            unsafe { page.bytes(0, PAGE).as_ptr().write_bytes(0, PAGE) };
+        }
+    }
+}
+
+const PAGE: usize = kernel::page::PAGE_SIZE;
+
+/// What becomes of huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Huge {
+    /// They move as they are, if there is a huge page free at the other end.
+    Whole,
+    /// They become small pages.
+    Split,
+}
+
+/// The pages of a device's memory.
+///
+/// Dropping it brings everything back to system memory first, and waits until that is done.
+///
+/// # Invariants
+///
+/// While the value can be used, `pagemap` describes the frames of `region`, and its `ops` are those of
+/// `M`. A frame is in use in `frames` if, and only if, there is a folio with references around it.
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub struct Pool<M: DeviceMemory> {
+    // First, so that the callbacks find the pool from the pointer that they are given.
+    #[pin]
+    pagemap: Opaque<bindings::dev_pagemap>,
+    #[pin]
+    frames: SpinLock<Frames<KVec<Block>>>,
+    // For evictions, which have to work when memory is short.
+    #[pin]
+    words: Mutex<KVec<usize>>,
+    region: Region,
+    memory: M,
+}
+
+// SAFETY: The kernel's functions for it may be called from any thread; `M` is `Send`.
+unsafe impl<M: DeviceMemory> Send for Pool<M> {}
+// SAFETY: As above, concurrently too; `M` is `Sync`.
+unsafe impl<M: DeviceMemory> Sync for Pool<M> {}
+
+impl<M: DeviceMemory> Pool<M> {
+    const OPS: &'static bindings::dev_pagemap_ops = &bindings::dev_pagemap_ops {
+        folio_free: Some(Self::folio_free_callback),
+        migrate_to_ram: Some(Self::migrate_to_ram_callback),
+        memory_failure: None,
+        // A split folio needs no care: its frames keep their numbers.
+        folio_split: None,
+    };
+
+    /// Makes `memory` known to the kernel, as `pages` pages rounded up to whole huge pages; `name` is
+    /// what `/proc/iomem` shows.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EINVAL` if there are no pages, or `ERANGE` if no part of the physical address space
+    /// is free for them.
+    pub fn new<'a>(name: &'static CStr, pages: u64, memory: M) -> impl PinInit<Self, Error> + 'a
+    where
+        M: 'a,
+    {
+        let blocks = pages.div_ceil(BLOCK_PAGES);
+        try_pin_init!(Self {
+            frames <- new_spinlock!(Frames::new(free_blocks(blocks)?)),
+            words <- new_mutex!(KVec::from_elem(0, WORDS, GFP_KERNEL)?),
+            region: Region::request(name, blocks)?,
+            memory,
+            // Last: callbacks use the other fields as soon as there are pages.
+            pagemap <- Opaque::try_ffi_init(|pagemap| Self::map(pagemap, region)),
+        })
+    }
+
+    fn map(pagemap: *mut bindings::dev_pagemap, region: &Region) -> Result {
+        let owner = pagemap.cast();
+        // SAFETY: `pagemap` is pinned memory for one; `OPS` lives forever.
+        unsafe {
+            shim::hmm_shim_device_pagemap(pagemap, region.start, region.end(), Self::OPS, owner)
+        };
+        // SAFETY: Just initialised. The other fields of the pool are, too, as `new` has it.
+        from_err_ptr(unsafe { bindings::memremap_pages(pagemap, bindings::NUMA_NO_NODE) })?;
+        Ok(())
+    }
+
+    /// The driver's part.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Whose pages these are: what a range fault and a notifier of the same driver are given.
+    pub fn owner(&self) -> Owner {
+        Owner::new(self.pagemap.get() as usize)
+    }
+
+    /// Which page of the device's memory `pfn` is, if it is one of this pool's.
+    pub fn page_of(&self, pfn: Pfn) -> Option<u64> {
+        let page = pfn.get().checked_sub(self.region.first().get())?;
+        (page < self.region.pages).then_some(page)
+    }
+
+    /// How many pages are in use.
+    pub fn used(&self) -> u64 {
+        self.frames.lock().used()
+    }
+
+    /// Moves the pages in `range` of the process to the device; returns how many moved.
+    ///
+    /// Pages that cannot move stay: those that are on a device already, are pinned, belong to files,
+    /// or find no room. Addresses of anonymous memory that have no page yet get one on the device.
+    /// Sleeps; the mmap lock must not be held.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if part of the range is not mapped or cannot be read, or is memory that never
+    /// migrates; `EINTR` if the caller is killed; `ENOMEM`. What moved before that has moved.
+    pub fn migrate_to_device(&self, mm: &MmWithUser, range: PageRange, huge: Huge) -> Result<u64> {
+        self.migrate_range(
+            mm,
+            range,
+            || What::System,
+            |migration| {
+                // A page that fails stays, which the count says.
+                let _ = place(migration, huge, |source, item| self.fill(source, item));
+                Ok(())
+            },
+        )
+    }
+
+    /// Moves the pages in `range` of the process that are in this pool back to system memory; returns
+    /// how many moved. Sleeps; the mmap lock must not be held.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::migrate_to_device`], and the error of the first page that could not be moved.
+    pub fn migrate_to_system(&self, mm: &MmWithUser, range: PageRange, huge: Huge) -> Result<u64> {
+        self.migrate_range(
+            mm,
+            range,
+            || What::Device,
+            |migration| place(migration, huge, |place, item| self.drain(place, item)),
+        )
+    }
+
+    /// Moves everything on the device back to system memory, whoever it belongs to. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if pages are left, as they were busy or there was no memory for them.
+    pub fn evict(&self) -> Result {
+        self.evict_once(|place, item| self.drain(place, item));
+        match self.used() {
+            0 => Ok(()),
+            _ => Err(EBUSY),
+        }
+    }
+
+    fn migrate_range(
+        &self,
+        mm: &MmWithUser,
+        range: PageRange,
+        what: impl Fn() -> What,
+        mut place: impl FnMut(&mut Migration<'_>) -> Result,
+    ) -> Result<u64> {
+        let mut words = KVec::from_elem(0, WORDS, GFP_KERNEL)?;
+        let mut moved = 0;
+        let mut page = range.start();
+        while page < range.end() {
+            if killed() {
+                return Err(EINTR);
+            }
+            let lock = mm.mmap_read_lock();
+            let area = lock
+                .vma_lookup(page.addr() as usize)
+                .filter(|area| area.flags() & virt::flags::READ != 0)
+                .ok_or(EINVAL)?;
+            let end = block_behind(page)
+                .min(range.end())
+                .min(PageIndex::containing(area.end() as u64));
+            let part = PageRange::new(page, end);
+            let mut migration =
+                Migration::of_area(&mut words, area, part, what(), self.owner(), Reason::Wish)?;
+            let placed = place(&mut migration);
+            moved += migration.commit();
+            placed?;
+            page = end;
+        }
+        Ok(moved)
+    }
+
+    /// A page of the device with the contents of an item.
+    fn fill(&self, _place: Option<(&VmaRef, PageIndex)>, item: &Item) -> Result<NewFolio> {
+        let folio = self.take(item.order()).ok_or(ENOSPC)?;
+        let to = self.extent(folio.pfn(), item.pages()).ok_or(EINVAL)?;
+        let source = item.source.map(|first| SystemPages {
+            first,
+            pages: item.pages(),
+            _life: PhantomData,
+        });
+        self.memory.to_device(source.as_ref(), to)?;
+        Ok(folio)
+    }
+
+    /// A page of system memory with the contents of an item.
+    fn drain(&self, place: Option<(&VmaRef, PageIndex)>, item: &Item) -> Result<NewFolio> {
+        let from = item.source.ok_or(EINVAL)?;
+        let from = self.extent(from, item.pages()).ok_or(EINVAL)?;
+        let folio = NewFolio::system(place, item.order())?;
+        self.memory.to_system(from, &pages_of(&folio, item))?;
+        Ok(folio)
+    }
+
+    fn extent(&self, first: Pfn, pages: u64) -> Option<Extent> {
+        let first = self.page_of(first)?;
+        Some(Extent { first, pages })
+    }
+
+    /// Takes free frames.
+    fn take(&self, order: u32) -> Option<NewFolio> {
+        let frame = {
+            let mut frames = self.frames.lock();
+            match order {
+                0 => frames.take(),
+                BLOCK_ORDER => frames.take_block(),
+                _ => None,
+            }
+        }?;
+        let pfn = self.region.first().add(frame);
+        // SAFETY: Frames of the pagemap, in range and aligned, that were free; the pagemap stays as
+        // long as the pool.
+        let folio =
+            unsafe { shim::hmm_shim_device_folio(pfn.get() as usize, self.pagemap.get(), order) };
+        // SAFETY: The shim gives it back locked and with one reference.
+        NonNull::new(folio).map(|folio| unsafe { NewFolio::new(folio, order) })
+    }
+
+    /// Tries to move every frame that is in use to system memory.
+    fn evict_once(
+        &self,
+        mut drain: impl FnMut(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
+    ) {
+        let mut words = self.words.lock();
+        let mut from = 0;
+        loop {
+            let Some(block) = self.frames.lock().used_block_from(from) else {
+                return;
+            };
+            let first = self.region.first().add(block);
+            // SAFETY: A block of the pool's own frames.
+            let migration = unsafe { Migration::of_frames(&mut words, first, BLOCK_PAGES) };
+            if let Ok(mut migration) = migration {
+                // What fails stays, which the caller sees.
+                let _ = place(&mut migration, Huge::Whole, &mut drain);
+                migration.commit();
+            }
+            from = block + BLOCK_PAGES;
+        }
+    }
+
+    /// Brings the page that the CPU faulted at back.
+    fn serve_cpu(&self, fault: &CpuFault<'_>) -> Result {
+        let mut single = [0; 2];
+        let mut many = KVec::new();
+        let words = match fault.order {
+            0 => &mut single[..],
+            order => {
+                many.resize(2 << order, 0, GFP_KERNEL)?;
+                &mut many[..]
+            }
+        };
+        let mut migration = Migration::of_area(
+            words,
+            fault.area,
+            fault.range(),
+            What::Device,
+            self.owner(),
+            Reason::Fault(fault.page),
+        )?;
+        let placed = place(&mut migration, Huge::Whole, |place, item| {
+            self.drain(place, item)
+        });
+        // If nothing moved, somebody else was faster or is at it: the CPU tries again.
+        migration.commit();
+        placed
+    }
+
+    /// # Safety
+    ///
+    /// `folio` is one of a pool of `M`, which stays for `'a`.
+    unsafe fn of_folio<'a>(folio: *mut bindings::folio) -> &'a Self {
+        // SAFETY: By the contract.
+        let pagemap = unsafe { shim::hmm_shim_folio_pagemap(folio) };
+        // SAFETY: The pagemap is the first field of a pool, whose other fields are initialised before
+        // the pages are there.
+        unsafe { &*pagemap.cast::<Self>() }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel when the last reference to a folio of a pool of `M` is gone.
+    unsafe extern "C" fn folio_free_callback(folio: *mut bindings::folio) {
+        // SAFETY: By the contract; the pool waits for all its folios before it goes.
+        let pool = unsafe { Self::of_folio(folio) };
+        // SAFETY: As above.
+        let pfn = Pfn::new(unsafe { shim::hmm_shim_folio_pfn(folio) } as u64);
+        // SAFETY: As above.
+        let pages = 1 << unsafe { shim::hmm_shim_folio_order(folio) };
+        if let Some(extent) = pool.extent(pfn, pages) {
+            pool.memory.freed(extent);
+            pool.frames.lock().give(extent.first, extent.pages);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel when the CPU faults at a page of a pool of `M`: the mmap lock is held,
+    /// `vmf.page` is locked and referenced.
+    unsafe extern "C" fn migrate_to_ram_callback(
+        vmf: *mut bindings::vm_fault,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: By the contract.
+        let Some(fault) = (unsafe { CpuFault::new(vmf) }) else {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        // SAFETY: The caller's reference keeps the folio, and that the pool.
+        let pool = unsafe { Self::of_folio(fault.folio) };
+        match pool.serve_cpu(&fault) {
+            Ok(()) => 0,
+            Err(error) if error == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
+            Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        }
+    }
+}
+
+#[pinned_drop]
+impl<M: DeviceMemory> PinnedDrop for Pool<M> {
+    fn drop(self: Pin<&mut Self>) {
+        // Nobody can take pages any more. Those that are left come back, or their processes end.
+        let this = self.into_ref();
+        while this.used() > 0 {
+            this.evict_once(|place, item| {
+                this.drain(place, item).or_else(|error| match error {
+                    ENOMEM => Err(ENOMEM),
+                    // The device has lost it, and will not find it again.
+                    _ => zeroes(place, item),
+                })
+            });
+            if this.used() > 0 {
+                fsleep(Delta::from_millis(1));
+            }
+        }
+        // SAFETY: Mapped by `map`; waits for the last references to the folios.
+        unsafe { bindings::memunmap_pages(this.pagemap.get()) };
+    }
+}
+
+fn zeroes(place: Option<(&VmaRef, PageIndex)>, item: &Item) -> Result<NewFolio> {
+    let folio = NewFolio::system(place, item.order())?;
+    pages_of(&folio, item).clear();
+    Ok(folio)
+}
+
+/// The pages of a new folio for `item`.
+fn pages_of<'a>(folio: &'a NewFolio, item: &Item) -> SystemPages<'a> {
+    SystemPages {
+        first: folio.pfn(),
+        pages: item.pages(),
+        _life: PhantomData,
+    }
+}
+
+/// Gives everything in `migration` a replacement made by `make`, huge pages whole or in pieces.
+///
+/// # Errors
+///
+/// The first that `make` returned for a single page. The others have a replacement nevertheless, as
+/// far as they can.
+fn place(
+    migration: &mut Migration<'_>,
+    huge: Huge,
+    mut make: impl FnMut(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
+) -> Result {
+    let mut result = Ok(());
+    let mut last = None;
+    while let Some(item) = migration.next(last) {
+        last = Some(item);
+        if huge == Huge::Whole || !item.is_huge() {
+            match make(migration.place_of(&item), &item) {
+                Ok(folio) => {
+                    migration.replace(&item, folio);
+                    continue;
+                }
+                Err(error) if !item.is_huge() || !migration.can_split() => {
+                    result = result.and(Err(error));
+                    continue;
+                }
+                Err(_) => {}
+            }
+        }
+        result = result.and(place_pieces(migration, item, &mut make));
+    }
+    result
+}
+
+fn place_pieces(
+    migration: &mut Migration<'_>,
+    item: Item,
+    make: &mut impl FnMut(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
+) -> Result {
+    for piece in item.pieces() {
+        match make(migration.place_of(&piece), &piece) {
+            Ok(folio) => migration.replace(&piece, folio),
+            Err(error) => {
+                // The kernel fills an empty huge page either whole or not at all.
+                if item.source.is_none() {
+                    migration.withdraw(&item);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first page of the next huge page.
+fn block_behind(page: PageIndex) -> PageIndex {
+    PageIndex::new((page.get() / BLOCK_PAGES + 1) * BLOCK_PAGES)
+}
+
+fn free_blocks(count: u64) -> Result<KVec<Block>> {
+    KVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
+}
+
+/// A CPU's fault at a device page.
+struct CpuFault<'a> {
+    area: &'a VmaRef,
+    page: NonNull<bindings::page>,
+    folio: *mut bindings::folio,
+    address: PageIndex,
+    /// log2 of the pages that the entry at which the CPU faulted maps.
+    order: u32,
+}
+
+impl CpuFault<'_> {
+    /// # Safety
+    ///
+    /// `vmf` is the argument of a `migrate_to_ram` callback under way, and stays so for `'a`.
+    unsafe fn new(vmf: *const bindings::vm_fault) -> Option<Self> {
+        // SAFETY: By the contract.
+        let (vmf, page) = unsafe { (&*vmf, NonNull::new((*vmf).page)?) };
+        // SAFETY: The page is referenced by the caller.
+        let folio = unsafe { shim::hmm_shim_page_folio(page.as_ptr()) };
+        let order = match vmf.pte.is_null() {
+            // SAFETY: As above.
+            true => unsafe { shim::hmm_shim_folio_order(folio) },
+            // A page of a huge one that is mapped in pieces comes alone: the kernel splits it.
+            false => 0,
+        };
+        Some(Self {
+            // SAFETY: The mmap lock is held, as device pages are not faulted under an area's own.
+            area: unsafe { VmaRef::from_raw(vmf.__bindgen_anon_1.vma) },
+            page,
+            folio,
+            address: PageIndex::containing(vmf.__bindgen_anon_1.address as u64),
+            order,
+        })
+    }
+
+    fn range(&self) -> PageRange {
+        let start = PageIndex::new(self.address.get() >> self.order << self.order);
+        PageRange::new(start, start.saturating_add(1 << self.order))
+    }
+}
+
+/// A part of the physical address space that belongs to no real memory.
+///
+/// # Invariants
+///
+/// It was requested from the kernel and is ours.
+struct Region {
+    start: usize,
+    pages: u64,
+}
+
+impl Region {
+    fn request(name: &'static CStr, blocks: u64) -> Result<Self> {
+        let pages = blocks.checked_mul(BLOCK_PAGES).ok_or(EINVAL)?;
+        let size = pages.checked_mul(PAGE as u64).filter(|size| *size > 0);
+        let size = usize::try_from(size.ok_or(EINVAL)?)?;
+        // SAFETY: The name lives forever, and the root of the resources does, too.
+        let resource = from_err_ptr(unsafe {
+            bindings::request_free_mem_region(
+                &raw mut bindings::iomem_resource,
+                size,
+                name.as_char_ptr(),
+            )
+        })?;
+        // INVARIANT: Just requested.
+        Ok(Self {
+            // SAFETY: A valid resource, which is ours.
+            start: unsafe { (*resource).start } as usize,
+            pages,
+        })
+    }
+
+    fn first(&self) -> Pfn {
+        Pfn::new((self.start >> PAGE_SHIFT) as u64)
+    }
+
+    fn size(&self) -> usize {
+        self.pages as usize * PAGE
+    }
+
+    /// The last byte.
+    fn end(&self) -> usize {
+        self.start + self.size() - 1
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: Ours, by the type invariant.
+        unsafe {
+            bindings::__release_region(
+                &raw mut bindings::iomem_resource,
+                self.start as u64,
+                self.size() as u64,
+            )
+        };
+    }
+}

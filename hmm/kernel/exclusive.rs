@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exclusive access of a device to a page, for atomics that the bus does not have.
+//!
+//! [`make_exclusive`] replaces the CPU's entry for the page by one that faults. While a device has the
+//! page exclusively, no CPU reads or writes it; the first that tries ends that: the fault comes as an
+//! invalidation of the page to all notifiers, and then restores the entry. So a device that has
+//! entered the page into its translations under the guard loses it like any other translation.
+//!
+//! One page goes: sequence noted → the kernel faults the page in for writing, locks it, tells all
+//! notifiers but those of `owner` ([`Event::Exclusive`](crate::event::Event::Exclusive)) and replaces
+//! the entry → the notifier's lock → if an invalidation came in between, all over again.
+//!
+//! Kernel header: `include/linux/rmap.h` (`make_device_exclusive`).
+
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+
+use crate::addr::PageIndex;
+use crate::device_shim as shim;
+use crate::interval::{IntervalNotifier, Invalidate, Watched};
+use crate::pfn::{Memory, Perm, Pfn};
+use crate::range::{killed, TimeLimit};
+use crate::run::{Full, Run};
+use crate::rwlock::WriteGuard;
+use crate::seq::{Deadline, ReadSide, Unread, ValidRange};
+use crate::walk::{Collect, FaultError};
+
+/// A page that no CPU can reach, and the notifier's lock.
+///
+/// The driver lets the device use the page, by what the lock protects, and drops this; from then on
+/// whatever the CPU does to the page is an invalidation.
+pub struct Exclusive<'d, T: Invalidate> {
+    // Its lock is released before the page.
+    valid: ValidRange<'d, IntervalNotifier<T>, Held>,
+}
+
+impl<'d, T: Invalidate> Exclusive<'d, T> {
+    /// The page's frame. It is system memory, and may be read and written.
+    pub fn pfn(&self) -> Pfn {
+        self.valid.result().pfn
+    }
+
+    /// What the notifier protects, to enter the page into.
+    pub fn guard(&mut self) -> &mut WriteGuard<'d, Watched<T>> {
+        self.valid.split().1
+    }
+}
+
+/// Takes the page at `page` of `mm`, which `notifier` watches, away from the CPU and all other devices.
+///
+/// `notifier`'s [owner](IntervalNotifier::owner) must be somebody, or its own taking of the page would
+/// look like somebody else's, and never succeed. Takes and releases the mmap lock; sleeps.
+///
+/// What the device has written is to be marked dirty ([`crate::page::mark_dirty`]) before its
+/// translation ends, as for any page.
+///
+/// # Errors
+///
+/// `EINVAL` if the notifier does not watch that page or has no owner; `EFAULT` if there is no page
+/// that may be written; `EOPNOTSUPP` if it is not anonymous memory; `ETIMEDOUT` if others kept coming
+/// in between for the time of `limit`; `EINTR` if the caller is killed; `ENOMEM`.
+pub fn make_exclusive<'d, T: Invalidate>(
+    notifier: &'d IntervalNotifier<T>,
+    mm: &MmWithUser,
+    limit: &TimeLimit,
+    page: PageIndex,
+) -> Result<Exclusive<'d, T>> {
+    let owner = notifier.owner();
+    if !notifier.watches(mm) || !notifier.range().contains(page) || !owner.is(owner) {
+        return Err(EINVAL);
+    }
+    loop {
+        if killed() {
+            return Err(FaultError::Interrupted.into());
+        }
+        let side = ReadSide::begin(notifier);
+        let held = Held::take(mm, page, owner.identity())?;
+        let run = held.run(page);
+        let mut found = Unread::new(held);
+        if found.mapped(run).is_ok() {
+            if let Ok(valid) = side.faulted(found, run.range()).validate() {
+                return Ok(Exclusive { valid });
+            }
+        }
+        if limit.passed() {
+            return Err(FaultError::TimedOut.into());
+        }
+    }
+}
+
+/// A locked folio, one page of which the CPU's entry has been taken away of.
+///
+/// # Invariants
+///
+/// `folio` is locked by us and has a reference that is ours.
+struct Held {
+    folio: NonNull<bindings::folio>,
+    pfn: Pfn,
+}
+
+impl Held {
+    fn take(mm: &MmWithUser, page: PageIndex, owner: usize) -> Result<Self> {
+        let mut folio = core::ptr::null_mut();
+        let _mmap_lock = mm.mmap_read_lock();
+        // SAFETY: The mmap lock is held; `owner` is compared only.
+        let page = from_err_ptr(unsafe {
+            shim::make_device_exclusive(
+                mm.as_raw(),
+                page.addr() as usize,
+                owner as *mut _,
+                &mut folio,
+            )
+        })?;
+        let folio = NonNull::new(folio).ok_or(EFAULT)?;
+        // SAFETY: The page is kept by the folio's reference.
+        let pfn = Pfn::new(unsafe { shim::hmm_shim_page_pfn(page) } as u64);
+        // INVARIANT: On success the folio is locked and referenced for the caller.
+        Ok(Self { folio, pfn })
+    }
+
+    fn run(&self, page: PageIndex) -> Run {
+        Run {
+            start: page,
+            pfn: self.pfn,
+            pages: 1,
+            perm: Perm::ReadWrite,
+            order: 0,
+            memory: Memory::System,
+        }
+    }
+}
+
+/// It holds its page from the start; which addresses that is for is all that the sequence has to know.
+impl Collect for Held {
+    fn mapped(&mut self, _run: Run) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn clear(&mut self) {}
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: Locked by us and referenced, by the type invariant.
+        unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
+        // SAFETY: The reference is ours.
+        unsafe { shim::hmm_shim_folio_put(self.folio.as_ptr()) };
+    }
+}
