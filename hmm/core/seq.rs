@@ -152,6 +152,8 @@ pub struct Unread<R> {
     result: R,
     /// All pages in it lie here.
     hull: PageRange,
+    /// The order of the smallest entry in it.
+    smallest: u32,
 }
 
 const NOTHING: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(0));
@@ -162,7 +164,13 @@ impl<R> Unread<R> {
         Self {
             result,
             hull: NOTHING,
+            smallest: u32::MAX,
         }
+    }
+
+    /// log2 of how many pages the smallest entry found maps, so that room for it can be made.
+    pub fn smallest_order(&self) -> u32 {
+        self.smallest
     }
 }
 
@@ -171,6 +179,7 @@ impl<R: Collect> Collect for Unread<R> {
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.result.mapped(run)?;
         self.hull = self.hull.hull(&run.range());
+        self.smallest = self.smallest.min(run.order);
         Ok(())
     }
 
@@ -182,6 +191,7 @@ impl<R: Collect> Collect for Unread<R> {
     fn clear(&mut self) {
         self.result.clear();
         self.hull = NOTHING;
+        self.smallest = u32::MAX;
     }
 }
 

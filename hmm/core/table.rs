@@ -4,16 +4,17 @@
 //!
 //! A chunk is cut into units of [`UNIT_PAGES`] pages. A unit that the CPU maps by one huge entry is
 //! one [`Slot`] here too; otherwise it has a slot for each page, in memory that comes with the first
-//! page and goes with the last.
+//! page and goes with the last ([`Pages`]). A chunk of huge pages alone has no room for single ones.
 //!
 //! [`Table::translate`] is the warm path. It takes `&self`, so that many readers share it under a
-//! shared lock; filling and zapping take `&mut self`, so the exclusive lock is in the signature.
+//! shared lock; all else takes `&mut self`, so the exclusive lock is in the signature. Memory comes
+//! from [`Room`], as nothing can be allocated at leisure under a lock.
 
 use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{PageIndex, PageRange};
-use crate::pfn::{Access, Perm, Pfn};
+use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::run::Run;
 
 /// log2 of [`UNIT_PAGES`]: a unit is what one PMD entry maps, 2 MiB.
@@ -69,32 +70,82 @@ impl Slot {
         let old = core::mem::take(self.0.get_mut());
         (old & VALID != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
+
+    /// Takes the right to write away; if there was one, returns the frame and whether the device had
+    /// used it.
+    fn write_protect(&mut self) -> Option<(Pfn, bool)> {
+        let slot = self.0.get_mut();
+        let old = *slot;
+        *slot = old & !(WRITABLE | WRITTEN);
+        (old & WRITABLE != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
+    }
+
+    /// The frame and the rights, without using them.
+    fn get(&self) -> Option<(Pfn, Perm)> {
+        let value = self.0.load(Ordering::Relaxed);
+        let perm = Perm::from_writable(value & WRITABLE != 0);
+        (value & VALID != 0).then_some((Pfn::new(value >> PFN_SHIFT), perm))
+    }
 }
 
-/// The translations of one unit. `B` holds one slot for each page of it.
-#[derive(Debug, Default)]
-pub enum Unit<B> {
-    /// None.
-    #[default]
-    Empty,
-    /// One huge entry; the frame is that of the unit's first page.
-    Huge(Slot),
-    /// Single pages, `used` of them valid.
-    Pages {
-        /// The slots.
-        slots: B,
-        /// How many are valid.
-        used: u64,
-    },
+/// The single pages of one unit. `B` holds one slot for each page of it.
+#[derive(Debug)]
+pub struct Pages<B> {
+    /// The slots, if any of them is valid.
+    slots: Option<B>,
+    /// How many are valid.
+    used: u64,
+}
+
+impl<B> Default for Pages<B> {
+    fn default() -> Self {
+        Self {
+            slots: None,
+            used: 0,
+        }
+    }
+}
+
+/// Where the memory for translations comes from. What it gives is fresh: all defaults.
+pub trait Room<P, B> {
+    /// Room for the [`Pages`] of so many units.
+    fn pages(&mut self, units: usize) -> Option<P>;
+
+    /// Room for so many [`Slot`]s.
+    fn slots(&mut self, pages: u64) -> Option<B>;
+}
+
+/// No room.
+pub struct NoRoom;
+
+impl<P, B> Room<P, B> for NoRoom {
+    fn pages(&mut self, _units: usize) -> Option<P> {
+        None
+    }
+
+    fn slots(&mut self, _pages: u64) -> Option<B> {
+        None
+    }
 }
 
 /// The translations of the pages in a range.
 ///
-/// `U` holds the units, `B` the slots of a unit: kernel vectors in the module, `Vec`s in tests.
+/// `H` holds a slot for each unit, for huge entries; `P`, once it is needed, the [`Pages`] of each
+/// unit; `B` the slots of one: kernel vectors in the module, `Vec`s in tests.
 #[derive(Debug)]
-pub struct Table<U> {
+pub struct Table<H, P> {
     range: PageRange,
-    units: U,
+    huge: H,
+    pages: Option<P>,
+}
+
+/// What became of the pages of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// How many were not there before.
+    pub added: u64,
+    /// Whether some were left out for want of room.
+    pub left_out: bool,
 }
 
 /// How many units it takes to cover `range`.
@@ -117,14 +168,19 @@ pub fn unit_around(page: PageIndex) -> PageRange {
     PageRange::new(start, start.saturating_add(UNIT_PAGES))
 }
 
-impl<B, U> Table<U>
+impl<H, P, B> Table<H, P>
 where
+    H: DerefMut<Target = [Slot]>,
+    P: DerefMut<Target = [Pages<B>]>,
     B: DerefMut<Target = [Slot]>,
-    U: DerefMut<Target = [Unit<B>]>,
 {
-    /// A table of the pages in `range`, with as many empty units as [`units_in`] says.
-    pub fn new(range: PageRange, units: U) -> Self {
-        Self { range, units }
+    /// A table of the pages in `range`; `huge` has as many slots as [`units_in`] says.
+    pub fn new(range: PageRange, huge: H) -> Self {
+        Self {
+            range,
+            huge,
+            pages: None,
+        }
     }
 
     /// The pages that the table can hold.
@@ -133,7 +189,6 @@ where
         self.range
     }
 
-    #[inline]
     fn unit_index(&self, page: PageIndex) -> Option<usize> {
         if !self.range.contains(page) {
             return None;
@@ -141,9 +196,8 @@ where
         usize::try_from(unit_number(page) - unit_number(self.range.start())).ok()
     }
 
-    fn unit_mut(&mut self, page: PageIndex) -> Option<&mut Unit<B>> {
-        let index = self.unit_index(page)?;
-        self.units.get_mut(index)
+    fn pages_of(&self, unit: usize) -> Option<&B> {
+        self.pages.as_ref()?.get(unit)?.slots.as_ref()
     }
 
     /// The pages of this table in the unit that `page` is in.
@@ -151,157 +205,253 @@ where
         unit_around(page).intersection(&self.range)
     }
 
+    /// Whether there is room for the [`Pages`] of the units.
+    pub fn has_pages(&self) -> bool {
+        self.pages.is_some()
+    }
+
     /// Whether single pages of the unit that `page` is in can be entered without new slots.
     pub fn has_slots(&self, page: PageIndex) -> bool {
-        let unit = self
-            .unit_index(page)
-            .and_then(|index| self.units.get(index));
-        matches!(unit, Some(Unit::Pages { .. }))
+        let unit = self.unit_index(page);
+        unit.is_some_and(|unit| self.pages_of(unit).is_some())
     }
 
     /// The frame of `page` if `access` may go there now; for a write, remembers that it happened.
     #[inline]
     pub fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
-        let unit = unit_around(page).start().get();
-        match self.units.get(self.unit_index(page)?)? {
-            Unit::Empty => None,
-            Unit::Huge(slot) => Some(slot.translate(access)?.add(page.get() - unit)),
-            Unit::Pages { slots, .. } => {
-                let first = unit.max(self.range.start().get());
-                slots
-                    .get(usize::try_from(page.get() - first).ok()?)?
-                    .translate(access)
-            }
+        let unit = self.unit_index(page)?;
+        let start = unit_around(page).start().get();
+        if let Some(pfn) = self.huge.get(unit)?.translate(access) {
+            return Some(pfn.add(page.get() - start));
         }
+        let first = start.max(self.range.start().get());
+        let slot = usize::try_from(page.get() - first).ok()?;
+        self.pages_of(unit)?.get(slot)?.translate(access)
     }
 
-    /// Enters the pages of `run` that the table covers; returns how many were not there before.
+    /// Enters the pages of `run` that the table covers.
     ///
-    /// `limit` is the most that the device is allowed, whatever the CPU's entry allows. A unit that
-    /// needs slots and has none takes those in `spare`: fresh ones, one for each of its pages in
-    /// [`Table::part_around`]. Without them its pages are left out.
-    pub fn fill(&mut self, run: &Run, limit: Perm, spare: &mut Option<B>) -> u64 {
+    /// `limit` is the most that the device is allowed, whatever the CPU's entry allows. Pages for
+    /// which there is no `room` are left out.
+    pub fn fill(&mut self, run: &Run, limit: Perm, room: &mut impl Room<P, B>) -> Filled {
         let perm = match (run.perm, limit) {
             (Perm::ReadWrite, Perm::ReadWrite) => Perm::ReadWrite,
             _ => Perm::ReadOnly,
         };
         let covered = run.range().intersection(&self.range);
-        let mut added = 0;
-        let mut page = covered.start();
-        while page < covered.end() {
-            let part = self.part_around(page);
-            if let Some(unit) = self.unit_mut(page) {
-                added += if run.order >= UNIT_ORDER {
-                    fill_huge(unit, part, run, perm)
-                } else {
-                    fill_pages(unit, part, run, perm, spare)
-                };
+        let mut filled = Filled::default();
+        filled.added = self.each_unit(covered, |table, unit, part, hit| {
+            if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
+                return table.fill_huge(unit, part, run, perm);
             }
-            page = part.end();
+            let added = table.fill_pages(unit, part, run, perm, room);
+            filled.left_out |= added.is_none();
+            added.unwrap_or(0)
+        });
+        filled
+    }
+
+    fn fill_huge(&mut self, unit: usize, part: PageRange, run: &Run, perm: Perm) -> u64 {
+        let Some(slot) = self.huge.get_mut(unit) else {
+            return 0;
+        };
+        // A huge slot holds the frame of the unit's very first page, which may be outside of the
+        // table; entries are aligned to their size, so there is such a frame.
+        let start = unit_around(part.start()).start().get();
+        let pfn = run.pfn.get() + start - run.start.get();
+        match slot.fill(Pfn::new(pfn), perm) {
+            true => part.len(),
+            false => 0,
         }
-        added
+    }
+
+    /// How many single pages were not there before; `None` if there is no room for them.
+    fn fill_pages(
+        &mut self,
+        unit: usize,
+        part: PageRange,
+        run: &Run,
+        perm: Perm,
+        room: &mut impl Room<P, B>,
+    ) -> Option<u64> {
+        // Splitting a huge entry invalidates it, so it has no translation any more; if only some of
+        // its pages are entered anew, it covers them already.
+        if self.huge.get(unit).is_some_and(|slot| slot.get().is_some()) {
+            return Some(0);
+        }
+        let pages = self.make_pages(unit, part, room)?;
+        let covered = run.range().intersection(&part);
+        let mut added = 0;
+        for page in covered.start().get()..covered.end().get() {
+            let pfn = run.pfn.add(page - run.start.get());
+            let slot = pages.slots.as_mut();
+            let slot = slot.and_then(|slots| slots.get_mut((page - part.start().get()) as usize));
+            if let Some(slot) = slot {
+                added += u64::from(slot.fill(pfn, perm));
+            }
+        }
+        pages.used += added;
+        Some(added)
+    }
+
+    /// The single pages of `unit`, with slots.
+    fn make_pages(
+        &mut self,
+        unit: usize,
+        part: PageRange,
+        room: &mut impl Room<P, B>,
+    ) -> Option<&mut Pages<B>> {
+        if self.pages.is_none() {
+            self.pages = Some(room.pages(self.huge.len())?);
+        }
+        let pages = self.pages.as_mut()?.get_mut(unit)?;
+        if pages.slots.is_none() {
+            pages.slots = Some(room.slots(part.len())?);
+        }
+        Some(pages)
     }
 
     /// Removes the translations of `range`; returns how many pages there were.
     ///
     /// `written` is called for each entry that the device wrote through, once, with the frame of
-    /// its first page: an entry is a page or a whole huge one. A huge entry goes as a whole, also if
-    /// only part of it is in `range`.
-    pub fn zap(&mut self, range: PageRange, mut written: impl FnMut(Pfn)) -> u64 {
-        let range = range.intersection(&self.range);
-        let mut zapped = 0;
-        let mut page = range.start();
-        while page < range.end() {
-            let part = self.part_around(page);
-            if let Some(unit) = self.unit_mut(page) {
-                zapped += zap_unit(unit, part, part.intersection(&range), &mut written);
-            }
-            page = part.end();
-        }
-        zapped
+    /// its first page: an entry is a page or a whole huge one. Of a huge entry that is only partly in
+    /// `range` the rest stays, as single pages, if there is `room` for them; otherwise it goes as a
+    /// whole, and the device will fault the rest in again.
+    pub fn zap(
+        &mut self,
+        range: PageRange,
+        room: &mut impl Room<P, B>,
+        mut written: impl FnMut(Pfn),
+    ) -> u64 {
+        self.each_unit(range, |table, unit, part, gone| {
+            table.zap_huge(unit, part, gone, room, &mut written)
+                + table.zap_pages(unit, part, gone, &mut written)
+        })
     }
-}
 
-fn fill_huge<B>(unit: &mut Unit<B>, part: PageRange, run: &Run, perm: Perm) -> u64 {
-    // Entries are aligned to their size, so the run covers the unit from its very first page.
-    let start = unit_around(part.start()).start();
-    let pfn = run.pfn.add(start.get() - run.start.get());
-    if let Unit::Huge(slot) = unit {
-        return if slot.fill(pfn, perm) { part.len() } else { 0 };
-    }
-    // It has no pages: making a huge entry of single ones invalidates them.
-    debug_assert!(matches!(unit, Unit::Empty));
-    let mut slot = Slot::default();
-    slot.fill(pfn, perm);
-    *unit = Unit::Huge(slot);
-    part.len()
-}
-
-fn fill_pages<B: DerefMut<Target = [Slot]>>(
-    unit: &mut Unit<B>,
-    part: PageRange,
-    run: &Run,
-    perm: Perm,
-    spare: &mut Option<B>,
-) -> u64 {
-    // It is not huge: splitting a huge entry invalidates it.
-    debug_assert!(!matches!(unit, Unit::Huge(_)));
-    if !matches!(unit, Unit::Pages { .. }) {
-        let Some(slots) = spare.take_if(|slots| slots.len() as u64 == part.len()) else {
+    fn zap_huge(
+        &mut self,
+        unit: usize,
+        part: PageRange,
+        gone: PageRange,
+        room: &mut impl Room<P, B>,
+        written: &mut impl FnMut(Pfn),
+    ) -> u64 {
+        let Some(slot) = self.huge.get_mut(unit) else {
             return 0;
         };
-        *unit = Unit::Pages { slots, used: 0 };
-    }
-    let Unit::Pages { slots, used } = unit else {
-        return 0;
-    };
-    let covered = run.range().intersection(&part);
-    let mut added = 0;
-    for page in covered.start().get()..covered.end().get() {
-        let pfn = run.pfn.add(page - run.start.get());
-        if let Some(slot) = slots.get_mut((page - part.start().get()) as usize) {
-            added += u64::from(slot.fill(pfn, perm));
+        let Some((first, perm)) = slot.get() else {
+            return 0;
+        };
+        if let Some((pfn, true)) = slot.zap() {
+            written(pfn);
         }
+        if gone == part {
+            return part.len();
+        }
+        // It was marked dirty as a whole: the pages that stay start afresh.
+        let rest = Run {
+            start: unit_around(part.start()).start(),
+            pfn: first,
+            pages: UNIT_PAGES,
+            perm,
+            order: 0,
+            memory: Memory::System,
+        };
+        let kept = self.fill_pages(unit, part, &rest, perm, room).unwrap_or(0);
+        let mut clean = |_| ();
+        let zapped = self.zap_pages(unit, part, gone, &mut clean);
+        part.len() - (kept - zapped)
     }
-    *used += added;
-    added
-}
 
-fn zap_unit<B: DerefMut<Target = [Slot]>>(
-    unit: &mut Unit<B>,
-    part: PageRange,
-    gone: PageRange,
-    written: &mut impl FnMut(Pfn),
-) -> u64 {
-    let mut zapped = 0;
-    match unit {
-        Unit::Empty => return 0,
-        Unit::Huge(slot) => {
+    fn zap_pages(
+        &mut self,
+        unit: usize,
+        part: PageRange,
+        gone: PageRange,
+        written: &mut impl FnMut(Pfn),
+    ) -> u64 {
+        let pages = self.pages.as_mut().and_then(|pages| pages.get_mut(unit));
+        let Some(Pages {
+            slots: Some(slots),
+            used,
+        }) = pages
+        else {
+            return 0;
+        };
+        let mut zapped = 0;
+        for slot in slots_of(slots, part, gone) {
             if let Some((pfn, was_written)) = slot.zap() {
-                zapped = part.len();
+                zapped += 1;
                 if was_written {
                     written(pfn);
                 }
             }
-            *unit = Unit::Empty;
         }
-        Unit::Pages { slots, used } => {
-            for page in gone.start().get()..gone.end().get() {
-                let slot = slots.get_mut((page - part.start().get()) as usize);
-                if let Some((pfn, was_written)) = slot.and_then(Slot::zap) {
-                    zapped += 1;
-                    if was_written {
-                        written(pfn);
-                    }
+        *used -= zapped;
+        if *used == 0 {
+            if let Some(pages) = pages {
+                pages.slots = None;
+            }
+        }
+        zapped
+    }
+
+    /// Takes the right to write away from the translations of `range`, also from all of a huge entry
+    /// that is only partly in it; returns how many pages had it.
+    ///
+    /// `written` is called as by [`Table::zap`]: what is entered for writing again starts afresh.
+    pub fn write_protect(&mut self, range: PageRange, mut written: impl FnMut(Pfn)) -> u64 {
+        let mut protect = |slot: &mut Slot, pages: u64| match slot.write_protect() {
+            Some((pfn, was_written)) => {
+                if was_written {
+                    written(pfn);
+                }
+                pages
+            }
+            None => 0,
+        };
+        self.each_unit(range, |table, unit, part, hit| {
+            let mut protected = 0;
+            if let Some(slot) = table.huge.get_mut(unit) {
+                protected += protect(slot, part.len());
+            }
+            let pages = table.pages.as_mut().and_then(|pages| pages.get_mut(unit));
+            if let Some(slots) = pages.and_then(|pages| pages.slots.as_mut()) {
+                for slot in slots_of(slots, part, hit) {
+                    protected += protect(slot, 1);
                 }
             }
-            *used -= zapped;
-            if *used == 0 {
-                *unit = Unit::Empty;
-            }
-        }
+            protected
+        })
     }
-    zapped
+
+    /// Calls `visit` for each unit that `range` touches, with the pages of the table in it and those
+    /// of `range`; returns the sum.
+    fn each_unit(
+        &mut self,
+        range: PageRange,
+        mut visit: impl FnMut(&mut Self, usize, PageRange, PageRange) -> u64,
+    ) -> u64 {
+        let range = range.intersection(&self.range);
+        let mut sum = 0;
+        let mut page = range.start();
+        while page < range.end() {
+            let part = self.part_around(page);
+            if let Some(unit) = self.unit_index(page) {
+                sum += visit(self, unit, part, part.intersection(&range));
+            }
+            page = part.end();
+        }
+        sum
+    }
+}
+
+/// The slots for the pages of `some` among those for the pages of `part`.
+fn slots_of(slots: &mut [Slot], part: PageRange, some: PageRange) -> &mut [Slot] {
+    let from = (some.start().get() - part.start().get()) as usize;
+    let slots = slots.get_mut(from..from + some.len() as usize);
+    slots.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -78,7 +78,6 @@ pub struct IntervalNotifier<T: Invalidate> {
     raw: Opaque<bindings::mmu_interval_notifier>,
     #[pin]
     state: RwLock<Watched<T>>,
-    range: PageRange,
     owner: Owner,
 }
 
@@ -114,9 +113,8 @@ impl<T: Invalidate> IntervalNotifier<T> {
         try_pin_init!(Self {
             // Before the registration: callbacks use them as soon as that is done.
             state <- RwLock::new(Watched { history, data }),
-            range,
             owner,
-            raw <- Opaque::try_ffi_init(move |raw| Self::register(raw, mm, *range)),
+            raw <- Opaque::try_ffi_init(move |raw| Self::register(raw, mm, range)),
         })
     }
 
@@ -143,7 +141,8 @@ impl<T: Invalidate> IntervalNotifier<T> {
 
     /// The pages that it watches.
     pub fn range(&self) -> PageRange {
-        self.range
+        // SAFETY: Registered, by the type invariant.
+        unsafe { range_of(self.raw.get()) }
     }
 
     /// Whose own doings are no invalidation.
@@ -184,7 +183,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         // not have returned yet.
         let (state, own, owner) = unsafe {
             let this = raw.cast::<Self>();
-            (&(*this).state, (*this).range, (*this).owner)
+            (&(*this).state, range_of(raw), (*this).owner)
         };
         // SAFETY: The kernel passes a valid range.
         let range = unsafe { &*range };
@@ -250,6 +249,20 @@ impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
         // SAFETY: Registered, by the type invariant; after this no callback runs, so `state` may go.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
+}
+
+/// The pages that a notifier watches; it keeps them itself.
+///
+/// # Safety
+///
+/// `raw` has been handed to the kernel for registration.
+unsafe fn range_of(raw: *mut bindings::mmu_interval_notifier) -> PageRange {
+    // SAFETY: Both are set before the registration and do not change while it lasts.
+    let (start, last) = unsafe { ((*raw).interval_tree.start, (*raw).interval_tree.last) };
+    PageRange::new(
+        PageIndex::containing(start as u64),
+        PageIndex::containing(last as u64).saturating_add(1),
+    )
 }
 
 fn event_from(event: bindings::mmu_notifier_event) -> Event {

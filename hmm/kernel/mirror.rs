@@ -3,11 +3,10 @@
 //! A mirror: the part of a process's address space that a device uses, as far as it has used it.
 //!
 //! The address space is cut into chunks of [`CHUNK_PAGES`] pages, and these into units of 2 MiB. A
-//! chunk comes into being when the device first faults in it, the table of a unit when the first of
+//! chunk comes into being when the device first faults in it, the slots of a unit when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
 //! whole address space, and memory is spent where the device has been. Each chunk has its own
-//! interval notifier: it is the domain that faults and invalidations collide in, and what happens
-//! elsewhere in the mirror does not touch it.
+//! interval notifier and lock, so what happens elsewhere in the mirror does not touch it.
 //!
 //! One access goes: [`Mirror::access`] → the chunk's [`Table::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
@@ -19,6 +18,8 @@
 
 use core::ops::ControlFlow;
 
+use kernel::alloc::flags::__GFP_NOWARN;
+use kernel::alloc::Flags;
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -28,7 +29,7 @@ use crate::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
 use crate::ahead::Ahead;
 use crate::charge::Charge;
 use crate::chunk_map::ChunkMap;
-use crate::event::Event;
+use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page::{mark_dirty, Bytes, MappedPage};
 use crate::pfn::{Access, Owner, Perm, Pfn};
@@ -37,13 +38,14 @@ use crate::range::{range_fault, TimeLimit};
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shim;
-use crate::table::{unit_around, units_in, Slot, Table, Unit};
+use crate::table::{unit_around, units_in, Pages, Room, Slot, Table, UNIT_ORDER};
 use crate::tables::LockedMm;
 use crate::walk::{walk, AddressSpace, FaultError, Request};
 
-/// log2 of [`CHUNK_PAGES`]: 64 MiB. Larger, and faults collide with more invalidations that do not
-/// concern them; smaller, and a region that is used throughout needs more notifiers.
-const CHUNK_ORDER: u32 = 14;
+/// log2 of [`CHUNK_PAGES`]: 128 MiB. Larger, and accesses wait for more invalidations that do not
+/// concern them; smaller, and a region that is used throughout needs more notifiers: with 64 MiB, a
+/// mirror of 1 GiB of huge pages takes 8.8 KiB, with 128 MiB 6.7 KiB.
+const CHUNK_ORDER: u32 = 15;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
 
@@ -86,13 +88,15 @@ type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
 
 type Found<'d, O> = ValidRange<'d, WatchedChunk<O>, Runs>;
 
-type Translations = Table<KVec<Unit<KVec<Slot>>>>;
+type Slots = KVec<Slot>;
+type Units = KVec<Pages<Slots>>;
+type Translations = Table<Slots, Units>;
 
 impl<O: Observer> Chunk<O> {
     fn new(range: PageRange, observer: Arc<O>) -> Result<Self> {
-        let units = defaults(units_in(range))?;
+        let huge = defaults(units_in(range), GFP_KERNEL_ACCOUNT)?;
         Ok(Self {
-            table: Table::new(range, units),
+            table: Table::new(range, huge),
             observer,
         })
     }
@@ -100,7 +104,7 @@ impl<O: Observer> Chunk<O> {
     /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
     /// many there were.
     fn zap(&mut self, range: PageRange) -> u64 {
-        self.table.zap(range, written)
+        self.table.zap(range, &mut AtOnce, written)
     }
 }
 
@@ -111,18 +115,76 @@ fn written(pfn: Pfn) {
     unsafe { mark_dirty(pfn) }
 }
 
-/// So many default values, charged to the process.
-fn defaults<T: Default>(count: u64) -> Result<KVec<T>> {
-    let mut values = KVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
+/// So many default values.
+fn defaults<T: Default>(count: u64, flags: Flags) -> Result<KVec<T>> {
+    let mut values = KVec::with_capacity(count as usize, flags)?;
     for _ in 0..count {
-        values.push(T::default(), GFP_KERNEL_ACCOUNT)?;
+        values.push(T::default(), flags)?;
     }
     Ok(values)
 }
 
+/// Room for the translations of a fault, made before the lock is taken and charged to the process.
+#[derive(Default)]
+struct Spare {
+    units: Option<Units>,
+    slots: Option<Slots>,
+    /// Whether room that the chunk has now may be gone when it is needed.
+    rely_on_nothing: bool,
+}
+
+impl Spare {
+    /// Makes the room that `chunk` has not got for pages in the unit that `page` is in.
+    fn prepare<O: Observer>(&mut self, chunk: &WatchedChunk<O>, page: PageIndex) -> Result {
+        let (units, slots, part) = {
+            let chunk = chunk.read();
+            let table = &chunk.table;
+            let (units, slots) = (table.has_pages(), table.has_slots(page));
+            (
+                units,
+                slots && !self.rely_on_nothing,
+                table.part_around(page),
+            )
+        };
+        if !units && self.units.is_none() {
+            self.units = Some(defaults(units_in(chunk.range()), GFP_KERNEL_ACCOUNT)?);
+        }
+        if !slots && self.slots.is_none() {
+            self.slots = Some(defaults(part.len(), GFP_KERNEL_ACCOUNT)?);
+        }
+        Ok(())
+    }
+}
+
+impl Room<Units, Slots> for Spare {
+    fn pages(&mut self, units: usize) -> Option<Units> {
+        self.units.take_if(|spare| spare.len() == units)
+    }
+
+    fn slots(&mut self, pages: u64) -> Option<Slots> {
+        self.slots.take_if(|spare| spare.len() as u64 == pages)
+    }
+}
+
+/// Room that is there at once or not at all: for the rest of a huge page, under the lock.
+struct AtOnce;
+
+impl Room<Units, Slots> for AtOnce {
+    fn pages(&mut self, units: usize) -> Option<Units> {
+        defaults(units as u64, GFP_NOWAIT | __GFP_NOWARN).ok()
+    }
+
+    fn slots(&mut self, pages: u64) -> Option<Slots> {
+        defaults(pages, GFP_NOWAIT | __GFP_NOWARN).ok()
+    }
+}
+
 impl<O: Observer> Invalidate for Chunk<O> {
     fn invalidate(&mut self, range: PageRange, event: Event) {
-        let pages = self.zap(range);
+        let pages = match event.leaves() {
+            Leaves::Nothing => self.zap(range),
+            Leaves::ReadOnly => self.table.write_protect(range, written),
+        };
         self.observer.invalidated(event, pages);
     }
 
@@ -300,33 +362,49 @@ impl<O: Observer> Mirror<O> {
         request: &Request,
     ) -> Result<(Found<'d, O>, u64), FaultError> {
         let mm = self.mm_user()?;
-        let page = request.wanted.start();
-        let mut spare = None;
-        let result = until_valid(
+        let mut spare = Spare::default();
+        let mut added = 0;
+        loop {
+            let mut valid = self.find(&mm, chunk, request, &mut spare)?;
+            let (runs, chunk) = valid.split();
+            let mut left_out = false;
+            for run in runs.as_slice() {
+                let filled = chunk.table.fill(run, self.limit, &mut spare);
+                added += filled.added;
+                left_out |= filled.left_out;
+            }
+            if !left_out {
+                return Ok((valid, added));
+            }
+            // Slots that were there have gone with other pages of the unit.
+            spare.rely_on_nothing = true;
+        }
+    }
+
+    /// Finds the pages of `request`, and makes room for them in `spare`.
+    fn find<'d>(
+        &self,
+        mm: &MmWithUser,
+        chunk: &'d WatchedChunk<O>,
+        request: &Request,
+        spare: &mut Spare,
+    ) -> Result<Found<'d, O>, FaultError> {
+        until_valid(
             chunk,
             &TimeLimit::default(),
             Runs::new(),
             |side, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
-                let _charge = Charge::to(&mm);
-                // Nothing can be allocated under the lock. Once the sequence has begun, slots that
-                // are there only go with an invalidation, and that means another try.
-                if spare.is_none() && !chunk.read().table.has_slots(page) {
-                    let slots = defaults(self.unit(page).len());
-                    spare = Some(slots.map_err(|_| FaultError::NoMemory)?);
+                let _charge = Charge::to(mm);
+                let done = range_fault(mm, side, request, found)?;
+                if found.smallest_order() < UNIT_ORDER {
+                    let prepared = spare.prepare(chunk, request.wanted.start());
+                    prepared.map_err(|_| FaultError::NoMemory)?;
                 }
-                range_fault(&mm, side, request, found)
+                Ok(done)
             },
             || self.observer.collided(),
-        );
-        let mut valid = result?;
-        let (runs, chunk) = valid.split();
-        let added = runs
-            .as_slice()
-            .iter()
-            .map(|run| chunk.table.fill(run, self.limit, &mut spare))
-            .sum();
-        Ok((valid, added))
+        )
     }
 
     /// The mirrored pages of the unit that `page` is in.
@@ -357,7 +435,11 @@ impl<O: Observer> Mirror<O> {
     /// Makes the chunk that holds `page`, if there is an area anywhere in `wanted`: a peer must not
     /// make us spend memory on addresses where there is nothing.
     #[cold]
-    fn add_chunk(&self, page: PageIndex, wanted: PageRange) -> Result<&WatchedChunk<O>, FaultError> {
+    fn add_chunk(
+        &self,
+        page: PageIndex,
+        wanted: PageRange,
+    ) -> Result<&WatchedChunk<O>, FaultError> {
         let mm = self.mm_user()?;
         if !self.span.contains(page) || !has_vma(&mm, wanted) {
             return Err(FaultError::Refused(Refusal::NoPage));
@@ -366,8 +448,7 @@ impl<O: Observer> Mirror<O> {
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.observer.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk =
-            KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|_| FaultError::NoMemory)?;
+        let chunk = KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|_| FaultError::NoMemory)?;
         let (chunk, added) = self
             .chunks
             .get_or_insert(self.chunk_number(page), chunk)

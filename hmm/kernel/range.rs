@@ -90,10 +90,7 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     result: R,
 ) -> Result<ValidRange<'d, IntervalNotifier<T>, R>, FaultError> {
     let wanted = request.wanted;
-    if wanted.is_empty()
-        || wanted.intersection(&domain.range()) != wanted
-        || !domain.watches(mm)
-    {
+    if wanted.is_empty() || wanted.intersection(&domain.range()) != wanted || !domain.watches(mm) {
         return Err(FaultError::Invalid);
     }
     until_valid(

@@ -75,7 +75,8 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
         let index = (page.get() - table.range.start().get()) as usize;
         // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
         // by the type invariant of `PteTable`.
-        let entry = unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index), self.owner()) };
+        let entry =
+            unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index), self.owner()) };
         Some(entry_of(entry).unwrap_or(Entry::Bad))
     }
 
@@ -171,8 +172,8 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
                 core::ptr::null_mut(),
             )
         };
-        const LET_GO: u32 = bindings::vm_fault_reason_VM_FAULT_RETRY
-            | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
+        const LET_GO: u32 =
+            bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
         const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
             | bindings::vm_fault_reason_VM_FAULT_SIGBUS
             | bindings::vm_fault_reason_VM_FAULT_SIGSEGV

@@ -17,12 +17,25 @@ use crate::addr::PageIndex;
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::policy::Refusal;
 use crate::run::{Run, Runs};
-use crate::table::{Slot, Table, Unit};
+use crate::table::{NoRoom, Pages, Room, Slot, Table};
 
 const PAGE: PageIndex = PageIndex::new(7);
 const SWAPS: u64 = 3;
 
-type Translations = Table<Vec<Unit<Vec<Slot>>>>;
+type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+
+/// Room for the one page.
+struct OnePage;
+
+impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
+    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(Vec::from([Pages::default()]))
+    }
+
+    fn slots(&mut self, _pages: u64) -> Option<Vec<Slot>> {
+        Some(Vec::from([Slot::default()]))
+    }
+}
 
 /// The notifier's side, as `mm/mmu_notifier.c` keeps it: odd while an invalidation is under way.
 #[derive(Default)]
@@ -44,14 +57,14 @@ struct Machine {
 
 impl Machine {
     fn new(broken: bool) -> Self {
-        let units = std::iter::once(Unit::Empty).collect();
+        let huge = Vec::from([Slot::default()]);
         let range = PageRange::new(PAGE, PAGE.saturating_add(1));
         Self {
             pte: Mutex::new(100),
             freed: Mutex::new(Vec::new()),
             notifier: Mutex::new(Notifier::default()),
             // The count is about to wrap.
-            table: Mutex::new((Table::new(range, units), History::new(u64::MAX - 1))),
+            table: Mutex::new((Table::new(range, huge), History::new(u64::MAX - 1))),
             broken,
         }
     }
@@ -62,7 +75,11 @@ impl Machine {
         {
             let (table, history) = &mut *self.table.lock().unwrap();
             history.record(PageRange::new(PAGE, PAGE.saturating_add(1)));
-            table.zap(PageRange::new(PAGE, PAGE.saturating_add(1)), |_| ());
+            table.zap(
+                PageRange::new(PAGE, PAGE.saturating_add(1)),
+                &mut NoRoom,
+                |_| (),
+            );
         }
         let old = {
             let mut pte = self.pte.lock().unwrap();
@@ -100,8 +117,7 @@ impl Machine {
         .unwrap();
         let (runs, guard) = valid.split();
         for run in runs.as_slice() {
-            let mut spare = Some(std::iter::once(Slot::default()).collect());
-            guard.0.fill(run, Perm::ReadWrite, &mut spare);
+            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
         }
         assert!(
             self.touch(&valid.guard().0),

@@ -8,25 +8,50 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pfn::Memory;
 
 /// Begins and ends inside of a unit, with one whole unit in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
 
-type TestTable = Table<Vec<Unit<Vec<Slot>>>>;
+type TestTable = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 fn table() -> TestTable {
-    let units = (0..units_in(RANGE)).map(|_| Unit::Empty).collect();
-    Table::new(RANGE, units)
+    Table::new(RANGE, defaults(units_in(RANGE)))
 }
 
-fn slots(pages: u64) -> Vec<Slot> {
-    (0..pages).map(|_| Slot::default()).collect()
+fn defaults<T: Default>(count: u64) -> Vec<T> {
+    (0..count).map(|_| T::default()).collect()
+}
+
+/// As much room as is asked for.
+struct Plenty;
+
+impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for Plenty {
+    fn pages(&mut self, units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(defaults(units as u64))
+    }
+
+    fn slots(&mut self, pages: u64) -> Option<Vec<Slot>> {
+        Some(defaults(pages))
+    }
 }
 
 fn fill(table: &mut TestTable, run: &Run, limit: Perm) -> u64 {
-    let mut spare = Some(slots(table.part_around(run.start).len()));
-    table.fill(run, limit, &mut spare)
+    let filled = table.fill(run, limit, &mut Plenty);
+    assert!(!filled.left_out);
+    filled.added
+}
+
+/// How many pages were added, and whether some were left out.
+fn fill_without_room(table: &mut TestTable, run: &Run) -> (u64, bool) {
+    let filled = table.fill(run, Perm::ReadWrite, &mut NoRoom);
+    (filled.added, filled.left_out)
+}
+
+/// Zaps; gives how many pages went and the frames that were written.
+fn zap(table: &mut TestTable, range: PageRange) -> (u64, Vec<u64>) {
+    let mut written = Vec::new();
+    let zapped = table.zap(range, &mut Plenty, |pfn| written.push(pfn.get()));
+    (zapped, written)
 }
 
 fn run(start: u64, pfn: u64, pages: u64, perm: Perm) -> Run {
@@ -99,36 +124,116 @@ fn a_written_page_is_reported_exactly_once() {
         &run(601, 11, 1, Perm::ReadOnly),
         Perm::ReadWrite,
     );
-    let mut written = Vec::new();
-    assert_eq!(table.zap(pages(601, 603), |pfn| written.push(pfn.get())), 2);
-    assert_eq!(table.zap(pages(0, 9999), |pfn| written.push(pfn.get())), 2);
-    assert_eq!(written, [11]);
+    assert_eq!(zap(&mut table, pages(601, 603)), (2, Vec::from([11])));
+    assert_eq!(zap(&mut table, pages(0, 9999)), (2, Vec::new()));
 }
 
 #[test]
-fn a_huge_entry_is_one_slot_and_goes_as_a_whole() {
+fn write_protection_leaves_pages_readable_and_reports_what_was_written() {
     let mut table = table();
-    assert_eq!(
-        fill(&mut table, &huge(1, 4096, Perm::ReadWrite), Perm::ReadWrite),
-        512
+    let mut written = Vec::new();
+    let mut protect = |table: &mut TestTable, range| {
+        written.clear();
+        let pages = table.write_protect(range, |pfn| written.push(pfn.get()));
+        (pages, written.clone())
+    };
+    fill(
+        &mut table,
+        &run(600, 10, 4, Perm::ReadWrite),
+        Perm::ReadWrite,
     );
+    fill(
+        &mut table,
+        &run(604, 20, 1, Perm::ReadOnly),
+        Perm::ReadWrite,
+    );
+    fill(&mut table, &huge(2, 4096, Perm::ReadWrite), Perm::ReadWrite);
+    for page in [601, 1030] {
+        at(&table, page, Access::Write).unwrap();
+    }
+    assert_eq!(protect(&mut table, pages(601, 605)), (3, Vec::from([11])));
+    assert_eq!(
+        protect(&mut table, pages(1024, 1025)),
+        (512, Vec::from([4096]))
+    );
+    assert_eq!(protect(&mut table, pages(0, 9999)), (1, Vec::new()));
+    for (page, frame) in [(600, 10), (601, 11), (604, 20), (1030, 4102)] {
+        assert_eq!(at(&table, page, Access::Read), Some(frame));
+        assert_eq!(at(&table, page, Access::Write), None);
+    }
+    // Written again, and reported again.
+    fill(
+        &mut table,
+        &run(601, 11, 1, Perm::ReadWrite),
+        Perm::ReadWrite,
+    );
+    at(&table, 601, Access::Write).unwrap();
+    assert_eq!(zap(&mut table, pages(0, 9999)).1, [11]);
+}
+
+#[test]
+fn a_huge_entry_is_one_slot() {
+    let mut table = table();
+    let entry = huge(1, 4096, Perm::ReadWrite);
+    assert_eq!(fill_without_room(&mut table, &entry), (512, false));
     // At the edges it is cut to the table.
-    assert_eq!(
-        fill(&mut table, &huge(0, 8192, Perm::ReadWrite), Perm::ReadWrite),
-        12
-    );
+    let entry = huge(0, 8192, Perm::ReadWrite);
+    assert_eq!(fill_without_room(&mut table, &entry), (12, false));
     assert_eq!(at(&table, 512, Access::Read), Some(4096));
     assert_eq!(at(&table, 1023, Access::Write), Some(4096 + 511));
     assert_eq!(at(&table, 511, Access::Read), Some(8192 + 511));
     assert_eq!(at(&table, 499, Access::Read), None);
-    let mut written = Vec::new();
+    // Some of its pages again: they are there.
+    let some = Run { pages: 3, ..entry };
+    assert_eq!(fill_without_room(&mut table, &some), (0, false));
+    assert!(!table.has_pages());
+}
+
+#[test]
+fn of_a_huge_entry_exactly_the_range_goes() {
+    let mut table = table();
+    fill(&mut table, &huge(1, 4096, Perm::ReadWrite), Perm::ReadWrite);
+    fill(&mut table, &huge(2, 8192, Perm::ReadOnly), Perm::ReadWrite);
+    at(&table, 600, Access::Write).unwrap();
+    assert_eq!(zap(&mut table, pages(700, 703)), (3, Vec::from([4096])));
+    let expected = [
+        (699, Some(4096 + 187)),
+        (700, None),
+        (702, None),
+        (703, Some(4096 + 191)),
+    ];
+    for (page, frame) in expected {
+        assert_eq!(at(&table, page, Access::Read), frame, "{page}");
+    }
+    // It was reported; only what is written from now on is again.
+    at(&table, 512, Access::Write).unwrap();
+    assert_eq!(zap(&mut table, pages(512, 1024)), (509, Vec::from([4096])));
+    // The rights stay, too.
+    assert_eq!(zap(&mut table, pages(1000, 1025)).0, 1);
+    assert_eq!(at(&table, 1025, Access::Read), Some(8193));
+    assert_eq!(at(&table, 1025, Access::Write), None);
+    // Pages come back between those that stayed, and a huge entry where single pages are.
     assert_eq!(
-        table.zap(pages(700, 701), |pfn| written.push(pfn.get())),
-        512
+        fill(
+            &mut table,
+            &run(1024, 8192, 1, Perm::ReadOnly),
+            Perm::ReadOnly
+        ),
+        1
     );
-    assert_eq!(written, [4096]);
+    assert_eq!(
+        fill(&mut table, &huge(2, 8192, Perm::ReadWrite), Perm::ReadWrite),
+        0
+    );
+    assert_eq!(at(&table, 1535, Access::Write), Some(8192 + 511));
+}
+
+#[test]
+fn without_room_a_huge_entry_goes_as_a_whole() {
+    let mut table = table();
+    fill(&mut table, &huge(1, 4096, Perm::ReadWrite), Perm::ReadWrite);
+    assert_eq!(table.zap(pages(700, 701), &mut NoRoom, |_| ()), 512);
     assert_eq!(at(&table, 512, Access::Read), None);
-    assert_eq!(at(&table, 511, Access::Read), Some(8192 + 511));
 }
 
 #[test]
@@ -152,20 +257,13 @@ fn slots_come_with_the_first_page_and_go_with_the_last() {
     let mut table = table();
     let here = PageIndex::new(520);
     let one = run(520, 7, 2, Perm::ReadWrite);
-    assert_eq!(
-        table.fill(&one, Perm::ReadWrite, &mut None),
-        0,
-        "no slots, no entry"
-    );
+    assert_eq!(fill_without_room(&mut table, &one), (0, true));
     assert!(!table.has_slots(here));
-    let mut wrong = Some(slots(3));
-    assert_eq!(table.fill(&one, Perm::ReadWrite, &mut wrong), 0);
-    assert!(wrong.is_some(), "slots of another size are not taken");
     assert_eq!(fill(&mut table, &one, Perm::ReadWrite), 2);
     assert!(table.has_slots(here));
-    assert_eq!(table.zap(pages(520, 521), |_| ()), 1);
+    assert_eq!(zap(&mut table, pages(520, 521)).0, 1);
     assert!(table.has_slots(here));
-    assert_eq!(table.zap(pages(521, 522), |_| ()), 1);
+    assert_eq!(zap(&mut table, pages(521, 522)).0, 1);
     assert!(!table.has_slots(here));
 }
 
@@ -190,6 +288,10 @@ enum Step {
         start: u64,
         pages: u64,
     },
+    Protect {
+        start: u64,
+        pages: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -209,18 +311,20 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         (490u64..1550, any::<bool>()).prop_map(|(page, write)| Step::Access { page, write }),
         (0u64..1600, 0u64..600).prop_map(|(start, pages)| Step::Zap { start, pages }),
+        (0u64..1600, 0u64..600).prop_map(|(start, pages)| Step::Protect { start, pages }),
     ]
 }
 
-/// One page of the model: frame, rights, and the first page of the huge entry it belongs to.
-#[derive(Clone, Copy)]
+/// One page of the model: frame, rights, and the first frame of what is reported as written with it,
+/// which is its huge entry's or its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
     pfn: u64,
     writable: bool,
-    huge: Option<u64>,
+    entry: u64,
 }
 
-/// The model: pages, and the entries (by first frame) that were written and not reported yet.
+/// The model: pages, and the entries that were written and not reported yet.
 #[derive(Default)]
 struct Model {
     pages: BTreeMap<u64, Page>,
@@ -228,37 +332,61 @@ struct Model {
 }
 
 impl Model {
+    fn in_range(&self, range: PageRange) -> Vec<(u64, Page)> {
+        let range = range.intersection(&RANGE);
+        let pages = self.pages.range(range.start().get()..range.end().get());
+        pages.map(|(&page, &entry)| (page, entry)).collect()
+    }
+
+    fn report(&mut self, entry: u64, reported: &mut Vec<u64>) {
+        if let Some(index) = self.written.iter().position(|&pfn| pfn == entry) {
+            reported.push(self.written.remove(index));
+        }
+    }
+
     fn zap(&mut self, range: PageRange) -> (u64, Vec<u64>) {
-        let hit: Vec<(u64, Page)> = self
-            .pages
-            .iter()
-            .filter(|(&page, _)| range.intersection(&RANGE).contains(PageIndex::new(page)))
-            .map(|(&page, &entry)| (page, entry))
-            .collect();
-        let before = self.pages.len();
+        let hit = self.in_range(range);
         let mut reported = Vec::new();
-        for (page, entry) in hit {
-            match entry.huge {
-                None => {
-                    self.pages.remove(&page);
-                }
-                Some(unit) => self.pages.retain(|_, entry| entry.huge != Some(unit)),
-            }
-            let first = entry
-                .huge
-                .map_or(entry.pfn, |unit| entry.pfn - (page - unit));
-            if let Some(index) = self.written.iter().position(|&pfn| pfn == first) {
-                reported.push(self.written.remove(index));
+        for (page, gone) in &hit {
+            self.pages.remove(page);
+            self.report(gone.entry, &mut reported);
+            // What is left of a huge entry is single pages.
+            let rest = self.pages.values_mut();
+            for left in rest.filter(|left| left.entry == gone.entry) {
+                left.entry = left.pfn;
             }
         }
-        ((before - self.pages.len()) as u64, reported)
+        (hit.len() as u64, reported)
+    }
+
+    fn write_protect(&mut self, range: PageRange) -> (u64, Vec<u64>) {
+        let entries: Vec<u64> = self
+            .in_range(range)
+            .iter()
+            .map(|(_, page)| page.entry)
+            .collect();
+        let mut reported = Vec::new();
+        let mut protected = 0;
+        let pages: Vec<u64> = self.pages.keys().copied().collect();
+        for page in pages {
+            let Some(hit) = self.pages.get_mut(&page) else {
+                continue;
+            };
+            if hit.writable && entries.contains(&hit.entry) {
+                hit.writable = false;
+                protected += 1;
+                let entry = hit.entry;
+                self.report(entry, &mut reported);
+            }
+        }
+        (protected, reported)
     }
 }
 
 /// What the CPU does before it changes how a unit is mapped, or which frame a page has.
 fn clear_unit(table: &mut TestTable, model: &mut Model, page: u64) {
     let unit = unit_around(PageIndex::new(page));
-    table.zap(unit, |_| ());
+    zap(table, unit);
     model.zap(unit);
 }
 
@@ -285,7 +413,7 @@ proptest! {
                     let before = model.pages.len();
                     for page in start..end.min(RANGE.end().get()) {
                         let pfn = unique + pfn + page - start;
-                        model.pages.insert(page, Page { pfn, writable, huge: None });
+                        model.pages.insert(page, Page { pfn, writable, entry: pfn });
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);
                 }
@@ -296,9 +424,10 @@ proptest! {
                     let added = fill(&mut table, &run, Perm::ReadWrite);
                     let before = model.pages.len();
                     let part = run.range().intersection(&RANGE);
+                    let entry = unique + pfn;
                     for page in part.start().get()..part.end().get() {
-                        let pfn = unique + pfn + page - start;
-                        model.pages.insert(page, Page { pfn, writable, huge: Some(start) });
+                        let pfn = entry + page - start;
+                        model.pages.insert(page, Page { pfn, writable, entry });
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);
                 }
@@ -308,18 +437,26 @@ proptest! {
                     let allowed = entry.filter(|entry| entry.writable || !write);
                     prop_assert_eq!(at(&table, page, access), allowed.map(|entry| entry.pfn));
                     if let (Some(entry), true) = (allowed, write) {
-                        let first = entry.huge.map_or(entry.pfn, |unit| entry.pfn - (page - unit));
-                        if !model.written.contains(&first) {
-                            model.written.push(first);
+                        if !model.written.contains(&entry.entry) {
+                            model.written.push(entry.entry);
                         }
                     }
                 }
                 Step::Zap { start, pages: count } => {
                     let range = pages(start, start + count);
-                    let mut written = Vec::new();
-                    let zapped = table.zap(range, |pfn| written.push(pfn.get()));
+                    let (zapped, mut written) = zap(&mut table, range);
                     let (expected, mut reported) = model.zap(range);
                     prop_assert_eq!(zapped, expected);
+                    written.sort_unstable();
+                    reported.sort_unstable();
+                    prop_assert_eq!(written, reported);
+                }
+                Step::Protect { start, pages: count } => {
+                    let range = pages(start, start + count);
+                    let mut written = Vec::new();
+                    let protected = table.write_protect(range, |pfn| written.push(pfn.get()));
+                    let (expected, mut reported) = model.write_protect(range);
+                    prop_assert_eq!(protected, expected);
                     written.sort_unstable();
                     reported.sort_unstable();
                     prop_assert_eq!(written, reported);
