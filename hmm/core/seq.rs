@@ -253,22 +253,41 @@ pub trait Deadline {
     fn passed(&self) -> bool;
 }
 
+/// How a fault keeps the address space still against a storm of invalidations.
+///
+/// Most faults never collide, and hold nothing. One that keeps losing holds the address space from
+/// before its sequence begins until its result is valid, so that it makes progress.
+pub trait Hold {
+    /// What is held.
+    type Held;
+
+    /// Called before each try. `collisions` counts those so far.
+    fn hold(&mut self, collisions: u32) -> Self::Held;
+}
+
 /// Faults until the result is valid: the one retry loop.
 ///
 /// `walk` puts what it finds into the cleared [`Unread`] and returns the part of the range that it
 /// got through; it runs again whenever an invalidation came in between, until `deadline` has passed.
-pub fn until_valid<'d, D: Domain, R: Collect>(
+pub fn until_valid<'d, D: Domain, R: Collect, H: Hold>(
     domain: &'d D,
     deadline: &impl Deadline,
+    mut hold: H,
     result: R,
-    mut walk: impl FnMut(&ReadSide<'d, D>, &mut Unread<R>) -> Result<PageRange, FaultError>,
+    mut walk: impl FnMut(
+        &ReadSide<'d, D>,
+        &mut H::Held,
+        &mut Unread<R>,
+    ) -> Result<PageRange, FaultError>,
     mut collided: impl FnMut(),
 ) -> Result<ValidRange<'d, D, R>, FaultError> {
     let mut found = Unread::new(result);
+    let mut collisions = 0;
     loop {
         found.clear();
+        let mut held = hold.hold(collisions);
         let side = ReadSide::begin(domain);
-        match walk(&side, &mut found) {
+        match walk(&side, &mut held, &mut found) {
             Ok(done) => match side.faulted(found, done).validate() {
                 Ok(valid) => return Ok(valid),
                 Err(Collided(room)) => found = room,
@@ -276,7 +295,9 @@ pub fn until_valid<'d, D: Domain, R: Collect>(
             Err(FaultError::Collided) => {}
             Err(other) => return Err(other),
         }
+        drop(held);
         collided();
+        collisions = collisions.saturating_add(1);
         if deadline.passed() {
             return Err(FaultError::TimedOut);
         }

@@ -34,7 +34,7 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page::{mark_dirty, Bytes, MappedPage};
 use crate::pfn::{Access, Owner, Perm, Pfn};
 use crate::policy::{Policy, Refusal};
-use crate::range::{range_fault, TimeLimit};
+use crate::range::{range_fault, HoldStill, TimeLimit};
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shim;
@@ -392,11 +392,12 @@ impl<O: Observer> Mirror<O> {
         until_valid(
             chunk,
             &TimeLimit::default(),
+            HoldStill(mm),
             Runs::new(),
-            |side, found| {
+            |side, still, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
-                let done = range_fault(mm, side, request, found)?;
+                let done = range_fault(mm, side, still, request, found)?;
                 if found.smallest_order() < UNIT_ORDER {
                     let prepared = spare.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
@@ -463,7 +464,8 @@ impl<O: Observer> Mirror<O> {
     fn any_resident(&self, range: PageRange) -> Result<bool, FaultError> {
         let mm = self.mm_user()?;
         let mut runs = Runs::new();
-        let mut space = LockedMm::lock(&mm, Owner::NONE, || false);
+        let mut still = None;
+        let mut space = LockedMm::lock(&mm, &mut still, Owner::NONE, || false);
         let range = range.intersection(&self.span);
         walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
@@ -490,7 +492,8 @@ fn reached<O: Observer>(valid: &Found<'_, O>) -> PageIndex {
 
 /// Whether an area covers any of `pages`.
 fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
-    let mut space = LockedMm::lock(mm, Owner::NONE, || false);
+    let mut still = None;
+    let mut space = LockedMm::lock(mm, &mut still, Owner::NONE, || false);
     let next = space.vma_from(pages.start());
     next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
 }

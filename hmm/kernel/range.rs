@@ -14,9 +14,9 @@ use kernel::time::{Delta, Instant, Monotonic};
 use crate::addr::PageRange;
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::policy::Wants;
-use crate::seq::{until_valid, Deadline, Domain, ReadSide, Unread, ValidRange};
+use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
 use crate::shim;
-use crate::tables::LockedMm;
+use crate::tables::{LockedMm, StillMm};
 use crate::walk::{serve, Collect, FaultError, Request};
 
 /// How long a fault may lose against invalidations before it fails.
@@ -68,7 +68,8 @@ impl Deadline for TimeLimit {
 /// dropped.
 ///
 /// The mmap lock is not held while the CPU's fault handler waits for a disk or for the handler of a
-/// userfaultfd.
+/// userfaultfd. A fault that has lost against many invalidations takes it for writing, so that those
+/// of the process itself cannot go on forever.
 ///
 /// # Errors
 ///
@@ -96,10 +97,26 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     until_valid(
         domain,
         limit,
+        HoldStill(mm),
         result,
-        |side, found| range_fault(mm, side, request, found),
+        |side, still, found| range_fault(mm, side, still, request, found),
         || (),
     )
+}
+
+/// How often a fault may collide before it holds the address space still.
+const COLLISIONS_BEFORE_HOLDING: u32 = 8;
+
+/// Holds the mmap lock for writing, after a while: whatever the process does meanwhile, its next
+/// invalidation comes only after the fault. Reclaim and migration go on; they come to an end.
+pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser);
+
+impl<'a> Hold for HoldStill<'a> {
+    type Held = Option<StillMm<'a>>;
+
+    fn hold(&mut self, collisions: u32) -> Self::Held {
+        (collisions >= COLLISIONS_BEFORE_HOLDING).then(|| StillMm::hold(self.0))
+    }
 }
 
 /// Serves `request` once. Takes and releases the mmap lock for reading; sleeps.
@@ -114,13 +131,14 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
 pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     mm: &MmWithUser,
     side: &ReadSide<'_, D>,
+    still: &mut Option<StillMm<'_>>,
     request: &Request<W>,
     found: &mut Unread<R>,
 ) -> Result<PageRange, FaultError> {
     if killed() {
         return Err(FaultError::Interrupted);
     }
-    let mut space = LockedMm::lock(mm, request.owner, || side.collided(request.wanted));
+    let mut space = LockedMm::lock(mm, still, request.owner, || side.collided(request.wanted));
     serve(&mut space, request, found)
 }
 

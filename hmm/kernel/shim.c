@@ -10,6 +10,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
+#include <linux/userfaultfd_k.h>
 
 #include "shim.h"
 
@@ -155,6 +156,26 @@ bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma)
 bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma)
 {
 	return vma->vm_flags & VM_SHADOW_STACK;
+}
+
+bool hmm_shim_userfaultfd_armed(struct vm_area_struct *vma)
+{
+	return userfaultfd_armed(vma);
+}
+
+void hmm_shim_vma_start_write(struct vm_area_struct *vma)
+{
+	vma_start_write(vma);
+}
+
+void hmm_shim_mmap_write_lock(struct mm_struct *mm)
+{
+	mmap_write_lock(mm);
+}
+
+void hmm_shim_mmap_write_unlock(struct mm_struct *mm)
+{
+	mmap_write_unlock(mm);
 }
 
 unsigned long hmm_shim_task_size(const struct mm_struct *mm)

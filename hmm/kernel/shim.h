@@ -51,6 +51,14 @@ struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte, const void *owner);
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma);
 bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma);
 
+/* Whether a userfaultfd handler may have to serve faults in vma. */
+bool hmm_shim_userfaultfd_armed(struct vm_area_struct *vma);
+
+/* With the mmap lock held for writing: keeps out those who hold only the lock of vma. */
+void hmm_shim_vma_start_write(struct vm_area_struct *vma);
+void hmm_shim_mmap_write_lock(struct mm_struct *mm);
+void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 
 void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);

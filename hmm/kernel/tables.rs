@@ -11,6 +11,7 @@ use kernel::bindings;
 use kernel::mm::{MmWithUser, MmapReadGuard};
 use kernel::prelude::*;
 use kernel::sync::rcu;
+use kernel::types::NotThreadSafe;
 
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
@@ -23,17 +24,65 @@ use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma};
 const PMD_ORDER: u32 = 9;
 const PUD_ORDER: u32 = 18;
 
-/// The address space of a process whose mmap lock is held for reading.
-pub(crate) struct LockedMm<'a, C: Fn() -> bool> {
+/// The address space of a process whose mmap lock is held.
+pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     mm: &'a MmWithUser,
-    /// `None` only between a fault handler that let go of the lock and an error that ends the walk.
-    mmap_lock: Option<MmapReadGuard<'a>>,
+    mmap_lock: MmapLock<'a>,
+    still: &'a mut Option<StillMm<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
     ptes: Option<PteTable>,
     /// Whose device memory counts as present.
     owner: Owner,
     collided: C,
+}
+
+/// How the mmap lock is held.
+enum MmapLock<'a> {
+    /// By this walk, for reading.
+    Read { _guard: MmapReadGuard<'a> },
+    /// By the [`StillMm`], for writing.
+    Still,
+    /// Not at all: between a fault handler that let go of it and an error that ends the walk.
+    LetGo,
+}
+
+impl<'a> MmapLock<'a> {
+    fn reading(mm: &'a MmWithUser) -> Self {
+        Self::Read {
+            _guard: mm.mmap_read_lock(),
+        }
+    }
+}
+
+/// An address space that no call of its process can change: its mmap lock is held for writing.
+///
+/// # Invariants
+///
+/// The current thread holds the mmap lock of `mm` for writing.
+pub(crate) struct StillMm<'s> {
+    mm: &'s MmWithUser,
+    _this_thread: NotThreadSafe,
+}
+
+impl<'s> StillMm<'s> {
+    /// Takes the lock; sleeps.
+    pub(crate) fn hold(mm: &'s MmWithUser) -> Self {
+        // SAFETY: `mm` has users.
+        unsafe { shim::hmm_shim_mmap_write_lock(mm.as_raw()) };
+        // INVARIANT: Just taken.
+        Self {
+            mm,
+            _this_thread: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for StillMm<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Held by this thread, by the type invariant.
+        unsafe { shim::hmm_shim_mmap_write_unlock(self.mm.as_raw()) };
+    }
 }
 
 /// A table of PTEs that is being read.
@@ -48,14 +97,25 @@ struct PteTable {
     _rcu: rcu::Guard,
 }
 
-impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
-    /// Takes the mmap lock of `mm` for reading; it is released with the value.
+impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
+    /// Takes the mmap lock of `mm` for reading, if `still` does not hold it already; what was taken
+    /// is released with the value.
     ///
     /// `collided` says whether the fault is in vain already.
-    pub(crate) fn lock(mm: &'a MmWithUser, owner: Owner, collided: C) -> Self {
+    pub(crate) fn lock(
+        mm: &'a MmWithUser,
+        still: &'a mut Option<StillMm<'s>>,
+        owner: Owner,
+        collided: C,
+    ) -> Self {
+        let mmap_lock = match still {
+            Some(_) => MmapLock::Still,
+            None => MmapLock::reading(mm),
+        };
         Self {
             mm,
-            mmap_lock: Some(mm.mmap_read_lock()),
+            mmap_lock,
+            still,
             vma: None,
             ptes: None,
             owner,
@@ -122,28 +182,45 @@ impl<'a, C: Fn() -> bool> LockedMm<'a, C> {
     }
 }
 
-impl<C: Fn() -> bool> LockedMm<'_, C> {
+impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
     /// Takes the mmap lock, which the CPU's fault handler has released.
     fn lock_again(&mut self) -> Result<(), FaultError> {
         self.vma = None;
         // What the guard would release has been released.
-        core::mem::forget(self.mmap_lock.take());
+        core::mem::forget(core::mem::replace(&mut self.mmap_lock, MmapLock::LetGo));
         if killed() {
             return Err(FaultError::Interrupted);
         }
-        self.mmap_lock = Some(self.mm.mmap_read_lock());
+        self.mmap_lock = MmapLock::reading(self.mm);
         Ok(())
+    }
+
+    /// Holds the address space no longer still.
+    fn let_move(&mut self) {
+        self.vma = None;
+        *self.still = None;
+        self.mmap_lock = MmapLock::reading(self.mm);
+    }
+
+    fn is_still(&self) -> bool {
+        matches!(self.mmap_lock, MmapLock::Still)
     }
 }
 
-impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
+impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
         self.ptes = None;
         // SAFETY: The mmap lock is held: the walk ends if it could not be taken again.
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
         self.vma = NonNull::new(vma);
         // SAFETY: The mmap lock keeps the area as it is.
-        self.vma.map(|vma| unsafe { describe(vma) })
+        let area = self.vma.map(|vma| unsafe { describe(vma) })?;
+        if self.is_still() && area.range.contains(page) {
+            // Some calls do with the area's own lock.
+            // SAFETY: The mmap lock is held for writing.
+            unsafe { shim::hmm_shim_vma_start_write(vma) };
+        }
+        Some(area)
     }
 
     fn entry(&mut self, page: PageIndex) -> Found {
@@ -157,9 +234,19 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, C> {
         // The handler sleeps and may replace the table.
         self.ptes = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
-        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE
-            | bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
-            | bindings::fault_flag_FAULT_FLAG_KILLABLE;
+        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+        if self.is_still() {
+            // SAFETY: As below.
+            if unsafe { shim::hmm_shim_userfaultfd_armed(vma.as_ptr()) } {
+                // Its handler may have to change the address space.
+                self.let_move();
+                return Ok(Handled::LetGo);
+            }
+        } else {
+            // The handler may let go of a lock that is held for reading.
+            flags |= bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
+                | bindings::fault_flag_FAULT_FLAG_KILLABLE;
+        }
         if access == Access::Write {
             flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
         }

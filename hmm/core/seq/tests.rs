@@ -110,8 +110,9 @@ impl Machine {
         let mut valid = until_valid(
             self,
             &Never,
+            Nothing,
             Runs::new(),
-            |_, found| self.fault(found),
+            |_, (), found| self.fault(found),
             || (),
         )
         .unwrap();
@@ -163,6 +164,14 @@ impl Domain for Machine {
     fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
         false
     }
+}
+
+/// A fault that holds nothing, however often it loses.
+struct Nothing;
+
+impl Hold for Nothing {
+    type Held = ();
+    fn hold(&mut self, _collisions: u32) {}
 }
 
 struct Never;
@@ -244,8 +253,9 @@ fn the_deadline_counts_on_both_ways_to_collide() {
         let result = until_valid(
             &Storm,
             &deadline,
+            Nothing,
             Runs::new(),
-            |_, _| {
+            |_, (), _| {
                 faults += 1;
                 match late {
                     true => Ok(nothing),
@@ -259,6 +269,70 @@ fn the_deadline_counts_on_both_ways_to_collide() {
     }
 }
 
+/// An address space that is invalidated in every moment in which nobody holds it still.
+#[derive(Default)]
+struct Restless {
+    held: core::cell::Cell<bool>,
+    history: core::cell::Cell<u64>,
+}
+
+impl Restless {
+    fn moment(&self) {
+        if !self.held.get() {
+            self.history.set(self.history.get() + 1);
+        }
+    }
+}
+
+impl Domain for Restless {
+    type Guard<'d> = ();
+    fn read_begin(&self) -> u64 {
+        self.history.get()
+    }
+    fn lock(&self) -> Self::Guard<'_> {
+        self.moment();
+    }
+    fn must_retry(&self, _guard: &Self::Guard<'_>, seq: u64, _pages: PageRange) -> bool {
+        self.history.get() != seq
+    }
+    fn may_have_collided(&self, seq: u64, _pages: PageRange) -> bool {
+        self.history.get() != seq
+    }
+}
+
+struct Still<'a>(&'a Restless);
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+    }
+}
+
+/// Holds the address space after three collisions.
+struct AfterThree<'a>(&'a Restless);
+
+impl<'a> Hold for AfterThree<'a> {
+    type Held = Option<Still<'a>>;
+    fn hold(&mut self, collisions: u32) -> Self::Held {
+        self.0.held.set(collisions == 3);
+        (collisions == 3).then(|| Still(self.0))
+    }
+}
+
+#[test]
+fn a_fault_makes_progress_in_any_storm() {
+    let space = Restless::default();
+    let mut collisions = 0;
+    let walk = |_: &ReadSide<'_, Restless>, _: &mut Option<Still<'_>>, _: &mut Unread<Runs>| {
+        Ok(pages(0, 1))
+    };
+    let hold = AfterThree(&space);
+    let valid = until_valid(&space, &Never, hold, Runs::new(), walk, || collisions += 1);
+    assert_eq!(valid.unwrap().done(), pages(0, 1));
+    assert_eq!(collisions, 3);
+    assert!(!space.held.get(), "let go when the result was valid");
+}
+
 #[test]
 fn other_failures_are_not_tried_again() {
     let refused = FaultError::Refused(Refusal::Forbidden);
@@ -266,8 +340,9 @@ fn other_failures_are_not_tried_again() {
     let result = until_valid(
         &Storm,
         &deadline,
+        Nothing,
         Runs::new(),
-        |_, _| Err(refused),
+        |_, (), _| Err(refused),
         || panic!("not a collision"),
     );
     assert_eq!(result.err(), Some(refused));
