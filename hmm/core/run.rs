@@ -31,7 +31,9 @@ impl Run {
         PageRange::new(self.start, self.start.saturating_add(self.pages))
     }
 
-    fn continued_by(&self, next: &Run) -> bool {
+    /// Whether `next` lies right behind, in both kinds of memory, and is of the same kind.
+    #[inline]
+    pub(crate) fn continued_by(&self, next: &Run) -> bool {
         self.start.saturating_add(self.pages) == next.start
             && self.pfn.add(self.pages) == next.pfn
             && self.perm == next.perm

@@ -6,7 +6,7 @@
 //! one in `walk/tests.rs`.
 
 use crate::addr::{PageIndex, PageRange};
-use crate::pfn::{Access, Owner};
+use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights, Wants};
 use crate::run::{Full, Run};
 
@@ -231,44 +231,51 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
     /// Pages of one area.
     fn area(&mut self, part: PageRange, rights: VmaRights) -> Result<Left, FaultError> {
         let mut page = part.start();
+        // What was found and not reported yet: neighbours are put together here, page by page.
+        let mut pending: Option<Run> = None;
         while page < part.end() {
             let found = self.space.entry(page);
             let (policy, until) = self.wants.at(page);
-            let inside = found.range().intersection(&part);
-            let alike = PageRange::new(page, until.min(inside.end()));
+            let alike = alike(&found, page, until.min(part.end()));
             match policy.decide(rights, found.entry) {
                 Decision::Report(pfn, perm, memory) => {
-                    let reported = if alike == inside {
-                        found.range()
-                    } else {
-                        alike
-                    };
-                    let run = Run {
-                        start: reported.start(),
-                        pfn: pfn.add(reported.start().get() - found.start.get()),
-                        pages: reported.len(),
-                        perm,
-                        order: found.order,
-                        memory,
-                    };
-                    if let Err(Full) = self.found.mapped(run) {
-                        return Ok(Left::Full(page));
+                    let run = run_of(&found, alike, part, pfn, perm, memory);
+                    match &mut pending {
+                        Some(last) if last.continued_by(&run) => last.pages += run.pages,
+                        _ => {
+                            if let Some(last) = pending.replace(run) {
+                                if let Err(Full) = self.report(last) {
+                                    return Ok(Left::Full(last.start.max(part.start())));
+                                }
+                            }
+                        }
                     }
-                    self.reached = reported.end();
                 }
                 Decision::Skip => {}
                 Decision::Unusable => self.found.unusable(alike),
-                Decision::Fault(access) => {
-                    match self.fault(page, access)? {
-                        Handled::Still => continue,
-                        Handled::LetGo => return Ok(Left::LetGo(page)),
-                    };
-                }
+                Decision::Fault(access) => match self.fault(page, access)? {
+                    Handled::Still => continue,
+                    Handled::LetGo => return Ok(self.finish(pending, part, Left::LetGo(page))),
+                },
                 Decision::Refuse(why) => return Err(FaultError::Refused(why)),
             }
             (page, self.tries) = (alike.end(), 0);
         }
-        Ok(Left::Through)
+        Ok(self.finish(pending, part, Left::Through))
+    }
+
+    /// Reports what is pending and leaves an area, unless there is no room.
+    fn finish(&mut self, pending: Option<Run>, part: PageRange, left: Left) -> Left {
+        match pending {
+            Some(run) if self.report(run).is_err() => Left::Full(run.start.max(part.start())),
+            _ => left,
+        }
+    }
+
+    fn report(&mut self, run: Run) -> Result<(), Full> {
+        self.found.mapped(run)?;
+        self.reached = run.range().end();
+        Ok(())
     }
 
     fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
@@ -298,6 +305,42 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             page = alike.end();
         }
         Ok(Left::Through)
+    }
+}
+
+/// The pages from `page` on that lie in the entry `found` and before `until`.
+#[inline]
+fn alike(found: &Found, page: PageIndex, until: PageIndex) -> PageRange {
+    // Most entries are of one page.
+    let end = match found.order {
+        0 => page.saturating_add(1),
+        _ => found.range().end().min(until),
+    };
+    PageRange::new(page, end)
+}
+
+/// How the entry `found`, or `pages` of it, is reported: whole if they are all that is in `part`.
+#[inline]
+fn run_of(
+    found: &Found,
+    pages: PageRange,
+    part: PageRange,
+    pfn: Pfn,
+    perm: Perm,
+    memory: Memory,
+) -> Run {
+    let reported = match found.order {
+        0 => pages,
+        _ if found.range().intersection(&part) == pages => found.range(),
+        _ => pages,
+    };
+    Run {
+        start: reported.start(),
+        pfn: pfn.add(reported.start().get() - found.start.get()),
+        pages: reported.len(),
+        perm,
+        order: found.order,
+        memory,
     }
 }
 

@@ -14,52 +14,39 @@
 
 #include "shim.h"
 
-static struct hmm_shim_entry kind(enum hmm_shim_kind kind)
+static hmm_shim_entry mapping(enum hmm_shim_kind kind, unsigned long pfn, bool writable)
 {
-	return (struct hmm_shim_entry){ .kind = kind };
+	return ((hmm_shim_entry)pfn << HMM_SHIM_PFN_SHIFT) |
+	       (writable ? HMM_SHIM_WRITABLE : 0) | kind;
 }
 
-static struct hmm_shim_entry mapped(unsigned long pfn, bool writable)
-{
-	return (struct hmm_shim_entry){
-		.pfn = pfn, .kind = HMM_SHIM_MAPPED, .writable = writable,
-	};
-}
-
-static struct hmm_shim_entry special(bool writable)
-{
-	return (struct hmm_shim_entry){ .kind = HMM_SHIM_SPECIAL, .writable = writable };
-}
-
-static struct hmm_shim_entry device_private(softleaf_t leaf, const void *owner)
+static hmm_shim_entry device_private(softleaf_t leaf, const void *owner)
 {
 	if (!owner || page_pgmap(softleaf_to_page(leaf))->owner != owner)
-		return kind(HMM_SHIM_ELSEWHERE);
-	return (struct hmm_shim_entry){
-		.pfn = softleaf_to_pfn(leaf), .kind = HMM_SHIM_DEVICE,
-		.writable = softleaf_is_device_private_write(leaf),
-	};
+		return HMM_SHIM_ELSEWHERE;
+	return mapping(HMM_SHIM_DEVICE, softleaf_to_pfn(leaf),
+		       softleaf_is_device_private_write(leaf));
 }
 
 /* Of an entry that is neither empty nor present. */
-static struct hmm_shim_entry not_present(softleaf_t leaf, const void *owner)
+static hmm_shim_entry not_present(softleaf_t leaf, const void *owner)
 {
 	switch (softleaf_type(leaf)) {
 	case SOFTLEAF_SWAP:
 	case SOFTLEAF_DEVICE_EXCLUSIVE:
-		return kind(HMM_SHIM_ELSEWHERE);
+		return HMM_SHIM_ELSEWHERE;
 	case SOFTLEAF_DEVICE_PRIVATE_READ:
 	case SOFTLEAF_DEVICE_PRIVATE_WRITE:
 		return device_private(leaf, owner);
 	case SOFTLEAF_MIGRATION_READ:
 	case SOFTLEAF_MIGRATION_READ_EXCLUSIVE:
 	case SOFTLEAF_MIGRATION_WRITE:
-		return kind(HMM_SHIM_MIGRATING);
+		return HMM_SHIM_MIGRATING;
 	case SOFTLEAF_MARKER:
 		/* userfaultfd's write-protect marker stands for an empty entry. */
-		return kind(softleaf_is_uffd_wp_marker(leaf) ? HMM_SHIM_ABSENT : HMM_SHIM_BAD);
+		return softleaf_is_uffd_wp_marker(leaf) ? HMM_SHIM_ABSENT : HMM_SHIM_BAD;
 	default:
-		return kind(HMM_SHIM_BAD);
+		return HMM_SHIM_BAD;
 	}
 }
 
@@ -78,21 +65,21 @@ pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shif
 	return pud_offset(p4d, addr);
 }
 
-struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
+hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
 {
 	pud_t pud = pudp_get(pudp);
 
 	if (pud_none(pud))
-		return kind(HMM_SHIM_ABSENT);
+		return HMM_SHIM_ABSENT;
 	/* Only hugetlb has entries here that are not present. */
 	if (!pud_present(pud))
 		return not_present(softleaf_from_pte(__pte(pud_val(pud))), NULL);
 	if (pud_leaf(pud))
-		return pud_special(pud) ? special(pud_write(pud)) :
-					  mapped(pud_pfn(pud), pud_write(pud));
+		return mapping(pud_special(pud) ? HMM_SHIM_SPECIAL : HMM_SHIM_MAPPED,
+			       pud_pfn(pud), pud_write(pud));
 	if (pud_bad(pud))
-		return kind(HMM_SHIM_BAD);
-	return kind(HMM_SHIM_TABLE);
+		return HMM_SHIM_BAD;
+	return HMM_SHIM_TABLE;
 }
 
 pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
@@ -104,22 +91,22 @@ pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
 	return pmd_offset(&pud, addr);
 }
 
-struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp, const void *owner)
+hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp, const void *owner)
 {
 	pmd_t pmd = pmdp_get_lockless(pmdp);
 
 	if (pmd_none(pmd))
-		return kind(HMM_SHIM_ABSENT);
+		return HMM_SHIM_ABSENT;
 	if (!pmd_present(pmd))
 		return not_present(softleaf_from_pmd(pmd), owner);
 	if (pmd_leaf(pmd)) {
 		if (pmd_protnone(pmd))
-			return kind(HMM_SHIM_INACCESSIBLE);
-		return mapped(pmd_pfn(pmd), pmd_write(pmd));
+			return HMM_SHIM_INACCESSIBLE;
+		return mapping(HMM_SHIM_MAPPED, pmd_pfn(pmd), pmd_write(pmd));
 	}
 	if (pmd_bad(pmd))
-		return kind(HMM_SHIM_BAD);
-	return kind(HMM_SHIM_TABLE);
+		return HMM_SHIM_BAD;
+	return HMM_SHIM_TABLE;
 }
 
 pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
@@ -131,20 +118,25 @@ pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
 	return pte_offset_kernel(&pmd, addr);
 }
 
-struct hmm_shim_entry hmm_shim_pte_entry(pte_t *ptep, const void *owner)
+static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
 {
-	pte_t pte = ptep_get_lockless(ptep);
+	bool special;
 
 	if (pte_none(pte))
-		return kind(HMM_SHIM_ABSENT);
+		return HMM_SHIM_ABSENT;
 	if (!pte_present(pte))
 		return not_present(softleaf_from_pte(pte), owner);
 	if (pte_protnone(pte))
-		return kind(HMM_SHIM_INACCESSIBLE);
+		return HMM_SHIM_INACCESSIBLE;
 	/* The zero page is special to the core mm, but it can be read like any other. */
-	if (pte_special(pte) && !is_zero_pfn(pte_pfn(pte)))
-		return special(pte_write(pte));
-	return mapped(pte_pfn(pte), pte_write(pte));
+	special = pte_special(pte) && !is_zero_pfn(pte_pfn(pte));
+	return mapping(special ? HMM_SHIM_SPECIAL : HMM_SHIM_MAPPED, pte_pfn(pte), pte_write(pte));
+}
+
+void hmm_shim_pte_entries(pte_t *ptep, unsigned int count, const void *owner, hmm_shim_entry *to)
+{
+	for (; count; count--)
+		*to++ = pte_entry(ptep_get_lockless(ptep++), owner);
 }
 
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma)

@@ -23,10 +23,15 @@ enum hmm_shim_kind {
 	HMM_SHIM_TABLE,
 };
 
-struct hmm_shim_entry {
-	unsigned long pfn;	/* of the entry's first page, if MAPPED or DEVICE */
-	unsigned int kind;	/* enum hmm_shim_kind */
-	unsigned int writable;	/* if MAPPED, DEVICE or SPECIAL */
+/*
+ * An entry: its kind in the low bits; if it is MAPPED, DEVICE or SPECIAL, also whether it is writable
+ * and the number of its first frame.
+ */
+typedef u64 hmm_shim_entry;
+enum hmm_shim_bits {
+	HMM_SHIM_KIND_MASK = 0xf,
+	HMM_SHIM_WRITABLE = 0x10,
+	HMM_SHIM_PFN_SHIFT = 8,
 };
 
 /*
@@ -39,13 +44,14 @@ struct hmm_shim_entry {
 
 /* The PUD entry for addr, or NULL where a level above it is empty: then *shift is its log2 size. */
 pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift);
-struct hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
+hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
 /* The PMD entry for addr in the table that *pud points to, or NULL if it has ceased to be one. */
 pmd_t *hmm_shim_pmd(pud_t *pud, unsigned long addr);
-struct hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd, const void *owner);
+hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd, const void *owner);
 /* The PTE for addr in the table that *pmd points to, or NULL if it has ceased to be one. */
 pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
-struct hmm_shim_entry hmm_shim_pte_entry(pte_t *pte, const void *owner);
+/* count entries from pte on, all in one table. */
+void hmm_shim_pte_entries(pte_t *pte, unsigned int count, const void *owner, hmm_shim_entry *to);
 
 /* Whether vma maps memfd_secret(2) memory: ordinary pages that the kernel itself cannot reach. */
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma);

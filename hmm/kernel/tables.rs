@@ -85,7 +85,7 @@ impl Drop for StillMm<'_> {
     }
 }
 
-/// A table of PTEs that is being read.
+/// A table of PTEs that is being read, some at a time.
 ///
 /// # Invariants
 ///
@@ -95,6 +95,48 @@ struct PteTable {
     range: PageRange,
     first: NonNull<bindings::pte_t>,
     _rcu: rcu::Guard,
+    /// The page whose entry is the first in `batch`.
+    from: PageIndex,
+    /// How many entries of `batch` have been read.
+    read: usize,
+    batch: [shim::hmm_shim_entry; MOST_AT_ONCE],
+}
+
+/// How many PTEs are read in one call at most: one at first, and twice as many each time, since what
+/// has been read is in vain when the walk has to fault.
+const MOST_AT_ONCE: usize = 32;
+
+impl PteTable {
+    /// The entry for `page`; `None` if it is not in this table.
+    #[inline]
+    fn entry(&mut self, page: PageIndex, owner: Owner) -> Option<shim::hmm_shim_entry> {
+        let index = page.get().wrapping_sub(self.from.get()) as usize;
+        match self.batch.get(..self.read)?.get(index) {
+            Some(entry) => Some(*entry),
+            None => self.read_from(page, owner),
+        }
+    }
+
+    fn read_from(&mut self, page: PageIndex, owner: Owner) -> Option<shim::hmm_shim_entry> {
+        if !self.range.contains(page) {
+            return None;
+        }
+        let index = (page.get() - self.range.start().get()) as usize;
+        let left = (self.range.end().get() - page.get()) as usize;
+        let count = (self.read * 2).clamp(1, MOST_AT_ONCE).min(left);
+        // SAFETY: `page` and the `count - 1` behind it are in the table's range, so the pointer stays
+        // in the table, which is alive by the type invariant; `batch` has room for them.
+        unsafe {
+            shim::hmm_shim_pte_entries(
+                self.first.as_ptr().add(index),
+                count as u32,
+                owner.identity() as *const _,
+                self.batch.as_mut_ptr(),
+            )
+        };
+        (self.from, self.read) = (page, count);
+        self.batch.first().copied()
+    }
 }
 
 impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
@@ -127,16 +169,9 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         self.owner.identity() as *mut _
     }
 
-    fn pte(&self, page: PageIndex) -> Option<Entry> {
-        let table = self
-            .ptes
-            .as_ref()
-            .filter(|table| table.range.contains(page))?;
-        let index = (page.get() - table.range.start().get()) as usize;
-        // SAFETY: `page` is in the table's range, so the pointer stays in the table, which is alive
-        // by the type invariant of `PteTable`.
-        let entry =
-            unsafe { shim::hmm_shim_pte_entry(table.first.as_ptr().add(index), self.owner()) };
+    #[inline]
+    fn pte(&mut self, page: PageIndex) -> Option<Entry> {
+        let entry = self.ptes.as_mut()?.entry(page, self.owner)?;
         Some(entry_of(entry).unwrap_or(Entry::Bad))
     }
 
@@ -176,6 +211,9 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             range,
             first,
             _rcu: rcu,
+            from: page,
+            read: 0,
+            batch: [0; MOST_AT_ONCE],
         });
         let entry = self.pte(page).unwrap_or(Entry::Bad);
         Found::around(page, 0, entry)
@@ -223,9 +261,14 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         Some(area)
     }
 
+    #[inline]
     fn entry(&mut self, page: PageIndex) -> Found {
         match self.pte(page) {
-            Some(entry) => Found::around(page, 0, entry),
+            Some(entry) => Found {
+                entry,
+                start: page,
+                order: 0,
+            },
             None => self.descend(page),
         }
     }
@@ -311,26 +354,21 @@ unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
 /// What `raw` holds; `None` if it points to a table.
 #[inline]
 fn entry_of(raw: shim::hmm_shim_entry) -> Option<Entry> {
-    Some(match raw.kind {
+    let perm = Perm::from_writable(raw & u64::from(shim::hmm_shim_bits_HMM_SHIM_WRITABLE) != 0);
+    let mapped = |memory| Entry::Mapped {
+        pfn: Pfn::new(raw >> shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT),
+        perm,
+        memory,
+    };
+    Some(match raw as u32 & shim::hmm_shim_bits_HMM_SHIM_KIND_MASK {
         shim::hmm_shim_kind_HMM_SHIM_TABLE => return None,
         shim::hmm_shim_kind_HMM_SHIM_ABSENT => Entry::Absent,
         shim::hmm_shim_kind_HMM_SHIM_INACCESSIBLE => Entry::Inaccessible,
         shim::hmm_shim_kind_HMM_SHIM_ELSEWHERE => Entry::Elsewhere,
         shim::hmm_shim_kind_HMM_SHIM_MIGRATING => Entry::Migrating,
-        shim::hmm_shim_kind_HMM_SHIM_MAPPED => mapped(raw, Memory::System),
-        shim::hmm_shim_kind_HMM_SHIM_DEVICE => mapped(raw, Memory::Device),
-        shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special {
-            perm: Perm::from_writable(raw.writable != 0),
-        },
+        shim::hmm_shim_kind_HMM_SHIM_MAPPED => mapped(Memory::System),
+        shim::hmm_shim_kind_HMM_SHIM_DEVICE => mapped(Memory::Device),
+        shim::hmm_shim_kind_HMM_SHIM_SPECIAL => Entry::Special { perm },
         _ => Entry::Bad,
     })
-}
-
-#[inline]
-fn mapped(raw: shim::hmm_shim_entry, memory: Memory) -> Entry {
-    Entry::Mapped {
-        pfn: Pfn::new(raw.pfn as u64),
-        perm: Perm::from_writable(raw.writable != 0),
-        memory,
-    }
 }

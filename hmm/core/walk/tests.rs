@@ -10,7 +10,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::flat::{Flat, PageState, PageWord};
-use crate::pfn::{Memory, Perm, Pfn};
 use crate::policy::Requests;
 use crate::run::Runs;
 
