@@ -110,6 +110,12 @@ impl PageRange {
         self.len() == 0
     }
 
+    /// The pages one by one.
+    #[inline]
+    pub fn pages(&self) -> impl Iterator<Item = PageIndex> {
+        (self.start.0..self.end.0).map(PageIndex)
+    }
+
     /// Whether `page` is one of them.
     #[inline]
     pub fn contains(&self, page: PageIndex) -> bool {

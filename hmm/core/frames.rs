@@ -80,7 +80,9 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
     /// Takes one page.
     pub fn take(&mut self) -> Option<u64> {
         let open = self.blocks.get(self.first_open..)?;
-        let begun = open.iter().position(|block| block.used > 0 && !block.is_full());
+        let begun = open
+            .iter()
+            .position(|block| block.used > 0 && !block.is_full());
         let index = begun.or_else(|| open.iter().position(|block| block.used == 0));
         let index = self.first_open + index?;
         let page = self.blocks.get_mut(index)?.take_one()?;

@@ -141,6 +141,7 @@ pub struct Pool<M: DeviceMemory> {
     #[pin]
     words: Mutex<KVec<usize>>,
     region: Region,
+    #[pin]
     memory: M,
 }
 
@@ -165,16 +166,17 @@ impl<M: DeviceMemory> Pool<M> {
     ///
     /// `ENOMEM`, `EINVAL` if there are no pages, or `ERANGE` if no part of the physical address space
     /// is free for them.
-    pub fn new<'a>(name: &'static CStr, pages: u64, memory: M) -> impl PinInit<Self, Error> + 'a
-    where
-        M: 'a,
-    {
+    pub fn new<'a>(
+        name: &'static CStr,
+        pages: u64,
+        memory: impl PinInit<M, Error> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a {
         let blocks = pages.div_ceil(BLOCK_PAGES);
         try_pin_init!(Self {
             frames <- new_spinlock!(Frames::new(free_blocks(blocks)?)),
             words <- new_mutex!(KVec::from_elem(0, WORDS, GFP_KERNEL)?),
             region: Region::request(name, blocks)?,
-            memory,
+            memory <- memory,
             // Last: callbacks use the other fields as soon as there are pages.
             pagemap <- Opaque::try_ffi_init(|pagemap| Self::map(pagemap, region)),
         })

@@ -9,7 +9,8 @@
 //!
 //! One page goes: sequence noted → the kernel faults the page in for writing, locks it, tells all
 //! notifiers but those of `owner` ([`Event::Exclusive`](crate::event::Event::Exclusive)) and replaces
-//! the entry → the notifier's lock → if an invalidation came in between, all over again.
+//! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own doing, when it
+//! splits a huge page for this), all over again.
 //!
 //! Kernel header: `include/linux/rmap.h` (`make_device_exclusive`).
 
@@ -20,15 +21,16 @@ use kernel::error::from_err_ptr;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use crate::addr::PageIndex;
+use crate::addr::{PageIndex, PageRange};
 use crate::device_shim as shim;
 use crate::interval::{IntervalNotifier, Invalidate, Watched};
-use crate::pfn::{Memory, Perm, Pfn};
-use crate::range::{killed, TimeLimit};
-use crate::run::{Full, Run};
+use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::policy::Policy;
+use crate::range::{fault_until_valid, killed, TimeLimit};
+use crate::run::{Full, Run, Runs};
 use crate::rwlock::WriteGuard;
 use crate::seq::{Deadline, ReadSide, Unread, ValidRange};
-use crate::walk::{Collect, FaultError};
+use crate::walk::{Collect, FaultError, Request};
 
 /// A page that no CPU can reach, and the notifier's lock.
 ///
@@ -90,7 +92,22 @@ pub fn make_exclusive<'d, T: Invalidate>(
         if limit.passed() {
             return Err(FaultError::TimedOut.into());
         }
+        restore(notifier, mm, limit, page)?;
     }
+}
+
+/// Ends the exclusive access that an attempt in vain has left behind. Otherwise the next attempt would
+/// end it, which is an invalidation, and so be in vain, too.
+fn restore<T: Invalidate>(
+    notifier: &IntervalNotifier<T>,
+    mm: &MmWithUser,
+    limit: &TimeLimit,
+    page: PageIndex,
+) -> Result {
+    let page = PageRange::new(page, page.saturating_add(1));
+    let request = Request::new(page, Policy::Fault(Access::Write));
+    fault_until_valid(notifier, mm, limit, &request, Runs::new())?;
+    Ok(())
 }
 
 /// A locked folio, one page of which the CPU's entry has been taken away of.

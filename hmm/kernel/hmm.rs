@@ -72,6 +72,7 @@ mod shim_bindings;
 use shim_bindings as shim;
 
 #[expect(
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     non_camel_case_types,

@@ -9,6 +9,7 @@ use core::sync::atomic::AtomicU64;
 
 use kernel::bindings;
 
+use crate::device_shim;
 use crate::pfn::Pfn;
 use crate::shim;
 
@@ -140,10 +141,16 @@ impl Bytes<'_> {
 /// # Safety
 ///
 /// `pfn` has a `struct page` which is still the user's.
-pub(crate) unsafe fn mark_dirty(pfn: Pfn) {
+pub unsafe fn mark_dirty(pfn: Pfn) {
     // SAFETY: By the contract. It may be called under a spinlock, as the kernel's own unmapping of
     // pages does under the page table lock.
     unsafe { bindings::set_page_dirty(page(pfn)) };
+}
+
+/// Whether `pfn` is the page that the CPU maps, read-only, where nothing was written yet.
+pub fn is_zero_page(pfn: Pfn) -> bool {
+    // SAFETY: Compares the number, nothing else.
+    unsafe { device_shim::hmm_shim_is_zero_pfn(pfn.get() as usize) }
 }
 
 fn page(pfn: Pfn) -> *mut bindings::page {
