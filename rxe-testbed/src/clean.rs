@@ -10,6 +10,7 @@ use crate::host;
 const REBUILT: &[&str] = &[
     "modules",
     "programs",
+    "selftests",
     "image",
     "initramfs",
     "stage-build",

@@ -2,12 +2,14 @@
 //! `test`: every tier of tests, one line per test.
 //!
 //! `host` runs what needs no VM, `guest` the tests that `table` declares, `pyverbs` those of
-//! rdma-core, `report` writes what remains: the lines, the summary, JUnit and KTAP.
+//! rdma-core, `selftests` those of the kernel; `report` writes what remains: the lines, the summary,
+//! JUnit and KTAP.
 
 mod guest;
 mod host;
 mod pyverbs;
 mod report;
+mod selftests;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +42,7 @@ pub(crate) struct Record {
 }
 
 /// What the names of the tests begin with.
-const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs"];
+const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs", "selftest"];
 
 /// Which tests are wanted.
 #[derive(Clone, Debug)]
@@ -89,6 +91,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     host::run(&job, &mut report)?;
     guest::run(&job, &mut report)?;
     pyverbs::run(&job, &mut report)?;
+    selftests::run(&job, &mut report)?;
     if report.is_empty() {
         bail!("{}", nothing_matches(&filter));
     }
@@ -107,6 +110,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     let mut names = host::names(world)?;
     names.extend(guest::names(world));
     names.extend(pyverbs::names(world)?);
+    names.extend(selftests::names(world)?);
     names.retain(|name| filter.takes(name));
     if names.is_empty() {
         bail!("{}", nothing_matches(filter));
