@@ -18,7 +18,7 @@ use hmm::pfn::{Access, Memory, Perm, Pfn};
 use hmm::policy::Policy;
 use hmm::run::Run;
 use hmm::rwlock::RwLock;
-use hmm::table::{Slot, Table, Unit, UNIT_ORDER, UNIT_PAGES};
+use hmm::table::{NoRoom, Pages, Slot, Table, UNIT_ORDER, UNIT_PAGES};
 
 use crate::abi;
 use crate::argument;
@@ -82,9 +82,9 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
         return Err(EINVAL);
     }
     let range = PageRange::new(PageIndex::new(UNIT_PAGES), PageIndex::new(2 * UNIT_PAGES));
-    let mut units = KVec::with_capacity(1, GFP_KERNEL)?;
-    units.push(Unit::Empty, GFP_KERNEL)?;
-    let table: Table<KVec<Unit<KVec<Slot>>>> = Table::new(range, units);
+    let mut huge = KVec::with_capacity(1, GFP_KERNEL)?;
+    huge.push(Slot::default(), GFP_KERNEL)?;
+    let table: Translations = Table::new(range, huge);
     let table = KBox::pin_init(RwLock::new(table), GFP_KERNEL)?;
     (argument.ours, argument.theirs) = (0, 0);
     for round in 0..argument.rounds {
@@ -100,7 +100,10 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
     Ok(())
 }
 
-fn zap_huge(table: &RwLock<Table<KVec<Unit<KVec<Slot>>>>>, range: PageRange) -> Result<u64> {
+/// As in a mirror's chunk.
+type Translations = Table<KVec<Slot>, KVec<Pages<KVec<Slot>>>>;
+
+fn zap_huge(table: &RwLock<Translations>, range: PageRange) -> Result<u64> {
     let run = Run {
         start: range.start(),
         pfn: Pfn::new(UNIT_PAGES),
@@ -109,11 +112,11 @@ fn zap_huge(table: &RwLock<Table<KVec<Unit<KVec<Slot>>>>>, range: PageRange) -> 
         order: UNIT_ORDER,
         memory: Memory::System,
     };
-    let added = table.write().fill(&run, Perm::ReadWrite, &mut None);
+    let filled = table.write().fill(&run, Perm::ReadWrite, &mut NoRoom);
     let begun = Instant::<Monotonic>::now();
-    let zapped = table.write().zap(range, |_| {});
+    let zapped = table.write().zap(range, &mut NoRoom, |_| {});
     let time = begun.elapsed().as_nanos() as u64;
-    if added != UNIT_PAGES || zapped != UNIT_PAGES {
+    if filled.added != UNIT_PAGES || zapped != UNIT_PAGES {
         return Err(EINVAL);
     }
     Ok(time)

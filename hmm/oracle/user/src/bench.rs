@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What both walks cost, and what an invalidation and a mirror do.
+//!
+//! Ours and C's take turns, A B B A, and the medians are compared: what counts is the ratio, as the
+//! times are those of whatever machine this is.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{bail, ensure, Context, Result};
+use serde::Serialize;
+
+use crate::abi::{OURS_FLAT, OURS_RUNS, SNAPSHOT, THEIRS, WRITE};
+use crate::arena::{self, Span, PAGE};
+use crate::machine::Machine;
+use crate::memory;
+use crate::oracle::Oracle;
+
+mod held;
+
+const MIB: u64 = (1 << 20) / PAGE;
+
+/// One line of the result.
+#[derive(Clone, Debug, Serialize)]
+struct Figure {
+    name: String,
+    /// Nanoseconds or bytes.
+    ours: f64,
+    /// The same of what it is compared with; the goal itself for a number of bytes.
+    theirs: f64,
+    ratio: f64,
+    /// What the ratio should not exceed, if there is such a thing.
+    goal: Option<f64>,
+}
+
+impl Figure {
+    fn new(name: impl Into<String>, ours: f64, theirs: f64, goal: Option<f64>) -> Self {
+        Self {
+            name: name.into(),
+            ours,
+            theirs,
+            ratio: ours / theirs,
+            goal,
+        }
+    }
+
+    /// A ratio that nothing but an error explains. The figures of a loaded machine scatter.
+    fn is_far_off(&self) -> bool {
+        const SLACK: f64 = 2.0;
+        self.goal.is_some_and(|goal| self.ratio > goal * SLACK)
+    }
+}
+
+/// Measures everything; whether, if it is to be checked, no ratio is far off.
+pub(crate) fn run(json: Option<&Path>, check: bool) -> Result<bool> {
+    arena::check_free().context("the arena's addresses are in use")?;
+    let _machine = Machine::for_measuring()?;
+    let oracle = Oracle::open()?;
+    let mut figures = Vec::new();
+    snapshots(&oracle, &mut figures).context("snapshots")?;
+    faults(&oracle, &mut figures).context("faults")?;
+    let rounds = 2_000;
+    let (ours, theirs) = oracle.zap(rounds).context("invalidations")?;
+    let each = |total: u64| total as f64 / f64::from(rounds);
+    let name = "invalidation of a 2 MiB entry";
+    figures.push(Figure::new(name, each(ours), each(theirs), Some(0.05)));
+    held::measure(&mut figures).context("memory")?;
+    print!("{}", table(&figures));
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&figures)?;
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let far_off = figures.iter().filter(|figure| figure.is_far_off());
+    let names: Vec<_> = far_off.map(|figure| figure.name.as_str()).collect();
+    if check && !names.is_empty() {
+        println!("more than twice the goal: {}", names.join("; "));
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn table(figures: &[Figure]) -> String {
+    let mut text = format!(
+        "{:<48}{:>14}{:>14}{:>9}{:>9}\n",
+        "", "ours", "C", "ratio", "goal"
+    );
+    for figure in figures {
+        let goal = figure.goal.map_or(String::new(), |goal| format!("{goal}"));
+        text.push_str(&format!(
+            "{:<48}{:>14.0}{:>14.0}{:>9.3}{goal:>9}\n",
+            figure.name, figure.ours, figure.theirs, figure.ratio
+        ));
+    }
+    text
+}
+
+/// Private memory that lies anywhere, for as long as it lives.
+struct Block(Span);
+
+impl Block {
+    fn new(pages: u64, huge: bool) -> Result<Self> {
+        let span = Span::for_measuring(pages).context("more than there is room for")?;
+        memory::map_private(span)?;
+        let block = Self(span);
+        let advice = if huge {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
+        memory::advise(span, advice)?;
+        Ok(block)
+    }
+
+    fn populated(pages: u64, huge: bool) -> Result<Self> {
+        let block = Self::new(pages, huge)?;
+        memory::populate(block.0, true)?;
+        Ok(block)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Err(error) = memory::unmap(self.0) {
+            eprintln!("hmm-diff: {error}");
+        }
+    }
+}
+
+/// As much of `mib` as the machine can spare.
+fn affordable(mib: u64) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let free = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let free = free.context("no MemAvailable")? >> 10;
+    Ok(mib.min(free * 3 / 4) & !1)
+}
+
+fn median(mut times: Vec<u64>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2] as f64
+}
+
+/// The median times of both sides over `rounds` rounds of A B B A.
+fn in_turns(
+    rounds: u32,
+    mut ours: impl FnMut() -> Result<u64>,
+    mut theirs: impl FnMut() -> Result<u64>,
+) -> Result<(f64, f64)> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        a.push(ours()?);
+        b.push(theirs()?);
+        b.push(theirs()?);
+        a.push(ours()?);
+    }
+    Ok((median(a), median(b)))
+}
+
+fn snapshots(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
+    for (huge, mib, goal) in [(false, 256, 0.5), (true, 1024, 0.02)] {
+        let mib = affordable(mib)?;
+        let block = Block::populated(mib * MIB, huge)?;
+        let pages = block.0.pages();
+        let walk = |side| {
+            let (time, found) = oracle.walk(block.0, side, SNAPSHOT)?;
+            ensure!(found == pages, "{found} pages of {pages} found");
+            Ok(time)
+        };
+        let what = if huge { "THP" } else { "4 KiB pages" };
+        for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
+            let (ours, theirs) = in_turns(10, || walk(side), || walk(THEIRS))?;
+            let name = format!("snapshot of {mib} MiB of {what}, {form}");
+            // One word a page cannot be cheaper than one word a page.
+            let goal = (!huge || side == OURS_RUNS).then_some(goal);
+            figures.push(Figure::new(name, ours, theirs, goal));
+        }
+    }
+    Ok(())
+}
+
+fn faults(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
+    const SIZE: u64 = 64;
+    let walk = |side| {
+        let block = Block::new(SIZE * MIB, false)?;
+        let (time, found) = oracle.walk(block.0, side, WRITE)?;
+        ensure!(found == SIZE * MIB, "{found} pages found");
+        Ok(time)
+    };
+    let touch = || {
+        let block = Block::new(SIZE * MIB, false)?;
+        let begun = Instant::now();
+        memory::touch(block.0);
+        Ok(begun.elapsed().as_nanos() as u64)
+    };
+    for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
+        let name = format!("fault of {SIZE} MiB untouched, {form}");
+        let (ours, theirs) = in_turns(4, || walk(side), || walk(THEIRS))?;
+        figures.push(Figure::new(&name, ours, theirs, Some(1.0)));
+        let (ours, cpu) = in_turns(4, || walk(side), touch)?;
+        let name = format!("{name}, against the CPU's touch");
+        figures.push(Figure::new(name, ours, cpu, Some(1.3)));
+    }
+    if figures.iter().any(|figure| !figure.ratio.is_finite()) {
+        bail!("a time of nothing");
+    }
+    Ok(())
+}
