@@ -145,7 +145,10 @@ impl Leaf {
         for slot in &mut self.slots[indices] {
             match (leaves, slot.as_mut()) {
                 (_, None) => {}
-                (Leaves::ReadOnly, Some(slot)) => slot.perm = Perm::ReadOnly,
+                // A fork ends exclusive access so: the CPU may read again.
+                (Leaves::ReadOnly, Some(slot)) => {
+                    (slot.perm, slot.exclusive) = (Perm::ReadOnly, false);
+                }
                 (Leaves::Nothing, Some(_)) => {
                     *slot = None;
                     self.used -= 1;

@@ -63,11 +63,13 @@ struct folio *hmm_shim_device_folio(unsigned long pfn, struct dev_pagemap *pagem
 struct folio *hmm_shim_system_folio(struct vm_area_struct *vma, unsigned long addr,
 				    unsigned int order)
 {
-	/* There is a way on without a huge page: no effort beyond compaction, and no complaint. */
-	gfp_t gfp = order ? GFP_TRANSHUGE | __GFP_NORETRY : GFP_HIGHUSER_MOVABLE;
-	struct folio *folio = vma ? vma_alloc_folio(gfp, order, vma, addr) :
-				    folio_alloc(gfp, order);
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE;
+	struct folio *folio;
 
+	/* Without a complaint. Where the huge page could be split instead, without much effort, too. */
+	if (order)
+		gfp = GFP_TRANSHUGE | (vma ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL);
+	folio = vma ? vma_alloc_folio(gfp, order, vma, addr) : folio_alloc(gfp, order);
 	if (folio)
 		folio_lock(folio);
 	return folio;

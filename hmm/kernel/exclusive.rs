@@ -12,6 +12,11 @@
 //! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own doing, when it
 //! splits a huge page for this), all over again.
 //!
+//! Exclusive access ends with any event for the page, also with one that
+//! [leaves](crate::event::Event::leaves) read-only translations: after a fork the CPU may read again.
+//!
+//! Lock order: the mmap lock, the page's, the notifier's. The guard of the last two is [`Exclusive`].
+//!
 //! Kernel header: `include/linux/rmap.h` (`make_device_exclusive`).
 
 use core::ptr::NonNull;

@@ -58,6 +58,9 @@ pub(super) struct Migration<'a> {
     // `None` if the range is one of frames.
     args: Option<shim::migrate_vma>,
     area: Option<(&'a VmaRef, PageIndex)>,
+    // The flags of words that matter. Addresses without a page, which the kernel always offers, only
+    // do on the way to the device.
+    wanted: usize,
     src: &'a mut [usize],
     dst: &'a mut [usize],
 }
@@ -111,9 +114,15 @@ impl<'a> Migration<'a> {
     ) -> Result<Self> {
         words.fill(0);
         let (src, dst) = halves(words, range.len() as usize)?;
-        let flags = match what {
-            What::System => shim::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
-            What::Device => shim::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+        let (flags, wanted) = match what {
+            What::System => (
+                shim::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
+                MIGRATE,
+            ),
+            What::Device => (
+                shim::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+                MIGRATE | VALID,
+            ),
         };
         let compound = shim::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
         let mut args = shim::migrate_vma {
@@ -136,6 +145,7 @@ impl<'a> Migration<'a> {
         Ok(Self {
             args: Some(args),
             area: Some((area, range.start())),
+            wanted,
             src,
             dst,
         })
@@ -158,6 +168,7 @@ impl<'a> Migration<'a> {
         Ok(Self {
             args: None,
             area: None,
+            wanted: MIGRATE | VALID,
             src,
             dst,
         })
@@ -167,7 +178,8 @@ impl<'a> Migration<'a> {
     pub(super) fn next(&self, last: Option<Item>) -> Option<Item> {
         let from = last.map_or(0, |last| last.at + last.pages() as usize);
         let rest = self.src.get(from..)?;
-        let at = from + rest.iter().position(|word| word & MIGRATE != 0)?;
+        let wanted = |word: &usize| word & self.wanted == self.wanted;
+        let at = from + rest.iter().position(wanted)?;
         let word = self.src[at];
         let order = if word & COMPOUND != 0 { BLOCK_ORDER } else { 0 };
         // Only folios of a whole block and single pages get here; nothing else would fit.
