@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! userspace-bench's programs for the guest, built with the chroot's cargo.
+//! The programs for the guest, of userspace-bench and hmm-oracle, built with the chroot's cargo.
 
 use std::path::PathBuf;
 
@@ -12,14 +12,20 @@ use crate::process;
 use crate::repository::Repository;
 use crate::ui::{self, Step};
 
-/// The package that they are in.
+/// The package of those that use ibverbs.
 pub(crate) const PACKAGE: &str = "userspace-bench";
+
+/// The package of those that use hmm without a NIC.
+pub(crate) const ORACLE: &str = "hmm-oracle";
 
 /// The demo.
 pub(crate) const DEMO: &str = "odp-demo";
 
 /// The data tests.
 pub(crate) const TEST: &str = "odp-test";
+
+/// hmm's walk beside the kernel's.
+pub(crate) const DIFF: &str = "hmm-diff";
 
 const COLLECT: &str = include_str!("../scripts/collect-programs.sh");
 
@@ -28,6 +34,7 @@ const MANIFESTS: &[&str] = &[
     "Cargo.toml",
     "Cargo.lock",
     "hmm/Cargo.toml",
+    "hmm/oracle/abi.rs",
     "mlx-odp/Cargo.toml",
     "rxe-testbed/Cargo.toml",
 ];
@@ -51,7 +58,7 @@ impl Programs {
         let failed = cache.path("programs-failed");
         let known = std::fs::read_to_string(&failed).is_ok_and(|text| text == key.as_str());
         if !required && known {
-            ui::note("userspace-bench does not build as it is; the VM gets what was built last");
+            ui::note("the programs do not build as they are; the VM gets what was built last");
             return Ok(Self::last(cache));
         }
         match build(cache, repository, chroot, &key) {
@@ -106,7 +113,8 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
         .add("script", COLLECT)
-        .add_tree("userspace-bench", &sources, &["target"])?;
+        .add_tree("userspace-bench", &sources, &["target"])?
+        .add_tree("oracle", &repository.path("hmm/oracle/user"), &["target"])?;
     for manifest in MANIFESTS {
         key = key.add_tree(manifest, &repository.path(manifest), &[])?;
     }
@@ -115,7 +123,7 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
 
 fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> Result<PathBuf> {
     cache.ensure("programs", key, |out| {
-        let step = Step::start("building the programs of userspace-bench");
+        let step = Step::start("building the programs for the VM");
         let log = cache.log("programs");
         let cargo = Cargo {
             cache,
@@ -131,15 +139,17 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             "--bins",
             "-p",
             PACKAGE,
+            "-p",
+            ORACLE,
         ];
         process::run_logged(cargo.command(&build)?, &log, &step)
-            .with_context(|| format!("building {PACKAGE}"))?;
+            .with_context(|| format!("building {PACKAGE} and {ORACLE}"))?;
         let target = cargo.target()?;
         let binds = [
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST]);
+        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, DIFF]);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())

@@ -24,6 +24,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/pair.sh"),
     ),
     (
+        "usr/local/lib/testbed/with-module",
+        include_str!("../guest/with-module.sh"),
+    ),
+    (
         "usr/local/lib/testbed/load-unload",
         include_str!("../guest/load-unload.sh"),
     ),

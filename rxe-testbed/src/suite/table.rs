@@ -84,6 +84,17 @@ const ROWS: &[Row] = &[
         "pair ib_send_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
         120,
     ),
+    ("diff/kinds", "with-module hmm_oracle hmm-diff kinds", 120),
+    (
+        "diff/random",
+        "with-module hmm_oracle hmm-diff --steps 20000",
+        600,
+    ),
+    (
+        "bench/hmm",
+        "with-module hmm_oracle hmm-diff bench --check",
+        600,
+    ),
 ];
 
 /// The modules of rdma-core's own tests that are run.

@@ -44,6 +44,9 @@ impl Machine {
         machine.set(&format!("{THP}/enabled"), "always")?;
         machine.set(&format!("{THP}/shmem_enabled"), "advise")?;
         machine.calm()?;
+        // After other tests free memory is in small pieces.
+        fs::write("/proc/sys/vm/drop_caches", "3").context("dropping caches")?;
+        fs::write("/proc/sys/vm/compact_memory", "1").context("compacting")?;
         machine.set(HUGETLB, "40")?;
         if read(HUGETLB)?.parse::<u64>().unwrap_or(0) < 40 {
             bail!("the machine has no room for 40 huge pages");

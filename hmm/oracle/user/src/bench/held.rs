@@ -17,32 +17,37 @@ const MIRRORS: u64 = 64;
 const KIB: f64 = 1024.0;
 
 /// A cgroup of this process's own.
-struct Group(PathBuf);
+struct Group {
+    path: PathBuf,
+    mounted: bool,
+}
+
+const ROOT: &str = "/sys/fs/cgroup";
 
 impl Group {
     fn new() -> Result<Self> {
-        let root = Path::new("/sys/fs/cgroup");
-        if !root.join("cgroup.procs").exists() {
-            let mounted = Command::new("mount")
-                .args(["-t", "cgroup2", "cgroup2"])
-                .arg(root)
+        let root = Path::new(ROOT);
+        let mounted = !root.join("cgroup.procs").exists();
+        if mounted {
+            let mount = Command::new("mount")
+                .args(["-t", "cgroup2", "cgroup2", ROOT])
                 .status()
                 .context("running mount")?;
-            if !mounted.success() {
+            if !mount.success() {
                 bail!("cgroup2 cannot be mounted");
             }
         }
         fs::write(root.join("cgroup.subtree_control"), "+memory").context("memory cgroups")?;
         let path = root.join("hmm-diff");
         fs::create_dir_all(&path).context("making a cgroup")?;
-        let group = Self(path);
-        fs::write(group.0.join("cgroup.procs"), "0").context("entering the cgroup")?;
+        let group = Self { path, mounted };
+        fs::write(group.path.join("cgroup.procs"), "0").context("entering the cgroup")?;
         Ok(group)
     }
 
     /// The bytes of kernel objects charged to it.
     fn held(&self) -> Result<f64> {
-        let text = fs::read_to_string(self.0.join("memory.stat")).context("memory.stat")?;
+        let text = fs::read_to_string(self.path.join("memory.stat")).context("memory.stat")?;
         let count = |name: &str| {
             let line = text
                 .lines()
@@ -57,8 +62,11 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // Back to where it was; what is still charged goes with the group.
-        let _ = fs::write("/sys/fs/cgroup/cgroup.procs", "0");
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::write(Path::new(ROOT).join("cgroup.procs"), "0");
+        let _ = fs::remove_dir(&self.path);
+        if self.mounted {
+            let _ = Command::new("umount").arg(ROOT).status();
+        }
     }
 }
 

@@ -1,0 +1,12 @@
+#!/bin/bash
+# Runs a command while a module of the repository is loaded.
+#
+#   with-module MODULE COMMAND...
+set -u
+module=$1
+shift
+modprobe "$module" || exit
+"$@"
+status=$?
+rmmod "$module" || exit
+exit "$status"
