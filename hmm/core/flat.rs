@@ -53,6 +53,7 @@ impl PageWord {
     pub const UNUSABLE: Self = Self(UNUSABLE);
 
     /// A word for the first page of `run`.
+    #[inline]
     fn first_of(run: &Run) -> Self {
         let mut word = VALID | (run.pfn.get() & PFN_MASK);
         word |= (u64::from(run.order) & ORDER_MASK) << ORDER_SHIFT;
@@ -99,9 +100,9 @@ pub struct Flat<'a> {
 }
 
 impl<'a> Flat<'a> {
-    /// The pages from `start`, as many as `words` has room for, all [`PageState::Absent`].
+    /// The pages from `start`, as many as `words` has room for. What `words` holds is forgotten when a
+    /// walk begins.
     pub fn new(start: PageIndex, words: &'a mut [PageWord]) -> Self {
-        words.fill(PageWord::ABSENT);
         Self {
             range: PageRange::new(start, start.saturating_add(words.len() as u64)),
             words,
@@ -122,6 +123,7 @@ impl<'a> Flat<'a> {
     }
 
     /// The words of the pages of `pages`, and the first of these pages that there is a word for.
+    #[inline]
     fn words_of(&mut self, pages: PageRange) -> (PageIndex, &mut [PageWord]) {
         let part = pages.intersection(&self.range);
         let from = (part.start().get() - self.range.start().get()) as usize;
@@ -131,6 +133,7 @@ impl<'a> Flat<'a> {
 }
 
 impl Collect for Flat<'_> {
+    #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         let (first, words) = self.words_of(run.range());
         let skipped = first.get().saturating_sub(run.start.get());
@@ -138,9 +141,9 @@ impl Collect for Flat<'_> {
             pfn: run.pfn.add(skipped),
             ..run
         });
+        // The frame number is in the low bits.
         for slot in words {
             *slot = word;
-            // The frame number is in the low bits.
             word.0 += 1;
         }
         Ok(())
@@ -174,6 +177,7 @@ mod tests {
     fn each_page_gets_what_its_run_says() {
         let mut words = [PageWord::UNUSABLE; 6];
         let mut flat = Flat::new(PageIndex::new(10), &mut words);
+        flat.clear();
         // Reaches over both ends.
         flat.mapped(run(8, 4, 2, Memory::System)).unwrap();
         flat.mapped(run(15, 1, 0, Memory::Device)).unwrap();

@@ -122,6 +122,7 @@ impl VmaRights {
 
     /// Whether a device could use anything there. As in C, an area that cannot be read cannot be
     /// written either.
+    #[inline]
     pub const fn usable(self) -> bool {
         self.readable && !self.special
     }
@@ -156,6 +157,7 @@ impl Policy {
     ///
     /// The results are those of C's `hmm_range_fault`, but for the differences that the book's
     /// chapter on the differential test lists.
+    #[inline]
     pub fn decide(self, rights: VmaRights, entry: Entry) -> Decision {
         if !rights.usable() {
             return self.decide_unmapped();
@@ -188,6 +190,7 @@ impl Policy {
     }
 
     /// Decides about a page that no area covers, or one that devices cannot use.
+    #[inline]
     pub fn decide_unmapped(self) -> Decision {
         match self {
             Policy::Snapshot => Decision::Unusable,

@@ -42,23 +42,31 @@ impl Run {
     }
 }
 
-/// How many runs one walk collects at most. They live on the kernel's stack: 16 of 40 bytes.
+/// How many runs one walk collects at most, unless the caller has room for more. They live on the
+/// kernel's stack: 16 of 40 bytes.
 pub const MAX_RUNS: usize = 16;
 
 /// No room for another run: the caller uses what is there and walks on from where it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Runs in ascending order.
+/// Runs in ascending order, `N` at most.
 #[derive(Clone, Debug)]
-pub struct Runs {
-    runs: [Run; MAX_RUNS],
+pub struct Runs<const N: usize = MAX_RUNS> {
+    runs: [Run; N],
     len: usize,
 }
 
 impl Runs {
-    /// No runs.
+    /// No runs, and room for [`MAX_RUNS`].
     pub const fn new() -> Self {
+        Self::with_room()
+    }
+}
+
+impl<const N: usize> Runs<N> {
+    /// No runs, and room for `N`.
+    pub const fn with_room() -> Self {
         const NONE: Run = Run {
             start: PageIndex::new(0),
             pfn: Pfn::new(0),
@@ -68,7 +76,7 @@ impl Runs {
             memory: Memory::System,
         };
         Self {
-            runs: [NONE; MAX_RUNS],
+            runs: [NONE; N],
             len: 0,
         }
     }
@@ -100,7 +108,7 @@ impl Runs {
     }
 }
 
-impl Collect for Runs {
+impl<const N: usize> Collect for Runs<N> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.push(run)
@@ -111,8 +119,8 @@ impl Collect for Runs {
     }
 }
 
-impl Default for Runs {
+impl<const N: usize> Default for Runs<N> {
     fn default() -> Self {
-        Self::new()
+        Self::with_room()
     }
 }

@@ -97,8 +97,19 @@ pub trait AddressSpace {
     /// The area that covers `page` or, if none does, the next one above it.
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
 
-    /// The entry for `page`, which lies in the area that `vma_from` last returned.
-    fn entry(&mut self, page: PageIndex) -> Found;
+    /// The entry for `page`, which lies in the area that `vma_from` last returned. Those up to `until`
+    /// are likely to be asked for next.
+    fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found;
+
+    /// How many entries behind `found`, which `entry` has just returned, continue it and end before
+    /// `until` or there: they map as many pages, to the frames that follow, with the same rights; or
+    /// they are absent too.
+    ///
+    /// May be less than there are: it saves looking at each of them.
+    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
+        let _ = (found, until);
+        0
+    }
 
     /// Runs the CPU's fault handler on `page` for `access`.
     fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError>;
@@ -106,6 +117,22 @@ pub trait AddressSpace {
     /// Whether an invalidation has hit the range since the walk began, so that its result will be
     /// thrown away.
     fn collided(&self) -> bool;
+}
+
+/// Room that is somewhere else.
+impl<C: Collect> Collect for &mut C {
+    #[inline]
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        (**self).mapped(run)
+    }
+
+    fn unusable(&mut self, pages: PageRange) {
+        (**self).unusable(pages);
+    }
+
+    fn clear(&mut self) {
+        (**self).clear();
+    }
 }
 
 /// What a walk is asked for.
@@ -175,6 +202,11 @@ pub fn walk<W: Wants>(
 /// one call to split it and another to copy the page.
 const TRIES_FOR_A_PAGE: u32 = 4;
 
+/// How many absent pages in a row the fault handler is called for at most before the page table is
+/// looked at again: one at first, and twice as many each time that the handler brought in no more than
+/// that. It may bring in a huge page at once, or some pages around the one that is asked for.
+const LONGEST_BURST: u64 = 64;
+
 /// How a walk through an area ended.
 enum Left {
     /// At its end.
@@ -193,6 +225,9 @@ struct Walk<'a, S, W, C> {
     reached: PageIndex,
     /// Calls of the fault handler for the page that the walk is at.
     tries: u32,
+    /// How many pages the fault handler was last called for in a row, and the page behind them.
+    burst: u64,
+    burst_end: PageIndex,
 }
 
 impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
@@ -203,6 +238,8 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             found,
             reached: PageIndex::new(0),
             tries: 0,
+            burst: 1,
+            burst_end: PageIndex::new(u64::MAX),
         }
     }
 
@@ -234,12 +271,18 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         // What was found and not reported yet: neighbours are put together here, page by page.
         let mut pending: Option<Run> = None;
         while page < part.end() {
-            let found = self.space.entry(page);
             let (policy, until) = self.wants.at(page);
-            let alike = alike(&found, page, until.min(part.end()));
+            let until = until.min(part.end());
+            let found = self.space.entry(page, until);
+            let mut alike = alike(&found, page, until);
             match policy.decide(rights, found.entry) {
                 Decision::Report(pfn, perm, memory) => {
-                    let run = run_of(&found, alike, part, pfn, perm, memory);
+                    let mut run = run_of(&found, alike, part, pfn, perm, memory);
+                    if alike.end() < until {
+                        let more = self.space.continued(&found, until) << found.order;
+                        run.pages += more;
+                        alike = PageRange::new(page, alike.end().saturating_add(more));
+                    }
                     match &mut pending {
                         Some(last) if last.continued_by(&run) => last.pages += run.pages,
                         _ => {
@@ -253,7 +296,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                 }
                 Decision::Skip => {}
                 Decision::Unusable => self.found.unusable(alike),
-                Decision::Fault(access) => match self.fault(page, access)? {
+                Decision::Fault(access) => match self.fault(page, &found, access, until)? {
                     Handled::Still => continue,
                     Handled::LetGo => return Ok(self.finish(pending, part, Left::LetGo(page))),
                 },
@@ -278,18 +321,54 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         Ok(())
     }
 
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
+    /// Has `page`, whose entry is `found`, faulted in, and absent pages behind it.
+    fn fault(
+        &mut self,
+        page: PageIndex,
+        found: &Found,
+        access: Access,
+        until: PageIndex,
+    ) -> Result<Handled, FaultError> {
         // The handler may do nothing and say that all is well: short of memory in an area that may
         // drop its pages. Then the caller's deadline has to count.
         self.tries += 1;
         if self.tries > TRIES_FOR_A_PAGE {
             return Err(FaultError::Collided);
         }
-        let handled = self.space.fault(page, access)?;
-        if self.space.collided() {
-            return Err(FaultError::Collided);
+        let pages = self.next_burst(page, found, until);
+        for page in pages.start().get()..pages.end().get() {
+            let handled = self.space.fault(PageIndex::new(page), access)?;
+            if handled == Handled::LetGo {
+                return self.unless_collided(handled);
+            }
         }
-        Ok(handled)
+        self.unless_collided(Handled::Still)
+    }
+
+    fn unless_collided(&self, handled: Handled) -> Result<Handled, FaultError> {
+        match self.space.collided() {
+            true => Err(FaultError::Collided),
+            false => Ok(handled),
+        }
+    }
+
+    /// The pages to call the fault handler for: `page`, whose entry is `found`, and some behind it.
+    fn next_burst(&mut self, page: PageIndex, found: &Found, until: PageIndex) -> PageRange {
+        let one = PageRange::new(page, page.saturating_add(1));
+        // In a larger hole, the first page may bring in a huge one.
+        if found.entry != Entry::Absent || found.order > 0 {
+            return one;
+        }
+        self.burst = match page == self.burst_end {
+            true => (self.burst * 2).min(LONGEST_BURST),
+            false => 1,
+        };
+        let behind = match self.burst {
+            1 => 0,
+            burst => self.space.continued(found, until).min(burst - 1),
+        };
+        self.burst_end = page.saturating_add(1 + behind);
+        PageRange::new(page, self.burst_end)
     }
 
     /// Pages that no area covers, or one that devices cannot use.

@@ -91,10 +91,8 @@ pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
 	return pmd_offset(&pud, addr);
 }
 
-hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp, const void *owner)
+static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
 {
-	pmd_t pmd = pmdp_get_lockless(pmdp);
-
 	if (pmd_none(pmd))
 		return HMM_SHIM_ABSENT;
 	if (!pmd_present(pmd))
@@ -107,6 +105,12 @@ hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmdp, const void *owner)
 	if (pmd_bad(pmd))
 		return HMM_SHIM_BAD;
 	return HMM_SHIM_TABLE;
+}
+
+void hmm_shim_pmd_entries(pmd_t *pmdp, unsigned int count, const void *owner, hmm_shim_entry *to)
+{
+	for (; count; count--)
+		*to++ = pmd_entry(pmdp_get_lockless(pmdp++), owner);
 }
 
 pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
@@ -135,8 +139,22 @@ static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
 
 void hmm_shim_pte_entries(pte_t *ptep, unsigned int count, const void *owner, hmm_shim_entry *to)
 {
-	for (; count; count--)
-		*to++ = pte_entry(ptep_get_lockless(ptep++), owner);
+	pte_t pte, next = __pte(0);
+	hmm_shim_entry entry = 0;
+	bool plain = false;
+
+	for (; count; count--) {
+		pte = ptep_get_lockless(ptep++);
+		/* Most pages are followed by their neighbour: then only the frame is another. */
+		if (plain && pte_same(pte, next)) {
+			entry += 1 << HMM_SHIM_PFN_SHIFT;
+		} else {
+			entry = pte_entry(pte, owner);
+			plain = (entry & HMM_SHIM_KIND_MASK) == HMM_SHIM_MAPPED && !pte_special(pte);
+		}
+		*to++ = entry;
+		next = pte_next_pfn(pte);
+	}
 }
 
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma)

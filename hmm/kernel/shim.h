@@ -47,7 +47,8 @@ pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shif
 hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
 /* The PMD entry for addr in the table that *pud points to, or NULL if it has ceased to be one. */
 pmd_t *hmm_shim_pmd(pud_t *pud, unsigned long addr);
-hmm_shim_entry hmm_shim_pmd_entry(pmd_t *pmd, const void *owner);
+/* count entries from pmd on, all in one table. */
+void hmm_shim_pmd_entries(pmd_t *pmd, unsigned int count, const void *owner, hmm_shim_entry *to);
 /* The PTE for addr in the table that *pmd points to, or NULL if it has ceased to be one. */
 pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
 /* count entries from pte on, all in one table. */

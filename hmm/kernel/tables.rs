@@ -31,7 +31,7 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     still: &'a mut Option<StillMm<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
-    ptes: Option<PteTable>,
+    table: Option<Table>,
     /// Whose device memory counts as present.
     owner: Owner,
     collided: C,
@@ -85,15 +85,15 @@ impl Drop for StillMm<'_> {
     }
 }
 
-/// A table of PTEs that is being read, some at a time.
+/// A table of PMD entries or PTEs that is being read, some at a time.
 ///
 /// # Invariants
 ///
-/// `first` points to the PTE of the first page of `range` in a table that has been reachable since
+/// `first` points to the entry for the first page of `range` in a table that has been reachable since
 /// `_rcu` was taken; so it is not freed before that is released.
-struct PteTable {
+struct Table {
     range: PageRange,
-    first: NonNull<bindings::pte_t>,
+    first: First,
     _rcu: rcu::Guard,
     /// The page whose entry is the first in `batch`.
     from: PageIndex,
@@ -102,40 +102,96 @@ struct PteTable {
     batch: [shim::hmm_shim_entry; MOST_AT_ONCE],
 }
 
-/// How many PTEs are read in one call at most: one at first, and twice as many each time, since what
-/// has been read is in vain when the walk has to fault.
-const MOST_AT_ONCE: usize = 32;
+/// The first entry of a table.
+#[derive(Clone, Copy)]
+enum First {
+    Pmd(NonNull<bindings::pmd_t>),
+    Pte(NonNull<bindings::pte_t>),
+}
 
-impl PteTable {
-    /// The entry for `page`; `None` if it is not in this table.
+/// How many entries are read in one call at most.
+const MOST_AT_ONCE: usize = 64;
+
+impl Table {
+    /// log2 of how many pages an entry maps.
     #[inline]
-    fn entry(&mut self, page: PageIndex, owner: Owner) -> Option<shim::hmm_shim_entry> {
-        let index = page.get().wrapping_sub(self.from.get()) as usize;
-        match self.batch.get(..self.read)?.get(index) {
-            Some(entry) => Some(*entry),
-            None => self.read_from(page, owner),
+    fn order(&self) -> u32 {
+        match self.first {
+            First::Pmd(_) => PMD_ORDER,
+            First::Pte(_) => 0,
         }
     }
 
-    fn read_from(&mut self, page: PageIndex, owner: Owner) -> Option<shim::hmm_shim_entry> {
+    /// The entry for `page`; `None` if it is not in this table. Reads on until `until`.
+    #[inline]
+    fn entry(
+        &mut self,
+        page: PageIndex,
+        until: PageIndex,
+        owner: Owner,
+    ) -> Option<shim::hmm_shim_entry> {
+        let index = page.get().wrapping_sub(self.from.get()) >> self.order();
+        match self.batch.get(..self.read)?.get(index as usize) {
+            Some(entry) => Some(*entry),
+            None => self.read_from(page, until, owner),
+        }
+    }
+
+    fn index(&self, page: PageIndex) -> usize {
+        ((page.get() - self.range.start().get()) >> self.order()) as usize
+    }
+
+    fn read_from(
+        &mut self,
+        page: PageIndex,
+        until: PageIndex,
+        owner: Owner,
+    ) -> Option<shim::hmm_shim_entry> {
         if !self.range.contains(page) {
             return None;
         }
-        let index = (page.get() - self.range.start().get()) as usize;
-        let left = (self.range.end().get() - page.get()) as usize;
-        let count = (self.read * 2).clamp(1, MOST_AT_ONCE).min(left);
-        // SAFETY: `page` and the `count - 1` behind it are in the table's range, so the pointer stays
-        // in the table, which is alive by the type invariant; `batch` has room for them.
+        let index = self.index(page);
+        let pages = PageRange::new(page, until.min(self.range.end())).len();
+        let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
+        let owner = owner.identity() as *const _;
+        let batch = self.batch.as_mut_ptr();
+        // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
+        // the table, which is alive by the type invariant; `batch` has room for them.
         unsafe {
-            shim::hmm_shim_pte_entries(
-                self.first.as_ptr().add(index),
-                count as u32,
-                owner.identity() as *const _,
-                self.batch.as_mut_ptr(),
-            )
-        };
-        (self.from, self.read) = (page, count);
+            match self.first {
+                First::Pmd(first) => {
+                    let first = first.as_ptr().add(index);
+                    shim::hmm_shim_pmd_entries(first, count as u32, owner, batch);
+                }
+                First::Pte(first) => {
+                    let first = first.as_ptr().add(index);
+                    shim::hmm_shim_pte_entries(first, count as u32, owner, batch);
+                }
+            }
+        }
+        self.from = Found::around(page, self.order(), Entry::Absent).start;
+        self.read = count;
         self.batch.first().copied()
+    }
+
+    /// How many of the entries read so far continue that for `page`: in frames and rights, or as absent.
+    fn continued(&self, page: PageIndex) -> usize {
+        let index = page.get().wrapping_sub(self.from.get()) >> self.order();
+        let rest = self.batch.get(..self.read);
+        let rest = rest.and_then(|read| read.get(index as usize..));
+        let Some((first, behind)) = rest.and_then(|rest| rest.split_first()) else {
+            return 0;
+        };
+        let step = match u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT) == *first {
+            true => 0,
+            false => (1 << self.order()) << shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT,
+        };
+        let mut expected = *first;
+        let next = |entry: &&shim::hmm_shim_entry| {
+            expected += step;
+            **entry == expected
+        };
+        behind.iter().take_while(next).count()
     }
 }
 
@@ -159,25 +215,44 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             mmap_lock,
             still,
             vma: None,
-            ptes: None,
+            table: None,
             owner,
             collided,
         }
     }
 
-    fn owner(&self) -> *mut core::ffi::c_void {
-        self.owner.identity() as *mut _
-    }
-
+    /// The entry for `page` in the table that is being read; a table may be linked there.
     #[inline]
-    fn pte(&mut self, page: PageIndex) -> Option<Entry> {
-        let entry = self.ptes.as_mut()?.entry(page, self.owner)?;
-        Some(entry_of(entry).unwrap_or(Entry::Bad))
+    fn in_table(
+        &mut self,
+        page: PageIndex,
+        until: PageIndex,
+    ) -> Option<(shim::hmm_shim_entry, u32)> {
+        let table = self.table.as_mut()?;
+        let entry = table.entry(page, until, self.owner)?;
+        Some((entry, table.order()))
     }
 
-    /// Descends to the entry for `page`. Remembers the table of PTEs if it comes to one.
-    fn descend(&mut self, page: PageIndex) -> Found {
-        self.ptes = None;
+    /// Reads from another table from now on.
+    fn read_table(&mut self, first: First, page: PageIndex, rcu: rcu::Guard) {
+        let order = match first {
+            First::Pmd(_) => PUD_ORDER,
+            First::Pte(_) => PMD_ORDER,
+        };
+        // INVARIANT: The caller has come to `first`, the table's very first entry, with `rcu` held.
+        self.table = Some(Table {
+            range: Found::around(page, order, Entry::Absent).range(),
+            first,
+            _rcu: rcu,
+            from: page,
+            read: 0,
+            batch: [0; MOST_AT_ONCE],
+        });
+    }
+
+    /// Descends from the top to the entry for `page`.
+    fn descend(&mut self, page: PageIndex, until: PageIndex) -> Found {
+        self.table = None;
         let addr = page.addr() as usize;
         let rcu = rcu::read_lock();
         let mut shift = 0;
@@ -191,32 +266,38 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         if let Some(entry) = entry_of(entry) {
             return Found::around(page, PUD_ORDER, entry);
         }
+        let start = Found::around(page, PUD_ORDER, Entry::Absent).start;
         // SAFETY: As above; the RCU lock keeps the table below, which hugetlb may unshare.
-        let Some(pmd) = NonNull::new(unsafe { shim::hmm_shim_pmd(pud.as_ptr(), addr) }) else {
+        let pmd = unsafe { shim::hmm_shim_pmd(pud.as_ptr(), start.addr() as usize) };
+        let Some(pmd) = NonNull::new(pmd) else {
             return Found::around(page, 0, Entry::Absent);
         };
-        // SAFETY: As above.
-        let entry = unsafe { shim::hmm_shim_pmd_entry(pmd.as_ptr(), self.owner()) };
-        if let Some(entry) = entry_of(entry) {
-            return Found::around(page, PMD_ORDER, entry);
-        }
-        let range = Found::around(page, PMD_ORDER, Entry::Absent).range();
-        // SAFETY: As above; a table that is withdrawn now is freed after a grace period.
-        let first = unsafe { shim::hmm_shim_pte(pmd.as_ptr(), range.start().addr() as usize) };
-        let Some(first) = NonNull::new(first) else {
-            return Found::around(page, 0, Entry::Absent);
-        };
-        // INVARIANT: Reached with `rcu` held, and `first` is the PTE of `range.start()`.
-        self.ptes = Some(PteTable {
-            range,
-            first,
+        self.read_table(First::Pmd(pmd), page, rcu);
+        self.entry(page, until)
+    }
+
+    /// Goes on to the table of PTEs that the entry for `page` in the PMD table points to.
+    fn descend_to_ptes(&mut self, page: PageIndex, until: PageIndex) -> Found {
+        let absent = Found::around(page, 0, Entry::Absent);
+        let Some(Table {
+            first: First::Pmd(first),
             _rcu: rcu,
-            from: page,
-            read: 0,
-            batch: [0; MOST_AT_ONCE],
-        });
-        let entry = self.pte(page).unwrap_or(Entry::Bad);
-        Found::around(page, 0, entry)
+            range,
+            ..
+        }) = self.table.take()
+        else {
+            return absent;
+        };
+        let index = ((page.get() - range.start().get()) >> PMD_ORDER) as usize;
+        let start = Found::around(page, PMD_ORDER, Entry::Absent).start;
+        // SAFETY: `page` is in the table's range, and the table is alive by its type invariant. A table
+        // of PTEs that is withdrawn now is freed after a grace period.
+        let pte = unsafe { shim::hmm_shim_pte(first.as_ptr().add(index), start.addr() as usize) };
+        let Some(pte) = NonNull::new(pte) else {
+            return absent;
+        };
+        self.read_table(First::Pte(pte), page, rcu);
+        self.entry(page, until)
     }
 }
 
@@ -247,7 +328,7 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
 
 impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
-        self.ptes = None;
+        self.table = None;
         // SAFETY: The mmap lock is held: the walk ends if it could not be taken again.
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
         self.vma = NonNull::new(vma);
@@ -262,20 +343,31 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
     }
 
     #[inline]
-    fn entry(&mut self, page: PageIndex) -> Found {
-        match self.pte(page) {
-            Some(entry) => Found {
-                entry,
-                start: page,
-                order: 0,
+    fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found {
+        match self.in_table(page, until) {
+            Some((entry, order)) => match entry_of(entry) {
+                Some(entry) => Found::around(page, order, entry),
+                None => self.descend_to_ptes(page, until),
             },
-            None => self.descend(page),
+            None => self.descend(page, until),
         }
+    }
+
+    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
+        let Some(table) = &self.table else {
+            return 0;
+        };
+        // A gigantic entry is in no table that is read in batches.
+        if table.order() != found.order {
+            return 0;
+        }
+        let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
+        room.min(table.continued(found.start) as u64)
     }
 
     fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
         // The handler sleeps and may replace the table.
-        self.ptes = None;
+        self.table = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
         let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
         if self.is_still() {

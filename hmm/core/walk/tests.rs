@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::flat::{Flat, PageState, PageWord};
 use crate::policy::Requests;
-use crate::run::Runs;
+use crate::run::{Runs, MAX_RUNS};
 
 /// Pages of the synthetic address space.
 const PAGES: u64 = 64;
@@ -59,10 +59,32 @@ impl AddressSpace for Synthetic {
         self.vmas.iter().copied().find(|vma| vma.range.end() > page)
     }
 
-    fn entry(&mut self, page: PageIndex) -> Found {
+    fn entry(&mut self, page: PageIndex, _until: PageIndex) -> Found {
         match self.covering(page.get()) {
             Some((_, entry, order)) => Found::around(page, order, entry),
             None => Found::around(page, 0, Entry::Absent),
+        }
+    }
+
+    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
+        let step = 1 << found.order;
+        let next = |more: u64| match found.entry {
+            Entry::Mapped { pfn, perm, memory } => Entry::Mapped {
+                pfn: pfn.add((more + 1) * step),
+                perm,
+                memory,
+            },
+            other => other,
+        };
+        let mut more = 0;
+        loop {
+            let start = found.start.saturating_add((more + 1) * step);
+            let there = self.entry(start, until);
+            let alike = there.start == start && there.order == found.order;
+            if start.saturating_add(step) > until || !alike || there.entry != next(more) {
+                return more;
+            }
+            more += 1;
         }
     }
 
@@ -201,7 +223,8 @@ fn rights() -> impl Strategy<Value = VmaRights> {
 }
 
 fn entry() -> impl Strategy<Value = (Entry, bool)> {
-    let mapped = (0u64..1000, any::<bool>(), any::<bool>()).prop_map(|(pfn, writable, huge)| {
+    // Few frames, so that neighbours often continue each other.
+    let mapped = (0u64..4, any::<bool>(), any::<bool>()).prop_map(|(pfn, writable, huge)| {
         let pfn = Pfn::new(pfn << HUGE_ORDER);
         (mapped(pfn, Perm::from_writable(writable)), huge)
     });
@@ -245,7 +268,10 @@ prop_compose! {
             // An entry is writable only where its area is.
             let writable = vma.is_some_and(|vma| vma.rights.writable);
             let entry = match entry {
-                Entry::Mapped { pfn, .. } if !writable => mapped(pfn, Perm::ReadOnly),
+                Entry::Mapped { pfn, perm, .. } => {
+                    let perm = if writable { perm } else { Perm::ReadOnly };
+                    mapped(Pfn::new((pfn.get() << 10) + start), perm)
+                }
                 Entry::Special { .. } if !writable => Entry::Special { perm: Perm::ReadOnly },
                 entry => entry,
             };
@@ -306,7 +332,7 @@ fn agrees(space: &Synthetic, range: PageRange, wants: &impl Wants) -> Result<(),
         };
         // What is reported is what the page table holds afterwards. Its rights may have grown, if
         // another page of the same entry was wanted for writing.
-        let now = walked.entry(PageIndex::new(page));
+        let now = walked.entry(PageIndex::new(page), ALL.end());
         let first = Pfn::new(pfn.get() - (page - now.start.get()));
         let holds = |perm| now.entry == mapped(first, perm) || perm == Perm::ReadOnly;
         let same = matches!(now.entry, Entry::Mapped { pfn, .. } if pfn == first);
@@ -386,6 +412,22 @@ fn a_collision_ends_the_walk() {
     );
     assert_eq!(result, Err(FaultError::Collided));
     assert_eq!(space.faults.len(), 3);
+}
+
+#[test]
+fn absent_pages_are_faulted_in_order_and_once_each() {
+    let mut space = one_area();
+    space.map(20, 900, Perm::ReadOnly, 0);
+    let write = Policy::Fault(Access::Write);
+    assert!(walk(&mut space, ALL, &write, &mut Runs::new()).is_ok());
+    // Runs of faulted pages do not continue each other here, so there was no room for all.
+    let expected = (0..).map(|page| (page, Access::Write));
+    assert!(space.faults.len() > MAX_RUNS);
+    assert!(space
+        .faults
+        .iter()
+        .copied()
+        .eq(expected.take(space.faults.len())));
 }
 
 #[test]
