@@ -10,6 +10,8 @@ ln -s busybox "$root/bin/sh"
 cp "$(dirname "$output")/init" "$root/init"
 chmod 755 "$root/init"
 
+# Nothing is in it if the kernel has them built in.
+: >"$root/modules/order"
 for module in virtio_blk ext4; do
 	modprobe -d /build/kernel/pkg/usr -S "$release" --show-depends "$module"
 done | while read -r verb path _; do

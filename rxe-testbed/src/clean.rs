@@ -10,10 +10,15 @@ use crate::host;
 const REBUILT: &[&str] = &[
     "modules",
     "programs",
+    "modules-debug",
     "selftests",
+    "selftests-debug",
     "image",
+    "image-debug",
     "initramfs",
+    "initramfs-debug",
     "stage-build",
+    "stage-build-debug",
     "stage-clippy",
     "target",
     "logs",
@@ -21,6 +26,7 @@ const REBUILT: &[&str] = &[
     "run",
     "tmp",
     "kvm-verdict",
+    "kvm-verdict-debug",
     "programs-failed",
 ];
 
@@ -28,6 +34,7 @@ const REBUILT: &[&str] = &[
 const DOWNLOADED: &[&str] = &[
     "chroot",
     "kernel",
+    "kernel-debug",
     "guestroot",
     "kernel-version.json",
     "epoch",

@@ -3,6 +3,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::kernel::Variant;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -42,6 +43,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
+    /// The kernel of the VM. On the debug kernel only the tests in the VM are run
+    #[arg(long, value_enum, default_value = "stock")]
+    pub(crate) kernel: Variant,
     /// Only the tests whose names contain this
     pub(crate) filter: Option<String>,
     /// Only print the names
@@ -51,6 +55,9 @@ pub(crate) struct TestArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildArguments {
+    /// The kernel of the VM
+    #[arg(long, value_enum, default_value = "stock")]
+    pub(crate) kernel: Variant,
     /// Take the archive's newest packages and build everything anew
     #[arg(long)]
     pub(crate) update: bool,
@@ -61,6 +68,9 @@ pub(crate) struct BuildArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct VmArguments {
+    /// The kernel of the VM
+    #[arg(long, value_enum, default_value = "stock")]
+    pub(crate) kernel: Variant,
     /// The soft-RoCE driver in the VM
     #[arg(long, value_enum, default_value = "ours")]
     pub(crate) driver: Driver,

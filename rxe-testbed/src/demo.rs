@@ -7,6 +7,7 @@ use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
 use crate::build::{self, Wanted};
+use crate::kernel::Variant;
 use crate::klog;
 use crate::programs;
 use crate::table::{Cell, Table};
@@ -97,6 +98,7 @@ impl Results {
 pub(crate) fn run() -> Result<u8> {
     let started = Instant::now();
     let world = build::ensure(Wanted {
+        kernel: Variant::Stock,
         modules: true,
         programs: true,
     })?;

@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
     let wanted = Wanted {
+        kernel: arguments.vm.kernel,
         modules: arguments.vm.driver == Driver::Ours,
         programs: false,
     };
@@ -73,7 +74,7 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
     let quoted: Vec<String> = arguments.command.iter().map(|word| quote(word)).collect();
     let look_up = format!("command -v -- {} >/dev/null", quoted[0]);
     let (mut output, mut error) = (std::io::stdout(), std::io::stderr());
-    if vm.run(&look_up, SHORT, &mut output, &mut error)? != Outcome::Exit(0) {
+    if vm.run(&look_up, vm.patience(SHORT), &mut output, &mut error)? != Outcome::Exit(0) {
         let text = format!("command not found in the guest: {name}");
         return Err(Failure::error(status::NOT_FOUND, text));
     }
@@ -111,7 +112,7 @@ fn fetch_one(vm: &mut Vm, get: &Get) -> Result<()> {
         quote(name)
     );
     let mut error = Vec::new();
-    let outcome = vm.run(&script, COPY, &mut archive, &mut error)?;
+    let outcome = vm.run(&script, vm.patience(COPY), &mut archive, &mut error)?;
     if outcome != Outcome::Exit(0) {
         let error = String::from_utf8_lossy(&error);
         let reason = error.lines().next().unwrap_or("tar failed").to_owned();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The Debian kernel: which one (decided here and nowhere else), its packages, its source tree.
+//! The kernel: which one (decided here and nowhere else), its packages, its source tree; and the
+//! debug kernel that is built from the same source.
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, Context, Result};
@@ -20,6 +21,17 @@ const SERIES: &str = "7.2";
 /// The Debian flavour: `cloud-amd64` has no soft-RoCE.
 const FLAVOUR: &str = "amd64";
 
+/// The debug kernel's flavour.
+const DEBUG_FLAVOUR: &str = "debug";
+
+/// The compilers as the chroot has them: Debian's own for Debian's kernel, and the one that the
+/// debug kernel brings along.
+const STOCK_COMPILER: &str = "x86_64-linux-gnu-gcc-14";
+const DEBUG_COMPILER: &str = "/build/kernel/clang/usr/bin/clang-19";
+
+/// How many times longer than on the stock kernel things may take on the debug kernel.
+const DEBUG_PATIENCE: u32 = 6;
+
 /// How long a resolved version is taken for the newest one.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -28,6 +40,44 @@ const RETRY: Duration = Duration::from_secs(60 * 60);
 
 const RESOLVE: &str = include_str!("../scripts/resolve-kernel.sh");
 const PREPARE: &str = include_str!("../scripts/prepare-kernel.sh");
+const BUILD_DEBUG: &str = include_str!("../scripts/build-debug-kernel.sh");
+const DEBUG_CONFIG: &str = include_str!("../scripts/debug.config");
+
+/// The build of the kernel that a VM boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Variant {
+    /// Debian's own
+    Stock,
+    /// One from the same source with the kernel's checks: KASAN, lockdep, kmemleak, ...
+    Debug,
+}
+
+impl Variant {
+    /// The name of something in the cache that each variant has its own of.
+    pub(crate) fn own(self, name: &str) -> String {
+        match self {
+            Self::Stock => name.into(),
+            Self::Debug => format!("{name}-debug"),
+        }
+    }
+
+    /// The time limit for what may take `time` on the stock kernel.
+    pub(crate) fn patience(self, time: Duration) -> Duration {
+        match self {
+            Self::Stock => time,
+            Self::Debug => time * DEBUG_PATIENCE,
+        }
+    }
+
+    /// What the kernel's command line has more than that of the stock kernel.
+    pub(crate) fn command_line(self) -> &'static str {
+        match self {
+            Self::Stock => "",
+            // Every bad access is told, not only the first.
+            Self::Debug => " kasan_multi_shot",
+        }
+    }
+}
 
 /// Which kernel is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,13 +103,28 @@ struct Resolution {
 pub(crate) struct Kernel {
     /// Which one it is.
     pub(crate) version: Version,
+    /// Which build of it.
+    pub(crate) variant: Variant,
     dir: PathBuf,
     key: Key,
 }
 
 impl Kernel {
     /// Gives the kernel, downloading and preparing it if need be.
-    pub(crate) fn ensure(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Self> {
+    pub(crate) fn ensure(
+        cache: &Cache,
+        chroot: &Chroot,
+        epoch: &str,
+        variant: Variant,
+    ) -> Result<Self> {
+        let stock = Self::stock(cache, chroot, epoch)?;
+        match variant {
+            Variant::Stock => Ok(stock),
+            Variant::Debug => stock.debug(cache, chroot),
+        }
+    }
+
+    fn stock(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Self> {
         let key_of = |version: &Version| key(chroot, version);
         let prepared = |version: &Version| cache.artefact("kernel", &key_of(version)).exists();
         let version = resolve(cache, chroot, epoch, prepared)?;
@@ -75,7 +140,51 @@ impl Kernel {
             step.done();
             Ok(())
         })?;
-        Ok(Self { version, dir, key })
+        let variant = Variant::Stock;
+        Ok(Self {
+            version,
+            variant,
+            dir,
+            key,
+        })
+    }
+
+    /// The debug kernel, built from the source of this one if need be.
+    fn debug(&self, cache: &Cache, chroot: &Chroot) -> Result<Self> {
+        let variant = Variant::Debug;
+        let version = Version {
+            release: debug_release(&self.version.release),
+            ..self.version.clone()
+        };
+        let key = Key::builder()
+            .add("stock", self.key.as_str())
+            .add("release", &version.release)
+            .add("script", BUILD_DEBUG)
+            .add("config", DEBUG_CONFIG)
+            .finish();
+        let dir = cache.ensure(&variant.own("kernel"), &key, |target| {
+            let step = Step::start(format!(
+                "compiling the debug kernel {} (a quarter of an hour on two processors)",
+                version.release
+            ));
+            let jobs = host::processors().to_string();
+            let binds = [
+                Bind::read(&self.dir, "/build/stock"),
+                Bind::write(target, "/build/kernel"),
+            ];
+            let arguments = [&*version.release, &jobs, DEBUG_CONFIG];
+            let command = chroot.script(&binds, BUILD_DEBUG, &arguments);
+            process::run_logged(command, &cache.log("kernel-debug"), &step)
+                .context("building the debug kernel")?;
+            step.done();
+            Ok(())
+        })?;
+        Ok(Self {
+            version,
+            variant,
+            dir,
+            key,
+        })
     }
 
     /// The kernel's key: part of the key of all that is built for it.
@@ -84,11 +193,19 @@ impl Kernel {
     }
 
     /// The directory that commands in the chroot see as `/build/kernel`.
-    pub(crate) fn dir(&self) -> &std::path::Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The stock modules with depmod's index: `lib/modules/RELEASE` of the guest.
+    /// The C compiler that the kernel was built with, as commands in the chroot name it.
+    pub(crate) fn compiler(&self) -> &'static str {
+        match self.variant {
+            Variant::Stock => STOCK_COMPILER,
+            Variant::Debug => DEBUG_COMPILER,
+        }
+    }
+
+    /// The kernel's own modules with depmod's index: `lib/modules/RELEASE` of the guest.
     pub(crate) fn modules(&self) -> PathBuf {
         self.dir
             .join("pkg/usr/lib/modules")
@@ -99,6 +216,12 @@ impl Kernel {
     pub(crate) fn image(&self) -> PathBuf {
         self.modules().join("vmlinuz")
     }
+}
+
+/// A release's name with the debug kernel's flavour instead of Debian's.
+fn debug_release(release: &str) -> String {
+    let base = release.strip_suffix(FLAVOUR).unwrap_or(release);
+    format!("{base}{DEBUG_FLAVOUR}")
 }
 
 fn series() -> String {
@@ -271,6 +394,13 @@ Version: 7.2.13-1~bpo13+1
     fn a_series_that_is_gone_says_what_to_do() {
         let message = newest(INDEX, "7.1", "amd64").unwrap_err().to_string();
         assert!(message.contains("HMM_ODP_KERNEL_SERIES"), "{message}");
+    }
+
+    #[test]
+    fn the_debug_kernel_has_a_name_of_its_own() {
+        assert_eq!(debug_release("7.2.12+deb13-amd64"), "7.2.12+deb13-debug");
+        assert_eq!(Variant::Stock.own("image"), "image");
+        assert_eq!(Variant::Debug.own("image"), "image-debug");
     }
 
     #[test]

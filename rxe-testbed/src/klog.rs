@@ -33,13 +33,17 @@ const ALARMS: &[&str] = &[
     "sleeping function called",
     "scheduling while atomic",
     "bad unlock balance",
+    "DEBUG_LOCKS_WARN_ON",
+    "turning off the locking correctness validator",
+    "trying to register non-static key",
+    "ODEBUG:",
     "self-detected stall",
     "rcu_preempt detected",
     "detected stalls",
     "soft lockup",
     "hard LOCKUP",
     "blocked for more than",
-    "memory leak",
+    "suspected memory leak",
     "Bad page",
     "Bad rss-counter",
     "non-zero pgtables_bytes",
@@ -157,6 +161,7 @@ mod tests {
         let log = "\
 [    0.000000] Linux version 7.2.12+deb13-amd64
 [    0.100000] Spectre V2 : WARNING: Unprivileged eBPF is enabled
+[    1.000000] kmemleak: Kernel memory leak detector initialized (mem pool available: 27755)
 [    2.000000] hmm: loading out-of-tree module taints kernel.
 [    2.000001] hmm: module verification failed: signature and/or required key missing - tainting kernel
 [    2.100000] hmm: loaded
@@ -175,6 +180,32 @@ mod tests {
 ";
         assert_eq!(complaints(log).len(), 3);
         assert_eq!(first_alarm(log, 2).unwrap_or_default().lines().count(), 2);
+    }
+
+    #[test]
+    fn what_the_debug_kernel_finds_is_a_complaint() {
+        for line in [
+            "BUG: KASAN: slab-use-after-free in x+0x1/0x2 [hmm]",
+            "WARNING: possible circular locking dependency detected",
+            "WARNING: suspicious RCU usage",
+            "BUG: sleeping function called from invalid context at mm/x.c:1",
+            "DEBUG_LOCKS_WARN_ON(1)",
+            "INFO: trying to register non-static key.",
+            "BUG: MAX_LOCKDEP_CHAINS too low!",
+            "turning off the locking correctness validator.",
+            "[ BUG: Invalid wait context ]",
+            "ODEBUG: free active (active state 0) object: 0 object type: work_struct",
+            "UBSAN: array-index-out-of-bounds in x.c:1:2",
+            "list_add corruption. prev->next should be next",
+            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "INFO: task a:1 blocked for more than 120 seconds.",
+        ] {
+            assert_eq!(
+                complaints(&format!("[    9.000000] {line}\n")).len(),
+                1,
+                "{line}"
+            );
+        }
     }
 
     #[test]

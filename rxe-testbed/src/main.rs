@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `cargo testbed`: builds the repository's RDMA modules, boots Debian's stock kernel in a VM and
+//! `cargo testbed`: builds the repository's RDMA modules, boots Debian's kernel in a VM and
 //! runs commands, tests and the demo there.
 //!
 //! Reading order: `build` lists what a VM is made of, `vm` boots one and talks to it, `exec` is
@@ -68,7 +68,10 @@ fn dispatch(command: &Command) -> Result<u8> {
 /// `doctor`: the state of this host.
 fn doctor() -> Result<u8> {
     let cache = cache::Cache::open()?;
-    let good = host::doctor(&cache.path(""), build::space_needed(&cache));
+    let good = host::doctor(
+        &cache.path(""),
+        build::space_needed(&cache, kernel::Variant::Stock),
+    );
     Ok(u8::from(!good))
 }
 
@@ -80,6 +83,7 @@ fn build(arguments: &BuildArguments) -> Result<u8> {
         build::new_epoch(&cache)?;
     }
     let world = build::ensure(Wanted {
+        kernel: arguments.kernel,
         modules: !arguments.stock,
         programs: true,
     })?;

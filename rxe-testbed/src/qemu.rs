@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::build::World;
 use crate::cache;
 use crate::host;
+use crate::kernel::Variant;
 use crate::process::{self, Owned};
 
 /// Longest time in which KVM must have brought a kernel up to init to count as working.
@@ -53,6 +54,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) memory_mib: u32,
     pub(crate) huge_pages: u32,
     pub(crate) kernel: &'a Path,
+    pub(crate) variant: Variant,
     pub(crate) initramfs: &'a Path,
     pub(crate) kernel_log: &'a Path,
     /// The root's image and the session's tar archive; a probe has neither.
@@ -128,6 +130,7 @@ impl Machine<'_> {
             "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 mitigations=off \
              random.trust_cpu=on",
         );
+        line.push_str(self.variant.command_line());
         if self.huge_pages > 0 {
             line.push_str(&format!(" hugepages={}", self.huge_pages));
         }
@@ -174,7 +177,7 @@ pub(crate) fn choose_accelerator(world: &World) -> Result<Accelerator> {
     if node.is_err() {
         return Ok(Accelerator::Tcg);
     }
-    let verdict = world.cache.path("kvm-verdict");
+    let verdict = world.cache.path(world.kernel.variant.own("kvm-verdict"));
     let key = format!(
         "{} {} ",
         world.kernel.key().as_str(),
@@ -208,6 +211,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         memory_mib: 512,
         huge_pages: 0,
         kernel: &world.kernel.image(),
+        variant: world.kernel.variant,
         initramfs: &world.guest.initramfs,
         kernel_log: &log,
         disks: None,
@@ -217,7 +221,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut qemu = Owned::spawn(command)?;
     let started = Instant::now();
-    while started.elapsed() < PROBE_TIME {
+    while started.elapsed() < world.kernel.variant.patience(PROBE_TIME) {
         if process::read_lossy(&log)?.contains("testbed: init") {
             return Ok(true);
         }
@@ -241,6 +245,7 @@ mod tests {
             memory_mib: 1024,
             huge_pages: 64,
             kernel: path,
+            variant: Variant::Debug,
             initramfs: path,
             kernel_log: path,
             disks: disks.then_some((path, path)),
@@ -270,6 +275,6 @@ mod tests {
         assert!(!probes(&machine(true)));
         assert!(machine(true)
             .iter()
-            .any(|text| text.contains("hugepages=64")));
+            .any(|text| text.contains("kasan_multi_shot hugepages=64")));
     }
 }

@@ -32,6 +32,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/load-unload.sh"),
     ),
     (
+        "usr/local/lib/testbed/kmemleak",
+        include_str!("../guest/kmemleak.sh"),
+    ),
+    (
         "usr/local/lib/testbed/pyverbs-tests",
         include_str!("../guest/pyverbs-tests.py"),
     ),

@@ -26,6 +26,7 @@ pub(crate) fn run(arguments: &ShellArguments) -> Result<u8> {
         .collect::<Result<Vec<_>>>()?;
     let with_ours = arguments.vm.driver == Driver::Ours;
     let world = build::ensure(Wanted {
+        kernel: arguments.vm.kernel,
         modules: with_ours,
         programs: false,
     })?;

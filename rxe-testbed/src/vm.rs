@@ -16,6 +16,7 @@ use base64::Engine;
 
 use crate::build::World;
 use crate::failure::{status, Failure};
+use crate::kernel::Variant;
 use crate::klog;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Machine, Ports};
@@ -38,6 +39,9 @@ const DRIVER: Duration = Duration::from_secs(90);
 
 /// What the guest may add to a command's own time limit before it counts as hung.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Ending takes a moment, too.
+const OFF: Duration = Duration::from_secs(10);
 
 /// Which soft-RoCE driver the guest uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -106,6 +110,7 @@ pub(crate) struct Vm {
     log: PathBuf,
     commands: u32,
     accelerator: Accelerator,
+    variant: Variant,
     scratch: Scratch,
 }
 
@@ -143,6 +148,7 @@ impl Vm {
             memory_mib: config.memory_mib,
             huge_pages: (config.memory_mib / 32).max(16),
             kernel: &world.kernel.image(),
+            variant: world.kernel.variant,
             initramfs: &world.guest.initramfs,
             kernel_log: &log,
             disks: Some((&world.guest.image, &archive)),
@@ -172,13 +178,18 @@ impl Vm {
             log,
             commands: 0,
             accelerator,
+            variant: world.kernel.variant,
             scratch,
         };
-        vm.wait_until_ready()?;
+        if let Err(error) = vm.wait_until_ready() {
+            save_log(&vm.kernel_log()?, &world.cache.log("failed-boot"))?;
+            return Err(error);
+        }
         Ok(vm)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
+        let [silence, stuck, boot] = [SILENCE, STUCK, BOOT].map(|time| self.patience(time));
         let started = Instant::now();
         let mut printed = (0, started);
         loop {
@@ -191,10 +202,10 @@ impl Vm {
             if length != printed.0 {
                 printed = (length, Instant::now());
             }
-            if length == 0 && started.elapsed() > SILENCE {
-                bail!("the VM printed nothing for {} s", SILENCE.as_secs());
+            if length == 0 && started.elapsed() > silence {
+                bail!("the VM printed nothing for {} s", silence.as_secs());
             }
-            if printed.1.elapsed() > STUCK || started.elapsed() > BOOT {
+            if printed.1.elapsed() > stuck || started.elapsed() > boot {
                 bail!(
                     "the VM did not come up in {} s; its log ends with:\n{}",
                     started.elapsed().as_secs(),
@@ -233,6 +244,11 @@ impl Vm {
         self.accelerator
     }
 
+    /// The time limit in this VM for what may take `time` on the stock kernel.
+    pub(crate) fn patience(&self, time: Duration) -> Duration {
+        self.variant.patience(time)
+    }
+
     /// The kernel's log so far.
     pub(crate) fn kernel_log(&self) -> Result<String> {
         process::read_lossy(&self.log)
@@ -249,6 +265,7 @@ impl Vm {
     /// Loads a driver and brings up `rxe0`.
     pub(crate) fn use_driver(&mut self, driver: Driver) -> Result<()> {
         self.send(&format!("driver {}", driver.name()))?;
+        let limit = self.patience(DRIVER);
         let started = Instant::now();
         let mut said = Vec::new();
         loop {
@@ -258,7 +275,7 @@ impl Vm {
                     _ => break,
                 },
                 Some(Event::Output(bytes) | Event::Error(bytes)) => said.extend(bytes),
-                None if started.elapsed() > DRIVER => {
+                None if started.elapsed() > limit => {
                     said.extend(b"it hangs");
                     break;
                 }
@@ -295,6 +312,7 @@ impl Vm {
         let mut output = Until::new(token.as_bytes(), output);
         let mut error = Until::new(token.as_bytes(), error);
         let mut exit = None;
+        let hung = limit + self.patience(GRACE);
         let started = Instant::now();
         loop {
             match self.next_event()? {
@@ -306,7 +324,7 @@ impl Vm {
                 }
                 Some(Event::Output(bytes)) => output.feed(&bytes)?,
                 Some(Event::Error(bytes)) => error.feed(&bytes)?,
-                None if started.elapsed() > limit + GRACE => {
+                None if started.elapsed() > hung => {
                     let log = process::tail(&self.kernel_log()?, 40);
                     let text = format!(
                         "the VM hangs: a command's limit of {} s passed and it cannot be killed; \
@@ -347,8 +365,9 @@ impl Vm {
     /// Ends the VM and gives the whole kernel log.
     pub(crate) fn off(mut self) -> Result<String> {
         let asked = self.send("off").is_ok();
+        let limit = self.patience(OFF);
         let started = Instant::now();
-        while asked && started.elapsed() < Duration::from_secs(10) {
+        while asked && started.elapsed() < limit {
             if self.qemu.try_wait()?.is_some() {
                 break;
             }

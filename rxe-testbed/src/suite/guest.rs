@@ -18,9 +18,12 @@ use crate::vm::{Config, Driver, Outcome, Vm};
 /// After so many dead VMs the tests that are left count as failed.
 const DEATHS: u32 = 3;
 
+/// How long the modules may take to come out.
+const UNLOAD: Duration = Duration::from_secs(60);
+
 /// Runs the tests.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let tests: Vec<VmTest> = table::all(&job.world.programs.tests())
+    let tests: Vec<VmTest> = table::all(&job.world.programs.tests(), job.world.kernel.variant)
         .into_iter()
         .filter(|test| job.filter.takes(&test.name))
         .collect();
@@ -32,7 +35,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 
 /// The names of all tests.
 pub(crate) fn names(world: &World) -> Vec<String> {
-    let tests = table::all(&world.programs.tests());
+    let tests = table::all(&world.programs.tests(), world.kernel.variant);
     tests.into_iter().map(|test| test.name).collect()
 }
 
@@ -131,7 +134,7 @@ impl<'a> Boots<'a> {
             "echo 'testbed: test {}' >/dev/kmsg\n{}",
             test.name, test.script
         );
-        let limit = Duration::from_secs(test.seconds);
+        let limit = vm.patience(Duration::from_secs(test.seconds));
         let outcome = vm.run(&script, limit, &mut said, &mut errors)?;
         let log = vm.kernel_log()?;
         said.extend(errors);
@@ -148,7 +151,7 @@ impl<'a> Boots<'a> {
                 let end = process::tail(said.trim_end(), 20);
                 (
                     Status::Fail,
-                    format!("killed after {} s\n{end}", test.seconds),
+                    format!("killed after {} s\n{end}", limit.as_secs()),
                 )
             }
         };
@@ -189,7 +192,7 @@ impl<'a> Boots<'a> {
         let mut errors = Vec::new();
         let unloaded = vm.run(
             "rxe-driver none",
-            Duration::from_secs(60),
+            vm.patience(UNLOAD),
             &mut said,
             &mut errors,
         );

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `test`: every tier of tests, one line per test.
 //!
+//! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
+//!
 //! `host` runs what needs no VM, `guest` the tests that `table` declares, `pyverbs` those of
 //! rdma-core, `selftests` those of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
@@ -19,6 +21,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::build::{self, Wanted, World};
 use crate::cli::TestArguments;
+use crate::kernel::Variant;
 use crate::ui;
 use report::Report;
 
@@ -74,6 +77,7 @@ pub(crate) struct Job<'a> {
 pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     let filter = Filter(arguments.filter.clone());
     let world = build::ensure(Wanted {
+        kernel: arguments.kernel,
         modules: true,
         programs: true,
     })?;
@@ -88,7 +92,9 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     };
     let started = Instant::now();
     let mut report = Report::default();
-    host::run(&job, &mut report)?;
+    if arguments.kernel == Variant::Stock {
+        host::run(&job, &mut report)?;
+    }
     guest::run(&job, &mut report)?;
     pyverbs::run(&job, &mut report)?;
     selftests::run(&job, &mut report)?;
@@ -107,7 +113,10 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
 }
 
 fn list(world: &World, filter: &Filter) -> Result<u8> {
-    let mut names = host::names(world)?;
+    let mut names = match world.kernel.variant {
+        Variant::Stock => host::names(world)?,
+        Variant::Debug => Vec::new(),
+    };
     names.extend(guest::names(world));
     names.extend(pyverbs::names(world)?);
     names.extend(selftests::names(world)?);

@@ -133,7 +133,7 @@ fn results(boots: &mut Boots<'_>, module: &str) -> Result<Results> {
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let script = format!("/usr/local/lib/testbed/pyverbs-tests {module}");
     let step = Step::start(format!("running rdma-core's {module}"));
-    let outcome = vm.run(&script, LIMIT, &mut output, &mut errors);
+    let outcome = vm.run(&script, vm.patience(LIMIT), &mut output, &mut errors);
     drop(step);
     let output = String::from_utf8_lossy(&output);
     let errors = String::from_utf8_lossy(&errors);

@@ -139,18 +139,20 @@ fn program(world: &World) -> Result<PathBuf> {
         .add("kernel", world.kernel.key().as_str())
         .add("script", BUILD)
         .finish();
-    let dir = world.cache.ensure("selftests", &key, |target| {
-        let step = Step::start("compiling the kernel's hmm-tests");
-        let binds = [
-            Bind::read(world.kernel.dir(), "/build/kernel"),
-            Bind::write(target, "/build/out"),
-        ];
-        let command = world.chroot.script(&binds, BUILD, &[]);
-        process::run_logged(command, &world.cache.log("selftests"), &step)
-            .context("compiling hmm-tests")?;
-        step.done();
-        Ok(())
-    })?;
+    let dir = world
+        .cache
+        .ensure(&world.kernel.variant.own("selftests"), &key, |target| {
+            let step = Step::start("compiling the kernel's hmm-tests");
+            let binds = [
+                Bind::read(world.kernel.dir(), "/build/kernel"),
+                Bind::write(target, "/build/out"),
+            ];
+            let command = world.chroot.script(&binds, BUILD, &[]);
+            process::run_logged(command, &world.cache.log("selftests"), &step)
+                .context("compiling hmm-tests")?;
+            step.done();
+            Ok(())
+        })?;
     Ok(dir.join("hmm-tests"))
 }
 
@@ -180,7 +182,7 @@ fn run_tests(job: &Job<'_>, vm: &mut Vm, chosen: &str) -> Result<Results> {
     );
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let step = Step::start("running the kernel's hmm-tests");
-    let outcome = vm.run(&script, LIMIT, &mut output, &mut errors);
+    let outcome = vm.run(&script, vm.patience(LIMIT), &mut output, &mut errors);
     drop(step);
     let output = String::from_utf8_lossy(&output);
     let errors = String::from_utf8_lossy(&errors);

@@ -4,6 +4,8 @@
 //! A script is run by bash in the guest with `rxe0` up on our driver. Exit status 0 is a
 //! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
 
+use crate::kernel::Variant;
+
 /// A test in the VM.
 #[derive(Clone, Debug)]
 pub(crate) struct VmTest {
@@ -97,22 +99,26 @@ const ROWS: &[Row] = &[
     ),
 ];
 
+/// The last test of the debug kernel, after all that may have leaked something.
+const LEAKS: Row = ("vm/kmemleak", "kmemleak", 120);
+
 /// The modules of rdma-core's own tests that are run.
 pub(crate) const PYVERBS: &[&str] = &["test_odp"];
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists.
-pub(crate) fn all(verbs: &[String]) -> Vec<VmTest> {
-    let fixed = ROWS.iter().map(|(name, script, seconds)| VmTest {
+pub(crate) fn all(verbs: &[String], kernel: Variant) -> Vec<VmTest> {
+    let row = |(name, script, seconds): &Row| VmTest {
         name: (*name).into(),
         script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
         seconds: *seconds,
-    });
+    };
+    let leaks = (kernel == Variant::Debug).then(|| row(&LEAKS));
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
         script: format!("odp-test {}", crate::exec::quote(name)),
         seconds: 180,
     });
-    fixed.chain(verbs).collect()
+    ROWS.iter().map(row).chain(verbs).chain(leaks).collect()
 }
 
 #[cfg(test)]
@@ -122,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let tests = all(&["a".into(), "b".into()]);
+        let tests = all(&["a".into(), "b".into()], Variant::Debug);
         let names: BTreeSet<_> = tests.iter().map(|test| &test.name).collect();
         assert_eq!(names.len(), tests.len());
         assert!(tests.iter().any(|test| test.name == "verbs/a"));
