@@ -31,13 +31,13 @@ use crate::Device;
 /// The address space of the process that opened the file, on the device that it opened.
 #[pin_data]
 pub(crate) struct Session {
+    // First, so that nothing is invalidated any more when the rest goes.
+    #[pin]
+    pub(crate) table: IntervalNotifier<PageTable>,
     mm: ARef<Mm>,
     pub(crate) device: Arc<Device>,
     /// Set for tests: the next huge page that migrates is to find no huge page at the other end.
     split_next: AtomicBool,
-    // Dropped first of all, by its own drop: nothing is invalidated any more from then on.
-    #[pin]
-    pub(crate) table: IntervalNotifier<PageTable>,
 }
 
 /// Pages that are faulted or looked at in one go. A fault that collides begins again, so this is not
