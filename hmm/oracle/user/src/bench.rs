@@ -195,9 +195,9 @@ fn faults(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
     };
     for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
         let name = format!("fault of {SIZE} MiB untouched, {form}");
-        let (ours, theirs) = in_turns(4, || walk(side), || walk(THEIRS))?;
+        let (ours, theirs) = in_turns(8, || walk(side), || walk(THEIRS))?;
         figures.push(Figure::new(&name, ours, theirs, Some(1.0)));
-        let (ours, cpu) = in_turns(4, || walk(side), touch)?;
+        let (ours, cpu) = in_turns(8, || walk(side), touch)?;
         let name = format!("{name}, against the CPU's touch");
         figures.push(Figure::new(name, ours, cpu, Some(1.3)));
     }

@@ -4,6 +4,8 @@
 //! Each row is set up afresh for each policy, once with our walk first and once with C's, once with
 //! a word a page and once by runs.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{bail, Context, Result};
 
 use crate::abi::State;
@@ -17,6 +19,7 @@ use crate::view::View;
 mod entries;
 mod refusals;
 mod requests;
+mod userfault;
 
 /// What a walk has to say about all pages of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +101,7 @@ struct Lab {
     view: View,
     stage: Stage,
     gigantic: bool,
+    userfaultfd: Option<OwnedFd>,
 }
 
 /// Runs all rows whose names contain `filter`.
@@ -109,6 +113,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<bool> {
         view: View::open()?,
         stage: Stage::new()?,
         gigantic: machine.gigantic,
+        userfaultfd: None,
     };
     let mut passed = 0;
     let mut failed = 0;
@@ -200,6 +205,7 @@ impl Lab {
     /// Nothing is left of what was set up before.
     fn clear(&mut self) -> Result<()> {
         self.stage.reap();
+        self.userfaultfd = None;
         for zone in [arena::Zone::Small, arena::Zone::Huge, arena::Zone::Gigantic] {
             crate::memory::unmap(zone.span()).context("clearing the arena")?;
         }

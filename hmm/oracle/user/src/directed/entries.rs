@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use anyhow::{bail, Context, Result};
 
 use super::Expect::{self, Absent, AnyRights, Errno, Error, ReadOnly, Writable};
-use super::{Lab, Row, SetUp};
+use super::{userfault, Lab, Row, SetUp};
 use crate::arena::{Span, Zone, GIGANTIC, HUGE, PAGE};
 use crate::memory::{self, MADV_GUARD_INSTALL};
 use crate::operation::{Backing, Operation, Store, FILE_PAGES};
@@ -159,6 +159,16 @@ pub(super) const ROWS: &[Row] = &[
         "beyond the memfd's end",
         |lab| file(lab, Store::Memfd, false, FILE_PAGES),
         UNUSABLE,
+    ),
+    Row::new(
+        "write-protected by a userfaultfd",
+        |lab| uffd(lab, false),
+        [ReadOnly(0), ReadOnly(0), Writable(0)],
+    ),
+    Row::new(
+        "marker of a userfaultfd",
+        |lab| uffd(lab, true),
+        [Absent, ReadOnly(0), Writable(0)],
     ),
     Row {
         theirs: Some([Writable(0); 3]),
@@ -409,6 +419,18 @@ fn written_back(lab: &mut Lab) -> Result<SetUp> {
     written(lab, Store::Disk)?;
     memory::sync(small(5))?;
     ready(small(5))
+}
+
+/// Shared memory that is write-protected; if it is `gone`, the protection stays as a marker.
+fn uffd(lab: &mut Lab, gone: bool) -> Result<SetUp> {
+    written(lab, Store::Memfd)?;
+    lab.userfaultfd = Some(userfault::write_protect(small(5))?);
+    if !gone {
+        return ready(small(5));
+    }
+    memory::advise(small(5), libc::MADV_DONTNEED)?;
+    // To the kernel a marker is something like a page that is swapped out.
+    expect(lab, small(5), IS_SWAPPED)
 }
 
 /// Memory that the kernel itself has no mapping of.
