@@ -122,18 +122,6 @@ impl PageRange {
         self.start <= page && page < self.end
     }
 
-    /// The smallest run that holds both; an empty one does not count.
-    #[inline]
-    pub fn hull(&self, other: &Self) -> Self {
-        if self.is_empty() {
-            return *other;
-        }
-        if other.is_empty() {
-            return *self;
-        }
-        Self::new(self.start.min(other.start), self.end.max(other.end))
-    }
-
     /// Whether there is a page that is in both.
     #[inline]
     pub fn overlaps(&self, other: &Self) -> bool {

@@ -135,6 +135,14 @@ impl<'a> Flat<'a> {
 impl Collect for Flat<'_> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        if run.pages == 1 {
+            // The most frequent one.
+            let index = run.start.get().wrapping_sub(self.range.start().get());
+            if let Some(word) = self.words.get_mut(index as usize) {
+                *word = PageWord::first_of(&run);
+            }
+            return Ok(());
+        }
         let (first, words) = self.words_of(run.range());
         let skipped = first.get().saturating_sub(run.start.get());
         let mut word = PageWord::first_of(&Run {

@@ -2,6 +2,8 @@
 
 //! The result of a walk: runs of pages that are contiguous in virtual and in physical memory.
 
+use core::borrow::BorrowMut;
+
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Memory, Perm, Pfn};
 use crate::walk::Collect;
@@ -25,6 +27,16 @@ pub struct Run {
 }
 
 impl Run {
+    /// No pages: what room for runs holds at first.
+    pub const NONE: Self = Self {
+        start: PageIndex::new(0),
+        pfn: Pfn::new(0),
+        pages: 0,
+        perm: Perm::ReadOnly,
+        order: 0,
+        memory: Memory::System,
+    };
+
     /// The pages of the run.
     #[inline]
     pub const fn range(&self) -> PageRange {
@@ -50,48 +62,39 @@ pub const MAX_RUNS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Runs in ascending order, `N` at most.
+/// Runs in ascending order. `S` is where they are: on the stack, or in any room that the caller has.
 #[derive(Clone, Debug)]
-pub struct Runs<const N: usize = MAX_RUNS> {
-    runs: [Run; N],
+pub struct Runs<S = [Run; MAX_RUNS]> {
+    room: S,
     len: usize,
 }
 
 impl Runs {
     /// No runs, and room for [`MAX_RUNS`].
     pub const fn new() -> Self {
-        Self::with_room()
+        Self {
+            room: [Run::NONE; MAX_RUNS],
+            len: 0,
+        }
     }
 }
 
-impl<const N: usize> Runs<N> {
-    /// No runs, and room for `N`.
-    pub const fn with_room() -> Self {
-        const NONE: Run = Run {
-            start: PageIndex::new(0),
-            pfn: Pfn::new(0),
-            pages: 0,
-            perm: Perm::ReadOnly,
-            order: 0,
-            memory: Memory::System,
-        };
-        Self {
-            runs: [NONE; N],
-            len: 0,
-        }
+impl<S: BorrowMut<[Run]>> Runs<S> {
+    /// No runs, and as much room as `room` has; what it holds is overwritten.
+    pub const fn in_room(room: S) -> Self {
+        Self { room, len: 0 }
     }
 
     /// Appends `run`, or lengthens the last run where it continues that one.
     pub fn push(&mut self, run: Run) -> Result<(), Full> {
-        if let Some(last) = self.len.checked_sub(1) {
-            let last = &mut self.runs[last];
+        let room = self.room.borrow_mut();
+        if let Some(last) = self.len.checked_sub(1).and_then(|last| room.get_mut(last)) {
             if last.continued_by(&run) {
                 last.pages += run.pages;
                 return Ok(());
             }
         }
-        let slot = self.runs.get_mut(self.len).ok_or(Full)?;
-        *slot = run;
+        *room.get_mut(self.len).ok_or(Full)? = run;
         self.len += 1;
         Ok(())
     }
@@ -104,11 +107,11 @@ impl<const N: usize> Runs<N> {
     /// The runs.
     #[inline]
     pub fn as_slice(&self) -> &[Run] {
-        &self.runs[..self.len]
+        self.room.borrow().get(..self.len).unwrap_or_default()
     }
 }
 
-impl<const N: usize> Collect for Runs<N> {
+impl<S: BorrowMut<[Run]>> Collect for Runs<S> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.push(run)
@@ -119,8 +122,8 @@ impl<const N: usize> Collect for Runs<N> {
     }
 }
 
-impl<const N: usize> Default for Runs<N> {
+impl Default for Runs {
     fn default() -> Self {
-        Self::with_room()
+        Self::new()
     }
 }

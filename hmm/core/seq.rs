@@ -178,7 +178,12 @@ impl<R: Collect> Collect for Unread<R> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.result.mapped(run)?;
-        self.hull = self.hull.hull(&run.range());
+        // They come in ascending order.
+        let start = match self.hull.is_empty() {
+            true => run.start,
+            false => self.hull.start(),
+        };
+        self.hull = PageRange::new(start, run.range().end());
         self.smallest = self.smallest.min(run.order);
         Ok(())
     }

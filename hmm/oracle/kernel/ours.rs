@@ -50,6 +50,9 @@ pub(crate) fn flat<W: Wants>(
     fault_until_valid(domain, mm, &TimeLimit::default(), &request, room).map(|_valid| ())
 }
 
+/// How many runs are collected at a time.
+const RUNS: usize = 512;
+
 /// Walks `range` and hands out runs. Each piece of the range is valid by itself.
 pub(crate) fn by_runs<W: Wants + Copy>(
     domain: &Domain,
@@ -58,10 +61,13 @@ pub(crate) fn by_runs<W: Wants + Copy>(
     wants: W,
     mut use_run: impl FnMut(&Run),
 ) -> Result<(), FaultError> {
+    let mut room =
+        KVec::from_elem(Run::NONE, RUNS, GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
     let mut page = range.start();
     while page < range.end() {
         let request = Request::new(PageRange::new(page, range.end()), wants);
-        let valid = fault_until_valid(domain, mm, &TimeLimit::default(), &request, Runs::new())?;
+        let runs = Runs::in_room(&mut room[..]);
+        let valid = fault_until_valid(domain, mm, &TimeLimit::default(), &request, runs)?;
         valid.result().as_slice().iter().for_each(&mut use_run);
         let end = valid.done().end();
         if end <= page {
