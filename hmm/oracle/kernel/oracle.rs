@@ -25,9 +25,11 @@ mod theirs;
 mod shim_bindings;
 use shim_bindings as shim;
 
+use kernel::error::to_result;
 use kernel::fs::File;
 use kernel::ioctl::_IOWR;
 use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
+use kernel::mm::virt::VmaNew;
 use kernel::prelude::*;
 
 module! {
@@ -82,6 +84,12 @@ impl MiscDevice for Oracle {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Memory without a `struct page` in an area like any other.
+    fn mmap(_this: Pin<&Self>, _file: &File, area: &VmaNew) -> Result {
+        // SAFETY: The area is being made, so nobody else knows it, and the mmap lock is held.
+        to_result(unsafe { shim::hmm_oracle_map_special(area.as_ptr()) })
     }
 
     fn ioctl(this: Pin<&Self>, _file: &File, command: u32, argument: usize) -> Result<isize> {

@@ -3,6 +3,7 @@
 #include <linux/hmm.h>
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
+#include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/mmu_notifier.h>
 #include <linux/sched/signal.h>
@@ -149,6 +150,23 @@ long hmm_oracle_zap_pages(unsigned long first, unsigned long pages)
 	}
 	xa_destroy(&map);
 	return time;
+}
+
+/* Video memory of a PC: there on every machine, and nobody looks at it. */
+#define VIDEO_START 0xa0000UL
+#define VIDEO_PAGES 16
+
+int hmm_oracle_map_special(struct vm_area_struct *vma)
+{
+	unsigned long addr, pfn;
+
+	vm_flags_set(vma, VM_MIXEDMAP);
+	for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
+		pfn = PHYS_PFN(VIDEO_START) + PHYS_PFN(addr - vma->vm_start) % VIDEO_PAGES;
+		if (vmf_insert_mixed(vma, addr, pfn) != VM_FAULT_NOPAGE)
+			return -EFAULT;
+	}
+	return 0;
 }
 
 unsigned long hmm_oracle_task_size(const struct mm_struct *mm)

@@ -40,6 +40,12 @@ unsigned int hmm_oracle_order(unsigned long word);
  */
 long hmm_oracle_zap_pages(unsigned long first, unsigned long pages);
 
+/*
+ * Fills vma, which is being made, with entries for memory that has no struct page, though it is no
+ * area of a device: as file systems with direct access do. Returns 0 or -EFAULT.
+ */
+int hmm_oracle_map_special(struct vm_area_struct *vma);
+
 unsigned long hmm_oracle_task_size(const struct mm_struct *mm);
 bool hmm_oracle_may_use(void);
 

@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     Swapped,
     Guard,
     Poisoned,
+    Special,
 }
 
 impl Kind {
@@ -42,7 +43,7 @@ impl Kind {
         !matches!(self, Self::Gigantic | Self::GiganticAbsent)
     }
 
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::NoArea,
         Self::Unreadable,
         Self::Device,
@@ -63,6 +64,7 @@ impl Kind {
         Self::Swapped,
         Self::Guard,
         Self::Poisoned,
+        Self::Special,
     ];
 
     /// Whether there is a page whose rights can differ.
@@ -148,6 +150,9 @@ fn of_entry(area: &Area, start: u64, categories: u64, known: &Known<'_>) -> Kind
             _ => Kind::Absent,
         };
     }
+    if area.special {
+        return Kind::Special;
+    }
     match (has(IS_HUGE), has(IS_ZERO), has(IS_FILE)) {
         (true, true, _) => Kind::HugeZero,
         (false, true, _) => Kind::Zero,
@@ -172,6 +177,11 @@ impl Tally {
         for (span, kind) in kinds {
             let page = ((span.start() - question.span.start()) / PAGE) as usize;
             let state = answer.theirs.as_ref().ok().map(|states| states[page]);
+            // What was copied on write is memory like any other.
+            let kind = match (kind, state) {
+                (Kind::Special, Some(State::Valid { .. })) => &Kind::Anonymous,
+                (kind, _) => kind,
+            };
             let writable = match state {
                 Some(State::Valid { writable, .. }) if kind.has_rights() => Some(writable),
                 _ => None,

@@ -52,7 +52,7 @@ impl Machine {
             bail!("the machine has no room for 40 huge pages");
         }
         if machine.set(GIGANTIC, "2").is_ok() {
-            machine.gigantic = read(GIGANTIC)? == "2";
+            machine.gigantic = read(GIGANTIC)? != "0";
         }
         machine.add_swap().context("adding swap")?;
         Ok(machine)

@@ -21,6 +21,8 @@ pub(crate) enum Backing {
     },
     /// Device registers.
     Device,
+    /// Memory without a `struct page` in an ordinary area.
+    Special { shared: bool },
     /// hugetlb pages of the zone's size.
     Hugetlb { shared: bool },
 }
@@ -288,9 +290,10 @@ fn map(dice: &mut Dice, at: Span) -> Operation {
         (4, Backing::Shared),
         (6, file),
         (1, Backing::Device),
+        (1, Backing::Special { shared }),
     ]);
     let at = match backing {
-        Backing::Device => at.part(0, 16),
+        Backing::Device | Backing::Special { .. } => at.part(0, 16),
         _ => at,
     };
     Operation::Map {

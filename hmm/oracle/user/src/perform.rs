@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::abi;
 use crate::arena::{Span, Zone, PAGE};
 use crate::memory;
 use crate::operation::{Backing, Operation, Store, FILE_PAGES};
@@ -26,6 +27,7 @@ pub(crate) struct Stage {
     disk: File,
     memfd: File,
     device: Option<File>,
+    oracle: File,
     children: VecDeque<libc::pid_t>,
 }
 
@@ -42,10 +44,12 @@ impl Stage {
             .with_context(|| format!("making {}", path.display()))?;
         std::fs::remove_file(path).context("removing the file's name")?;
         let device = OpenOptions::new().read(true).write(true).open("/dev/mem");
+        let oracle = OpenOptions::new().read(true).write(true).open(abi::DEVICE);
         let stage = Self {
             disk,
             memfd: memfd()?,
             device: device.ok(),
+            oracle: oracle.with_context(|| format!("opening {}", abi::DEVICE))?,
             children: VecDeque::new(),
         };
         for file in [&stage.disk, &stage.memfd] {
@@ -127,6 +131,7 @@ impl Stage {
                 let device = device.ok_or(io::Error::from_raw_os_error(libc::ENODEV))?;
                 (libc::MAP_SHARED, Some((device.as_fd(), VIDEO)))
             }
+            Backing::Special { shared } => (sharing(shared), Some((self.oracle.as_fd(), 0))),
             Backing::Hugetlb { shared } => {
                 let size = match at.zone() {
                     Zone::Gigantic => libc::MAP_HUGE_1GB,

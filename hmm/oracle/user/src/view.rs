@@ -97,6 +97,8 @@ pub(crate) struct Area {
     pub(crate) inode: u64,
     /// Whether the file is a device's.
     pub(crate) device: bool,
+    /// Whether the file is the oracle: its memory has no `struct page`.
+    pub(crate) special: bool,
     /// The offset in the file, in bytes, of the first page.
     pub(crate) offset: u64,
 }
@@ -148,6 +150,7 @@ impl View {
                 shared: query.vma_flags & 8 != 0,
                 inode: query.inode,
                 device: name.starts_with(b"/dev/mem"),
+                special: name.starts_with(crate::abi::DEVICE.as_bytes()),
                 offset: query.vma_offset + (part.start() - query.vma_start),
             });
             at = query.vma_end;

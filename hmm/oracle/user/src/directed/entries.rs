@@ -122,6 +122,21 @@ pub(super) const ROWS: &[Row] = &[
         [Absent, ReadOnly(0), FORBIDDEN],
     ),
     Row::new("device", device, NOTHING),
+    Row::new(
+        "no struct page, shared",
+        |lab| special(lab, true),
+        [Error, FAULT, FAULT],
+    ),
+    Row::new(
+        "no struct page, private",
+        |lab| special(lab, false),
+        [Error, FAULT, Writable(0)],
+    ),
+    Row::new(
+        "no struct page, read-only area",
+        special_read_only,
+        [Error, FAULT, FORBIDDEN],
+    ),
     Row::new("guard marker", guard, UNUSABLE),
     Row::new("poisoned", poisoned, UNUSABLE),
     Row::new(
@@ -379,6 +394,17 @@ fn device(lab: &mut Lab) -> Result<SetUp> {
         Ok(()) => ready(small(5)),
         Err(error) => Ok(SetUp::Impossible(format!("/dev/mem: {error}"))),
     }
+}
+
+fn special(lab: &mut Lab, shared: bool) -> Result<SetUp> {
+    map(lab, small(5), Backing::Special { shared })?;
+    ready(small(5))
+}
+
+fn special_read_only(lab: &mut Lab) -> Result<SetUp> {
+    special(lab, false)?;
+    memory::protect(small(5), R)?;
+    ready(small(5))
 }
 
 fn guard(lab: &mut Lab) -> Result<SetUp> {
