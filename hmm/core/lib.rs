@@ -15,7 +15,8 @@
 //! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
-//! Which pages of a device's own memory are free is known to [`frames`].
+//! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
+//! finds the CPU's pages, to [`dma_run`].
 //!
 //! An invalidation is an [`event`] that ends in [`table::Table::zap`].
 #![no_std]
@@ -25,6 +26,7 @@ extern crate std;
 
 pub mod addr;
 pub mod ahead;
+pub mod dma_run;
 pub mod event;
 pub mod flat;
 pub mod frames;
