@@ -28,26 +28,18 @@ impl Vram {
 
     /// The device reads a page.
     pub(crate) fn read(&self, page: u64, to: &mut [u8; PAGE_SIZE]) -> Result {
-        // SAFETY: As long as the page.
-        unsafe { self.read_raw(page, to.as_mut_ptr()) }
+        let mut rows = self.rows.lock();
+        let page = place_of(&mut rows, page).and_then(|place| place.as_ref());
+        // SAFETY: As long as the page. Nobody else touches it while the rows are locked.
+        unsafe { page.ok_or(EIO)?.read_raw(to.as_mut_ptr(), 0, PAGE_SIZE) }
     }
 
     /// The device writes a page.
     pub(crate) fn write(&self, page: u64, from: &[u8; PAGE_SIZE]) -> Result {
         let mut rows = self.rows.lock();
         let page = place_of(&mut rows, page).and_then(|place| place.as_ref());
-        // SAFETY: As long as the page. Nobody else touches it while the rows are locked.
+        // SAFETY: As in `read`.
         unsafe { page.ok_or(EIO)?.write_raw(from.as_ptr(), 0, PAGE_SIZE) }
-    }
-
-    /// # Safety
-    ///
-    /// `to` is valid for writing a page.
-    unsafe fn read_raw(&self, page: u64, to: *mut u8) -> Result {
-        let mut rows = self.rows.lock();
-        let page = place_of(&mut rows, page).and_then(|place| place.as_ref());
-        // SAFETY: By the contract. Nobody else touches the page while the rows are locked.
-        unsafe { page.ok_or(EIO)?.read_raw(to, 0, PAGE_SIZE) }
     }
 
     /// Makes places for the pages of an extent.
@@ -75,12 +67,9 @@ impl DeviceMemory for Vram {
                 Some(_) => GFP_KERNEL,
                 None => GFP_KERNEL | __GFP_ZERO,
             };
-            let page = Page::alloc_page(flags)?;
+            let mut page = Page::alloc_page(flags)?;
             if let Some(from) = from {
-                let source = from.page(index);
-                let bytes = source.bytes(0, PAGE_SIZE);
-                // SAFETY: Both are whole pages, which nobody else uses at the moment.
-                unsafe { page.write_raw(bytes.as_ptr(), 0, PAGE_SIZE)? };
+                from.copy_to(index, &mut page);
             }
             let mut rows = self.rows.lock();
             *place_of(&mut rows, to.first + index).ok_or(EIO)? = Some(page);
@@ -90,10 +79,10 @@ impl DeviceMemory for Vram {
 
     fn to_system(&self, from: Extent, to: &SystemPages<'_>) -> Result {
         for index in 0..from.pages {
-            let target = to.page(index);
-            let bytes = target.bytes(0, PAGE_SIZE);
-            // SAFETY: A whole page, which nobody else uses at the moment.
-            unsafe { self.read_raw(from.first + index, bytes.as_ptr())? };
+            let mut rows = self.rows.lock();
+            let place = place_of(&mut rows, from.first + index);
+            let page = place.and_then(|place| place.as_ref()).ok_or(EIO)?;
+            to.copy_from(index, page);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ use kernel::bindings;
 use kernel::error::from_err_ptr;
 use kernel::mm::virt::{self, VmaRef};
 use kernel::mm::MmWithUser;
+use kernel::page::Page;
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, new_spinlock, Mutex, SpinLock};
 use kernel::time::{delay::fsleep, Delta};
@@ -99,6 +100,31 @@ impl SystemPages<'_> {
         assert!(index < self.pages);
         // SAFETY: One of the pages, which the migration that made `self` keeps locked.
         unsafe { MappedPage::map(self.first.add(index)) }
+    }
+
+    /// Copies one of them into a page of the kernel's.
+    ///
+    /// # Panics
+    ///
+    /// If there are not that many; so does [`Self::copy_from`].
+    pub fn copy_to(&self, index: u64, to: &mut Page) {
+        // SAFETY: Both are whole pages, and nobody else uses either: `self` is being migrated, `to` is
+        // borrowed exclusively.
+        unsafe { shim::hmm_shim_copy_page(to.as_ptr(), self.raw(index)) };
+    }
+
+    /// Copies a page of the kernel's into one of them.
+    pub fn copy_from(&self, index: u64, from: &Page) {
+        // SAFETY: Both are whole pages. Nobody else uses the one that is written, and whoever writes to
+        // `from` promises that nobody reads it meanwhile.
+        unsafe { shim::hmm_shim_copy_page(self.raw(index), from.as_ptr()) };
+    }
+
+    fn raw(&self, index: u64) -> *mut bindings::page {
+        assert!(index < self.pages);
+        let pfn = self.first.add(index).get() as usize;
+        // SAFETY: Arithmetic on the frame number only.
+        unsafe { crate::shim::hmm_shim_pfn_to_page(pfn) }
     }
 
     fn clear(&self) {

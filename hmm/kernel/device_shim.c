@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/gfp.h>
+#include <linux/highmem.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -73,6 +74,11 @@ struct folio *hmm_shim_system_folio(struct vm_area_struct *vma, unsigned long ad
 	if (folio)
 		folio_lock(folio);
 	return folio;
+}
+
+void hmm_shim_copy_page(struct page *to, struct page *from)
+{
+	copy_highpage(to, from);
 }
 
 bool hmm_shim_is_zero_pfn(unsigned long pfn)

@@ -33,6 +33,7 @@ struct folio *hmm_shim_device_folio(unsigned long pfn, struct dev_pagemap *pagem
 struct folio *hmm_shim_system_folio(struct vm_area_struct *vma, unsigned long addr,
 				    unsigned int order);
 
+void hmm_shim_copy_page(struct page *to, struct page *from);
 bool hmm_shim_is_zero_pfn(unsigned long pfn);
 
 #endif

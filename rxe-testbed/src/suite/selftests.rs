@@ -177,7 +177,7 @@ type Results = BTreeMap<String, (Status, String)>;
 
 fn run_tests(job: &Job<'_>, vm: &mut Vm, chosen: &str) -> Result<Results> {
     let script = format!(
-        "modprobe hmm_dmirror || exit 99\n/root/hmm-tests{chosen}; status=$?\n\
+        "modprobe hmm_dmirror || exit 99\n/root/hmm-tests{chosen} 2>&1; status=$?\n\
          rmmod hmm_dmirror || exit 98\nexit $status"
     );
     let (mut output, mut errors) = (Vec::new(), Vec::new());
