@@ -188,3 +188,110 @@ impl Word {
         }
     }
 }
+
+/// The file becomes a mirror of part of the caller's address space: [`MirrorOpen`].
+pub(crate) const MIRROR_OPEN: u8 = 0xd4;
+/// The device reads or writes: [`MirrorAccess`].
+pub(crate) const MIRROR_ACCESS: u8 = 0xd5;
+/// Pages are brought into the mirror: [`MirrorPrefetch`].
+pub(crate) const MIRROR_PREFETCH: u8 = 0xd6;
+/// What the mirror holds: [`MirrorPresent`].
+pub(crate) const MIRROR_PRESENT: u8 = 0xd7;
+/// What the mirror has counted: [`MirrorStats`].
+pub(crate) const MIRROR_STATS: u8 = 0xd8;
+
+/// The most that one [`MIRROR_ACCESS`] may move, in bytes.
+pub(crate) const MAX_ACCESS: u64 = 16 << 20;
+
+/// The argument of [`MIRROR_OPEN`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct MirrorOpen {
+    /// The first address, a multiple of the page size.
+    pub(crate) start: u64,
+    /// How many bytes, another.
+    pub(crate) len: u64,
+    /// 1 if the device may write, otherwise 0.
+    pub(crate) writable: u64,
+}
+
+/// The argument of [`MIRROR_ACCESS`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct MirrorAccess {
+    /// Where the device reads or writes, in the mirrored address space.
+    pub(crate) va: u64,
+    /// How many bytes.
+    pub(crate) len: u64,
+    /// The caller's buffer: what is written, or room for what is read.
+    pub(crate) buffer: u64,
+    /// 1 to write, 0 to read.
+    pub(crate) write: u64,
+}
+
+/// The argument of [`MIRROR_PREFETCH`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct MirrorPrefetch {
+    /// The first address.
+    pub(crate) va: u64,
+    /// How many bytes.
+    pub(crate) len: u64,
+    /// [`SNAPSHOT`], [`READ`] or [`WRITE`].
+    pub(crate) policy: u64,
+    /// Out: how many pages it added.
+    pub(crate) added: u64,
+}
+
+/// The argument of [`MIRROR_PRESENT`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct MirrorPresent {
+    /// The first address.
+    pub(crate) va: u64,
+    /// How many bytes.
+    pub(crate) len: u64,
+    /// Out: how many of these pages the device can read without a fault.
+    pub(crate) pages: u64,
+}
+
+/// The kinds of events in [`MirrorStats::events`].
+pub(crate) const EVENT_KINDS: usize = 8;
+/// Index of `munmap` and `mremap`.
+pub(crate) const EVENT_UNMAP: usize = 0;
+/// Index of entries that are cleared or replaced.
+pub(crate) const EVENT_CLEAR: usize = 1;
+/// Index of rights of a range that change.
+pub(crate) const EVENT_PROTECT_VMA: usize = 2;
+/// Index of pages that are write-protected.
+pub(crate) const EVENT_PROTECT_PAGE: usize = 3;
+/// Index of soft-dirty tracking.
+pub(crate) const EVENT_SOFT_DIRTY: usize = 4;
+/// Index of the address space's end.
+pub(crate) const EVENT_RELEASE: usize = 5;
+/// Index of migration to or from a device.
+pub(crate) const EVENT_MIGRATE: usize = 6;
+/// Index of a device's exclusive access.
+pub(crate) const EVENT_EXCLUSIVE: usize = 7;
+
+/// The argument of [`MIRROR_STATS`]: all out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MirrorStats {
+    /// Faults that accesses raised and that were served.
+    pub(crate) faults: u64,
+    /// Pages that they added.
+    pub(crate) pages: u64,
+    /// Of these, pages that were not asked for.
+    pub(crate) extra: u64,
+    /// Faults that had to begin anew.
+    pub(crate) collisions: u64,
+    /// Accesses that failed.
+    pub(crate) failures: u64,
+    /// Chunks.
+    pub(crate) chunks: u64,
+    /// Translations that invalidations took away or made read-only.
+    pub(crate) invalidated: u64,
+    /// Invalidations, by kind.
+    pub(crate) events: [u64; EVENT_KINDS],
+}

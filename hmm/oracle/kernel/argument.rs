@@ -31,6 +31,27 @@ unsafe impl FromBytes for abi::Mirror {}
 // SAFETY: As above.
 unsafe impl AsBytes for abi::Mirror {}
 
+// SAFETY: 8-byte integers only, so no padding; every value is allowed.
+unsafe impl FromBytes for abi::MirrorOpen {}
+// SAFETY: As above.
+unsafe impl AsBytes for abi::MirrorOpen {}
+// SAFETY: As above.
+unsafe impl FromBytes for abi::MirrorAccess {}
+// SAFETY: As above.
+unsafe impl AsBytes for abi::MirrorAccess {}
+// SAFETY: As above.
+unsafe impl FromBytes for abi::MirrorPrefetch {}
+// SAFETY: As above.
+unsafe impl AsBytes for abi::MirrorPrefetch {}
+// SAFETY: As above.
+unsafe impl FromBytes for abi::MirrorPresent {}
+// SAFETY: As above.
+unsafe impl AsBytes for abi::MirrorPresent {}
+// SAFETY: As above.
+unsafe impl FromBytes for abi::MirrorStats {}
+// SAFETY: As above.
+unsafe impl AsBytes for abi::MirrorStats {}
+
 const _: () = assert!(size_of::<abi::Compare>() == 72 && size_of::<abi::Walk>() == 40);
 const _: () = assert!(size_of::<abi::Zap>() == 24 && size_of::<abi::Mirror>() == 32);
 

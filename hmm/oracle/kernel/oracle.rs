@@ -3,7 +3,8 @@
 //! `hmm_oracle.ko`: the kernel's own `hmm_range_fault` beside hmm's walk, for tests.
 //!
 //! `/dev/hmm_oracle` runs both over the same range of the caller's address space and reports what
-//! each found ([`compare`]), or measures them ([`measure`]). `../user` decides whether they agree.
+//! each found ([`compare`]), or measures them ([`measure`]). `../user` decides whether they agree. A
+//! file of it can also be a mirror ([`handle`]), with the program in the role of the device.
 //! The module is no part of the driver: it shows physical addresses, so only root may use it.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
@@ -13,8 +14,11 @@
 mod abi;
 mod argument;
 mod compare;
+mod handle;
 mod measure;
+mod node;
 mod ours;
+mod tally;
 mod theirs;
 
 #[expect(
@@ -43,16 +47,16 @@ module! {
 #[pin_data]
 struct OracleModule {
     #[pin]
-    _device: MiscDeviceRegistration<Oracle>,
+    _device: node::Node<Oracle>,
 }
 
 impl kernel::InPlaceModule for OracleModule {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let options = MiscDeviceOptions {
             name: c"hmm_oracle",
         };
         try_pin_init!(Self {
-            _device <- MiscDeviceRegistration::register(options),
+            _device <- node::Node::register(module, options),
         })
     }
 }
@@ -62,12 +66,20 @@ impl kernel::InPlaceModule for OracleModule {
 struct Oracle {
     #[pin]
     mirrors: measure::Mirrors,
+    handle: handle::Handle,
 }
 
 const COMPARE: u32 = _IOWR::<abi::Compare>(abi::MAGIC as u32, abi::COMPARE as u32);
 const WALK: u32 = _IOWR::<abi::Walk>(abi::MAGIC as u32, abi::WALK as u32);
 const ZAP: u32 = _IOWR::<abi::Zap>(abi::MAGIC as u32, abi::ZAP as u32);
 const MIRROR: u32 = _IOWR::<abi::Mirror>(abi::MAGIC as u32, abi::MIRROR as u32);
+const MIRROR_OPEN: u32 = _IOWR::<abi::MirrorOpen>(abi::MAGIC as u32, abi::MIRROR_OPEN as u32);
+const MIRROR_ACCESS: u32 = _IOWR::<abi::MirrorAccess>(abi::MAGIC as u32, abi::MIRROR_ACCESS as u32);
+const MIRROR_PREFETCH: u32 =
+    _IOWR::<abi::MirrorPrefetch>(abi::MAGIC as u32, abi::MIRROR_PREFETCH as u32);
+const MIRROR_PRESENT: u32 =
+    _IOWR::<abi::MirrorPresent>(abi::MAGIC as u32, abi::MIRROR_PRESENT as u32);
+const MIRROR_STATS: u32 = _IOWR::<abi::MirrorStats>(abi::MAGIC as u32, abi::MIRROR_STATS as u32);
 
 #[vtable]
 impl MiscDevice for Oracle {
@@ -81,6 +93,7 @@ impl MiscDevice for Oracle {
         KBox::pin_init(
             pin_init!(Self {
                 mirrors <- measure::Mirrors::new(),
+                handle: handle::Handle::new(),
             }),
             GFP_KERNEL,
         )
@@ -98,6 +111,19 @@ impl MiscDevice for Oracle {
             WALK => argument::exchange(argument, measure::walk),
             ZAP => argument::exchange(argument, measure::zap),
             MIRROR => argument::exchange(argument, |request, mm| this.mirrors.add(request, mm)),
+            MIRROR_OPEN => argument::exchange(argument, |request, mm| this.handle.open(request, mm)),
+            MIRROR_ACCESS => {
+                argument::exchange(argument, |request, mm| this.handle.access(request, mm))
+            }
+            MIRROR_PREFETCH => {
+                argument::exchange(argument, |request, mm| this.handle.prefetch(request, mm))
+            }
+            MIRROR_PRESENT => {
+                argument::exchange(argument, |request, mm| this.handle.present(request, mm))
+            }
+            MIRROR_STATS => {
+                argument::exchange(argument, |request, mm| this.handle.stats(request, mm))
+            }
             _ => Err(ENOTTY),
         }
     }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mirror tells its observer, counted.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hmm::event::Event;
+use hmm::mirror::Observer;
+
+use crate::abi;
+
+/// The counters.
+#[derive(Default)]
+pub(crate) struct Tally {
+    faults: AtomicU64,
+    pages: AtomicU64,
+    extra: AtomicU64,
+    collisions: AtomicU64,
+    failures: AtomicU64,
+    chunks: AtomicU64,
+    invalidated: AtomicU64,
+    events: [AtomicU64; abi::EVENT_KINDS],
+}
+
+/// Each counter is exact by itself; there is no order between them.
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Tally {
+    /// Their values.
+    pub(crate) fn stats(&self) -> abi::MirrorStats {
+        abi::MirrorStats {
+            faults: read(&self.faults),
+            pages: read(&self.pages),
+            extra: read(&self.extra),
+            collisions: read(&self.collisions),
+            failures: read(&self.failures),
+            chunks: read(&self.chunks),
+            invalidated: read(&self.invalidated),
+            events: self.events.each_ref().map(read),
+        }
+    }
+}
+
+fn index(event: Event) -> usize {
+    match event {
+        Event::Unmap => abi::EVENT_UNMAP,
+        Event::Clear => abi::EVENT_CLEAR,
+        Event::ProtectVma => abi::EVENT_PROTECT_VMA,
+        Event::ProtectPage => abi::EVENT_PROTECT_PAGE,
+        Event::SoftDirty => abi::EVENT_SOFT_DIRTY,
+        Event::Release => abi::EVENT_RELEASE,
+        Event::Migrate => abi::EVENT_MIGRATE,
+        Event::Exclusive => abi::EVENT_EXCLUSIVE,
+    }
+}
+
+impl Observer for Tally {
+    fn faulted(&self, pages: u64, extra: u64) {
+        add(&self.faults, 1);
+        add(&self.pages, pages);
+        add(&self.extra, extra);
+    }
+
+    fn collided(&self) {
+        add(&self.collisions, 1);
+    }
+
+    fn failed(&self) {
+        add(&self.failures, 1);
+    }
+
+    fn invalidated(&self, event: Event, pages: u64) {
+        add(&self.invalidated, pages);
+        add(&self.events[index(event)], 1);
+    }
+
+    fn chunk_added(&self) {
+        add(&self.chunks, 1);
+    }
+}
