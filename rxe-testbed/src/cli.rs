@@ -4,6 +4,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::kernel::Variant;
+use crate::qemu::Extra;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -80,6 +81,9 @@ pub(crate) struct VmArguments {
     /// Processors of the VM
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) cpus: u32,
+    /// A further device in the VM
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) extra: Extra,
 }
 
 #[derive(Debug, Args)]

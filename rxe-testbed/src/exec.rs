@@ -41,6 +41,7 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
         cpus: arguments.vm.cpus,
         memory_mib: arguments.vm.mem,
         with_ours: wanted.modules,
+        extra: arguments.vm.extra,
         puts,
     };
     let step = Step::start("booting the VM");

@@ -38,6 +38,52 @@ impl Accelerator {
     }
 }
 
+/// A device besides those that every VM has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Extra {
+    /// None.
+    #[default]
+    None,
+    /// QEMU's `edu`, which can copy to and from memory.
+    Edu,
+    /// The same behind an IOMMU.
+    EduIommu,
+}
+
+impl Extra {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Edu, Self::EduIommu];
+
+    /// What it is, where the VM's name says it.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Edu => "-edu",
+            Self::EduIommu => "-edu-iommu",
+        }
+    }
+
+    /// QEMU's devices, in this order: an IOMMU comes before what it is for.
+    fn devices(self) -> &'static [&'static str] {
+        const EDU: &str = "edu,dma_mask=0xffffffffffffffff";
+        match self {
+            Self::None => &[],
+            Self::Edu => &[EDU],
+            // Without interrupts: on a busy machine the kernel may not see its timer through it. With
+            // fewer addresses than a process has, which is a case of its own.
+            Self::EduIommu => &["intel-iommu,intremap=off,aw-bits=39", EDU],
+        }
+    }
+
+    /// What the kernel has to be told.
+    fn command_line(self) -> &'static str {
+        match self {
+            Self::None | Self::Edu => "",
+            Self::EduIommu => " intel_iommu=on",
+        }
+    }
+}
+
 /// The ports between the host and the guest, by name and inherited file descriptor.
 pub(crate) struct Ports {
     pub(crate) control: RawFd,
@@ -53,6 +99,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     pub(crate) huge_pages: u32,
+    pub(crate) extra: Extra,
     pub(crate) kernel: &'a Path,
     pub(crate) variant: Variant,
     pub(crate) initramfs: &'a Path,
@@ -95,6 +142,9 @@ impl Machine<'_> {
             format!("file,id=klog,path={}", escaped(self.kernel_log)),
         );
         add("-serial", "chardev:klog".into());
+        for device in self.extra.devices() {
+            add("-device", (*device).into());
+        }
         if let Some((root, session)) = self.disks {
             for (path, option) in [(root, "snapshot=on"), (session, "readonly=on")] {
                 let file = escaped(path);
@@ -134,6 +184,7 @@ impl Machine<'_> {
         if self.huge_pages > 0 {
             line.push_str(&format!(" hugepages={}", self.huge_pages));
         }
+        line.push_str(self.extra.command_line());
         if self.disks.is_none() {
             line.push_str(" testbed.probe");
         }
@@ -210,6 +261,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         cpus: 2,
         memory_mib: 512,
         huge_pages: 0,
+        extra: Extra::None,
         kernel: &world.kernel.image(),
         variant: world.kernel.variant,
         initramfs: &world.guest.initramfs,
@@ -244,6 +296,7 @@ mod tests {
             cpus: 3,
             memory_mib: 1024,
             huge_pages: 64,
+            extra: Extra::EduIommu,
             kernel: path,
             variant: Variant::Debug,
             initramfs: path,
@@ -265,6 +318,17 @@ mod tests {
         assert!(drives[0].contains("snapshot=on"));
         assert!(drives[1].contains("readonly=on"));
         assert!(drives.iter().all(|text| text.ends_with("file=/cache/a,,b")));
+    }
+
+    #[test]
+    fn an_iommu_comes_before_its_devices() {
+        let arguments = machine(true);
+        let place = |name: &str| arguments.iter().position(|text| text.starts_with(name));
+        assert!(place("intel-iommu").is_some());
+        assert!(place("intel-iommu") < place("edu,"));
+        assert!(arguments
+            .iter()
+            .any(|text| text.contains(" intel_iommu=on")));
     }
 
     #[test]

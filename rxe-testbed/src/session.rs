@@ -39,6 +39,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/pyverbs-tests",
         include_str!("../guest/pyverbs-tests.py"),
     ),
+    (
+        "usr/local/lib/testbed/dma-tests",
+        include_str!("../guest/dma-tests.py"),
+    ),
 ];
 
 /// The parts of depmod's index that `modprobe` reads and that differ between the drivers.

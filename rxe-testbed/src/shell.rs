@@ -34,6 +34,7 @@ pub(crate) fn run(arguments: &ShellArguments) -> Result<u8> {
         cpus: arguments.vm.cpus,
         memory_mib: arguments.vm.mem,
         with_ours,
+        extra: arguments.vm.extra,
         puts,
     };
     let step = Step::start("booting the VM");

@@ -19,7 +19,7 @@ use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
 use crate::process::{self, Owned, Scratch};
-use crate::qemu::{self, Accelerator, Machine, Ports};
+use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
 use crate::session::{self, Put};
 use crate::stream::Until;
 use crate::ui;
@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) memory_mib: u32,
     /// Whether the repository's modules are brought along.
     pub(crate) with_ours: bool,
+    /// What else is in it.
+    pub(crate) extra: Extra,
     /// Files of the host for the guest.
     pub(crate) puts: Vec<Put>,
 }
@@ -81,6 +83,7 @@ impl Default for Config {
             cpus: 2,
             memory_mib: 2048,
             with_ours: true,
+            extra: Extra::None,
             puts: Vec::new(),
         }
     }
@@ -147,6 +150,7 @@ impl Vm {
             cpus: config.cpus,
             memory_mib: config.memory_mib,
             huge_pages: (config.memory_mib / 32).max(16),
+            extra: config.extra,
             kernel: &world.kernel.image(),
             variant: world.kernel.variant,
             initramfs: &world.guest.initramfs,

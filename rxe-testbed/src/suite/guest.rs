@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The tests in the VM that `table` declares. Those of one driver share a boot; the kernel log is checked
-//! around each of them, and a VM that dies is booted again for the tests that are left.
+//! The tests in the VM that `table` declares. Those that need the same VM share a boot; the kernel log is
+//! checked around each of them, and a VM that dies is booted again for the tests that are left.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::{Job, Record, Status};
 use crate::build::World;
 use crate::klog;
 use crate::process;
+use crate::qemu::Extra;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -27,8 +28,13 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
         .into_iter()
         .filter(|test| job.filter.takes(&test.name))
         .collect();
-    if !tests.is_empty() {
-        Boots::new(job, Driver::Ours).run_all(&tests, report)?;
+    for extra in Extra::ALL {
+        let tests: Vec<_> = tests.iter().filter(|test| test.extra == extra).collect();
+        if !tests.is_empty() {
+            let mut boots = Boots::new(job, Driver::Ours);
+            boots.extra = extra;
+            boots.run_all(&tests, report)?;
+        }
     }
     Ok(())
 }
@@ -43,6 +49,7 @@ pub(crate) fn names(world: &World) -> Vec<String> {
 pub(crate) struct Boots<'a> {
     pub(crate) job: &'a Job<'a>,
     pub(crate) driver: Driver,
+    extra: Extra,
     vm: Option<Vm>,
     count: u32,
     deaths: u32,
@@ -53,10 +60,16 @@ impl<'a> Boots<'a> {
         Self {
             job,
             driver,
+            extra: Extra::None,
             vm: None,
             count: 0,
             deaths: 0,
         }
+    }
+
+    /// What is booted.
+    fn name(&self) -> String {
+        format!("{}{}", self.driver.name(), self.extra.suffix())
     }
 
     pub(crate) fn vm(&mut self) -> Result<&mut Vm> {
@@ -67,7 +80,11 @@ impl<'a> Boots<'a> {
                     "booting the VM for the {} driver",
                     self.driver.name()
                 ));
-                let mut vm = Vm::boot(self.job.world, &Config::default())?;
+                let config = Config {
+                    extra: self.extra,
+                    ..Config::default()
+                };
+                let mut vm = Vm::boot(self.job.world, &config)?;
                 self.count += 1;
                 vm.use_driver(self.driver)?;
                 step.done();
@@ -77,7 +94,7 @@ impl<'a> Boots<'a> {
         Ok(self.vm.insert(vm))
     }
 
-    fn run_all(mut self, tests: &[VmTest], report: &mut Report) -> Result<()> {
+    fn run_all(mut self, tests: &[&VmTest], report: &mut Report) -> Result<()> {
         for test in tests {
             let record = self.run_one(test);
             report.add(record);
@@ -178,7 +195,7 @@ impl<'a> Boots<'a> {
     }
 
     fn save(&self, log: &str) -> Result<()> {
-        let name = format!("kernel-{}-{}.log", self.driver.name(), self.count);
+        let name = format!("kernel-{}-{}.log", self.name(), self.count);
         crate::vm::save_log(log, &self.job.results.join(name))
     }
 
@@ -208,7 +225,7 @@ impl<'a> Boots<'a> {
         }
         problems.truncate(20);
         Ok(Some(Record {
-            name: format!("vm/kernel-log/{}", self.driver.name()),
+            name: format!("vm/kernel-log/{}", self.name()),
             status: if problems.is_empty() {
                 Status::Pass
             } else {

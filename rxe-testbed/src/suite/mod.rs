@@ -45,7 +45,7 @@ pub(crate) struct Record {
 }
 
 /// What the names of the tests begin with.
-const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs", "selftest"];
+const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs", "selftest", "dma"];
 
 /// Which tests are wanted.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 //! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
 
 use crate::kernel::Variant;
+use crate::qemu::Extra;
 
 /// A test in the VM.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct VmTest {
     pub(crate) script: String,
     /// It is killed, and has failed, after so many seconds.
     pub(crate) seconds: u64,
+    /// What it needs in the VM.
+    pub(crate) extra: Extra,
 }
 
 /// One fixed test: its name, its script and its time limit.
@@ -99,6 +102,18 @@ const ROWS: &[Row] = &[
     ),
 ];
 
+/// Tests of DMA, each with the device that it needs.
+const DMA: &[(Row, Extra)] = &[
+    (
+        ("dma/direct", "with-module hmm_edu dma-tests direct", 120),
+        Extra::Edu,
+    ),
+    (
+        ("dma/iommu", "with-module hmm_edu dma-tests iommu", 120),
+        Extra::EduIommu,
+    ),
+];
+
 /// The last test of the debug kernel, after all that may have leaked something.
 const LEAKS: Row = ("vm/kmemleak", "kmemleak", 120);
 
@@ -107,18 +122,23 @@ pub(crate) const PYVERBS: &[&str] = &["test_odp"];
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists.
 pub(crate) fn all(verbs: &[String], kernel: Variant) -> Vec<VmTest> {
-    let row = |(name, script, seconds): &Row| VmTest {
+    let with = |(name, script, seconds): &Row, extra| VmTest {
         name: (*name).into(),
         script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
         seconds: *seconds,
+        extra,
     };
+    let row = |row: &Row| with(row, Extra::None);
+    let dma = DMA.iter().map(|(row, extra)| with(row, *extra));
     let leaks = (kernel == Variant::Debug).then(|| row(&LEAKS));
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
         script: format!("odp-test {}", crate::exec::quote(name)),
         seconds: 180,
+        extra: Extra::None,
     });
-    ROWS.iter().map(row).chain(verbs).chain(leaks).collect()
+    let fixed = ROWS.iter().map(row);
+    fixed.chain(verbs).chain(leaks).chain(dma).collect()
 }
 
 #[cfg(test)]
