@@ -224,7 +224,10 @@ impl<M: DeviceMemory> Pool<M> {
         &self.memory
     }
 
-    /// Whose pages these are: what a range fault and a notifier of the same driver are given.
+    /// Whose pages these are, for the range faults of the same driver.
+    ///
+    /// Not for its notifiers: they have to be told when a page of the pool moves, as the device may
+    /// have translations for it, so their owner must be somebody else.
     pub fn owner(&self) -> Owner {
         Owner::new(self.pagemap.get() as usize)
     }
