@@ -282,7 +282,14 @@ impl<O: Observer> Mirror<O> {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (valid, added) = self.fault(chunk, &request)?;
+        let (valid, added) = match self.fault(chunk, &request) {
+            // A later page may be the one: then this one is still served.
+            Err(FaultError::Refused(_)) if wanted.len() > 1 => {
+                let one = PageRange::new(page, page.saturating_add(1));
+                self.fault(chunk, &Request::new(one, Policy::Fault(access)))?
+            }
+            result => result?,
+        };
         self.ahead.record(wanted, reached(&valid));
         self.observer
             .faulted(added, added.saturating_sub(wanted.len()));
@@ -302,16 +309,23 @@ impl<O: Observer> Mirror<O> {
     ///
     /// # Errors
     ///
-    /// As [`Mirror::access`]. Pages before the one that failed are in the mirror.
+    /// As [`Mirror::access`], with nothing done if the range is not all in the mirror or the device may
+    /// not do what `policy` asks for. Otherwise the units before the one that failed are in the mirror.
     pub fn prefetch(
         &self,
         range: PageRange,
         policy: Policy,
         mut step: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), FaultError> {
+        if !range.is_empty() && range.intersection(&self.span) != range {
+            return Err(FaultError::Refused(Refusal::NoPage));
+        }
+        if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
+            return Err(FaultError::Refused(Refusal::Forbidden));
+        }
         let mut page = range.start();
         while page < range.end() {
-            let wanted = PageRange::new(page, range.end()).intersection(&unit_around(page));
+            let wanted = PageRange::new(page, range.end()).intersection(&self.unit(page));
             let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
                 (wanted.end(), 0)
             } else {
