@@ -34,16 +34,21 @@ pub(crate) enum Kind {
     Guard,
     Poisoned,
     Special,
+    /// There is a page that the CPU may not touch at the moment: NUMA hinting.
+    Inaccessible,
 }
 
 impl Kind {
     /// Whether a run that is long enough must have met it.
     fn is_expected(self) -> bool {
-        // Pages of 1 GiB cannot be had in a small VM.
-        !matches!(self, Self::Gigantic | Self::GiganticAbsent)
+        // Pages of 1 GiB cannot be had in a small VM, and NUMA hinting takes two nodes.
+        !matches!(
+            self,
+            Self::Gigantic | Self::GiganticAbsent | Self::Inaccessible
+        )
     }
 
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::NoArea,
         Self::Unreadable,
         Self::Device,
@@ -65,6 +70,7 @@ impl Kind {
         Self::Guard,
         Self::Poisoned,
         Self::Special,
+        Self::Inaccessible,
     ];
 
     /// Whether there is a page whose rights can differ.
@@ -180,6 +186,7 @@ impl Tally {
             // What was copied on write is memory like any other.
             let kind = match (kind, state) {
                 (Kind::Special, Some(State::Valid { .. })) => &Kind::Anonymous,
+                (kind, Some(State::Absent)) if kind.has_rights() => &Kind::Inaccessible,
                 (kind, _) => kind,
             };
             let writable = match state {

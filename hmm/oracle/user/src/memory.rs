@@ -98,6 +98,33 @@ pub(crate) fn remap(from: Span, to: Span, keep: bool) -> io::Result<()> {
     }
 }
 
+/// Moves the pages of `span` to the memory of `node`, as far as that can be done.
+pub(crate) fn migrate(span: Span, node: i32) -> io::Result<()> {
+    const MOVE: i32 = 1 << 1;
+    let pages: Vec<u64> = (0..span.pages())
+        .map(|page| span.part(page, 1).start())
+        .collect();
+    let nodes = vec![node; pages.len()];
+    let mut states = vec![0i32; pages.len()];
+    // SAFETY: Three arrays with an element a page; the pages are of the arena.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            pages.as_ptr(),
+            nodes.as_ptr(),
+            states.as_mut_ptr(),
+            MOVE,
+        )
+    };
+    match result {
+        // Some may be left where they were.
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Writes the dirty pages of `span` back.
 pub(crate) fn sync(span: Span) -> io::Result<()> {
     // SAFETY: Memory of the arena.

@@ -134,6 +134,11 @@ pub(crate) enum Operation {
     },
     /// The kernel migrates pages to make room for larger ones.
     Compact,
+    /// To another node, if the machine has more than one.
+    Migrate {
+        at: Span,
+        node: i32,
+    },
     /// A page breaks.
     Poison {
         at: Span,
@@ -164,6 +169,7 @@ enum Choice {
     Sync,
     ClearRefs,
     Compact,
+    Migrate,
     Poison,
 }
 
@@ -193,6 +199,7 @@ impl Operation {
             (60, Choice::Sync),
             (20, Choice::ClearRefs),
             (6, Choice::Compact),
+            (60, Choice::Migrate),
             (2, Choice::Poison),
         ]);
         match choice {
@@ -244,6 +251,10 @@ impl Operation {
                 what: dice.one_of(&[1, 4]),
             },
             Choice::Compact => Self::Compact,
+            Choice::Migrate => Self::Migrate {
+                at,
+                node: dice.below(2) as i32,
+            },
             Choice::Poison => Self::Poison {
                 at: Span::random(dice, Zone::Small).part(0, 1),
             },
@@ -260,6 +271,7 @@ impl Operation {
             | Self::Populate { at, .. }
             | Self::Advise { at, .. }
             | Self::Sync { at }
+            | Self::Migrate { at, .. }
             | Self::Poison { at } => Some(at),
             Self::Move { to, .. } => Some(to),
             Self::Fork { writes } => writes,

@@ -106,6 +106,7 @@ impl Stage {
                 std::fs::write("/proc/self/clear_refs", what.to_string())
             }
             Operation::Compact => std::fs::write("/proc/sys/vm/compact_memory", "1"),
+            Operation::Migrate { at, node } => memory::migrate(at, node),
             Operation::Poison { at } => poison::poison(at),
         }
     }
