@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pages that the kernel takes on its own: swapped out, freed lazily, moved, merged.
+
+use anyhow::{ensure, Result};
+
+use super::scene::{Scene, CPU, DEVICE};
+use crate::abi::EVENT_CLEAR;
+use crate::memory::{Area, PAGE};
+use crate::pattern::Pattern;
+use crate::process::{within, PATIENCE};
+use crate::system::{get, set, PageMap, Swap};
+use crate::{Case, Skip};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "reclaim/swap",
+        run: swap,
+    },
+    Case {
+        name: "reclaim/swap-after-a-late-write",
+        run: late_write,
+    },
+    Case {
+        name: "reclaim/lazily-freed",
+        run: lazily_freed,
+    },
+    Case {
+        name: "reclaim/compaction",
+        run: compaction,
+    },
+    Case {
+        name: "reclaim/merged",
+        run: merged,
+    },
+];
+
+const PAGES: usize = 64;
+
+/// Has the pages swapped out.
+fn page_out(scene: &Scene) -> Result<()> {
+    scene.area.advise(0..PAGES, libc::MADV_PAGEOUT)?;
+    for page in 0..PAGES {
+        let swapped = PageMap::of(scene.area.va(page))?.is_swapped();
+        ensure!(swapped, "page {page} was not swapped out");
+    }
+    Ok(())
+}
+
+fn swap() -> Result<()> {
+    let _swap = Swap::new()?;
+    let scene = Scene::new(PAGES)?;
+    scene.write(0..PAGES, DEVICE)?;
+    scene.device.with_event(EVENT_CLEAR, || page_out(&scene))?;
+    scene.check(0..PAGES, DEVICE)?;
+    scene.device.with_event(EVENT_CLEAR, || page_out(&scene))?;
+    scene.write(0..PAGES, CPU)?;
+    scene.area.check(0..PAGES, CPU)
+}
+
+/// A page that came from swap is thrown away if nobody knows of a write to it.
+fn late_write() -> Result<()> {
+    let _swap = Swap::new()?;
+    let scene = Scene::new(PAGES)?;
+    for round in 0..4 {
+        let pattern = Pattern(10 + round);
+        page_out(&scene)?;
+        // The page comes in for a read first.
+        scene.read(0..PAGES)?;
+        scene.write(0..PAGES, pattern)?;
+        page_out(&scene)?;
+        scene.check(0..PAGES, pattern)?;
+        scene.area.check(0..PAGES, pattern)?;
+    }
+    Ok(())
+}
+
+/// The kernel may throw lazily freed pages away, but not those that were written afterwards.
+fn lazily_freed() -> Result<()> {
+    let _swap = Swap::new()?;
+    let scene = Scene::new(PAGES)?;
+    scene.write(0..PAGES, CPU)?;
+    scene
+        .device
+        .with_event(EVENT_CLEAR, || scene.area.advise(0..PAGES, libc::MADV_FREE))?;
+    scene.write_cold(8..16, DEVICE)?;
+    scene.area.advise(0..PAGES, libc::MADV_PAGEOUT)?;
+    scene.check(8..16, DEVICE)?;
+    let thrown_away = scene.check_fresh(16..PAGES);
+    ensure!(
+        thrown_away.is_ok(),
+        "lazily freed pages are still there, so this shows nothing"
+    );
+    scene.area.check(8..16, DEVICE)
+}
+
+fn frames(area: &Area) -> Result<Vec<Option<u64>>> {
+    let pages = PageMap::of_all(area.start(), area.pages())?;
+    Ok(pages.into_iter().map(PageMap::frame).collect())
+}
+
+fn compaction() -> Result<()> {
+    const MANY: usize = 8192;
+    const ROUNDS: usize = 5;
+    let scene = Scene::new(MANY)?;
+    let ((), counted) = scene.device.counting(|| scene.check_some(CPU))?;
+    ensure!(counted.failures == 0, "accesses failed");
+    let mut moved = 0;
+    for round in 0..ROUNDS {
+        let before = frames(&scene.area)?;
+        // Holes for the kernel to close.
+        let other = Area::filled(MANY, CPU)?;
+        for page in (0..MANY).step_by(2) {
+            other.unmap(page..page + 1)?;
+        }
+        drop(other);
+        for page in (round % 2..MANY).step_by(64) {
+            scene.area.advise(page..page + 1, libc::MADV_DONTNEED)?;
+            let position = page * PAGE;
+            scene
+                .area
+                .write(position, &CPU.bytes(position as u64, PAGE));
+        }
+        set("/proc/sys/vm/compact_memory", "1")?;
+        let after = frames(&scene.area)?;
+        let same = before.iter().zip(&after).filter(|(one, two)| one == two);
+        moved += MANY - same.count();
+        scene.check_some(CPU)?;
+        scene.write(0..16, DEVICE)?;
+        scene.area.check(0..16, DEVICE)?;
+        scene.write(0..16, CPU)?;
+    }
+    println!("      {moved} of {} pages have moved", ROUNDS * MANY);
+    scene.area.check(0..MANY, CPU)?;
+    // Those that the test itself replaced.
+    match moved > ROUNDS * (MANY / 64) {
+        true => Ok(()),
+        false => Err(Skip("compaction moved no page of the mirror".to_owned()).into()),
+    }
+}
+
+impl Scene {
+    /// The device reads a page out of every 32, and they are those of `pattern`.
+    fn check_some(&self, pattern: Pattern) -> Result<()> {
+        for page in (0..self.area.pages()).step_by(32) {
+            self.check(page..page + 1, pattern)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two pages with the same bytes become one; a write to either must not reach the other.
+fn merged() -> Result<()> {
+    const KSM: &str = "/sys/kernel/mm/ksm";
+    let scene = Scene::new(16)?;
+    let twin = Scene::new(16)?;
+    scene.write(0..16, CPU)?;
+    twin.write(0..16, CPU)?;
+    let same = |page| {
+        let frame = |scene: &Scene| PageMap::of(scene.area.va(page)).ok()?.frame();
+        frame(&scene).is_some() && frame(&scene) == frame(&twin)
+    };
+    set(&format!("{KSM}/sleep_millisecs"), "1")?;
+    scene.area.advise(0..16, libc::MADV_MERGEABLE)?;
+    twin.area.advise(0..16, libc::MADV_MERGEABLE)?;
+    set(&format!("{KSM}/run"), "1")?;
+    let merged = within(PATIENCE, || (0..16).all(same));
+    set(&format!("{KSM}/run"), "0")?;
+    if !merged {
+        let shared = get(&format!("{KSM}/pages_sharing"))?;
+        return Err(Skip(format!("the kernel merged {shared} pages only")).into());
+    }
+    scene.check(0..16, CPU)?;
+    scene.write(2..4, DEVICE)?;
+    scene.area.check(2..4, DEVICE)?;
+    twin.area.check(0..16, CPU)?;
+    twin.check(0..16, CPU)?;
+    scene.area.check(4..16, CPU)
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Invalidations without end: every access completes nevertheless.
+
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, ensure, Context, Result};
+
+use super::scene::{Scene, CPU, DEVICE};
+use crate::memory::{memory_file, punch_hole, Area, PAGE};
+use crate::process::{goes_on, Child, Stop};
+use crate::Case;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "storm/dontneed",
+        run: dontneed,
+    },
+    Case {
+        name: "storm/mprotect",
+        run: mprotect,
+    },
+    Case {
+        name: "storm/punch-hole-by-another-process",
+        run: hole,
+    },
+    Case {
+        name: "storm/fork",
+        run: fork,
+    },
+    Case {
+        name: "storm/elsewhere-in-the-chunk",
+        run: elsewhere,
+    },
+];
+
+/// How many accesses each case makes.
+const ACCESSES: usize = 2000;
+
+/// Runs `storm` in two threads, told which it is, over and over, while `device` makes its accesses.
+/// Prints how it went.
+fn under<T>(
+    scene: &Scene,
+    storm: impl Fn(usize) -> Result<()> + Sync,
+    device: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let (stop, rounds, storm) = (&stop, &rounds, &storm);
+        let threads: Vec<_> = (0..2)
+            .map(|number| {
+                scope.spawn(move || {
+                    while goes_on(stop) {
+                        storm(number)?;
+                        rounds.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok::<_, anyhow::Error>(())
+                })
+            })
+            .collect();
+        let result = {
+            let _stop = Stop(stop);
+            device()
+        };
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        let stats = scene.device.stats()?;
+        println!(
+            "      {} invalidations under {} accesses in {:.1} s: {} faults, {} collisions",
+            rounds.load(Ordering::Relaxed),
+            ACCESSES,
+            begun.elapsed().as_secs_f64(),
+            stats.faults,
+            stats.collisions,
+        );
+        result
+    })
+}
+
+/// Makes the accesses and says how long the slowest took.
+fn accesses(mut access: impl FnMut(usize) -> Result<()>) -> Result<()> {
+    let mut worst = Duration::ZERO;
+    for number in 0..ACCESSES {
+        let begun = Instant::now();
+        access(number).with_context(|| format!("access {number}"))?;
+        worst = worst.max(begun.elapsed());
+    }
+    println!("      the slowest access took {worst:.1?}");
+    Ok(())
+}
+
+fn dontneed() -> Result<()> {
+    let scene = Scene::new(1)?;
+    under(
+        &scene,
+        |_| scene.area.advise(0..1, libc::MADV_DONTNEED),
+        || {
+            accesses(|number| match number % 2 {
+                0 => scene.write(0..1, DEVICE),
+                _ => DEVICE.check_or_zero(0, &scene.read(0..1)?),
+            })
+        },
+    )?;
+    ensure!(scene.device.stats()?.faults > 1, "nothing was taken away");
+    scene.write(0..1, CPU)?;
+    scene.area.check(0..1, CPU)
+}
+
+fn mprotect() -> Result<()> {
+    let scene = Scene::new(1)?;
+    let both = libc::PROT_READ | libc::PROT_WRITE;
+    under(
+        &scene,
+        |_| {
+            scene.area.protect(0..1, libc::PROT_READ)?;
+            scene.area.protect(0..1, both)
+        },
+        || accesses(|_| scene.check(0..1, CPU)),
+    )?;
+    ensure!(scene.device.stats()?.faults > 1, "nothing was taken away");
+    Ok(())
+}
+
+/// Somebody else's invalidations, which need no lock of this process's.
+fn hole() -> Result<()> {
+    let file = memory_file(1)?;
+    let scene = Scene::of(Area::of_file(&file, 1)?)?;
+    let children = (0..2)
+        .map(|_| {
+            Child::fork(|| loop {
+                punch_hole(&file, 0..1)?;
+                file.write_all_at(&CPU.bytes(0, PAGE), 0)?;
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    accesses(|_| CPU.check_or_zero(0, &scene.read(0..1)?))?;
+    let stats = scene.device.stats()?;
+    drop(children);
+    println!(
+        "      {} faults, {} collisions",
+        stats.faults, stats.collisions
+    );
+    ensure!(stats.faults > 1, "nothing was taken away");
+    scene.write(0..1, DEVICE)?;
+    let mut bytes = vec![0; PAGE];
+    file.read_exact_at(&mut bytes, 0)?;
+    DEVICE.check(0, &bytes)
+}
+
+/// Write protection, over and over: each child sees some state of the page, the parent the last.
+fn fork() -> Result<()> {
+    let scene = Scene::new(1)?;
+    accesses(|number| {
+        let pattern = if number % 2 == 0 { DEVICE } else { CPU };
+        let child = match number % 20 {
+            0 => Some(Child::fork(|| Ok(()))?),
+            _ => None,
+        };
+        scene.write(0..1, pattern)?;
+        scene.area.check(0..1, pattern)?;
+        child.map_or(Ok(()), Child::succeeds)
+    })
+}
+
+/// What happens to other pages of the chunk is no collision, unless so much of it happens during one
+/// fault that the chunk cannot remember.
+fn elsewhere() -> Result<()> {
+    let scene = Scene::new(64)?;
+    under(
+        &scene,
+        |number| {
+            let page = 8 + 8 * number;
+            scene.area.advise(page..page + 1, libc::MADV_DONTNEED)?;
+            scene.area.write(page * PAGE, &[1]);
+            // A breath, or more of them come than a fault could ever see through.
+            thread::sleep(Duration::from_micros(500));
+            Ok(())
+        },
+        || {
+            accesses(|_| {
+                scene.area.advise(0..1, libc::MADV_DONTNEED)?;
+                scene.check_fresh(0..1)
+            })
+        },
+    )?;
+    let stats = scene.device.stats()?;
+    ensure!(
+        stats.faults >= ACCESSES as u64,
+        "only {} faults",
+        stats.faults
+    );
+    ensure!(
+        stats.collisions <= ACCESSES as u64 / 100,
+        "{} collisions with what concerns nobody",
+        stats.collisions
+    );
+    Ok(())
+}
