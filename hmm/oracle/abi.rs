@@ -170,7 +170,7 @@ impl Word {
             } => {
                 let writable = if writable { WRITABLE } else { 0 };
                 let order = (u64::from(order) & ORDER_MASK) << ORDER_SHIFT;
-                2 << STATE_SHIFT | writable | order | pfn & PFN_MASK
+                (2 << STATE_SHIFT) | writable | order | (pfn & PFN_MASK)
             }
         })
     }
@@ -182,7 +182,7 @@ impl Word {
             2 => State::Valid {
                 pfn: self.0 & PFN_MASK,
                 writable: self.0 & WRITABLE != 0,
-                order: (self.0 >> ORDER_SHIFT & ORDER_MASK) as u32,
+                order: ((self.0 >> ORDER_SHIFT) & ORDER_MASK) as u32,
             },
             _ => State::Error,
         }
