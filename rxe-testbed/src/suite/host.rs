@@ -14,9 +14,11 @@ use crate::process;
 use crate::programs;
 use crate::ui::Step;
 
-/// The crates whose tests run on the host. userspace-bench's run in the chroot, which has the C
-/// compilers for it.
+/// The crates whose tests run on the host.
 const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed"];
+
+/// The crates whose tests run in the chroot: they are made for the VM, and it has the C compilers.
+const FOR_THE_VM: &[&str] = &[programs::PACKAGE, programs::ORACLE];
 
 /// A check that is one test: its name and its code, which gives what is wrong.
 type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
@@ -43,7 +45,7 @@ enum Verdict {
 /// Runs the tiers.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     if !job.filter.names_other_tier("core") {
-        for name in CRATES.iter().chain([&programs::PACKAGE]) {
+        for name in CRATES.iter().chain(FOR_THE_VM) {
             crate_tests(job, name, report)?;
         }
     }
@@ -58,7 +60,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 /// The names of all tests of these tiers.
 pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for name in CRATES.iter().chain([&programs::PACKAGE]) {
+    for name in CRATES.iter().chain(FOR_THE_VM) {
         names.extend(crate_test_names(world, name)?);
     }
     names.extend(LINTS.iter().map(|(name, _)| (*name).to_owned()));
@@ -81,7 +83,7 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
 
 /// `cargo test` of a crate, where it belongs.
 fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
-    if name == programs::PACKAGE {
+    if FOR_THE_VM.contains(&name) {
         let all = [&["test", "-p", name], OFFLINE, arguments].concat();
         return world.cargo().command(&all);
     }
@@ -217,7 +219,10 @@ fn clippy(job: &Job<'_>) -> Result<Verdict> {
 }
 
 fn userspace_clippy(job: &Job<'_>) -> Result<Verdict> {
-    let targets = ["clippy", "-p", programs::PACKAGE, "--all-targets"];
+    let mut targets = vec!["clippy", "--all-targets"];
+    for name in FOR_THE_VM {
+        targets.extend(["-p", name]);
+    }
     check(
         job,
         "userspace-clippy",

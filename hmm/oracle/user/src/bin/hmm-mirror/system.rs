@@ -22,15 +22,15 @@ impl PageMap {
     }
 
     pub(crate) fn is_present(self) -> bool {
-        self.0 >> 63 & 1 == 1
+        (self.0 >> 63) & 1 == 1
     }
 
     pub(crate) fn is_swapped(self) -> bool {
-        self.0 >> 62 & 1 == 1
+        (self.0 >> 62) & 1 == 1
     }
 
     pub(crate) fn is_soft_dirty(self) -> bool {
-        self.0 >> 55 & 1 == 1
+        (self.0 >> 55) & 1 == 1
     }
 
     /// Those of `pages` pages from `va` on.
@@ -53,7 +53,7 @@ impl PageMap {
 pub(crate) fn is_dirty(frame: u64) -> Result<bool> {
     const DIRTY: u32 = 4;
     let file = File::open("/proc/kpageflags").context("/proc/kpageflags")?;
-    Ok(word(&file, frame)? >> DIRTY & 1 == 1)
+    Ok((word(&file, frame)? >> DIRTY) & 1 == 1)
 }
 
 fn word(file: &File, index: u64) -> Result<u64> {
