@@ -158,10 +158,12 @@ impl<'a> Boots<'a> {
         let said = String::from_utf8_lossy(&said);
         let complaints = klog::complaints_from(&log, before);
         let (status, mut detail) = match outcome {
+            Outcome::Exit(0) if test.tells() => (Status::Pass, process::tail(said.trim_end(), 40)),
             Outcome::Exit(0) => (Status::Pass, String::new()),
             Outcome::Exit(77) => (Status::Skip, process::tail(said.trim_end(), 1)),
             Outcome::Exit(exit) => {
-                let end = process::tail(said.trim_end(), 30);
+                let lines = if test.tells() { 80 } else { 30 };
+                let end = process::tail(said.trim_end(), lines);
                 (Status::Fail, format!("exit status {exit}\n{end}"))
             }
             Outcome::TimedOut => {

@@ -40,7 +40,7 @@ pub(crate) struct Record {
     pub(crate) status: Status,
     /// Not known for tests that cargo runs many of at once.
     pub(crate) time: Option<Duration>,
-    /// Why it failed or was skipped.
+    /// Why it failed or was skipped; what a test that passed has to tell.
     pub(crate) detail: String,
 }
 

@@ -15,10 +15,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Takes a result and prints its line, for a failure with the reason below it.
+    /// Takes a result and prints its line, with the reason for a failure, or the figures, below it.
     pub(crate) fn add(&mut self, record: Record) {
         println!("{}", line(&record));
-        if record.status == Status::Fail {
+        if record.status != Status::Skip {
             for line in record.detail.trim_end().lines() {
                 println!("      | {line}");
             }
@@ -80,7 +80,8 @@ impl Report {
             ));
             let detail = escaped(&record.detail);
             match record.status {
-                Status::Pass => {}
+                Status::Pass if detail.is_empty() => {}
+                Status::Pass => text.push_str(&format!("<system-out>{detail}</system-out>")),
                 Status::Fail => text.push_str(&format!("<failure>{detail}</failure>")),
                 Status::Skip => text.push_str(&format!("<skipped message=\"{detail}\"/>")),
             }

@@ -18,6 +18,15 @@ pub(crate) struct VmTest {
     pub(crate) extra: Extra,
 }
 
+impl VmTest {
+    /// Whether what it says is of interest though it passes: a seed, figures.
+    pub(crate) fn tells(&self) -> bool {
+        ["diff/random", "bench/"]
+            .iter()
+            .any(|start| self.name.starts_with(start))
+    }
+}
+
 /// One fixed test: its name, its script and its time limit.
 type Row = (&'static str, &'static str, u64);
 
@@ -111,6 +120,10 @@ const DMA: &[(Row, Extra)] = &[
     (
         ("dma/iommu", "with-module hmm_edu dma-tests iommu", 120),
         Extra::EduIommu,
+    ),
+    (
+        ("dma/peers", "with-module hmm_edu dma-tests peers", 120),
+        Extra::EduPeers,
     ),
 ];
 
