@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Has QEMU's edu device move a process's memory through the mappings of hmm, and checks every byte.
 
-    dma-tests direct|iommu
+    dma-tests direct|iommu|peers
 
 What is mapped and unmapped is counted by hmm_edu and, where there is an IOMMU, by the tracepoints of
 the kernel's own IOMMU code.
@@ -9,11 +9,13 @@ the kernel's own IOMMU code.
 
 import ctypes
 import errno
+import glob
 import mmap
 import os
 import re
 import subprocess
 import sys
+import time
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -307,7 +309,59 @@ def whole_address_space():
     closed()
 
 
+class Peer(Memory):
+    """Memory of the NVMe device with this serial number."""
+
+    def __init__(self, serial, size):
+        with open(f"{nvme(serial)}/device/p2pmem/allocate", "rb+", buffering=0) as file:
+            start = libc.mmap(None, size, 3, mmap.MAP_SHARED, file.fileno(), 0)
+        check(start not in (None, 2**64 - 1), "the device gives no memory")
+        self.start, self.size = start, size
+
+
+def nvme(serial):
+    """The device's folder, once its driver has found it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for path in glob.glob("/sys/class/nvme/*/serial"):
+            with open(path) as file:
+                if file.read().strip() == serial:
+                    return path.removesuffix("/serial")
+        time.sleep(0.1)
+    raise Failed(f"no NVMe device {serial}")
+
+
+def peers():
+    """Memory of another device: reached where there is a way, refused where there is none."""
+    subprocess.run(["modprobe", "nvme"], check=True)
+    near, far = Peer("near", 16 * PAGE), Peer("far", PAGE)
+    memory = Memory(16 * PAGE)
+    near[0:near.size] = pattern(8, 0, near.size)
+    memory[0:memory.size] = pattern(9, 0, memory.size)
+    command(f"open 0 {(1 << 35) - 1}")
+    command(f"map {near.start} 16 write")
+    (_, size, bus, _, route, pfn), = mappings()
+    check((size, route) == (near.size, "Bus"), f"{size} bytes by way of {route}")
+    check(bus == pfn * PAGE, "the device is told another address than the bus has")
+    command(f"map {memory.start} 16 write")
+    copies(near, 8)
+    place = 5 * PAGE + 321
+    command(f"copy {near.start + place} 1000 from")
+    command(f"copy {memory.start + place} 1000 to")
+    expected = pattern(9, 0, place) + pattern(8, place, 1000)
+    expected += pattern(9, place + 1000, memory.size - place - 1000)
+    check(memory[0:memory.size] == expected, "the peer's data did not arrive")
+    fails(errno.EOPNOTSUPP, f"map {far.start} 1 read")
+    near[0:near.size] = bytes(near.size)
+    system("munmap", near.start + PAGE, PAGE)
+    check(pages_mapped() == 31, "not exactly what was unmapped is gone")
+    closed()
+
+
 def main(kind):
+    if kind == "peers":
+        peers()
+        return
     if kind == "direct":
         small_pages("Frames")
         huge_page("Frames")

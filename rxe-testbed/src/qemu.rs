@@ -48,11 +48,13 @@ pub(crate) enum Extra {
     Edu,
     /// The same behind an IOMMU.
     EduIommu,
+    /// The same, and memory of two other devices: one beside it behind a switch, one elsewhere.
+    EduPeers,
 }
 
 impl Extra {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Edu, Self::EduIommu];
+    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Edu, Self::EduIommu, Self::EduPeers];
 
     /// What it is, where the VM's name says it.
     pub(crate) fn suffix(self) -> &'static str {
@@ -60,6 +62,7 @@ impl Extra {
             Self::None => "",
             Self::Edu => "-edu",
             Self::EduIommu => "-edu-iommu",
+            Self::EduPeers => "-edu-peers",
         }
     }
 
@@ -72,13 +75,22 @@ impl Extra {
             // Without interrupts: on a busy machine the kernel may not see its timer through it. With
             // fewer addresses than a process has, which is a case of its own.
             Self::EduIommu => &["intel-iommu,intremap=off,aw-bits=39", EDU],
+            Self::EduPeers => &[
+                "nvme,serial=far,cmb_size_mb=16",
+                "pcie-root-port,id=root,chassis=1",
+                "x3130-upstream,id=switch,bus=root",
+                "xio3130-downstream,id=one,bus=switch,chassis=2",
+                "xio3130-downstream,id=two,bus=switch,chassis=3",
+                "nvme,serial=near,cmb_size_mb=16,bus=one",
+                "edu,dma_mask=0xffffffffffffffff,bus=two",
+            ],
         }
     }
 
     /// What the kernel has to be told.
     fn command_line(self) -> &'static str {
         match self {
-            Self::None | Self::Edu => "",
+            Self::None | Self::Edu | Self::EduPeers => "",
             Self::EduIommu => " intel_iommu=on",
         }
     }
