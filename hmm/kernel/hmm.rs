@@ -17,12 +17,14 @@
 //! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has lost
 //!    many times; an invalidation comes with it held for writing (`munmap`), for reading
 //!    (`MADV_DONTNEED`) or not at all (reclaim);
-//! 2. the lock of an [`interval::IntervalNotifier`], a reader-writer spinlock: shared by accesses of
+//! 2. the lock of a page (a folio), where a device takes it exclusively or moves it; an invalidation
+//!    may come with it held (reclaim);
+//! 3. the lock of an [`interval::IntervalNotifier`], a reader-writer spinlock: shared by accesses of
 //!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it;
-//! 3. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
+//! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
-//! A fault holds 1 while it walks, releases it, and only then takes 2; one that holds 1 for writing
-//! releases it under 2. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
+//! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
+//! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
 //! as its start does.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
