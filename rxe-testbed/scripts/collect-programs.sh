@@ -12,3 +12,6 @@ done
 if [ -x /build/out/bin/odp-test ]; then
 	/build/out/bin/odp-test --list >/build/out/tests
 fi
+if [ -x /build/out/bin/hmm-mirror ]; then
+	/build/out/bin/hmm-mirror --list >/build/out/mirror
+fi

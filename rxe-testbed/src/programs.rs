@@ -27,6 +27,9 @@ pub(crate) const TEST: &str = "odp-test";
 /// hmm's walk beside the kernel's.
 pub(crate) const DIFF: &str = "hmm-diff";
 
+/// The tests of mirrors.
+pub(crate) const MIRROR: &str = "hmm-mirror";
+
 const COLLECT: &str = include_str!("../scripts/collect-programs.sh");
 
 /// What cargo needs of the repository to build one package of the workspace.
@@ -97,7 +100,16 @@ impl Programs {
 
     /// The tests that odp-test offers.
     pub(crate) fn tests(&self) -> Vec<String> {
-        let list = self.dir.as_ref().map(|dir| dir.join("tests"));
+        self.names_in("tests")
+    }
+
+    /// The cases that hmm-mirror offers.
+    pub(crate) fn mirror_cases(&self) -> Vec<String> {
+        self.names_in("mirror")
+    }
+
+    fn names_in(&self, list: &str) -> Vec<String> {
+        let list = self.dir.as_ref().map(|dir| dir.join(list));
         let text = list
             .and_then(|path| std::fs::read_to_string(path).ok())
             .unwrap_or_default();
@@ -149,7 +161,7 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, DIFF]);
+        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, DIFF, MIRROR]);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())

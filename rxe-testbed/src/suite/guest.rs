@@ -24,7 +24,7 @@ const UNLOAD: Duration = Duration::from_secs(60);
 
 /// Runs the tests.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let tests: Vec<VmTest> = table::all(&job.world.programs.tests(), job.world.kernel.variant)
+    let tests: Vec<VmTest> = known(job.world)
         .into_iter()
         .filter(|test| job.filter.takes(&test.name))
         .collect();
@@ -39,9 +39,15 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+fn known(world: &World) -> Vec<VmTest> {
+    let programs = &world.programs;
+    let (verbs, mirror) = (programs.tests(), programs.mirror_cases());
+    table::all(&verbs, &mirror, world.kernel.variant)
+}
+
 /// The names of all tests.
 pub(crate) fn names(world: &World) -> Vec<String> {
-    let tests = table::all(&world.programs.tests(), world.kernel.variant);
+    let tests = known(world);
     tests.into_iter().map(|test| test.name).collect()
 }
 

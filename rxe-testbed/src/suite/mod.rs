@@ -45,7 +45,9 @@ pub(crate) struct Record {
 }
 
 /// What the names of the tests begin with.
-const TIERS: &[&str] = &["core", "lint", "vm", "verbs", "pyverbs", "selftest", "dma"];
+const TIERS: &[&str] = &[
+    "core", "lint", "vm", "verbs", "mirror", "pyverbs", "selftest", "dma",
+];
 
 /// Which tests are wanted.
 #[derive(Clone, Debug)]

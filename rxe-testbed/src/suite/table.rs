@@ -133,8 +133,9 @@ const LEAKS: Row = ("vm/kmemleak", "kmemleak", 120);
 /// The modules of rdma-core's own tests that are run.
 pub(crate) const PYVERBS: &[&str] = &["test_odp"];
 
-/// All tests whose names are known beforehand; `verbs` are the names that odp-test lists.
-pub(crate) fn all(verbs: &[String], kernel: Variant) -> Vec<VmTest> {
+/// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
+/// of hmm-mirror.
+pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<VmTest> {
     let with = |(name, script, seconds): &Row, extra| VmTest {
         name: (*name).into(),
         script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
@@ -150,8 +151,22 @@ pub(crate) fn all(verbs: &[String], kernel: Variant) -> Vec<VmTest> {
         seconds: 180,
         extra: Extra::None,
     });
+    let mirror = mirror.iter().map(|name| VmTest {
+        name: format!("mirror/{name}"),
+        script: format!(
+            "PATH=/usr/local/lib/testbed:$PATH\nwith-module hmm_oracle hmm-mirror {}",
+            crate::exec::quote(name)
+        ),
+        seconds: 120,
+        extra: Extra::None,
+    });
     let fixed = ROWS.iter().map(row);
-    fixed.chain(verbs).chain(leaks).chain(dma).collect()
+    fixed
+        .chain(verbs)
+        .chain(mirror)
+        .chain(leaks)
+        .chain(dma)
+        .collect()
 }
 
 #[cfg(test)]
@@ -161,9 +176,10 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let tests = all(&["a".into(), "b".into()], Variant::Debug);
+        let tests = all(&["a".into(), "b".into()], &["a".into()], Variant::Debug);
         let names: BTreeSet<_> = tests.iter().map(|test| &test.name).collect();
         assert_eq!(names.len(), tests.len());
         assert!(tests.iter().any(|test| test.name == "verbs/a"));
+        assert!(tests.iter().any(|test| test.name == "mirror/a"));
     }
 }
