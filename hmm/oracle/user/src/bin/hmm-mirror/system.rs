@@ -2,6 +2,7 @@
 //! What the kernel says about pages, and settings of the machine.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,7 +66,7 @@ fn word(file: &File, index: u64) -> Result<u64> {
 /// Writes `value` to a file of the kernel's.
 pub(crate) fn set(path: &str, value: &str) -> Result<()> {
     let file = OpenOptions::new().write(true).open(path);
-    let written = file.and_then(|file| file.write_all_at(value.as_bytes(), 0));
+    let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
     written.with_context(|| format!("writing {value} to {path}"))
 }
 
@@ -106,6 +107,34 @@ pub(crate) fn huge_kib(va: u64) -> Result<u64> {
 /// How many files of the module are open.
 pub(crate) fn module_users() -> Result<u64> {
     Ok(get("/sys/module/hmm_oracle/refcnt")?.parse()?)
+}
+
+/// The addresses of the code of hmm's modules, and of what lies between them.
+pub(crate) fn module_code() -> Result<std::ops::Range<u64>> {
+    let symbols = fs::read_to_string("/proc/kallsyms")?;
+    let (mut start, mut end) = (u64::MAX, 0);
+    for line in symbols.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [address, "t" | "T", _, "[hmm]" | "[hmm_oracle]"] = words[..] else {
+            continue;
+        };
+        let address = u64::from_str_radix(address, 16)?;
+        start = start.min(address);
+        // The last function has an end, too.
+        end = end.max(address + PAGE as u64);
+    }
+    ensure!(start < end, "the kernel names no code of hmm's modules");
+    Ok(start..end)
+}
+
+/// The directory of the kernel's file system for debugging, mounted if it is not.
+pub(crate) fn debugfs() -> Result<&'static Path> {
+    const DIR: &str = "/sys/kernel/debug";
+    let empty = || fs::read_dir(DIR).map(|mut entries| entries.next().is_none());
+    if empty().context("looking into debugfs")? {
+        run("mount", &["-t", "debugfs", "debugfs", DIR])?;
+    }
+    Ok(Path::new(DIR))
 }
 
 /// Writes everything back and forgets what files hold.

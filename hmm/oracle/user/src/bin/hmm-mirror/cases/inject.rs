@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Every allocation fails once: the call fails with ENOMEM or does without, and all is well after.
 //!
-//! `/proc/self/fail-nth` makes the n-th allocation of this thread fail, whichever that is. For each of
-//! a mirror's operations n goes up until the operation has no n-th allocation.
+//! `fail-nth` makes the n-th allocation of this thread fail, of those that hmm's modules have a part
+//! in. For each of a mirror's operations n goes up until the operation has no n-th allocation.
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
 
@@ -12,7 +13,8 @@ use anyhow::{bail, ensure, Context, Result};
 use super::scene::{Scene, CPU, DEVICE};
 use crate::device::{Device, Want};
 use crate::memory::{Area, HUGE, PAGE};
-use crate::system::{get, huge_pages_on_request, set};
+use crate::process::Child;
+use crate::system::{debugfs, get, huge_pages_on_request, module_code, set};
 use crate::{Case, Skip};
 
 pub(crate) const CASES: &[Case] = &[
@@ -39,30 +41,34 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const NTH: &str = "/proc/thread-self/fail-nth";
-const DEBUG: &str = "/sys/kernel/debug";
 /// More allocations than any of the operations makes.
 const MOST: usize = 2000;
 
-/// Lets allocations of every kind fail, quietly.
+/// Lets allocations of every kind fail, quietly, if a function of hmm's modules is among the callers.
 fn prepare() -> Result<()> {
     if !Path::new(NTH).exists() {
         return Err(
             Skip("this kernel has no fault injection (CONFIG_FAULT_INJECTION)".into()).into(),
         );
     }
+    let (debugfs, code) = (debugfs()?, module_code()?);
     let mut kinds = 0;
     for kind in ["failslab", "fail_page_alloc"] {
-        let dir = format!("{DEBUG}/{kind}");
-        if !Path::new(&dir).exists() {
+        let dir = debugfs.join(kind);
+        if !dir.exists() {
             continue;
         }
         kinds += 1;
-        set(&format!("{dir}/verbose"), "0")?;
-        set(&format!("{dir}/task-filter"), "Y")?;
-        set(&format!("{dir}/ignore-gfp-wait"), "N")?;
+        let set = |name: &str, value: &str| set(&dir.join(name).display().to_string(), value);
+        set("verbose", "0")?;
+        set("task-filter", "Y")?;
+        set("ignore-gfp-wait", "N")?;
+        set("require-start", &code.start.to_string())?;
+        set("require-end", &code.end.to_string())?;
+        set("stacktrace-depth", "32")?;
         if kind == "fail_page_alloc" {
-            set(&format!("{dir}/ignore-gfp-highmem"), "N")?;
-            set(&format!("{dir}/min-order"), "0")?;
+            set("ignore-gfp-highmem", "N")?;
+            set("min-order", "0")?;
         }
     }
     match kinds {
@@ -152,11 +158,26 @@ fn access() -> Result<()> {
         || {
             let scene = Scene::new(16)?;
             scene.write(0..16, CPU)?;
-            crate::process::Child::fork(|| Ok(()))?.succeeds()?;
-            Ok(scene)
+            // Shares the pages until it is dropped.
+            let child = Child::fork(|| loop {
+                std::thread::park();
+            })?;
+            Ok((scene, child))
         },
-        |scene| scene.device.write(scene.area.start(), &bytes),
-        whole,
+        |(scene, _)| scene.device.write(scene.area.start(), &bytes),
+        |(scene, _)| whole(scene),
+    )?;
+    // So far apart that each level of the page table is missing.
+    let far = Area::reserve(4 << 40, libc::PROT_READ | libc::PROT_WRITE)?;
+    let (device, next) = (Device::mirror(&far)?, Cell::new(far.start()));
+    each(
+        "writing where there is no page table",
+        || Ok(next.replace(next.get() + (1 << 30) + (1 << 21))),
+        |va| device.write(*va, &bytes),
+        |va| {
+            device.write(*va, &bytes)?;
+            DEVICE.check(0, &device.read(*va, bytes.len())?)
+        },
     )
 }
 
