@@ -18,9 +18,9 @@
 //! | `Each`         | an IOMMU that has no room for the range, or mappings that are kept account of | a block | the same as for `Range` |
 //!
 //! `Range` takes addresses for the whole range at once: a page's address is known before it is mapped
-//! and never changes, a run is one change of the IOMMU's table and one wait for its cache.
-//! [`Links`] never makes the IOMMU's entries larger than the CPU's: so what is lost besides the pages
-//! asked for is what the CPU loses, too.
+//! and never changes, and a run is mostly one call and always one wait for the IOMMU's cache. [`Links`]
+//! has long runs of small pages take more calls, so that the IOMMU's entries are never larger than the
+//! CPU's: what is lost besides the pages asked for is what the CPU loses, too.
 //!
 //! # What may be held
 //!
