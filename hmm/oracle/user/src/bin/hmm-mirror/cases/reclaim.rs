@@ -5,6 +5,7 @@ use anyhow::{ensure, Result};
 
 use super::scene::{Scene, CPU, DEVICE};
 use crate::abi::EVENT_CLEAR;
+use crate::device::Want;
 use crate::memory::{Area, PAGE};
 use crate::pattern::Pattern;
 use crate::process::{within, PATIENCE};
@@ -98,54 +99,46 @@ fn frames(area: &Area) -> Result<Vec<Option<u64>>> {
     Ok(pages.into_iter().map(PageMap::frame).collect())
 }
 
+/// Pages that lie between free ones move together.
 fn compaction() -> Result<()> {
-    const MANY: usize = 8192;
-    const ROUNDS: usize = 5;
-    let scene = Scene::new(MANY)?;
-    let ((), counted) = scene.device.counting(|| scene.check_some(CPU))?;
-    ensure!(counted.failures == 0, "accesses failed");
-    let mut moved = 0;
-    for round in 0..ROUNDS {
-        let before = frames(&scene.area)?;
-        // Holes for the kernel to close.
-        let other = Area::filled(MANY, CPU)?;
-        for page in (0..MANY).step_by(2) {
-            other.unmap(page..page + 1)?;
-        }
-        drop(other);
-        for page in (round % 2..MANY).step_by(64) {
-            scene.area.advise(page..page + 1, libc::MADV_DONTNEED)?;
+    const MANY: usize = 16384;
+    const ROUNDS: usize = 3;
+    for _ in 0..ROUNDS {
+        let (area, other) = (Area::new(MANY)?, Area::new(MANY)?);
+        for page in 0..MANY {
             let position = page * PAGE;
-            scene
-                .area
-                .write(position, &CPU.bytes(position as u64, PAGE));
+            let bytes = CPU.bytes(position as u64, PAGE);
+            area.write(position, &bytes);
+            other.write(position, &bytes);
         }
-        set("/proc/sys/vm/compact_memory", "1")?;
-        let after = frames(&scene.area)?;
-        let same = before.iter().zip(&after).filter(|(one, two)| one == two);
-        moved += MANY - same.count();
-        scene.check_some(CPU)?;
-        scene.write(0..16, DEVICE)?;
-        scene.area.check(0..16, DEVICE)?;
-        scene.write(0..16, CPU)?;
-    }
-    println!("      {moved} of {} pages have moved", ROUNDS * MANY);
-    scene.area.check(0..MANY, CPU)?;
-    // Those that the test itself replaced.
-    match moved > ROUNDS * (MANY / 64) {
-        true => Ok(()),
-        false => Err(Skip("compaction moved no page of the mirror".to_owned()).into()),
-    }
-}
-
-impl Scene {
-    /// The device reads a page out of every 32, and they are those of `pattern`.
-    fn check_some(&self, pattern: Pattern) -> Result<()> {
-        for page in (0..self.area.pages()).step_by(32) {
-            self.check(page..page + 1, pattern)?;
+        let scene = Scene::of(area)?;
+        let (start, len) = (scene.area.start(), scene.area.len() as u64);
+        scene.device.prefetch(start, len, Want::Write)?;
+        drop(other);
+        let before = frames(&scene.area)?;
+        let (moved, counted) = scene.device.counting(|| {
+            set("/proc/sys/vm/compact_memory", "1")?;
+            let after = frames(&scene.area)?;
+            let moved = (0..MANY).filter(|page| before[*page] != after[*page]);
+            Ok(moved.collect::<Vec<_>>())
+        })?;
+        ensure!(
+            counted.invalidated >= moved.len() as u64,
+            "{} pages moved, the device lost {}",
+            moved.len(),
+            counted.invalidated
+        );
+        for page in &moved {
+            scene.check(*page..page + 1, CPU)?;
+            scene.write(*page..page + 1, DEVICE)?;
+            scene.area.check(*page..page + 1, DEVICE)?;
         }
-        Ok(())
+        if !moved.is_empty() {
+            println!("      {} of {MANY} pages have moved", moved.len());
+            return Ok(());
+        }
     }
+    Err(Skip("compaction moved no page of the mirror".to_owned()).into())
 }
 
 /// Two pages with the same bytes become one; a write to either must not reach the other.
