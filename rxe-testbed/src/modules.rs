@@ -17,8 +17,8 @@ use crate::ui::Step;
 /// What Kbuild sees of the repository.
 const SOURCES: &[&str] = &["Kbuild", "hmm", "mlx-odp"];
 
-/// What cargo and editors leave in the sources.
-const NOT_SOURCES: &[&str] = &["target", ".git"];
+/// What cargo and editors leave in the sources, and the oracle's program.
+const NOT_SOURCES: &[&str] = &["target", ".git", "user"];
 
 /// Present while make runs. A make that was killed may have left half an object behind.
 const INTERRUPTED: &str = ".building";

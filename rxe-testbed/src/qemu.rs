@@ -50,11 +50,23 @@ pub(crate) enum Extra {
     EduIommu,
     /// The same, and memory of two other devices: one beside it behind a switch, one elsewhere.
     EduPeers,
+    /// No device: memory in two NUMA nodes.
+    TwoNodes,
+    /// No device: one processor, and a clock that goes on by 2 ns with each instruction. Emulated also
+    /// where KVM works.
+    Counting,
 }
 
 impl Extra {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Edu, Self::EduIommu, Self::EduPeers];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::None,
+        Self::TwoNodes,
+        Self::Counting,
+        Self::Edu,
+        Self::EduIommu,
+        Self::EduPeers,
+    ];
 
     /// What it is, where the VM's name says it.
     pub(crate) fn suffix(self) -> &'static str {
@@ -63,6 +75,8 @@ impl Extra {
             Self::Edu => "-edu",
             Self::EduIommu => "-edu-iommu",
             Self::EduPeers => "-edu-peers",
+            Self::TwoNodes => "-two-nodes",
+            Self::Counting => "-counting",
         }
     }
 
@@ -70,7 +84,7 @@ impl Extra {
     fn devices(self) -> &'static [&'static str] {
         const EDU: &str = "edu,dma_mask=0xffffffffffffffff";
         match self {
-            Self::None => &[],
+            Self::None | Self::TwoNodes | Self::Counting => &[],
             Self::Edu => &[EDU],
             // Without interrupts: on a busy machine the kernel may not see its timer through it. With
             // fewer addresses than a process has, which is a case of its own.
@@ -90,8 +104,9 @@ impl Extra {
     /// What the kernel has to be told.
     fn command_line(self) -> &'static str {
         match self {
-            Self::None | Self::Edu | Self::EduPeers => "",
+            Self::None | Self::Edu | Self::EduPeers | Self::Counting => "",
             Self::EduIommu => " intel_iommu=on",
+            Self::TwoNodes => " numa=fake=2",
         }
     }
 }
@@ -124,7 +139,10 @@ pub(crate) struct Machine<'a> {
 impl Machine<'_> {
     /// QEMU's arguments.
     pub(crate) fn arguments(&self) -> Vec<String> {
+        let counting = self.extra == Extra::Counting;
         let accelerator = match self.accelerator {
+            // Instructions can be counted only one after the other.
+            _ if counting => ["tcg,thread=single", "max"],
             Accelerator::Kvm => ["kvm", "host"],
             Accelerator::Tcg => ["tcg,thread=multi", "max"],
         };
@@ -144,7 +162,12 @@ impl Machine<'_> {
         .map(str::to_owned)
         .into();
         let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-        add("-smp", self.cpus.to_string());
+        if counting {
+            add("-smp", "1".into());
+            add("-icount", "shift=1,sleep=off".into());
+        } else {
+            add("-smp", self.cpus.to_string());
+        }
         add("-m", format!("{}M", self.memory_mib));
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initramfs.display().to_string());

@@ -100,19 +100,30 @@ const ROWS: &[Row] = &[
     ),
     ("diff/kinds", "with-module hmm_oracle hmm-diff kinds", 120),
     (
-        "diff/random",
-        "with-module hmm_oracle hmm-diff --steps 20000",
-        600,
-    ),
-    (
         "bench/hmm",
         "with-module hmm_oracle hmm-diff bench --check",
         600,
     ),
 ];
 
-/// Tests of DMA, each with the device that it needs.
-const DMA: &[(Row, Extra)] = &[
+/// Tests that need another machine.
+const ELSEWHERE: &[(Row, Extra)] = &[
+    (
+        (
+            "diff/random",
+            "with-module hmm_oracle hmm-diff --steps 20000",
+            600,
+        ),
+        Extra::TwoNodes,
+    ),
+    (
+        (
+            "bench/hmm-instructions",
+            "with-module hmm_oracle hmm-diff bench --instruction 2 --check",
+            900,
+        ),
+        Extra::Counting,
+    ),
     (
         ("dma/direct", "with-module hmm_edu dma-tests direct", 120),
         Extra::Edu,
@@ -143,7 +154,7 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
         extra,
     };
     let row = |row: &Row| with(row, Extra::None);
-    let dma = DMA.iter().map(|(row, extra)| with(row, *extra));
+    let elsewhere = ELSEWHERE.iter().map(|(row, extra)| with(row, *extra));
     let leaks = (kernel == Variant::Debug).then(|| row(&LEAKS));
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
@@ -165,7 +176,7 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
         .chain(verbs)
         .chain(mirror)
         .chain(leaks)
-        .chain(dma)
+        .chain(elsewhere)
         .collect()
 }
 

@@ -2,7 +2,8 @@
 //! What both walks cost, and what an invalidation and a mirror do.
 //!
 //! Ours and C's take turns, A B B A, and the medians are compared: what counts is the ratio, as the
-//! times are those of whatever machine this is.
+//! times are those of whatever machine this is. On a machine whose clock counts instructions, one turn
+//! is enough, and the figures are the same each time.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +26,7 @@ const MIB: u64 = (1 << 20) / PAGE;
 #[derive(Clone, Debug, Serialize)]
 struct Figure {
     name: String,
-    /// Nanoseconds or bytes.
+    /// Nanoseconds or bytes; instructions for a page, or for the entry, if those are counted.
     ours: f64,
     /// The same of what it is compared with; the goal itself for a number of bytes.
     theirs: f64,
@@ -52,20 +53,65 @@ impl Figure {
     }
 }
 
+/// How to measure.
+#[derive(Clone, Copy)]
+struct Method {
+    oracle_rounds: u32,
+    walks: u32,
+    faults: u32,
+    /// Nanoseconds of the machine's clock for each instruction, if it counts these.
+    instruction: Option<u32>,
+}
+
+impl Method {
+    fn new(instruction: Option<u32>) -> Self {
+        match instruction {
+            Some(_) => Self {
+                oracle_rounds: 100,
+                walks: 1,
+                faults: 1,
+                instruction,
+            },
+            None => Self {
+                oracle_rounds: 2_000,
+                walks: 10,
+                faults: 8,
+                instruction,
+            },
+        }
+    }
+
+    /// A time as it is, or as instructions for each of `pages`.
+    fn figure(&self, name: String, times: (f64, f64), pages: u64, goal: Option<f64>) -> Figure {
+        let unit = match self.instruction {
+            Some(nanoseconds) => f64::from(nanoseconds) * pages as f64,
+            None => 1.0,
+        };
+        Figure::new(name, times.0 / unit, times.1 / unit, goal)
+    }
+}
+
 /// Measures everything; whether, if it is to be checked, no ratio is far off.
-pub(crate) fn run(json: Option<&Path>, check: bool) -> Result<bool> {
+///
+/// `instruction` is how many nanoseconds the machine's clock goes on with each instruction, if it does.
+pub(crate) fn run(json: Option<&Path>, check: bool, instruction: Option<u32>) -> Result<bool> {
     arena::check_free().context("the arena's addresses are in use")?;
     let _machine = Machine::for_measuring()?;
     let oracle = Oracle::open()?;
+    let method = Method::new(instruction);
     let mut figures = Vec::new();
-    snapshots(&oracle, &mut figures).context("snapshots")?;
-    faults(&oracle, &mut figures).context("faults")?;
-    let rounds = 2_000;
+    snapshots(&oracle, &method, &mut figures).context("snapshots")?;
+    faults(&oracle, &method, &mut figures).context("faults")?;
+    let rounds = method.oracle_rounds;
     let (ours, theirs) = oracle.zap(rounds).context("invalidations")?;
     let each = |total: u64| total as f64 / f64::from(rounds);
-    let name = "invalidation of a 2 MiB entry";
-    figures.push(Figure::new(name, each(ours), each(theirs), Some(0.05)));
-    held::measure(&mut figures).context("memory")?;
+    let name = "invalidation of a 2 MiB entry".to_owned();
+    figures.push(method.figure(name, (each(ours), each(theirs)), 1, Some(0.05)));
+    if instruction.is_none() {
+        held::measure(&mut figures).context("memory")?;
+    } else {
+        println!("instructions for a page, or for the entry:");
+    }
     print!("{}", table(&figures));
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&figures)?;
@@ -88,11 +134,25 @@ fn table(figures: &[Figure]) -> String {
     for figure in figures {
         let goal = figure.goal.map_or(String::new(), |goal| format!("{goal}"));
         text.push_str(&format!(
-            "{:<48}{:>14.0}{:>14.0}{:>9.3}{goal:>9}\n",
-            figure.name, figure.ours, figure.theirs, figure.ratio
+            "{:<48}{:>14.*}{:>14.*}{:>9.3}{goal:>9}\n",
+            figure.name,
+            decimals(figure.ours),
+            figure.ours,
+            decimals(figure.theirs),
+            figure.theirs,
+            figure.ratio
         ));
     }
     text
+}
+
+/// Small numbers with two places.
+fn decimals(number: f64) -> usize {
+    if number < 100.0 {
+        2
+    } else {
+        0
+    }
 }
 
 /// Private memory that lies anywhere, for as long as it lives.
@@ -157,7 +217,7 @@ fn in_turns(
     Ok((median(a), median(b)))
 }
 
-fn snapshots(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
+fn snapshots(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result<()> {
     for (huge, mib, goal) in [(false, 256, 0.5), (true, 1024, 0.02)] {
         let mib = affordable(mib)?;
         let block = Block::populated(mib * MIB, huge)?;
@@ -169,17 +229,17 @@ fn snapshots(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
         };
         let what = if huge { "THP" } else { "4 KiB pages" };
         for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
-            let (ours, theirs) = in_turns(10, || walk(side), || walk(THEIRS))?;
+            let times = in_turns(method.walks, || walk(side), || walk(THEIRS))?;
             let name = format!("snapshot of {mib} MiB of {what}, {form}");
             // One word a page cannot be cheaper than one word a page.
             let goal = (!huge || side == OURS_RUNS).then_some(goal);
-            figures.push(Figure::new(name, ours, theirs, goal));
+            figures.push(method.figure(name, times, pages, goal));
         }
     }
     Ok(())
 }
 
-fn faults(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
+fn faults(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result<()> {
     const SIZE: u64 = 64;
     let walk = |side| {
         let block = Block::new(SIZE * MIB, false)?;
@@ -195,11 +255,11 @@ fn faults(oracle: &Oracle, figures: &mut Vec<Figure>) -> Result<()> {
     };
     for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
         let name = format!("fault of {SIZE} MiB untouched, {form}");
-        let (ours, theirs) = in_turns(8, || walk(side), || walk(THEIRS))?;
-        figures.push(Figure::new(&name, ours, theirs, Some(1.0)));
-        let (ours, cpu) = in_turns(8, || walk(side), touch)?;
+        let times = in_turns(method.faults, || walk(side), || walk(THEIRS))?;
+        figures.push(method.figure(name.clone(), times, SIZE * MIB, Some(1.0)));
+        let times = in_turns(method.faults, || walk(side), touch)?;
         let name = format!("{name}, against the CPU's touch");
-        figures.push(Figure::new(name, ours, cpu, Some(1.3)));
+        figures.push(method.figure(name, times, SIZE * MIB, Some(1.3)));
     }
     if figures.iter().any(|figure| !figure.ratio.is_finite()) {
         bail!("a time of nothing");

@@ -72,6 +72,9 @@ enum Command {
         /// Fail if a ratio is more than twice its goal.
         #[arg(long)]
         check: bool,
+        /// The machine's clock counts instructions, N nanoseconds each: print instructions for a page.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        instruction: Option<u32>,
     },
 }
 
@@ -80,7 +83,11 @@ fn main() -> ExitCode {
     let result: Result<bool> = match arguments.command {
         None => random::run(&arguments.random),
         Some(Command::Kinds { filter }) => directed::run(filter.as_deref()),
-        Some(Command::Bench { json, check }) => bench::run(json.as_deref(), check),
+        Some(Command::Bench {
+            json,
+            check,
+            instruction,
+        }) => bench::run(json.as_deref(), check, instruction),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
