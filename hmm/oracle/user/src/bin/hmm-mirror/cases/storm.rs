@@ -10,7 +10,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 
 use super::scene::{Scene, CPU, DEVICE};
 use crate::memory::{memory_file, punch_hole, Area, PAGE};
-use crate::process::{goes_on, Child, Stop};
+use crate::process::{goes_on, pair, Child, Stop};
 use crate::Case;
 
 pub(crate) const CASES: &[Case] = &[
@@ -151,19 +151,27 @@ fn hole() -> Result<()> {
     DEVICE.check(0, &bytes)
 }
 
-/// Write protection, over and over: each child sees some state of the page, the parent the last.
+/// Write protection, over and over: each child keeps what there was when it was made.
 fn fork() -> Result<()> {
+    const CHILDREN: usize = 200;
     let scene = Scene::new(1)?;
-    accesses(|number| {
-        let pattern = if number % 2 == 0 { DEVICE } else { CPU };
-        let child = match number % 20 {
-            0 => Some(Child::fork(|| Ok(()))?),
-            _ => None,
+    for number in 0..CHILDREN {
+        let (old, new) = match number % 2 {
+            0 => (CPU, DEVICE),
+            _ => (DEVICE, CPU),
         };
-        scene.write(0..1, pattern)?;
-        scene.area.check(0..1, pattern)?;
-        child.map_or(Ok(()), Child::succeeds)
-    })
+        let (ours, theirs) = pair()?;
+        let child = Child::fork(|| {
+            theirs.wait()?;
+            scene.area.check(0..1, old)
+        })?;
+        scene.write(0..1, new)?;
+        scene.area.check(0..1, new)?;
+        ours.tell()?;
+        let kept = child.succeeds();
+        kept.with_context(|| format!("child {number}"))?;
+    }
+    Ok(())
 }
 
 /// What happens to other pages of the chunk is no collision, unless so much of it happens during one
