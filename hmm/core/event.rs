@@ -30,10 +30,11 @@ pub enum Event {
     SoftDirty,
     /// The last user of the address space is gone. All translations go; later faults find nobody.
     Release,
-    /// Pages migrate to or from a device. All translations go, unless it is the driver's own device:
-    /// then the driver changes them itself, and the event is not delivered to it.
+    /// Pages migrate to or from a device. All translations go. Not delivered to a notifier whose owner
+    /// is the one of that device's memory: its driver then has to change its translations itself.
     Migrate,
-    /// A device takes exclusive access. All translations go, unless it is the driver's own device.
+    /// A device takes exclusive access. All translations go. Not delivered to a notifier whose owner
+    /// takes it.
     Exclusive,
 }
 

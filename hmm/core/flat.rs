@@ -15,7 +15,8 @@ use crate::walk::Collect;
 /// What a walk found for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Nothing that the device could use at the moment; a fault might change that.
+    /// Nothing that the device could use at the moment. A fault might change that, or find out that it
+    /// cannot.
     Absent,
     /// Nothing that a device could ever use: no area, no right to read, device registers.
     Unusable,

@@ -18,7 +18,8 @@
 //! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
 //! finds the CPU's pages, to [`dma_run`].
 //!
-//! An invalidation is an [`event`] that ends in [`table::Table::zap`].
+//! An invalidation is an [`event`] that ends in [`table::Table::zap`] or in
+//! [`table::Table::write_protect`].
 #![no_std]
 
 #[cfg(test)]

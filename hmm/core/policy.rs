@@ -108,7 +108,7 @@ pub struct VmaRights {
     pub readable: bool,
     /// `VM_WRITE`.
     pub writable: bool,
-    /// `VM_IO` or `VM_PFNMAP`: nothing in it can be mirrored.
+    /// `VM_IO`, `VM_PFNMAP` or `memfd_secret`: nothing in it can be mirrored.
     pub special: bool,
 }
 
@@ -142,7 +142,7 @@ pub enum Refusal {
 pub enum Decision {
     /// Report this page, with these rights.
     Report(Pfn, Perm, Memory),
-    /// Report that there is none, which a fault might change.
+    /// Report that there is none. A fault might change that, or find out that it cannot.
     Skip,
     /// Report that there is nothing that a device could ever use.
     Unusable,

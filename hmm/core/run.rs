@@ -55,7 +55,7 @@ impl Run {
 }
 
 /// How many runs one walk collects at most, unless the caller has room for more. They live on the
-/// kernel's stack: 16 of 40 bytes.
+/// kernel's stack: 16 of 32 bytes.
 pub const MAX_RUNS: usize = 16;
 
 /// No room for another run: the caller uses what is there and walks on from where it ended.

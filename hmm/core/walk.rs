@@ -92,7 +92,8 @@ pub trait Collect {
     fn clear(&mut self);
 }
 
-/// The address space that is walked. The caller holds it still (in the kernel: the mmap lock).
+/// The address space that is walked. It stays still (in the kernel: the mmap lock) but for the calls of
+/// the fault handler that say otherwise.
 pub trait AddressSpace {
     /// The area that covers `page` or, if none does, the next one above it.
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;

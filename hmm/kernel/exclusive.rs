@@ -9,8 +9,8 @@
 //!
 //! One page goes: sequence noted → the kernel faults the page in for writing, locks it, tells all
 //! notifiers but those of `owner` ([`Event::Exclusive`](crate::event::Event::Exclusive)) and replaces
-//! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own doing, when it
-//! splits a huge page for this), all over again.
+//! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own
+//! doing, when it splits a huge page for this), all over again.
 //!
 //! Exclusive access ends with any event for the page, also with one that
 //! [leaves](crate::event::Event::leaves) read-only translations: after a fork the CPU may read again.

@@ -3,7 +3,7 @@
 //! `hmm.ko`: heterogeneous memory management for drivers written in Rust.
 //!
 //! A driver keeps a [`mirror::Mirror`] of part of a process's address space. The device's accesses
-//! go through it; what it lacks is faulted in by [`range::fault_until_valid`], the walk over the CPU's
+//! go through it; what it lacks is faulted in by [`range`], the walk over the CPU's
 //! page table (`tables`); what the CPU takes away leaves it through [`interval`]. A device that reaches
 //! the pages by itself does so through the mappings of [`dma`].
 //!

@@ -14,7 +14,8 @@
 //! whenever its fault does, however many invalidations queue up behind it.
 //!
 //! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
-//! [`Chunk::invalidate`] → [`Table::zap`], pages that the device wrote are marked dirty.
+//! [`Chunk::invalidate`] → [`Table::zap`], or [`Table::write_protect`] if the pages stay where they
+//! are; pages that the device wrote are marked dirty.
 
 use core::ops::ControlFlow;
 
@@ -59,7 +60,8 @@ pub trait Observer: Send + Sync + 'static {
     fn collided(&self);
     /// An access has failed, as a page could not be had.
     fn failed(&self);
-    /// The CPU has taken the range away; `pages` translations went.
+    /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
+    /// do not count.
     fn invalidated(&self, event: Event, pages: u64);
     /// A chunk has come into being.
     fn chunk_added(&self);
@@ -183,7 +185,10 @@ impl<O: Observer> Invalidate for Chunk<O> {
     fn invalidate(&mut self, range: PageRange, event: Event) {
         let pages = match event.leaves() {
             Leaves::Nothing => self.zap(range),
-            Leaves::ReadOnly => self.table.write_protect(range, written),
+            Leaves::ReadOnly => {
+                self.table.write_protect(range, written);
+                0
+            }
         };
         self.observer.invalidated(event, pages);
     }

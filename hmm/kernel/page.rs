@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bytes of a page that a mirror has translated, while the lock that keeps them there is held.
+//! Bytes of a page while it stays where it is: translated by a mirror whose lock is held, or migrating.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;

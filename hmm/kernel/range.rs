@@ -61,7 +61,7 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`crate::run::Runs`] or [`crate::flat::Flat`]. Takes and releases the mmap lock for reading; sleeps.
+/// [`crate::run::Runs`] or [`crate::flat::Flat`]. Takes and releases the mmap lock; sleeps.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
 /// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
@@ -69,7 +69,7 @@ impl Deadline for TimeLimit {
 ///
 /// The mmap lock is not held while the CPU's fault handler waits for a disk or for the handler of a
 /// userfaultfd. A fault that has lost against many invalidations takes it for writing, so that those
-/// of the process itself cannot go on forever.
+/// of the process itself cannot go on forever; then it is held for a disk, too.
 ///
 /// # Errors
 ///
@@ -107,8 +107,9 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
 /// How often a fault may collide before it holds the address space still.
 const COLLISIONS_BEFORE_HOLDING: u32 = 8;
 
-/// Holds the mmap lock for writing, after a while: whatever the process does meanwhile, its next
-/// invalidation comes only after the fault. Reclaim and migration go on; they come to an end.
+/// Holds the mmap lock for writing, after a while: what the process does to its own address space
+/// waits for the fault. Reclaim, migration and changes to a mapped file go on, as they do not take that
+/// lock; against these a fault wins sooner or later, or runs into its time limit.
 pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser);
 
 impl<'a> Hold for HoldStill<'a> {
@@ -119,7 +120,7 @@ impl<'a> Hold for HoldStill<'a> {
     }
 }
 
-/// Serves `request` once. Takes and releases the mmap lock for reading; sleeps.
+/// Serves `request` once. Takes and releases the mmap lock for reading, unless `still` holds it; sleeps.
 ///
 /// Returns the part of the wanted pages that is done. What was found can be read when it has been
 /// validated.

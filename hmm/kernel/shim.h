@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What hmm needs of the kernel's inline functions and macros. bindgen makes shim_bindings.rs of it.
- * No logic lives here: each function reads one thing or calls one thing.
+ * No decision is made here: each function reads one thing, or many of a kind, or calls one thing.
  */
 #ifndef HMM_SHIM_H
 #define HMM_SHIM_H

@@ -42,7 +42,7 @@ pub struct Stats {
     pub invalidations: Counter,
     /// Translations removed by them.
     pub page_invalidations: Counter,
-    /// Chunks of 64 MiB that the NIC has used: what the region's memory goes by.
+    /// Chunks of 128 MiB that the NIC has used: what the region's memory goes by.
     pub chunks: Counter,
 }
 

@@ -165,7 +165,7 @@ impl Region {
     /// # Errors
     ///
     /// Those of [`Region::may_prefetch`]; a fault error for a page that cannot be had, with the
-    /// pages before it prefetched.
+    /// units of 2 MiB before it prefetched.
     pub fn prefetch(
         &self,
         iova: u64,
