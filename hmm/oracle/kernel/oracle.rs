@@ -111,7 +111,9 @@ impl MiscDevice for Oracle {
             WALK => argument::exchange(argument, measure::walk),
             ZAP => argument::exchange(argument, measure::zap),
             MIRROR => argument::exchange(argument, |request, mm| this.mirrors.add(request, mm)),
-            MIRROR_OPEN => argument::exchange(argument, |request, mm| this.handle.open(request, mm)),
+            MIRROR_OPEN => {
+                argument::exchange(argument, |request, mm| this.handle.open(request, mm))
+            }
             MIRROR_ACCESS => {
                 argument::exchange(argument, |request, mm| this.handle.access(request, mm))
             }
