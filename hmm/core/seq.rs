@@ -68,49 +68,79 @@ pub trait Domain {
     fn may_have_collided(&self, seq: u64, pages: PageRange) -> bool;
 }
 
-/// How many invalidations a [`History`] remembers.
-const REMEMBERED: usize = 4;
+/// How many ranges a [`History`] remembers.
+const REMEMBERED: usize = 3;
 
 /// The last invalidations of a domain, so that a fault begins anew only if one concerns it.
+///
+/// A range that is invalidated again and again takes the place of one. Numbers wrap: one that is
+/// mistaken for another, after 2^32 invalidations, makes a fault begin anew in vain.
 #[derive(Clone, Copy, Debug)]
 pub struct History {
-    /// How many there have been; wraps.
-    count: u64,
-    /// The range of invalidation `n` is at `n % REMEMBERED`.
-    recent: [PageRange; REMEMBERED],
+    /// How many there have been.
+    count: u32,
+    /// The last one whose range is not remembered.
+    forgotten: u32,
+    /// The last invalidation in each of the ranges.
+    last: [u32; REMEMBERED],
+    ranges: [PageRange; REMEMBERED],
 }
 
 impl History {
     /// None yet. They are counted from `count` on.
-    pub const fn new(count: u64) -> Self {
-        const NONE: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(0));
+    pub const fn new(count: u32) -> Self {
         Self {
             count,
-            recent: [NONE; REMEMBERED],
+            forgotten: count,
+            last: [count; REMEMBERED],
+            ranges: [NOTHING; REMEMBERED],
         }
     }
 
     /// The sequence number: how many invalidations there have been.
     pub const fn seq(&self) -> u64 {
-        self.count
+        self.count as u64
     }
 
     /// An invalidation of `range` has come.
     pub fn record(&mut self, range: PageRange) {
-        self.recent[self.count as usize % REMEMBERED] = range;
         self.count = self.count.wrapping_add(1);
+        let known = self
+            .ranges
+            .iter()
+            .position(|known| range.intersection(known) == range);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let oldest = self.oldest();
+                if self.age(self.last[oldest]) < self.age(self.forgotten) {
+                    self.forgotten = self.last[oldest];
+                }
+                self.ranges[oldest] = range;
+                oldest
+            }
+        };
+        self.last[index] = self.count;
+    }
+
+    fn oldest(&self) -> usize {
+        let ages = self.last.map(|last| self.age(last));
+        let oldest = (0..REMEMBERED).max_by_key(|&index| ages[index]);
+        oldest.unwrap_or(0)
+    }
+
+    /// How many invalidations have come after number `last`.
+    fn age(&self, last: u32) -> u32 {
+        self.count.wrapping_sub(last)
     }
 
     /// Whether any invalidation since `seq` may have touched `pages`.
     pub fn touched_since(&self, seq: u64, pages: PageRange) -> bool {
-        let since = self.count.wrapping_sub(seq);
-        if since > REMEMBERED as u64 {
-            return true;
-        }
-        (1..=since).any(|back| {
-            let at = self.count.wrapping_sub(back) as usize % REMEMBERED;
-            self.recent[at].overlaps(&pages)
-        })
+        // A sequence number has 32 bits.
+        let since = self.count.wrapping_sub(seq as u32);
+        let mut remembered = self.last.iter().zip(&self.ranges);
+        self.age(self.forgotten) < since
+            || remembered.any(|(last, range)| self.age(*last) < since && range.overlaps(&pages))
     }
 }
 

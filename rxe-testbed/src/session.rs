@@ -128,6 +128,8 @@ pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Resu
     let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
     let mut archive = tar::Builder::new(file);
     archive.follow_symlinks(false);
+    // The guest's tar does not know the entries for files with holes.
+    archive.sparse(false);
     for (inside, text) in SCRIPTS {
         add_text(&mut archive, inside, text)?;
     }

@@ -64,7 +64,7 @@ impl Machine {
             freed: Mutex::new(Vec::new()),
             notifier: Mutex::new(Notifier::default()),
             // The count is about to wrap.
-            table: Mutex::new((Table::new(range, huge), History::new(u64::MAX - 1))),
+            table: Mutex::new((Table::new(range, huge), History::new(u32::MAX - 1))),
             broken,
         }
     }
@@ -355,7 +355,7 @@ fn pages(start: u64, end: u64) -> PageRange {
 #[test]
 fn only_an_invalidation_of_the_same_pages_collides() {
     // Also where the count wraps.
-    for first in [0, u64::MAX - 2] {
+    for first in [0, u32::MAX - 2] {
         let mut history = History::new(first);
         let seq = history.seq();
         assert!(!history.touched_since(seq, pages(0, 100)));
@@ -367,12 +367,19 @@ fn only_an_invalidation_of_the_same_pages_collides() {
         assert!(!history.touched_since(seq, pages(15, 15)), "no page");
         let later = history.seq();
         assert!(!history.touched_since(later, pages(0, 100)));
-        // What is forgotten may have been anywhere.
-        for _ in 0..REMEMBERED {
-            history.record(pages(90, 91));
+        // The same elsewhere, again and again, is no more than once.
+        for _ in 0..100 {
+            history.record(pages(90, 95));
+            history.record(pages(91, 92));
         }
-        assert!(!history.touched_since(later, pages(10, 20)));
-        history.record(pages(90, 91));
-        assert!(history.touched_since(later, pages(10, 20)));
+        assert!(!history.touched_since(seq, pages(20, 40)));
+        assert!(history.touched_since(later, pages(94, 96)));
+        // What is forgotten may have been anywhere.
+        history.record(pages(60, 61));
+        assert!(history.touched_since(seq, pages(20, 40)));
+        assert!(!history.touched_since(later, pages(20, 40)));
+        history.record(pages(70, 71));
+        history.record(pages(80, 81));
+        assert!(history.touched_since(later, pages(20, 40)));
     }
 }
