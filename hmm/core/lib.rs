@@ -21,6 +21,7 @@
 //! An invalidation is an [`event`] that ends in [`table::Table::zap`] or in
 //! [`table::Table::write_protect`].
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;

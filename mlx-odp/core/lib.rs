@@ -8,6 +8,7 @@
 //! * [`sge`]: where in a scatter-gather list a copy is;
 //! * [`stats`]: the counters of a region.
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
