@@ -84,7 +84,10 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 /// Runs `wanted` of `all` tests, and again, by themselves, those that were too slow: their time limits are
 /// compiled in and made for hardware.
 fn run_wanted(job: &Job<'_>, vm: &mut Vm, wanted: &[&String], all: usize) -> Result<Results> {
-    let choose = |tests: &[&String]| tests.iter().map(|test| format!(" -r {test}")).collect();
+    let choose = |tests: &[&String]| -> String {
+        let options = tests.iter().flat_map(|test| [" -r ", test.as_str()]);
+        options.collect()
+    };
     // The list of all of them would be no shorter than the tests' own.
     let chosen: String = match wanted.len() == all {
         true => String::new(),
