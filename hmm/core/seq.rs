@@ -73,13 +73,13 @@ const REMEMBERED: usize = 3;
 
 /// The last invalidations of a domain, so that a fault begins anew only if one concerns it.
 ///
-/// A range that is invalidated again and again takes the place of one. Numbers wrap: one that is
-/// mistaken for another, after 2^32 invalidations, makes a fault begin anew in vain.
+/// A range that is invalidated again and again takes the place of one.
 #[derive(Clone, Copy, Debug)]
 pub struct History {
-    /// How many there have been.
-    count: u32,
-    /// The last one whose range is not remembered.
+    /// How many there have been; wraps.
+    count: u64,
+    /// The last one whose range is not remembered; its low bits, as those of the others. One that is
+    /// taken for a younger one, 2^32 invalidations later, makes a fault begin anew in vain.
     forgotten: u32,
     /// The last invalidation in each of the ranges.
     last: [u32; REMEMBERED],
@@ -88,28 +88,28 @@ pub struct History {
 
 impl History {
     /// None yet. They are counted from `count` on.
-    pub const fn new(count: u32) -> Self {
+    pub const fn new(count: u64) -> Self {
         Self {
             count,
-            forgotten: count,
-            last: [count; REMEMBERED],
+            forgotten: count as u32,
+            last: [count as u32; REMEMBERED],
             ranges: [NOTHING; REMEMBERED],
         }
     }
 
     /// The sequence number: how many invalidations there have been.
     pub const fn seq(&self) -> u64 {
-        self.count as u64
+        self.count
     }
 
     /// An invalidation of `range` has come.
     pub fn record(&mut self, range: PageRange) {
         self.count = self.count.wrapping_add(1);
-        let known = self
-            .ranges
-            .iter()
-            .position(|known| range.intersection(known) == range);
-        let index = match known {
+        // Booked on one that is not much larger, or a large one would stay for all the small ones in it.
+        let alike = |known: &PageRange| {
+            range.intersection(known) == range && known.len() <= 2 * range.len()
+        };
+        let index = match self.ranges.iter().position(alike) {
             Some(index) => index,
             None => {
                 let oldest = self.oldest();
@@ -120,7 +120,7 @@ impl History {
                 oldest
             }
         };
-        self.last[index] = self.count;
+        self.last[index] = self.count as u32;
     }
 
     fn oldest(&self) -> usize {
@@ -131,13 +131,14 @@ impl History {
 
     /// How many invalidations have come after number `last`.
     fn age(&self, last: u32) -> u32 {
-        self.count.wrapping_sub(last)
+        (self.count as u32).wrapping_sub(last)
     }
 
     /// Whether any invalidation since `seq` may have touched `pages`.
     pub fn touched_since(&self, seq: u64, pages: PageRange) -> bool {
-        // A sequence number has 32 bits.
-        let since = self.count.wrapping_sub(seq as u32);
+        let Ok(since) = u32::try_from(self.count.wrapping_sub(seq)) else {
+            return true;
+        };
         let mut remembered = self.last.iter().zip(&self.ranges);
         self.age(self.forgotten) < since
             || remembered.any(|(last, range)| self.age(*last) < since && range.overlaps(&pages))

@@ -71,13 +71,14 @@ impl Slot {
         (old & VALID != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
-    /// Takes the right to write away; if there was one, returns the frame and whether the device had
-    /// used it.
+    /// Takes the right to write away; if there was one, or had been when the device wrote, returns the
+    /// frame and whether the device wrote there.
     fn write_protect(&mut self) -> Option<(Pfn, bool)> {
         let slot = self.0.get_mut();
         let old = *slot;
         *slot = old & !(WRITABLE | WRITTEN);
-        (old & WRITABLE != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
+        let affected = old & (WRITABLE | WRITTEN) != 0;
+        affected.then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
     /// The frame and the rights, without using them.

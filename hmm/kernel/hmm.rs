@@ -15,8 +15,8 @@
 //! Outermost first:
 //!
 //! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has lost
-//!    many times; an invalidation comes with it held for writing (`munmap`), for reading
-//!    (`MADV_DONTNEED`) or not at all (reclaim);
+//!    many times; an invalidation comes with it held for writing (`munmap`), with only the area's lock
+//!    (`MADV_DONTNEED`) or with none (reclaim);
 //! 2. the lock of a page (a folio), where a device takes it exclusively or moves it; an invalidation
 //!    may come with it held (reclaim);
 //! 3. the lock of an [`interval::IntervalNotifier`], a reader-writer spinlock: shared by accesses of

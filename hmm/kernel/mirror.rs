@@ -468,7 +468,11 @@ impl<O: Observer> Mirror<O> {
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.observer.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk = KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|_| FaultError::NoMemory)?;
+        let chunk = KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|error| match error {
+            // Registering gives way to signals.
+            error if error == EINTR => FaultError::Interrupted,
+            _ => FaultError::NoMemory,
+        })?;
         let (chunk, added) = self
             .chunks
             .get_or_insert(self.chunk_number(page), chunk)
@@ -494,7 +498,13 @@ impl<O: Observer> Mirror<O> {
     /// here could be long: it is left to a worker.
     fn mm_user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
-        Ok(MmWithUser::into_mmput_async(mm))
+        let mm = MmWithUser::into_mmput_async(mm);
+        // Faults must not keep alive, and let grow, what a dead process has left behind.
+        // SAFETY: `mm` is alive.
+        match unsafe { shim::hmm_shim_mm_has_owner(mm.as_raw()) } {
+            true => Ok(mm),
+            false => Err(FaultError::Exited),
+        }
     }
 }
 

@@ -100,6 +100,9 @@ static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
 	if (pmd_leaf(pmd)) {
 		if (pmd_protnone(pmd))
 			return HMM_SHIM_INACCESSIBLE;
+		/* The huge zero page is special too, but there is memory behind it. */
+		if (pmd_special(pmd) && !pfn_valid(pmd_pfn(pmd)))
+			return mapping(HMM_SHIM_SPECIAL, pmd_pfn(pmd), pmd_write(pmd));
 		return mapping(HMM_SHIM_MAPPED, pmd_pfn(pmd), pmd_write(pmd));
 	}
 	if (pmd_bad(pmd))
@@ -168,19 +171,57 @@ bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma)
 	return vma->vm_flags & VM_SHADOW_STACK;
 }
 
-bool hmm_shim_userfaultfd_armed(struct vm_area_struct *vma)
+bool hmm_shim_may_wait_for_user(struct vm_area_struct *vma)
 {
-	return userfaultfd_armed(vma);
+	return userfaultfd_armed(vma) || !vma_is_anonymous(vma);
 }
 
-void hmm_shim_vma_start_write(struct vm_area_struct *vma)
+struct waker {
+	struct timer_list timer;
+	struct task_struct *task;
+};
+
+static void wake(struct timer_list *timer)
 {
-	vma_start_write(vma);
+	struct waker *waker = timer_container_of(waker, timer, timer);
+
+	wake_up_process(waker->task);
+	mod_timer(timer, jiffies + HZ);
+}
+
+vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
+{
+	struct waker waker = { .task = current };
+	vm_fault_t result;
+
+	/* Who can be killed needs no waking. */
+	if (!(current->flags & PF_KTHREAD) || !userfaultfd_armed(vma))
+		return handle_mm_fault(vma, addr, flags, NULL);
+	timer_setup_on_stack(&waker.timer, wake, 0);
+	mod_timer(&waker.timer, jiffies + HZ);
+	result = handle_mm_fault(vma, addr, flags, NULL);
+	timer_delete_sync(&waker.timer);
+	timer_destroy_on_stack(&waker.timer);
+	return result;
 }
 
 void hmm_shim_mmap_write_lock(struct mm_struct *mm)
 {
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
 	mmap_write_lock(mm);
+	for_each_vma(vmi, vma)
+		vma_start_write(vma);
+}
+
+bool hmm_shim_mm_has_owner(struct mm_struct *mm)
+{
+#ifdef CONFIG_MEMCG
+	return READ_ONCE(mm->owner);
+#else
+	return true;
+#endif
 }
 
 void hmm_shim_mmap_write_unlock(struct mm_struct *mm)

@@ -58,13 +58,24 @@ void hmm_shim_pte_entries(pte_t *pte, unsigned int count, const void *owner, hmm
 bool hmm_shim_vma_is_secret(const struct vm_area_struct *vma);
 bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma);
 
-/* Whether a userfaultfd handler may have to serve faults in vma. */
-bool hmm_shim_userfaultfd_armed(struct vm_area_struct *vma);
+/*
+ * Whether a fault in vma may have to wait for a process: the handler of a userfaultfd, or a file system
+ * in user space.
+ */
+bool hmm_shim_may_wait_for_user(struct vm_area_struct *vma);
 
-/* With the mmap lock held for writing: keeps out those who hold only the lock of vma. */
-void hmm_shim_vma_start_write(struct vm_area_struct *vma);
+/*
+ * handle_mm_fault(). A kernel thread that waits for the handler of a userfaultfd is woken each second,
+ * and VM_FAULT_RETRY is the result: nobody could kill it.
+ */
+vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
+
+/* Takes the mmap lock for writing, and the lock of each area: some calls do with one of these. */
 void hmm_shim_mmap_write_lock(struct mm_struct *mm);
 void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
+
+/* Whether there is a process left that the memory of mm is for. */
+bool hmm_shim_mm_has_owner(struct mm_struct *mm);
 
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 

@@ -55,7 +55,8 @@ impl<'a> MmapLock<'a> {
     }
 }
 
-/// An address space that no call of its process can change: its mmap lock is held for writing.
+/// An address space that no call of its process can change: its mmap lock is held for writing, and with
+/// it the locks of all areas.
 ///
 /// # Invariants
 ///
@@ -333,13 +334,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
         self.vma = NonNull::new(vma);
         // SAFETY: The mmap lock keeps the area as it is.
-        let area = self.vma.map(|vma| unsafe { describe(vma) })?;
-        if self.is_still() && area.range.contains(page) {
-            // Some calls do with the area's own lock.
-            // SAFETY: The mmap lock is held for writing.
-            unsafe { shim::hmm_shim_vma_start_write(vma) };
-        }
-        Some(area)
+        self.vma.map(|vma| unsafe { describe(vma) })
     }
 
     #[inline]
@@ -372,8 +367,8 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
         if self.is_still() {
             // SAFETY: As below.
-            if unsafe { shim::hmm_shim_userfaultfd_armed(vma.as_ptr()) } {
-                // Its handler may have to change the address space.
+            if unsafe { shim::hmm_shim_may_wait_for_user(vma.as_ptr()) } {
+                // The process that it waits for may be this one.
                 self.let_move();
                 return Ok(Handled::LetGo);
             }
@@ -386,14 +381,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
             flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
         }
         // SAFETY: The mmap lock is held, and `vma` is an area of the mm, found under that lock.
-        let result = unsafe {
-            bindings::handle_mm_fault(
-                vma.as_ptr(),
-                page.addr() as usize,
-                flags,
-                core::ptr::null_mut(),
-            )
-        };
+        let result = unsafe { shim::hmm_shim_fault(vma.as_ptr(), page.addr() as usize, flags) };
         const LET_GO: u32 =
             bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
         const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM

@@ -64,7 +64,7 @@ impl Machine {
             freed: Mutex::new(Vec::new()),
             notifier: Mutex::new(Notifier::default()),
             // The count is about to wrap.
-            table: Mutex::new((Table::new(range, huge), History::new(u32::MAX - 1))),
+            table: Mutex::new((Table::new(range, huge), History::new(u64::MAX - 1))),
             broken,
         }
     }
@@ -355,7 +355,7 @@ fn pages(start: u64, end: u64) -> PageRange {
 #[test]
 fn only_an_invalidation_of_the_same_pages_collides() {
     // Also where the count wraps.
-    for first in [0, u32::MAX - 2] {
+    for first in [0, u64::from(u32::MAX) - 2, u64::MAX - 2] {
         let mut history = History::new(first);
         let seq = history.seq();
         assert!(!history.touched_since(seq, pages(0, 100)));
@@ -370,7 +370,7 @@ fn only_an_invalidation_of_the_same_pages_collides() {
         // The same elsewhere, again and again, is no more than once.
         for _ in 0..100 {
             history.record(pages(90, 95));
-            history.record(pages(91, 92));
+            history.record(pages(91, 94));
         }
         assert!(!history.touched_since(seq, pages(20, 40)));
         assert!(history.touched_since(later, pages(94, 96)));
@@ -382,4 +382,25 @@ fn only_an_invalidation_of_the_same_pages_collides() {
         history.record(pages(80, 81));
         assert!(history.touched_since(later, pages(20, 40)));
     }
+}
+
+#[test]
+fn a_fault_that_waited_for_ages_has_collided() {
+    let old = History::new(7).seq();
+    let mut history = History::new(7 + (1 << 32));
+    assert!(history.touched_since(old, pages(0, 1)));
+    history.record(pages(50, 51));
+    assert!(history.touched_since(old, pages(0, 1)));
+}
+
+#[test]
+fn a_small_invalidation_is_not_taken_for_a_large_one() {
+    let mut history = History::new(0);
+    history.record(pages(0, 100));
+    let later = history.seq();
+    for _ in 0..10 {
+        history.record(pages(3, 4));
+    }
+    assert!(history.touched_since(later, pages(3, 4)));
+    assert!(!history.touched_since(later, pages(50, 60)));
 }
