@@ -149,7 +149,10 @@ pub enum Huge {
 
 /// The pages of a device's memory.
 ///
-/// Dropping it brings everything back to system memory first, and waits until that is done.
+/// Dropping it brings everything back to system memory first, and waits until that is done, however
+/// long it takes, and whoever kills the caller: a huge page that some process has on the device needs
+/// a huge page of system memory, as the kernel lets nobody split it who does not know the process.
+/// Where none can be had, the wait ends with the processes.
 ///
 /// # Invariants
 ///
@@ -162,7 +165,7 @@ pub struct Pool<M: DeviceMemory> {
     #[pin]
     pagemap: Opaque<bindings::dev_pagemap>,
     #[pin]
-    frames: SpinLock<Frames<KVec<Block>>>,
+    frames: SpinLock<Frames<KVVec<Block>>>,
     // For evictions, which have to work when memory is short.
     #[pin]
     words: Mutex<KVec<usize>>,
@@ -254,16 +257,7 @@ impl<M: DeviceMemory> Pool<M> {
     /// `EINVAL` if part of the range is not mapped or cannot be read, or is memory that never
     /// migrates; `EINTR` if the caller is killed; `ENOMEM`. What moved before that has moved.
     pub fn migrate_to_device(&self, mm: &MmWithUser, range: PageRange, huge: Huge) -> Result<u64> {
-        self.migrate_range(
-            mm,
-            range,
-            || What::System,
-            |migration| {
-                // A page that fails stays, which the count says.
-                let _ = place(migration, huge, |source, item| self.fill(source, item));
-                Ok(())
-            },
-        )
+        self.migrate_range(mm, range, What::System, huge)
     }
 
     /// Moves the pages in `range` of the process that are in this pool back to system memory; returns
@@ -273,19 +267,15 @@ impl<M: DeviceMemory> Pool<M> {
     ///
     /// As [`Self::migrate_to_device`], and the error of the first page that could not be moved.
     pub fn migrate_to_system(&self, mm: &MmWithUser, range: PageRange, huge: Huge) -> Result<u64> {
-        self.migrate_range(
-            mm,
-            range,
-            || What::Device,
-            |migration| place(migration, huge, |place, item| self.drain(place, item)),
-        )
+        self.migrate_range(mm, range, What::Device, huge)
     }
 
     /// Moves everything on the device back to system memory, whoever it belongs to. Sleeps.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if pages are left, as they were busy or there was no memory for them.
+    /// `EBUSY` if pages are left, as they were busy or there was no memory for them: for a huge page,
+    /// no huge page.
     pub fn evict(&self) -> Result {
         self.evict_once(|place, item| self.drain(place, item));
         match self.used() {
@@ -298,8 +288,8 @@ impl<M: DeviceMemory> Pool<M> {
         &self,
         mm: &MmWithUser,
         range: PageRange,
-        what: impl Fn() -> What,
-        mut place: impl FnMut(&mut Migration<'_>) -> Result,
+        what: What,
+        huge: Huge,
     ) -> Result<u64> {
         let mut words = KVec::from_elem(0, WORDS, GFP_KERNEL)?;
         let mut moved = 0;
@@ -317,14 +307,39 @@ impl<M: DeviceMemory> Pool<M> {
                 .min(range.end())
                 .min(PageIndex::containing(area.end() as u64));
             let part = PageRange::new(page, end);
-            let mut migration =
-                Migration::of_area(&mut words, area, part, what(), self.owner(), Reason::Wish)?;
-            let placed = place(&mut migration);
-            moved += migration.commit();
-            placed?;
+            moved += self.migrate_part(&mut words, area, part, what, huge)?;
             page = end;
         }
         Ok(moved)
+    }
+
+    /// Moves pages of one block.
+    fn migrate_part(
+        &self,
+        words: &mut [usize],
+        area: &VmaRef,
+        part: PageRange,
+        what: What,
+        huge: Huge,
+    ) -> Result<u64> {
+        let reason = Reason::Wish(huge);
+        let mut migration = Migration::of_area(words, area, part, what, self.owner(), reason)?;
+        let was_whole = migration.next(None).is_some_and(|item| item.is_huge());
+        let placed = place(&mut migration, |place, item| match what {
+            What::System => self.fill(place, item),
+            What::Device => self.drain(place, item),
+        });
+        let moved = migration.commit();
+        match (placed, what) {
+            // There may be room for its pages. The kernel would take them in place of the huge page,
+            // too, but splits that for this process only, and not for others that it is mapped in.
+            (Err(_), _) if was_whole && huge == Huge::Whole => {
+                self.migrate_part(words, area, part, what, Huge::Split)
+            }
+            (Err(error), What::Device) => Err(error),
+            // A page that fails stays, which the count says.
+            _ => Ok(moved),
+        }
     }
 
     /// A page of the device with the contents of an item.
@@ -389,7 +404,7 @@ impl<M: DeviceMemory> Pool<M> {
             let migration = unsafe { Migration::of_frames(&mut words, first, BLOCK_PAGES) };
             if let Ok(mut migration) = migration {
                 // What fails stays, which the caller sees.
-                let _ = place(&mut migration, Huge::Whole, &mut drain);
+                let _ = place(&mut migration, &mut drain);
                 migration.commit();
             }
             from = block + BLOCK_PAGES;
@@ -415,9 +430,15 @@ impl<M: DeviceMemory> Pool<M> {
             self.owner(),
             Reason::Fault(fault.page),
         )?;
-        let placed = place(&mut migration, Huge::Whole, |place, item| {
-            self.drain(place, item)
-        });
+        let mut placed = place(&mut migration, |place, item| self.drain(place, item));
+        if let (Err(_), Some(huge)) = (placed, migration.next(None).filter(Item::is_huge)) {
+            // One page for a huge one: the kernel refuses that, as the fault has a reference to the
+            // huge page, but maps it in pieces. The CPU faults again, at one of them, and that one can
+            // be split, for all processes.
+            placed = place_one(&mut migration, &huge.first_piece(), |place, item| {
+                self.drain(place, item)
+            });
+        }
         // If nothing moved, somebody else was faster or is at it: the CPU tries again.
         migration.commit();
         placed
@@ -508,56 +529,31 @@ fn pages_of<'a>(folio: &'a NewFolio, item: &Item) -> SystemPages<'a> {
     }
 }
 
-/// Gives everything in `migration` a replacement made by `make`, huge pages whole or in pieces.
+/// Gives everything in `migration` a replacement made by `make`.
 ///
 /// # Errors
 ///
-/// The first that `make` returned for a single page. The others have a replacement nevertheless, as
-/// far as they can.
+/// The first that `make` returned. What it did not fail for has a replacement nevertheless.
 fn place(
     migration: &mut Migration<'_>,
-    huge: Huge,
     mut make: impl FnMut(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
 ) -> Result {
     let mut result = Ok(());
     let mut last = None;
     while let Some(item) = migration.next(last) {
         last = Some(item);
-        if huge == Huge::Whole || !item.is_huge() {
-            match make(migration.place_of(&item), &item) {
-                Ok(folio) => {
-                    migration.replace(&item, folio);
-                    continue;
-                }
-                Err(error) if !item.is_huge() || !migration.can_split() => {
-                    result = result.and(Err(error));
-                    continue;
-                }
-                Err(_) => {}
-            }
-        }
-        result = result.and(place_pieces(migration, item, &mut make));
+        result = result.and(place_one(migration, &item, &mut make));
     }
     result
 }
 
-fn place_pieces(
+fn place_one(
     migration: &mut Migration<'_>,
-    item: Item,
-    make: &mut impl FnMut(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
+    item: &Item,
+    make: impl FnOnce(Option<(&VmaRef, PageIndex)>, &Item) -> Result<NewFolio>,
 ) -> Result {
-    for piece in item.pieces() {
-        match make(migration.place_of(&piece), &piece) {
-            Ok(folio) => migration.replace(&piece, folio),
-            Err(error) => {
-                // The kernel fills an empty huge page either whole or not at all.
-                if item.source.is_none() {
-                    migration.withdraw(&item);
-                }
-                return Err(error);
-            }
-        }
-    }
+    let folio = make(migration.place_of(item), item)?;
+    migration.replace(item, folio);
     Ok(())
 }
 
@@ -566,8 +562,8 @@ fn block_behind(page: PageIndex) -> PageIndex {
     PageIndex::new((page.get() / BLOCK_PAGES + 1) * BLOCK_PAGES)
 }
 
-fn free_blocks(count: u64) -> Result<KVec<Block>> {
-    KVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
+fn free_blocks(count: u64) -> Result<KVVec<Block>> {
+    KVVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
 }
 
 /// A CPU's fault at a device page.
@@ -619,6 +615,8 @@ impl CpuFault<'_> {
 struct Region {
     start: usize,
     pages: u64,
+    /// What the kernel gave, which it rounds up; it takes back nothing else.
+    bytes: u64,
 }
 
 impl Region {
@@ -634,11 +632,13 @@ impl Region {
                 name.as_char_ptr(),
             )
         })?;
+        // SAFETY: A valid resource, which is ours.
+        let (start, end) = unsafe { ((*resource).start, (*resource).end) };
         // INVARIANT: Just requested.
         Ok(Self {
-            // SAFETY: A valid resource, which is ours.
-            start: unsafe { (*resource).start } as usize,
+            start: start as usize,
             pages,
+            bytes: end - start + 1,
         })
     }
 
@@ -646,13 +646,9 @@ impl Region {
         Pfn::new((self.start >> PAGE_SHIFT) as u64)
     }
 
-    fn size(&self) -> usize {
-        self.pages as usize * PAGE
-    }
-
-    /// The last byte.
+    /// The last byte that there is a page for.
     fn end(&self) -> usize {
-        self.start + self.size() - 1
+        self.start + self.pages as usize * PAGE - 1
     }
 }
 
@@ -663,7 +659,7 @@ impl Drop for Region {
             bindings::__release_region(
                 &raw mut bindings::iomem_resource,
                 self.start as u64,
-                self.size() as u64,
+                self.bytes,
             )
         };
     }

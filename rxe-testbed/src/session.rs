@@ -43,6 +43,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/dma-tests",
         include_str!("../guest/dma-tests.py"),
     ),
+    (
+        "usr/local/lib/testbed/device-memory",
+        include_str!("../guest/device-memory.py"),
+    ),
 ];
 
 /// The parts of depmod's index that `modprobe` reads and that differ between the drivers.

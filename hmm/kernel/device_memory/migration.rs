@@ -20,6 +20,8 @@ use crate::device_shim as shim;
 use crate::frames::{BLOCK_ORDER, BLOCK_PAGES};
 use crate::pfn::{Owner, Pfn};
 
+use super::Huge;
+
 const VALID: usize = shim::MIGRATE_PFN_VALID as usize;
 const MIGRATE: usize = shim::MIGRATE_PFN_MIGRATE as usize;
 const COMPOUND: usize = shim::MIGRATE_PFN_COMPOUND as usize;
@@ -29,6 +31,7 @@ const SHIFT: u32 = shim::MIGRATE_PFN_SHIFT;
 pub(super) const WORDS: usize = 2 * BLOCK_PAGES as usize;
 
 /// What is migrated.
+#[derive(Clone, Copy)]
 pub(super) enum What {
     /// Pages of system memory, and addresses that have none yet.
     System,
@@ -38,9 +41,10 @@ pub(super) enum What {
 
 /// Who waits for the migration.
 pub(super) enum Reason {
-    /// A driver.
-    Wish,
-    /// The CPU, which faulted at this page; whoever called locked it.
+    /// A driver. Huge pages that it wants split are small ones, for all their processes, before they
+    /// are taken out of the page tables.
+    Wish(Huge),
+    /// The CPU, which faulted at this page; whoever called locked it. Huge pages stay whole.
     Fault(NonNull<bindings::page>),
 }
 
@@ -63,6 +67,7 @@ pub(super) struct Migration<'a> {
     wanted: usize,
     src: &'a mut [usize],
     dst: &'a mut [usize],
+    committed: bool,
 }
 
 /// Pages that move together or not at all.
@@ -87,13 +92,9 @@ impl Item {
         self.order > 0
     }
 
-    /// The same pages, one by one.
-    pub(super) fn pieces(self) -> impl Iterator<Item = Item> {
-        (0..self.pages()).map(move |page| Item {
-            at: self.at + page as usize,
-            order: 0,
-            source: self.source.map(|pfn| pfn.add(page)),
-        })
+    /// The first of the pages alone.
+    pub(super) fn first_piece(self) -> Self {
+        Self { order: 0, ..self }
     }
 }
 
@@ -124,17 +125,21 @@ impl<'a> Migration<'a> {
                 MIGRATE | VALID,
             ),
         };
-        let compound = shim::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND;
+        let (fault_page, whole) = match reason {
+            Reason::Wish(huge) => (core::ptr::null_mut(), huge == Huge::Whole),
+            Reason::Fault(page) => (page.as_ptr(), true),
+        };
+        let compound = match whole {
+            true => shim::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND,
+            false => 0,
+        };
         let mut args = shim::migrate_vma {
             vma: area.as_ptr(),
             start: range.start().addr() as usize,
             end: range.end().addr() as usize,
             flags: (flags | compound) as usize,
             pgmap_owner: owner.identity() as *mut _,
-            fault_page: match reason {
-                Reason::Wish => core::ptr::null_mut(),
-                Reason::Fault(page) => page.as_ptr(),
-            },
+            fault_page,
             src: src.as_mut_ptr(),
             dst: dst.as_mut_ptr(),
             ..Default::default()
@@ -148,6 +153,7 @@ impl<'a> Migration<'a> {
             wanted,
             src,
             dst,
+            committed: false,
         })
     }
 
@@ -171,6 +177,7 @@ impl<'a> Migration<'a> {
             wanted: MIGRATE | VALID,
             src,
             dst,
+            committed: false,
         })
     }
 
@@ -190,11 +197,6 @@ impl<'a> Migration<'a> {
         })
     }
 
-    /// Whether a huge page can become many small ones on its way.
-    pub(super) fn can_split(&self) -> bool {
-        self.area.is_some()
-    }
-
     /// The area and the address that `item` is at, if it has one.
     pub(super) fn place_of(&self, item: &Item) -> Option<(&VmaRef, PageIndex)> {
         self.area
@@ -202,22 +204,19 @@ impl<'a> Migration<'a> {
     }
 
     /// Offers a replacement for an item, which must have the same size.
+    ///
+    /// The first small page in place of a huge one is an offer that the kernel has to refuse, as it does
+    /// while a fault has a reference: it would split the page for one of its processes, and map the
+    /// small one where the others have the huge one.
     pub(super) fn replace(&mut self, item: &Item, by: NewFolio) {
         assert!(item.order == by.order);
         // INVARIANT: The word takes the folio over.
         self.dst[item.at] = by.into_word();
     }
 
-    /// Takes the replacements for the pages of `item` back.
-    pub(super) fn withdraw(&mut self, item: &Item) {
-        for piece in item.pieces() {
-            let word = core::mem::take(&mut self.dst[piece.at]);
-            drop(NewFolio::from_word(word));
-        }
-    }
-
     /// Moves what has a replacement; returns how many pages moved.
     pub(super) fn commit(mut self) -> u64 {
+        self.committed = true;
         let (src, dst) = (self.src.as_mut_ptr(), self.dst.as_mut_ptr());
         match &mut self.args {
             Some(args) => {
@@ -239,6 +238,12 @@ impl<'a> Migration<'a> {
 
 impl Drop for Migration<'_> {
     fn drop(&mut self) {
+        if !self.committed {
+            // The kernel would map them, though nothing has moved.
+            for word in self.dst.iter_mut() {
+                drop(NewFolio::from_word(core::mem::take(word)));
+            }
+        }
         let (src, dst) = (self.src.as_mut_ptr(), self.dst.as_mut_ptr());
         match &mut self.args {
             Some(args) => {

@@ -100,6 +100,11 @@ const ROWS: &[Row] = &[
     ),
     ("diff/kinds", "with-module hmm_oracle hmm-diff kinds", 120),
     (
+        "selftest/device-memory",
+        "with-module hmm_dmirror device-memory",
+        180,
+    ),
+    (
         "bench/hmm",
         "with-module hmm_oracle hmm-diff bench --check",
         600,
