@@ -54,8 +54,15 @@ impl Session {
     }
 
     /// Moves everybody's pages that are on the device back.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if some cannot be moved, `EINTR` if a signal comes first.
     pub(crate) fn release_device_memory(&self) -> Result {
         for _ in 1..TRIES {
+            if kernel::current!().signal_pending() {
+                return Err(EINTR);
+            }
             if self.device.pool.evict().is_ok() {
                 return Ok(());
             }

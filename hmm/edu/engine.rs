@@ -46,7 +46,9 @@ impl Engine {
     /// Copies `len` bytes between address `addr` of the device and its buffer, from byte `at` on.
     ///
     /// The device begins after 100 ms and cannot be stopped, so this waits for the end, without
-    /// sleeping: when it returns, the device does not use the memory any more.
+    /// sleeping: when it returns, the device does not use the memory any more. That does not hold for
+    /// `ETIMEDOUT`, after five seconds: a driver of real hardware would have to cut the device off
+    /// before it gives the memory away.
     pub(crate) fn copy(&mut self, addr: u64, way: Way, at: u64, len: u64) -> Result {
         // The emulator dies of anything else.
         if at > BUFFER_SIZE || len > BUFFER_SIZE - at {

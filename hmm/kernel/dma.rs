@@ -26,7 +26,9 @@
 //!
 //! Mapping and unmapping do not sleep: they may, and mostly do, run under the lock of an
 //! [`IntervalNotifier`](crate::interval::IntervalNotifier). An IOMMU's page tables come from
-//! `GFP_ATOMIC`, and it is polled until it has forgotten what was unmapped. Making a `DmaRange` may
+//! `GFP_ATOMIC`, and with `Range` it is polled until it has forgotten what was unmapped. With `Each`
+//! that is no fence: the kernel may let the IOMMU's cache keep a translation for some milliseconds
+//! more, so only that the device has stopped before keeps it from the page. Making a `DmaRange` may
 //! sleep; dropping it does not.
 //!
 //! # What is refused

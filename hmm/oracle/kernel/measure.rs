@@ -88,6 +88,9 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
     let table = KBox::pin_init(RwLock::new(table), GFP_KERNEL)?;
     (argument.ours, argument.theirs) = (0, 0);
     for round in 0..argument.rounds {
+        if kernel::current!().signal_pending() {
+            return Err(EINTR);
+        }
         // Neither always profits from what the other left in the caches.
         if round % 2 == 0 {
             argument.ours += zap_huge(&table, range)?;

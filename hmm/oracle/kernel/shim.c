@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/mmu_notifier.h>
+#include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
@@ -162,6 +163,9 @@ int hmm_oracle_map_special(struct vm_area_struct *vma)
 
 	vm_flags_set(vma, VM_MIXEDMAP);
 	for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
 		pfn = PHYS_PFN(VIDEO_START) + PHYS_PFN(addr - vma->vm_start) % VIDEO_PAGES;
 		if (vmf_insert_mixed(vma, addr, pfn) != VM_FAULT_NOPAGE)
 			return -EFAULT;
