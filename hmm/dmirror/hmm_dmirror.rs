@@ -78,11 +78,13 @@ struct DmirrorModule {
 impl kernel::Module for DmirrorModule {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let device = || Arc::pin_init(Device::new(), GFP_KERNEL);
-        // Both before the first file: if the module cannot stay, nobody should have opened one.
-        let devices = [device()?, device()?];
         let node = |name, device| KBox::pin_init(Node::register(module, name, device), GFP_KERNEL);
-        let [first, second] = devices;
-        let nodes = [node(c"hmm_dmirror0", first)?, node(c"hmm_dmirror1", second)?];
+        // Both before the first file: if the module cannot stay, nobody should have opened one.
+        let (first, second) = (device()?, device()?);
+        let nodes = [
+            node(c"hmm_dmirror0", first)?,
+            node(c"hmm_dmirror1", second)?,
+        ];
         pr_info!("two test devices for HMM in Rust\n");
         Ok(Self { _nodes: nodes })
     }
