@@ -21,6 +21,7 @@ mod refusals;
 mod scatter;
 mod stress;
 mod taken_away;
+mod userfault;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         scatter::TESTS,
         pipeline::TESTS,
         taken_away::TESTS,
+        userfault::TESTS,
         fork::TESTS,
         mappings::TESTS,
         pressure::TESTS,
