@@ -2,19 +2,24 @@
 """Has hmm_dmirror move huge pages that two processes share, whole and in pieces.
 
 The kernel's own hmm-tests have huge pages go in pieces, but never after a fork.
+
+With the argument `inject`, every allocation of what hmm_dmirror can do fails once instead. This takes a
+kernel with fault injection.
 """
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import struct
+import sys
 
 PAGE = 4096
 HUGE = 2 << 20
 PAGES = HUGE // PAGE
 BLOCKS = 256  # of the device's memory
-TO_DEVICE, TO_SYSTEM, SNAPSHOT, RELEASE, FLAGS = 2, 3, 4, 7, 8
+READ, WRITE, TO_DEVICE, TO_SYSTEM, SNAPSHOT, EXCLUSIVE, RELEASE, FLAGS = 0, 1, 2, 3, 4, 5, 7, 8
 FAIL_ALLOC = 1
 WHOLE, ON_DEVICE, WHICH_MEMORY = 0x04, 0x20, 0xF0
 
@@ -175,7 +180,93 @@ def no_room(device):
     used(device, memory, data, child, "no room", True)
 
 
+NTH = "/proc/thread-self/fail-nth"
+INJECTORS = "failslab", "fail_page_alloc"
+ACTS = {
+    "to the device": TO_DEVICE,
+    "to the system": TO_SYSTEM,
+    "exclusive": EXCLUSIVE,
+    "read": READ,
+    "write": WRITE,
+    "snapshot": SNAPSHOT,
+}
+
+
+def put(path, text):
+    with open(path, "w") as file:
+        file.write(str(text))
+
+
+def prepare():
+    """Lets allocations fail, quietly, that hmm's modules have a part in."""
+    code = []
+    for line in open("/proc/modules"):
+        name, size, *_, start = line.split("(")[0].split()
+        if name.startswith("hmm"):
+            code += int(start, 16), int(start, 16) + int(size)
+    for injector in INJECTORS:
+        settings = {"verbose": 0, "task-filter": "Y", "ignore-gfp-wait": "N", "stacktrace-depth": 32}
+        settings |= {"require-start": min(code), "require-end": max(code)}
+        if injector == "fail_page_alloc":
+            settings |= {"ignore-gfp-highmem": "N", "min-order": 0}
+        for name, value in settings.items():
+            put(f"/sys/kernel/debug/{injector}/{name}", value)
+
+
+def failing(n, act):
+    """The error of `act`, if any, and whether its n-th allocation was made, and failed."""
+    put(NTH, n)
+    try:
+        act()
+        error = None
+    except OSError as failed:
+        error = failed
+    left = int(open(NTH).read())
+    put(NTH, 0)
+    return error, left == 0
+
+
+def each(name, pages, advice):
+    """Each allocation of one act fails in turn, and the memory is right afterwards."""
+    data, refused, n, tried = pattern(3), 0, 1, 0
+    while True:
+        device = Device()
+        device.buffer.write(data)
+        memory = Memory(HUGE, advice)
+        memory.write(data)
+        if ACTS[name] == TO_SYSTEM:
+            device(TO_DEVICE, memory.start, pages)
+        error, hit = failing(n, lambda: device(ACTS[name], memory.start, pages))
+        what = f"{name}, {pages} pages, allocation {n}"
+        check(error is None or hit and error.errno == errno.ENOMEM, f"{what}: {error}")
+        check(memory.holds(data), f"{what}: the memory is wrong")
+        refused += error is not None
+        device(TO_DEVICE, memory.start, pages)
+        check(memory.holds(data), f"{what}: the memory is wrong after it went to the device")
+        system("munmap", memory.start, memory.size)
+        system("munmap", device.buffer.start, device.buffer.size)
+        os.close(device.file)
+        if not hit:
+            print(f"{name}, {pages} pages: {tried} of {n - 1} tried, {refused} refused", flush=True)
+            return
+        tried += 1
+        # A huge page that goes in pieces makes the same allocation for each of them.
+        n += 1 if n < 24 else 97
+
+
+def inject():
+    if not os.path.exists(NTH):
+        print("skipped: this kernel has no fault injection (CONFIG_FAULT_INJECTION)")
+        sys.exit(77)
+    prepare()
+    for name in ACTS:
+        each(name, 4, mmap.MADV_NOHUGEPAGE)
+        each(name, PAGES, mmap.MADV_HUGEPAGE)
+
+
 def main():
+    if sys.argv[1:] == ["inject"]:
+        return inject()
     device = Device()
     for way in TO_DEVICE, TO_SYSTEM:
         for in_pieces in False, True:

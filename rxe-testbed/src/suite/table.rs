@@ -105,6 +105,11 @@ const ROWS: &[Row] = &[
         180,
     ),
     (
+        "selftest/device-memory-inject",
+        "with-module hmm_dmirror device-memory inject",
+        300,
+    ),
+    (
         "bench/hmm",
         "with-module hmm_oracle hmm-diff bench --check",
         600,
