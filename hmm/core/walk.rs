@@ -120,22 +120,6 @@ pub trait AddressSpace {
     fn collided(&self) -> bool;
 }
 
-/// Room that is somewhere else.
-impl<C: Collect> Collect for &mut C {
-    #[inline]
-    fn mapped(&mut self, run: Run) -> Result<(), Full> {
-        (**self).mapped(run)
-    }
-
-    fn unusable(&mut self, pages: PageRange) {
-        (**self).unusable(pages);
-    }
-
-    fn clear(&mut self) {
-        (**self).clear();
-    }
-}
-
 /// What a walk is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<W = Policy> {
