@@ -2,12 +2,13 @@
 //! What both walks cost, and what an invalidation and a mirror do.
 //!
 //! Ours and C's take turns, A B B A, and the medians are compared: what counts is the ratio, as the
-//! times are those of whatever machine this is. On a machine whose clock counts instructions, one turn
-//! is enough, and the figures are the same each time.
+//! times are those of whatever machine this is. Even the ratio is a matter of chance where others use the
+//! machine, too, so no time is ever a failure. On a machine whose clock counts instructions, one turn is
+//! enough, and the figures are the same each time: these, and numbers of bytes, are held to their goals.
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use serde::Serialize;
@@ -22,34 +23,66 @@ mod held;
 
 const MIB: u64 = (1 << 20) / PAGE;
 
+/// What a figure counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Unit {
+    /// Time, on whatever machine this is.
+    Nanoseconds,
+    /// Instructions for a page, or for the entry.
+    Instructions,
+    /// Memory.
+    Bytes,
+}
+
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
 struct Figure {
     name: String,
-    /// Nanoseconds or bytes; instructions for a page, or for the entry, if those are counted.
+    unit: Unit,
     ours: f64,
     /// The same of what it is compared with; the goal itself for a number of bytes.
     theirs: f64,
     ratio: f64,
     /// What the ratio should not exceed, if there is such a thing.
     goal: Option<f64>,
+    /// Whether it does not.
+    met: Option<bool>,
 }
 
 impl Figure {
-    fn new(name: impl Into<String>, ours: f64, theirs: f64, goal: Option<f64>) -> Self {
+    fn new(name: impl Into<String>, unit: Unit, ours: f64, theirs: f64, goal: Option<f64>) -> Self {
+        let ratio = ours / theirs;
         Self {
             name: name.into(),
+            unit,
             ours,
             theirs,
-            ratio: ours / theirs,
+            ratio,
             goal,
+            met: goal.map(|goal| ratio <= goal),
         }
     }
 
-    /// A ratio that nothing but an error explains. The figures of a loaded machine scatter.
+    /// How many bytes there are of the `goal`.
+    fn bytes(name: impl Into<String>, bytes: f64, goal: f64) -> Self {
+        Self::new(name, Unit::Bytes, bytes, goal, Some(1.0))
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.met {
+            None => "",
+            Some(true) => "met",
+            Some(false) => "missed",
+        }
+    }
+
+    /// Too much, and not by chance. What the page allocator does for a fault depends on what was freed
+    /// before, which is some 4 % of the instructions of either side; the kernel counts memory in batches.
     fn is_far_off(&self) -> bool {
-        const SLACK: f64 = 2.0;
-        self.goal.is_some_and(|goal| self.ratio > goal * SLACK)
+        const SLACK: f64 = 1.15;
+        let exact = self.unit != Unit::Nanoseconds;
+        exact && self.goal.is_some_and(|goal| self.ratio > goal * SLACK)
     }
 }
 
@@ -57,8 +90,10 @@ impl Figure {
 #[derive(Clone, Copy)]
 struct Method {
     oracle_rounds: u32,
-    walks: u32,
-    faults: u32,
+    /// So many rounds of turns in any case,
+    least: u32,
+    /// and more for as long as this.
+    budget: Duration,
     /// Nanoseconds of the machine's clock for each instruction, if it counts these.
     instruction: Option<u32>,
 }
@@ -68,14 +103,14 @@ impl Method {
         match instruction {
             Some(_) => Self {
                 oracle_rounds: 100,
-                walks: 1,
-                faults: 1,
+                least: 1,
+                budget: Duration::ZERO,
                 instruction,
             },
             None => Self {
                 oracle_rounds: 2_000,
-                walks: 10,
-                faults: 8,
+                least: 8,
+                budget: Duration::from_secs(3),
                 instruction,
             },
         }
@@ -83,15 +118,34 @@ impl Method {
 
     /// A time as it is, or as instructions for each of `pages`.
     fn figure(&self, name: String, times: (f64, f64), pages: u64, goal: Option<f64>) -> Figure {
-        let unit = match self.instruction {
-            Some(nanoseconds) => f64::from(nanoseconds) * pages as f64,
-            None => 1.0,
+        let (unit, size) = match self.instruction {
+            Some(nanoseconds) => (Unit::Instructions, f64::from(nanoseconds) * pages as f64),
+            None => (Unit::Nanoseconds, 1.0),
         };
-        Figure::new(name, times.0 / unit, times.1 / unit, goal)
+        Figure::new(name, unit, times.0 / size, times.1 / size, goal)
+    }
+
+    /// The median times of both sides over rounds of A B B A.
+    fn in_turns(
+        &self,
+        mut ours: impl FnMut() -> Result<u64>,
+        mut theirs: impl FnMut() -> Result<u64>,
+    ) -> Result<(f64, f64)> {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while rounds < self.least || begun.elapsed() < self.budget {
+            a.push(ours()?);
+            b.push(theirs()?);
+            b.push(theirs()?);
+            a.push(ours()?);
+            rounds += 1;
+        }
+        Ok((median(a), median(b)))
     }
 }
 
-/// Measures everything; whether, if it is to be checked, no ratio is far off.
+/// Measures everything; whether, if it is to be checked, no exact figure is far off.
 ///
 /// `instruction` is how many nanoseconds the machine's clock goes on with each instruction, if it does.
 pub(crate) fn run(json: Option<&Path>, check: bool, instruction: Option<u32>) -> Result<bool> {
@@ -120,7 +174,10 @@ pub(crate) fn run(json: Option<&Path>, check: bool, instruction: Option<u32>) ->
     let far_off = figures.iter().filter(|figure| figure.is_far_off());
     let names: Vec<_> = far_off.map(|figure| figure.name.as_str()).collect();
     if check && !names.is_empty() {
-        println!("more than twice the goal: {}", names.join("; "));
+        println!(
+            "further from the goal than chance explains: {}",
+            names.join("; ")
+        );
         return Ok(false);
     }
     Ok(true)
@@ -128,19 +185,20 @@ pub(crate) fn run(json: Option<&Path>, check: bool, instruction: Option<u32>) ->
 
 fn table(figures: &[Figure]) -> String {
     let mut text = format!(
-        "{:<48}{:>14}{:>14}{:>9}{:>9}\n",
+        "{:<58}{:>14}{:>14}{:>9}{:>7}\n",
         "", "ours", "C", "ratio", "goal"
     );
     for figure in figures {
         let goal = figure.goal.map_or(String::new(), |goal| format!("{goal}"));
         text.push_str(&format!(
-            "{:<48}{:>14.*}{:>14.*}{:>9.3}{goal:>9}\n",
+            "{:<58}{:>14.*}{:>14.*}{:>9.3}{goal:>7}  {}\n",
             figure.name,
             decimals(figure.ours),
             figure.ours,
             decimals(figure.theirs),
             figure.theirs,
-            figure.ratio
+            figure.ratio,
+            figure.verdict()
         ));
     }
     text
@@ -201,22 +259,6 @@ fn median(mut times: Vec<u64>) -> f64 {
     times[times.len() / 2] as f64
 }
 
-/// The median times of both sides over `rounds` rounds of A B B A.
-fn in_turns(
-    rounds: u32,
-    mut ours: impl FnMut() -> Result<u64>,
-    mut theirs: impl FnMut() -> Result<u64>,
-) -> Result<(f64, f64)> {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        a.push(ours()?);
-        b.push(theirs()?);
-        b.push(theirs()?);
-        a.push(ours()?);
-    }
-    Ok((median(a), median(b)))
-}
-
 fn snapshots(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result<()> {
     for (huge, mib, goal) in [(false, 256, 0.5), (true, 1024, 0.02)] {
         let mib = affordable(mib)?;
@@ -229,7 +271,7 @@ fn snapshots(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Res
         };
         let what = if huge { "THP" } else { "4 KiB pages" };
         for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
-            let times = in_turns(method.walks, || walk(side), || walk(THEIRS))?;
+            let times = method.in_turns(|| walk(side), || walk(THEIRS))?;
             let name = format!("snapshot of {mib} MiB of {what}, {form}");
             // One word a page cannot be cheaper than one word a page.
             let goal = (!huge || side == OURS_RUNS).then_some(goal);
@@ -255,9 +297,9 @@ fn faults(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result
     };
     for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
         let name = format!("fault of {SIZE} MiB untouched, {form}");
-        let times = in_turns(method.faults, || walk(side), || walk(THEIRS))?;
+        let times = method.in_turns(|| walk(side), || walk(THEIRS))?;
         figures.push(method.figure(name.clone(), times, SIZE * MIB, Some(1.0)));
-        let times = in_turns(method.faults, || walk(side), touch)?;
+        let times = method.in_turns(|| walk(side), touch)?;
         let name = format!("{name}, against the CPU's touch");
         figures.push(method.figure(name, times, SIZE * MIB, Some(1.3)));
     }

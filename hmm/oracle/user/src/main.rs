@@ -69,7 +69,7 @@ enum Command {
         /// Writes the figures to this file too.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// Fail if a ratio is more than twice its goal.
+        /// Fail if bytes, or instructions, are 15 % above their goal. Times never fail.
         #[arg(long)]
         check: bool,
         /// The machine's clock counts instructions, N nanoseconds each: print instructions for a page.

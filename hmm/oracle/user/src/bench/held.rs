@@ -12,8 +12,10 @@ use super::{affordable, Block, Figure, MIB};
 use crate::arena::Zone;
 use crate::oracle::Oracle;
 
-/// The count is only exact to some pages for each processor, so many mirrors are made.
-const MIRRORS: u64 = 64;
+/// The count is only exact to some pages for each processor, so many mirrors are made: the more, the less
+/// each takes.
+const SMALL_MIRRORS: u64 = 512;
+const LARGE_MIRRORS: u64 = 64;
 const KIB: f64 = 1024.0;
 
 /// A cgroup of this process's own.
@@ -70,16 +72,16 @@ impl Drop for Group {
     }
 }
 
-/// The bytes of one mirror of `pages` pages from `start`, of which `touched` are brought in.
-fn each(group: &Group, start: u64, pages: u64, touched: u64) -> Result<f64> {
+/// The bytes of each of so many `mirrors` of `pages` pages from `start`, of which `touched` are brought in.
+fn each(group: &Group, start: u64, pages: u64, touched: u64, mirrors: u64) -> Result<f64> {
     let oracle = Oracle::open()?;
     // The first one brings the process's notifier along, which is not the mirror's.
     oracle.mirrors(start, pages, touched, 1)?;
     settle();
     let before = group.held()?;
-    oracle.mirrors(start, pages, touched, MIRRORS)?;
+    oracle.mirrors(start, pages, touched, mirrors)?;
     settle();
-    Ok((group.held()? - before) / MIRRORS as f64)
+    Ok((group.held()? - before) / mirrors as f64)
 }
 
 /// The kernel brings its counts together every two seconds.
@@ -90,19 +92,28 @@ fn settle() {
 /// Measures mirrors of huge pages, of small ones, and of nothing.
 pub(super) fn measure(figures: &mut Vec<Figure>) -> Result<()> {
     let group = Group::new()?;
-    for (huge, what, goal) in [(true, "THP", 8.0), (false, "4 KiB pages", 2.1 * KIB)] {
+    for (huge, what, goal, mirrors) in [
+        (true, "THP", 8.0, SMALL_MIRRORS),
+        (false, "4 KiB pages", 2.1 * KIB, LARGE_MIRRORS),
+    ] {
         // The goals are for 1 GiB: the whole of a chunk counts, so a part of it is as good.
         let mib = affordable(1024)? & !63;
         let block = Block::populated(mib * MIB, huge)?;
         let pages = block.0.pages();
-        let bytes = each(&group, block.0.start(), pages, pages)?;
+        let bytes = each(&group, block.0.start(), pages, pages, mirrors)?;
         let goal = goal * KIB * mib as f64 / 1024.0;
         let name = format!("bytes of a mirror of {mib} MiB of {what}");
-        figures.push(Figure::new(name, bytes, goal, Some(1.0)));
+        figures.push(Figure::bytes(name, bytes, goal));
     }
     let tebibyte = 1024 * 1024 * MIB;
-    let bytes = each(&group, Zone::Small.span().start(), tebibyte, 0)?;
+    let bytes = each(
+        &group,
+        Zone::Small.span().start(),
+        tebibyte,
+        0,
+        SMALL_MIRRORS,
+    )?;
     let name = "bytes of a mirror of 1 TiB untouched";
-    figures.push(Figure::new(name, bytes, 64.0 * KIB, Some(1.0)));
+    figures.push(Figure::bytes(name, bytes, 64.0 * KIB));
     Ok(())
 }
