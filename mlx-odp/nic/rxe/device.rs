@@ -5,8 +5,8 @@
 use kernel::ffi::{c_char, c_int};
 use kernel::prelude::*;
 
-use crate::rxe;
 use crate::umem::region_of;
+use crate::{registration, rxe};
 
 /// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
 const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
@@ -28,10 +28,11 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
 ) -> c_int {
     let operations = rxe::ib_device_ops {
         fill_stat_mr_entry: Some(fill_stat_mr_entry),
+        reg_user_mr: Some(registration::reg_user_mr),
         ..Default::default()
     };
     // SAFETY: The device is valid and nobody else's until it is registered. The core copies the
-    // operations. Name and net device are passed on.
+    // operations, and of each keeps the one that it is given first: ours. Name and net device are passed on.
     unsafe {
         let caps = &raw mut (*device).attr.odp_caps;
         (*caps).general_caps |= u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);

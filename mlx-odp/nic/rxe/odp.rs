@@ -4,8 +4,9 @@
 //!
 //! rxe calls the functions in [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, from its
 //! workers (never from interrupts) while it holds a reference to the region; each turns into an
-//! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself, [`umem`] hangs
-//! a region on rxe's MR, [`request`] gives a request that fails here its completion.
+//! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
+//! [`registration`] looks at a registration before rxe does, [`umem`] hangs a region on rxe's MR,
+//! [`request`] gives a request that fails here its completion.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -32,6 +33,7 @@ use rxe_bindings as rxe;
 
 mod device;
 mod prefetch;
+mod registration;
 mod request;
 mod umem;
 mod verbs;

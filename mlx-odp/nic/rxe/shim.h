@@ -39,6 +39,7 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
  * the rest of what is defined there is declared in rxe_loc.h.
  */
 int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
+void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device_ops *ops);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);

@@ -114,7 +114,9 @@ pub(crate) fn not_supported() -> Error {
 /// # Errors
 ///
 /// `EINVAL` in a kernel thread, which has none.
-pub(crate) fn with_current_mm<T>(with: impl FnOnce(&kernel::mm::Mm) -> Result<T>) -> Result<T> {
+pub(crate) fn with_current_mm<T>(
+    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
+) -> Result<T> {
     let task = kernel::current!();
     let mm = task.mm().ok_or(EINVAL)?;
     with(mm)

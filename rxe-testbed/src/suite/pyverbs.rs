@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! rdma-core's own tests, run on our driver and on the stock one: ours must pass whatever stock
-//! passes, and every test of implicit regions.
+//! passes, and every test of implicit regions and of huge pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,6 +19,9 @@ use crate::vm::{Driver, Outcome};
 
 /// The tests of a module take some seconds.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// Parts of the names of tests that must pass on ours though they do not on the stock driver.
+const OURS_ONLY: &[&str] = &["implicit", "_huge_"];
 
 /// The results on one driver, by name, with their detail.
 type Results = BTreeMap<String, (Status, String)>;
@@ -173,7 +176,7 @@ fn compare(prefix: &str, ours: &Results, stock: &Results) -> Vec<Record> {
             let stock_passes = stock
                 .get(name)
                 .is_some_and(|(status, _)| *status == Status::Pass);
-            let must_pass = stock_passes || name.contains("implicit");
+            let must_pass = stock_passes || OURS_ONLY.iter().any(|part| name.contains(part));
             let (status, detail) = match status {
                 Status::Skip if must_pass => (
                     Status::Fail,
@@ -203,7 +206,9 @@ mod tests {
 
     #[test]
     fn what_stock_passes_must_pass() {
-        let ours = parse("ok T.a \nskip T.b no\nskip T.c no\nskip T.test_implicit no\n");
+        let ours = parse(
+            "ok T.a \nskip T.b no\nskip T.c no\nskip T.test_implicit no\nskip T.x_huge_y no\n",
+        );
         let stock = parse("ok T.a\nok T.b\nskip T.c no\nskip T.test_implicit no\nok T.d\n");
         let verdicts: Vec<_> = compare("p", &ours, &stock)
             .into_iter()
@@ -217,6 +222,7 @@ mod tests {
                 ("p/T.c".to_owned(), Status::Skip),
                 ("p/T.d".to_owned(), Status::Fail),
                 ("p/T.test_implicit".to_owned(), Status::Fail),
+                ("p/T.x_huge_y".to_owned(), Status::Fail),
             ]
         );
     }

@@ -10,6 +10,7 @@ mod addresses;
 mod fork;
 mod geometry;
 mod harness;
+mod hugetlb;
 mod large;
 mod mappings;
 mod operations;
@@ -68,6 +69,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         userfault::TESTS,
         fork::TESTS,
         mappings::TESTS,
+        hugetlb::TESTS,
         pressure::TESTS,
         refusals::TESTS,
         prefetch::TESTS,

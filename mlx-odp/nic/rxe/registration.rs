@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ibv_reg_mr` before rxe sees it.
+//!
+//! rxe's own functions stay in charge of everything that they know of. [`device`](crate::device) puts
+//! ours in front of them in the operations that the RDMA core calls; rxe's are kept in [`RXES`] when it
+//! hands them in.
+//!
+//! `IBV_ACCESS_HUGETLB` is the application's word that the memory consists of huge pages, whose use by
+//! the NIC it may then make cheaper. Here a huge page is one translation with or without the word, so it
+//! is checked once, at registration, and forgotten: what is mapped there later is used as it is.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use kernel::error::from_err_ptr;
+use kernel::ffi::c_int;
+use kernel::mm::{virt::flags, MmWithUser};
+use kernel::prelude::*;
+
+use crate::rxe;
+use crate::umem::{not_supported, with_current_mm};
+
+const HUGETLB: c_int = rxe::ib_access_flags_IB_ACCESS_HUGETLB as c_int;
+
+/// The operations that rxe handed to the RDMA core: the same static table for every device.
+static RXES: AtomicPtr<rxe::ib_device_ops> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Takes the place of `ib_set_device_ops` in `rxe_verbs.c`: keeps what is passed on.
+///
+/// # Safety
+///
+/// Called by rxe with a device that is being registered and its own operations, which are static.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_set_device_ops(
+    device: *mut rxe::ib_device,
+    operations: *const rxe::ib_device_ops,
+) {
+    // Release: pairs with `rxes`, though nobody writes to the table.
+    RXES.store(operations.cast_mut(), Ordering::Release);
+    // SAFETY: The arguments are passed on.
+    unsafe { rxe::ib_set_device_ops(device, operations) };
+}
+
+/// rxe's own operations.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` before there is a device: nothing that the core calls can see that.
+fn rxes() -> Result<&'static rxe::ib_device_ops> {
+    // SAFETY: Null, or rxe's static table, which is as old as this module and never written.
+    unsafe { RXES.load(Ordering::Acquire).as_ref() }.ok_or_else(not_supported)
+}
+
+/// What `ibv_reg_mr` asks for. All values in bytes.
+#[derive(Clone, Copy)]
+struct Request {
+    va: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+}
+
+impl Request {
+    /// Registers it in `pd` by rxe's own function.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the memory should be of huge pages and is not; rxe's.
+    ///
+    /// # Safety
+    ///
+    /// `pd` is one of rxe's, `dmah` and `udata` are null or the core's; `current` is the application.
+    unsafe fn register(
+        self,
+        pd: *mut rxe::ib_pd,
+        dmah: *mut rxe::ib_dmah,
+        udata: *mut rxe::ib_udata,
+    ) -> Result<*mut rxe::ib_mr> {
+        let register = rxes()?.reg_user_mr.ok_or_else(not_supported)?;
+        let Self {
+            va,
+            length,
+            iova,
+            access,
+        } = self;
+        if access & HUGETLB != 0 {
+            with_current_mm(|mm| consists_of_huge_pages(mm, va, length))?;
+        }
+        // SAFETY: By the contract; rxe gets its own function's arguments.
+        let mr = unsafe { register(pd, va, length, iova, access & !HUGETLB, dmah, udata) };
+        from_err_ptr(mr)
+    }
+}
+
+/// `ibv_reg_mr`.
+///
+/// # Safety
+///
+/// Called by the RDMA core: `pd` is one of rxe's, `current` is the application.
+pub(crate) unsafe extern "C" fn reg_user_mr(
+    pd: *mut rxe::ib_pd,
+    va: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+    dmah: *mut rxe::ib_dmah,
+    udata: *mut rxe::ib_udata,
+) -> *mut rxe::ib_mr {
+    let request = Request {
+        va,
+        length,
+        iova,
+        access,
+    };
+    // SAFETY: By the contract of this function.
+    unsafe { request.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
+}
+
+/// Whether all of the `length` bytes from `va` are mapped with huge pages of the pool (hugetlbfs). Takes
+/// the mmap lock for reading; touches no page.
+///
+/// # Errors
+///
+/// `EINVAL` if not, or if something is not mapped at all. The whole address space is one such case.
+fn consists_of_huge_pages(mm: &MmWithUser, va: u64, length: u64) -> Result {
+    let end = va.checked_add(length).ok_or(EINVAL)?;
+    let mappings = mm.mmap_read_lock();
+    let mut at = va;
+    while at < end {
+        let mapping = mappings.vma_lookup(at as usize).ok_or(EINVAL)?;
+        if mapping.flags() & flags::HUGETLB == 0 {
+            return Err(EINVAL);
+        }
+        at = mapping.end() as u64;
+    }
+    Ok(())
+}
