@@ -5,6 +5,7 @@
 //! - [`memory`]: address ranges whose pages can be given and taken while a NIC uses them.
 //! - [`pattern`]: bytes that depend on their position, so that a misplaced byte is found out.
 //! - [`env`], [`loopback`]: a device, its regions and connected queue pairs, ready for use.
+//! - [`peer`]: a process on another host, and queue pairs that are connected to its.
 //! - [`process`]: other processes, that live, die and talk over pipes.
 //! - [`traffic`]: a process that must not be disturbed.
 //! - [`counters`]: what the driver itself counted.
@@ -26,6 +27,7 @@ pub mod env;
 pub mod loopback;
 pub mod memory;
 pub mod pattern;
+pub mod peer;
 pub mod process;
 pub mod traffic;
 pub mod verbs;
