@@ -1,29 +1,45 @@
 #!/bin/bash
-# Runs a program of the ibv_*_pingpong or perftest kind as server and as client in this guest.
+# Runs a server and its client in this guest.
 #
-#   pair PROGRAM ARGUMENTS...
+#   pair PROGRAM ARGUMENTS...                       as ibv_*_pingpong and perftest are run: the client is the
+#                                                   same with the server's address behind it
+#   pair SERVER ARGUMENTS... -- CLIENT ARGUMENTS...
 #
-# Succeeds if both do. Their output follows, the client's first.
+# Succeeds if both do. Their output follows, the client's last.
+server=()
+while [ $# != 0 ] && [ "$1" != -- ]; do
+	server+=("$1")
+	shift
+done
+if [ $# = 0 ]; then
+	client=("${server[@]}" 10.77.0.1)
+else
+	client=("${@:2}")
+fi
 work=$(mktemp -d)
-"$@" >"$work/server" 2>&1 &
-server=$!
+"${server[@]}" >"$work/server" 2>&1 &
+pid=$!
+
+# Whether the server listens, over TCP or rdma_cm.
+listens() {
+	ss -Hltnp | grep -q "pid=$pid," || rdma resource show cm_id 2>/dev/null | grep LISTEN | grep -q "pid $pid "
+}
 for _ in $(seq 100); do
-	if ss -Hltn 'sport = :18515' | grep -q .; then
+	if listens || ! kill -0 $pid 2>/dev/null; then
 		break
 	fi
-	kill -0 $server 2>/dev/null || break
 	sleep 0.1
 done
-"$@" 10.77.0.1 >"$work/client" 2>&1
-client=$?
-if [ $client != 0 ]; then
-	kill $server 2>/dev/null
-fi
-wait $server
+"${client[@]}" >"$work/client" 2>&1
 status=$?
-echo "--- client (exit status $client)"
-cat "$work/client"
-echo "--- server (exit status $status)"
+if [ $status != 0 ]; then
+	kill $pid 2>/dev/null
+fi
+wait $pid
+served=$?
+echo "--- server (exit status $served)"
 cat "$work/server"
+echo "--- client (exit status $status)"
+cat "$work/client"
 rm -r "$work"
-[ $client = 0 ] && [ $status = 0 ]
+[ $status = 0 ] && [ $served = 0 ]

@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "ibverbs-utils",
     "iproute2",
     "kmod",
+    "libfabric-bin",
     "perftest",
     "procps",
     "python3-pyverbs",

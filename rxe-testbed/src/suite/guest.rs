@@ -111,7 +111,8 @@ impl<'a> Boots<'a> {
         Ok(())
     }
 
-    fn run_one(&mut self, test: &VmTest) -> Record {
+    /// Runs a test in the VM that is there, or a new one.
+    pub(crate) fn run_one(&mut self, test: &VmTest) -> Record {
         // The boot is not the test's time.
         if self.deaths < DEATHS && self.vm.is_none() {
             if let Err(error) = self.vm() {

@@ -3,15 +3,17 @@
 //!
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
-//! `host` runs what needs no VM, `guest` the tests that `table` declares, `pyverbs` those of
-//! rdma-core, `selftests` those of the kernel; `report` writes what remains: the lines, the summary,
+//! `host` runs what needs no VM, `guest` the tests that `table` declares, `clients` programs of others,
+//! `pyverbs` the tests of rdma-core, `selftests` those of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
 
+mod clients;
 mod guest;
 mod host;
 mod pyverbs;
 mod report;
 mod selftests;
+mod side_by_side;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ pub(crate) struct Record {
 
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
-    "core", "lint", "vm", "verbs", "mirror", "pyverbs", "selftest", "dma",
+    "core", "lint", "vm", "verbs", "mirror", "clients", "pyverbs", "selftest", "dma",
 ];
 
 /// Which tests are wanted.
@@ -98,6 +100,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
         host::run(&job, &mut report)?;
     }
     guest::run(&job, &mut report)?;
+    clients::run(&job, &mut report)?;
     pyverbs::run(&job, &mut report)?;
     selftests::run(&job, &mut report)?;
     if report.is_empty() {
@@ -120,6 +123,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
         Variant::Debug => Vec::new(),
     };
     names.extend(guest::names(world));
+    names.extend(clients::names());
     names.extend(pyverbs::names(world)?);
     names.extend(selftests::names(world)?);
     names.retain(|name| filter.takes(name));

@@ -26,6 +26,11 @@ impl Report {
         self.records.push(record);
     }
 
+    /// Takes some more.
+    pub(crate) fn extend(&mut self, records: impl IntoIterator<Item = Record>) {
+        records.into_iter().for_each(|record| self.add(record));
+    }
+
     /// Whether no test was run.
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()

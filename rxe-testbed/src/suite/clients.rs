@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs that are not ours, unmodified, on our driver and on the stock one.
+//!
+//! On ours all of them have to work. How they fare on stock is said beside it.
+
+use anyhow::{Context, Result};
+
+use super::guest::Boots;
+use super::report::Report;
+use super::side_by_side;
+use super::table::VmTest;
+use super::{Job, Record, Status};
+use crate::process;
+use crate::qemu::Extra;
+use crate::vm::Driver;
+
+/// A program: its name and the script that runs it, as server and as client.
+type Client = (&'static str, &'static str);
+
+/// Each takes a second or two.
+const SECONDS: u64 = 120;
+
+/// `-c` has the pingpongs check what arrives, though all of it is one byte; perftest cannot check anything.
+const CLIENTS: &[Client] = &[
+    (
+        "pingpong/explicit",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o",
+    ),
+    (
+        "pingpong/explicit-prefetch",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o -P",
+    ),
+    (
+        "pingpong/implicit",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O",
+    ),
+    (
+        "pingpong/implicit-prefetch",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -P",
+    ),
+    (
+        "pingpong/srq-explicit",
+        "pair ibv_srq_pingpong -d rxe0 -g 1 -c -o -n 100",
+    ),
+    (
+        "perftest/write-bw",
+        "pair ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+    ),
+    (
+        "perftest/write-lat",
+        "pair ib_write_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+    ),
+    (
+        "perftest/read-bw",
+        "pair ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+    ),
+    (
+        "perftest/read-lat",
+        "pair ib_read_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+    ),
+    (
+        "perftest/send-bw",
+        "pair ib_send_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+    ),
+    (
+        "perftest/send-lat",
+        "pair ib_send_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+    ),
+    (
+        "perftest/atomic-bw",
+        "pair ib_atomic_bw -d rxe0 -x 1 --odp -n 100 -F",
+    ),
+    (
+        "perftest/atomic-lat",
+        "pair ib_atomic_lat -d rxe0 -x 1 --odp -n 100 -F",
+    ),
+    (
+        "rdma-cm/rping",
+        "pair rping -s -a 10.77.0.1 -C 10 -S 4000 -V -- rping -c -a 10.77.0.1 -C 10 -S 4000 -V",
+    ),
+    (
+        "libfabric/msg",
+        "export FI_VERBS_USE_ODP=1; fi='fi_pingpong -p verbs -e msg -d rxe0 -c -I 20 -S 100000'; \
+         pair $fi -- $fi 10.77.0.1",
+    ),
+    // With its default, 256 peers, it asks for larger completion queues than rxe has.
+    (
+        "libfabric/rdm",
+        "export FI_VERBS_USE_ODP=1 FI_UNIVERSE_SIZE=16; \
+         fi='fi_pingpong -p verbs;ofi_rxm -e rdm -d rxe0 -c -I 20 -S 100000'; pair $fi -- $fi 10.77.0.1",
+    ),
+];
+
+/// The names of all tests.
+pub(crate) fn names() -> Vec<String> {
+    CLIENTS.iter().map(|(name, _)| full(name)).collect()
+}
+
+fn full(name: &str) -> String {
+    format!("clients/{name}")
+}
+
+/// Runs the programs that are wanted.
+pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
+    let wanted: Vec<VmTest> = CLIENTS
+        .iter()
+        .filter(|(name, _)| job.filter.takes(&full(name)))
+        .map(test)
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut ours = Boots::new(job, Driver::Ours);
+    let on_ours: Vec<Record> = wanted.iter().map(|test| ours.run_one(test)).collect();
+    let log = ours.finish()?;
+    let mut stock = Boots::new(job, Driver::Stock);
+    let on_stock: Vec<Record> = wanted.iter().map(|test| stock.run_one(test)).collect();
+    // What the stock driver leaves in the log is its own affair.
+    stock.finish()?;
+
+    for (ours, stock) in on_ours.iter().zip(&on_stock) {
+        report.add(verdict(ours.clone(), stock));
+    }
+    report.extend(log.map(|log| Record {
+        name: full("kernel-log"),
+        ..log
+    }));
+    let pairs = on_ours.into_iter().zip(on_stock).map(|(ours, stock)| {
+        let name = ours.name.clone();
+        (name, said(&ours), said(&stock))
+    });
+    let table = side_by_side::table(pairs);
+    print!("\n{table}\n");
+    let path = job.results.join("clients.txt");
+    std::fs::write(&path, table).with_context(|| format!("writing {}", path.display()))
+}
+
+fn test((name, script): &Client) -> VmTest {
+    VmTest {
+        name: full(name),
+        script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
+        seconds: SECONDS,
+        extra: Extra::None,
+    }
+}
+
+/// What is to be said of ours in the light of stock's result.
+fn verdict(ours: Record, stock: &Record) -> Record {
+    match (ours.status, stock.status) {
+        (Status::Skip, Status::Pass) => Record {
+            status: Status::Fail,
+            detail: format!("skipped, but stock passes: {}", ours.detail),
+            ..ours
+        },
+        _ => ours,
+    }
+}
+
+/// A result in a few words.
+fn said(record: &Record) -> String {
+    let last = process::tail(record.detail.trim_end(), 1);
+    match record.status {
+        Status::Pass => "passes".into(),
+        Status::Skip => format!("skips: {last}"),
+        Status::Fail => format!("FAILS: {last}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(status: Status) -> Record {
+        Record {
+            name: "clients/x".into(),
+            status,
+            time: None,
+            detail: "first\nlast\n".into(),
+        }
+    }
+
+    #[test]
+    fn what_passes_on_stock_is_not_skipped_on_ours() {
+        let judged = |ours, stock| verdict(record(ours), &record(stock)).status;
+        assert_eq!(judged(Status::Skip, Status::Pass), Status::Fail);
+        assert_eq!(judged(Status::Skip, Status::Skip), Status::Skip);
+        assert_eq!(judged(Status::Fail, Status::Fail), Status::Fail);
+        assert_eq!(judged(Status::Pass, Status::Fail), Status::Pass);
+    }
+
+    #[test]
+    fn the_last_line_tells() {
+        assert_eq!(said(&record(Status::Fail)), "FAILS: last");
+        assert_eq!(said(&record(Status::Pass)), "passes");
+    }
+}
