@@ -111,9 +111,6 @@ const ELSEWHERE: &[(Row, Extra)] = &[
 /// The last test of the debug kernel, after all that may have leaked something.
 const LEAKS: Row = ("vm/kmemleak", "kmemleak", 120);
 
-/// The modules of rdma-core's own tests that are run.
-pub(crate) const PYVERBS: &[&str] = &["test_odp"];
-
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
 pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<VmTest> {
