@@ -4,9 +4,8 @@
 //! Each row is set up afresh for each policy, once with our walk first and once with C's, once with
 //! a word a page and once by runs.
 
-use std::os::fd::OwnedFd;
-
 use anyhow::{bail, Context, Result};
+use hmm_oracle::userfault::Userfault;
 
 use crate::abi::State;
 use crate::agree::judge;
@@ -19,7 +18,6 @@ use crate::view::View;
 mod entries;
 mod refusals;
 mod requests;
-mod userfault;
 
 /// What a walk has to say about all pages of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +99,7 @@ struct Lab {
     view: View,
     stage: Stage,
     gigantic: bool,
-    userfaultfd: Option<OwnedFd>,
+    userfault: Option<Userfault>,
 }
 
 /// Runs all rows whose names contain `filter`.
@@ -113,7 +111,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<bool> {
         view: View::open()?,
         stage: Stage::new()?,
         gigantic: machine.gigantic,
-        userfaultfd: None,
+        userfault: None,
     };
     let mut passed = 0;
     let mut failed = Vec::new();
@@ -213,7 +211,7 @@ impl Lab {
     /// Nothing is left of what was set up before.
     fn clear(&mut self) -> Result<()> {
         self.stage.reap();
-        self.userfaultfd = None;
+        self.userfault = None;
         for zone in [arena::Zone::Small, arena::Zone::Huge, arena::Zone::Gigantic] {
             crate::memory::unmap(zone.span()).context("clearing the arena")?;
         }

@@ -5,9 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use anyhow::{bail, Context, Result};
+use hmm_oracle::userfault::{Mode, Userfault};
 
 use super::Expect::{self, Absent, AnyRights, Errno, Error, ReadOnly, Writable};
-use super::{userfault, Lab, Row, SetUp};
+use super::{Lab, Row, SetUp};
 use crate::arena::{Span, Zone, GIGANTIC, HUGE, PAGE};
 use crate::memory::{self, MADV_GUARD_INSTALL};
 use crate::operation::{Backing, Operation, Store, FILE_PAGES};
@@ -450,7 +451,11 @@ fn written_back(lab: &mut Lab) -> Result<SetUp> {
 /// Shared memory that is write-protected; if it is `gone`, the protection stays as a marker.
 fn uffd(lab: &mut Lab, gone: bool) -> Result<SetUp> {
     written(lab, Store::Memfd)?;
-    lab.userfaultfd = Some(userfault::write_protect(small(5))?);
+    let (start, len) = (small(5).start(), small(5).bytes() as u64);
+    let userfault = Userfault::unattended()?;
+    userfault.register(start, len, Mode::WriteProtected)?;
+    userfault.protect(start, len)?;
+    lab.userfault = Some(userfault);
     if !gone {
         return ready(small(5));
     }

@@ -16,7 +16,6 @@ mod memory;
 mod pattern;
 mod process;
 mod system;
-mod userfault;
 
 use std::fmt;
 use std::process::ExitCode;

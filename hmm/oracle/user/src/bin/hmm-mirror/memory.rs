@@ -6,11 +6,10 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Context, Result};
+pub(crate) use hmm_oracle::PAGE;
 
 use crate::pattern::Pattern;
 
-/// Bytes in a page.
-pub(crate) const PAGE: usize = 4096;
 /// Bytes in a huge page.
 pub(crate) const HUGE: usize = 512 * PAGE;
 /// Has the range become huge pages now.

@@ -5,13 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context, Result};
+use hmm_oracle::userfault::{Message, Mode, Userfault};
 
 use super::scene::{Scene, CPU, DEVICE};
 use crate::device::{refused, Want};
 use crate::memory::{memory_file, Area, PAGE};
 use crate::pattern::check_zero;
-use crate::process::{pair, Child};
-use crate::userfault::{Message, Mode, Userfault};
+use crate::process::{pair, Child, PATIENCE};
 use crate::Case;
 
 pub(crate) const CASES: &[Case] = &[
@@ -63,13 +63,18 @@ const PAGES: usize = 16;
 fn scene() -> Result<(Scene, Userfault)> {
     let scene = Scene::of(Area::new(PAGES)?)?;
     let server = Userfault::new()?;
-    server.register(&scene.area, 0..PAGES, Mode::Missing)?;
+    serve(&server, &scene.area, Mode::Missing)?;
     Ok((scene, server))
+}
+
+/// Has it serve faults of `mode` in all of `area`.
+fn serve(server: &Userfault, area: &Area, mode: Mode) -> Result<()> {
+    server.register(area.start(), area.len() as u64, mode)
 }
 
 /// The next fault, which must be of `mode`.
 fn next(server: &Userfault, mode: Mode) -> Result<Message> {
-    let message = server.next()?;
+    let message = server.next(PATIENCE)?;
     ensure!(message.mode == mode, "a fault of kind {:?}", message.mode);
     Ok(message)
 }
@@ -174,10 +179,10 @@ fn prefetch() -> Result<()> {
 fn write_protected() -> Result<()> {
     let area = Area::filled(PAGES, CPU)?;
     let server = Userfault::new()?;
-    server.register(&area, 0..PAGES, Mode::WriteProtected)?;
+    serve(&server, &area, Mode::WriteProtected)?;
     let scene = Scene::of(area)?;
     scene.write(0..PAGES, CPU)?;
-    server.protect(&scene.area, 0..PAGES)?;
+    server.protect(scene.area.start(), scene.area.len() as u64)?;
     scene.check(0..PAGES, CPU)?;
     thread::scope(|scope| {
         let device = scope.spawn(|| scene.write(5..6, DEVICE));
@@ -201,7 +206,7 @@ fn minor() -> Result<()> {
     other.fill(CPU);
     let server = Userfault::new()?;
     let area = Area::of_file(&file, PAGES)?;
-    server.register(&area, 0..PAGES, Mode::Minor)?;
+    serve(&server, &area, Mode::Minor)?;
     let scene = Scene::of(area)?;
     thread::scope(|scope| {
         let device = scope.spawn(|| scene.check(2..3, CPU));

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! userfaultfd: this program serves the faults of its own memory.
+//! userfaultfd: a program serves the faults of its own memory.
+//!
+//! None of it changes what is in memory: a page is filled only where there is none yet, and a fault that is
+//! waited for is one like any other to the code that runs into it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 
-use crate::memory::{Area, Pages, PAGE};
-use crate::process::PATIENCE;
+use crate::PAGE;
 
 const MAGIC: u8 = 0xaa;
 const API: u64 = 0xaa;
@@ -18,21 +21,29 @@ const FLAG_MINOR: u64 = 1 << 2;
 const WAKE_NO_PROTECTION: u64 = 0;
 const PROTECT: u64 = 1;
 
+const MINOR_SHMEM: u64 = 1 << 10;
+const WP_HUGETLB_SHMEM: u64 = 1 << 12;
+const WP_UNPOPULATED: u64 = 1 << 13;
+const WP_ASYNC: u64 = 1 << 15;
+
 /// Which faults are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
+    /// There is no page.
     Missing = 1,
+    /// The page is protected against writes.
     WriteProtected = 2,
+    /// The file has the page, but it is not mapped.
     Minor = 4,
 }
 
 /// A fault to be served.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Message {
-    /// Where.
-    pub(crate) va: u64,
+pub struct Message {
+    /// The page's address.
+    pub va: u64,
     /// Of which kind.
-    pub(crate) mode: Mode,
+    pub mode: Mode,
 }
 
 mod raw {
@@ -89,58 +100,71 @@ mod raw {
         go_on, MAGIC, 0x07, Continue);
 }
 
-/// The open file that faults are reported by.
-pub(crate) struct Userfault(File);
+/// The open file that faults are reported by. What it was told ends with it.
+pub struct Userfault(File);
 
 impl Userfault {
-    /// Opens it.
-    pub(crate) fn new() -> Result<Self> {
-        // SAFETY: Makes a new descriptor.
+    /// One whose faults wait until they are served.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system call and of `UFFDIO_API`, as all functions here.
+    pub fn new() -> Result<Self> {
+        Self::with(MINOR_SHMEM)
+    }
+
+    /// One that only protects pages, also of shared memory and where there are none: the kernel itself lifts
+    /// the protection at a write, so nobody has to wait.
+    pub fn unattended() -> Result<Self> {
+        Self::with(WP_HUGETLB_SHMEM | WP_UNPOPULATED | WP_ASYNC)
+    }
+
+    fn with(features: u64) -> Result<Self> {
+        // SAFETY: A system call without pointers; it gives a new descriptor or -1.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error()).context("userfaultfd");
         }
-        // SAFETY: Just made.
+        // SAFETY: A new descriptor that nobody else owns.
         let file = unsafe { File::from_raw_fd(fd as i32) };
-        const MINOR_SHMEM: u64 = 1 << 10;
         let mut api = raw::Api {
             api: API,
-            features: MINOR_SHMEM,
+            features,
             ioctls: 0,
         };
-        // SAFETY: The argument has no pointers.
+        // SAFETY: The argument is what the kernel expects, and has no pointers.
         unsafe { raw::api(file.as_raw_fd(), &mut api) }.context("UFFDIO_API")?;
         Ok(Self(file))
     }
 
     /// The file's descriptor.
-    pub(crate) fn fd(&self) -> i32 {
+    pub fn fd(&self) -> i32 {
         self.0.as_raw_fd()
     }
 
-    /// Serves faults of `mode` in `pages`.
-    pub(crate) fn register(&self, area: &Area, pages: Pages, mode: Mode) -> Result<()> {
+    /// Serves faults of `mode` in the `len` bytes from `start` on.
+    pub fn register(&self, start: u64, len: u64, mode: Mode) -> Result<()> {
         let mut argument = raw::Register {
-            start: area.va(pages.start),
-            len: (pages.len() * PAGE) as u64,
+            start,
+            len,
             mode: mode as u64,
             ioctls: 0,
         };
-        // SAFETY: The range is the test's own; no object lies there.
-        let result = unsafe { raw::register(self.0.as_raw_fd(), &mut argument) };
+        // SAFETY: The argument is what the kernel expects. Faults of the range wait; no byte changes.
+        let result = unsafe { raw::register(self.fd(), &mut argument) };
         result.with_context(|| format!("UFFDIO_REGISTER for {mode:?}"))?;
         Ok(())
     }
 
-    /// Waits for the next fault, with a bound.
-    pub(crate) fn next(&self) -> Result<Message> {
+    /// Waits for the next fault, for at most `patience`.
+    pub fn next(&self, patience: Duration) -> Result<Message> {
         let mut poll = libc::pollfd {
-            fd: self.0.as_raw_fd(),
+            fd: self.fd(),
             events: libc::POLLIN,
             revents: 0,
         };
         // SAFETY: One descriptor, as said.
-        let ready = unsafe { libc::poll(&mut poll, 1, PATIENCE.as_millis() as i32) };
+        let ready = unsafe { libc::poll(&mut poll, 1, patience.as_millis() as i32) };
         ensure!(ready == 1, "no fault was reported");
         let mut message = [0; 32];
         (&self.0).read_exact(&mut message)?;
@@ -161,7 +185,7 @@ impl Userfault {
     }
 
     /// Gives the page at `va` the contents `bytes`.
-    pub(crate) fn give(&self, va: u64, bytes: &[u8]) -> Result<()> {
+    pub fn give(&self, va: u64, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() == PAGE);
         let mut argument = raw::Copy {
             to: va,
@@ -170,43 +194,39 @@ impl Userfault {
             mode: 0,
             copied: 0,
         };
-        // SAFETY: The source is a page of bytes, the target is the test's own.
-        unsafe { raw::copy(self.0.as_raw_fd(), &mut argument) }.context("UFFDIO_COPY")?;
+        // SAFETY: The source is a page of bytes; the target is written only if there is no page yet.
+        unsafe { raw::copy(self.fd(), &mut argument) }.context("UFFDIO_COPY")?;
         Ok(())
     }
 
-    /// Protects `pages` against writes.
-    pub(crate) fn protect(&self, area: &Area, pages: Pages) -> Result<()> {
-        self.change_protection(area.va(pages.start), pages.len(), PROTECT)
+    /// Protects the `len` bytes from `start` on against writes.
+    pub fn protect(&self, start: u64, len: u64) -> Result<()> {
+        self.change_protection(start, len, PROTECT)
     }
 
     /// Lets the write to the page at `va` go on.
-    pub(crate) fn unprotect(&self, va: u64) -> Result<()> {
-        self.change_protection(va, 1, WAKE_NO_PROTECTION)
+    pub fn unprotect(&self, va: u64) -> Result<()> {
+        self.change_protection(va, PAGE as u64, WAKE_NO_PROTECTION)
     }
 
-    fn change_protection(&self, va: u64, pages: usize, mode: u64) -> Result<()> {
-        let mut argument = raw::Protect {
-            start: va,
-            len: (pages * PAGE) as u64,
-            mode,
-        };
-        // SAFETY: The range is the test's own.
-        let result = unsafe { raw::protect(self.0.as_raw_fd(), &mut argument) };
+    fn change_protection(&self, start: u64, len: u64, mode: u64) -> Result<()> {
+        let mut argument = raw::Protect { start, len, mode };
+        // SAFETY: The argument is what the kernel expects. Writes wait or go on; no byte changes.
+        let result = unsafe { raw::protect(self.fd(), &mut argument) };
         result.context("UFFDIO_WRITEPROTECT")?;
         Ok(())
     }
 
     /// Maps the page that the file has for `va`.
-    pub(crate) fn go_on(&self, va: u64) -> Result<()> {
+    pub fn go_on(&self, va: u64) -> Result<()> {
         let mut argument = raw::Continue {
             start: va,
             len: PAGE as u64,
             mode: 0,
             mapped: 0,
         };
-        // SAFETY: The range is the test's own.
-        unsafe { raw::go_on(self.0.as_raw_fd(), &mut argument) }.context("UFFDIO_CONTINUE")?;
+        // SAFETY: The argument is what the kernel expects. The page comes to where there is none.
+        unsafe { raw::go_on(self.fd(), &mut argument) }.context("UFFDIO_CONTINUE")?;
         Ok(())
     }
 }
