@@ -96,7 +96,8 @@ fn judge_errnos(
     }
 }
 
-fn in_hugetlb(question: &Question) -> bool {
+/// Whether it is about an area of hugetlb pages.
+pub(crate) fn in_hugetlb(question: &Question) -> bool {
     question.span.zone() != Zone::Small
 }
 

@@ -73,6 +73,11 @@ impl Kind {
         Self::Inaccessible,
     ];
 
+    /// Whether it is a hole in a hugetlb area.
+    pub(crate) fn is_hugetlb_hole(self) -> bool {
+        matches!(self, Self::HugetlbAbsent | Self::GiganticAbsent)
+    }
+
     /// Whether there is a page whose rights can differ.
     fn has_rights(self) -> bool {
         matches!(

@@ -12,6 +12,13 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const HUGETLB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const GIGANTIC: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
 
+/// Whether this kernel checks the order in which locks are taken. C's walk holds a lock of a hugetlb area
+/// while it calls the fault handler for a hole in it, which takes another one first. That is a deadlock that
+/// may happen; such kernels say so once, and look no further. So C is not asked to fault in holes there.
+pub(crate) fn checks_locks() -> bool {
+    Path::new("/proc/lockdep").exists()
+}
+
 /// The changed settings.
 pub(crate) struct Machine {
     before: Vec<(String, String)>,

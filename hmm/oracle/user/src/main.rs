@@ -24,7 +24,7 @@ mod poison;
 mod random;
 mod view;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -78,21 +78,8 @@ enum Command {
     },
 }
 
-/// Where C cannot be asked: it holds a lock of a hugetlb area while it calls the fault handler for a hole
-/// in it, which takes another one first. That is a deadlock that may happen, and kernels that look for such
-/// say so, once, and look no further.
-const LOCKDEP: &str = "/proc/lockdep";
-
-/// Exit status of what does not apply here.
-const SKIPPED: u8 = 77;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let compares = !matches!(arguments.command, Some(Command::Bench { .. }));
-    if compares && Path::new(LOCKDEP).exists() {
-        println!("skipped: this kernel would report the order in which hmm_range_fault locks hugetlb areas");
-        return ExitCode::from(SKIPPED);
-    }
     let result: Result<bool> = match arguments.command {
         None => random::run(&arguments.random),
         Some(Command::Kinds { filter }) => directed::run(filter.as_deref()),

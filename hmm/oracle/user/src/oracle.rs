@@ -61,6 +61,11 @@ impl Question {
         own.map_or(self.base, |own| self.base.max(self.most.min(*own)))
     }
 
+    /// Whether pages are to be faulted in.
+    pub(crate) fn wants_faults(&self) -> bool {
+        (0..self.span.pages() as usize).any(|page| self.wanted(page) != abi::SNAPSHOT)
+    }
+
     /// Whether the same is wanted of all pages.
     pub(crate) fn is_uniform(&self) -> bool {
         let first = self.wanted(0);

@@ -13,7 +13,7 @@ use crate::agree::{judge, Difference, Disagreement};
 use crate::arena::{self, Span, Zone, PAGE};
 use crate::dice::Dice;
 use crate::kind::{look, Known, Tally};
-use crate::machine::Machine;
+use crate::machine::{checks_locks, Machine};
 use crate::operation::Operation;
 use crate::oracle::{Answer, Oracle, Question};
 use crate::perform::Stage;
@@ -112,6 +112,7 @@ struct Run {
     step: u64,
     dice: Dice,
     gigantic: bool,
+    checks_locks: bool,
     oracle: Oracle,
     view: View,
     stage: Stage,
@@ -127,6 +128,7 @@ impl Run {
             step: 0,
             dice: Dice::new(seed),
             gigantic,
+            checks_locks: checks_locks(),
             oracle: Oracle::open()?,
             view: View::open()?,
             stage: Stage::new()?,
@@ -206,6 +208,19 @@ impl Run {
             poisoned: &poisoned,
         };
         let kinds = look(&self.view, question.span, &known)?;
+        let holes = kinds.iter().any(|(_, kind)| kind.is_hugetlb_hole());
+        let snapshot;
+        let question = match self.checks_locks && holes && question.wants_faults() {
+            true => {
+                snapshot = Question {
+                    ours_first: question.ours_first,
+                    by_runs: question.by_runs,
+                    ..Question::uniform(question.span, SNAPSHOT)
+                };
+                &snapshot
+            }
+            false => question,
+        };
         let answer = self.agree(question)?;
         let Some(answer) = answer else {
             return Ok(false);
