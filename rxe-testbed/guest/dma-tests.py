@@ -2,13 +2,17 @@
 """Has QEMU's edu device move a process's memory through the mappings of hmm, and checks every byte.
 
     dma-tests direct|iommu|peers
+    dma-tests inject-direct|inject-iommu
+
+With `inject-`, every allocation of what hmm_edu can do fails once: the command fails or does without, nothing
+stays mapped that is not said to be, and it works the next time. This takes a kernel with fault injection.
 
 What is mapped and unmapped is counted by hmm_edu and, where there is an IOMMU, by the tracepoints of
 the kernel's own IOMMU code.
 """
 
-import ctypes
 import errno
+import functools
 import glob
 import mmap
 import os
@@ -17,57 +21,13 @@ import subprocess
 import sys
 import time
 
-PAGE = 4096
-HUGE = 2 << 20
+from device_tests import (
+    HUGE, PAGE, Failed, Memory, check, failing, let_allocations_fail, mapped, pattern, put, skip, system,
+)
+
 FILES = "/sys/kernel/debug/hmm_edu/"
 TRACES = "/sys/kernel/tracing/"
 MADV_COLLAPSE = 25
-
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-
-
-class Failed(Exception):
-    pass
-
-
-def check(holds, what):
-    if not holds:
-        raise Failed(what)
-
-
-def system(name, *arguments):
-    arguments = [ctypes.c_size_t(argument) for argument in arguments]
-    if getattr(libc, name)(*arguments) != 0:
-        raise OSError(ctypes.get_errno(), name)
-
-
-class Memory:
-    """Anonymous memory at an aligned address, page by page as the kernel gives it."""
-
-    def __init__(self, size, huge=False):
-        start = libc.mmap(None, size + HUGE, 3, 0x22, -1, 0)
-        check(start not in (None, 2**64 - 1), "no memory")
-        self.start, self.size = -(-start // HUGE) * HUGE, size
-        system("madvise", self.start, size, mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
-
-    def __getitem__(self, part):
-        return ctypes.string_at(self.start + part.start, part.stop - part.start)
-
-    def __setitem__(self, part, data):
-        check(len(data) == part.stop - part.start, "sizes differ")
-        ctypes.memmove(self.start + part.start, data, len(data))
-
-
-def pattern(seed, start, size):
-    """Bytes that depend on where they are."""
-    first, last = start // 8, -(-(start + size) // 8)
-    words = (
-        ((seed << 40 | word) * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "little")
-        for word in range(first, last)
-    )
-    return b"".join(words)[start % 8:][:size]
 
 
 def command(text):
@@ -119,13 +79,9 @@ class Trace:
             return
         if not os.path.exists(TRACES + "trace"):
             subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACES], check=True)
-        self.write("trace", "")
+        put(TRACES + "trace", "")
         for event in "map", "unmap":
-            self.write(f"events/iommu/{event}/enable", "1")
-
-    def write(self, name, text):
-        with open(TRACES + name, "w") as file:
-            file.write(text)
+            put(f"{TRACES}events/iommu/{event}/enable", 1)
 
     def check(self):
         """All that was mapped was unmapped, once. Gives how many bytes each call mapped."""
@@ -318,9 +274,7 @@ class Peer(Memory):
 
     def __init__(self, serial, size):
         with open(f"{nvme(serial)}/device/p2pmem/allocate", "rb+", buffering=0) as file:
-            start = libc.mmap(None, size, 3, mmap.MAP_SHARED, file.fileno(), 0)
-        check(start not in (None, 2**64 - 1), "the device gives no memory")
-        self.start, self.size = start, size
+            self.start, self.size = mapped(size, mmap.MAP_SHARED, file.fileno()), size
 
 
 def nvme(serial):
@@ -338,8 +292,7 @@ def nvme(serial):
 def peers():
     """Memory of another device: reached where there is a way, refused where there is none."""
     if subprocess.run(["modprobe", "nvme"]).returncode != 0:
-        print("this kernel has no NVMe driver")
-        sys.exit(77)
+        skip("this kernel has no NVMe driver")
     near, far = Peer("near", 16 * PAGE), Peer("far", PAGE)
     memory = Memory(16 * PAGE)
     near[0:near.size] = pattern(8, 0, near.size)
@@ -364,7 +317,213 @@ def peers():
     closed()
 
 
+remembered = functools.cache(pattern)
+WHOLE = f"open 0 {(1 << 35) - 1}"
+
+
+class Scene:
+    """A session with memory of its own. The last page is mapped: it tells where the device finds the others."""
+
+    def __init__(self, memory, whole=False, first=0):
+        self.memory, self.data = memory, remembered(11, 0, memory.size)
+        self.memory.write(self.data)
+        self.first = memory.start + first
+        self.kind = command(WHOLE if whole else f"open {memory.start} {memory.size // PAGE}").split()[0]
+        self.last = memory.start + memory.size - PAGE
+        command(f"map {self.last} 1 write")
+
+    def is_as_listed(self):
+        """The IOMMU translates what is listed as mapped, and of a range nothing else."""
+        if self.kind != "Range":
+            return
+        rows = mappings()
+        ahead = address(self.last) - self.last
+        # Of many pages, only some.
+        for user in range(self.memory.start, self.last, max(PAGE, self.memory.size // 16)):
+            listed = [str(pfn + (user - start) // PAGE)
+                      for start, size, *_, pfn in rows if start <= user < start + size]
+            said = command(f"translate {ahead + user}")
+            check(said == "".join(listed), f"{user:#x}: listed as {listed}, translated to {said}")
+
+    def works(self, pages):
+        """All of it can be mapped, and the device moves the right bytes."""
+        command(f"map {self.first} {pages} write")
+        check(pages_mapped() == pages + 1, "not all pages are mapped")
+        check(self.memory.holds(self.data), "the memory is wrong")
+        # From the last page to the second.
+        at = self.first - self.memory.start
+        source, target = at + (pages - 1) * PAGE, at + PAGE
+        command(f"copy {self.memory.start + source + 5} 4000 from")
+        command(f"copy {self.memory.start + target + 5} 4000 to")
+        moved = self.data[source + 5:source + 4005]
+        check(self.memory[target + 5:target + 4005] == moved, "other bytes were moved")
+        self.memory[target:target + PAGE] = self.data[target:target + PAGE]
+        check(self.memory.holds(self.data), "other memory was written")
+
+    def end(self):
+        closed()
+        self.memory.unmap()
+
+
+def each(what, make, act, then, known=(errno.ENOMEM,)):
+    """Each allocation of `act`, on what `make` makes, fails in turn; `then` checks that no harm was done."""
+    refused, n = 0, 1
+    while True:
+        made = make()
+        error, hit = failing(n, lambda: act(made))
+        check(error is None or hit and error.errno in known, f"{what}, allocation {n}: {error}")
+        refused += error is not None
+        try:
+            then(made, error)
+        except (Failed, OSError) as problem:
+            raise Failed(f"{what}, after allocation {n} failed with {error}: {problem}") from problem
+        if not hit:
+            print(f"{what}: {n - 1} allocations, {refused} refused", flush=True)
+            return n - 1
+        n += 1
+
+
+def opening(whole):
+    """A session is made, or there is none."""
+    def act(memory):
+        command(WHOLE if whole else f"open {memory.start} 16")
+
+    def then(memory, error):
+        if error is not None:
+            fails(errno.ENODEV, "close")
+            act(memory)
+        command(f"map {memory.start} 16 write")
+        check(pages_mapped() == 16, "not all pages are mapped")
+        closed()
+        memory.unmap()
+
+    check(each(f"open, whole address space {whole}", lambda: Memory(16 * PAGE), act, then) > 1, "too few")
+
+
+def mapping(what, memory, pages, whole=False, there=True, first=0):
+    """Pages are mapped and found in the list, or neither."""
+    def make():
+        scene = Scene(memory(), whole, first)
+        if not there:
+            system("madvise", scene.first, pages * PAGE, mmap.MADV_DONTNEED)
+        return scene
+
+    def act(scene):
+        command(f"map {scene.first} {pages} write")
+
+    def then(scene, error):
+        scene.is_as_listed()
+        if not there:
+            scene.memory.write(scene.data)
+        scene.works(pages)
+        scene.is_as_listed()
+        scene.end()
+
+    # The kernel has one answer only to whatever a mapping by itself fails for. A fault handler that gets no memory
+    # gives no page, as for C's walk.
+    known = (errno.ENOMEM, errno.EIO) if there else (errno.ENOMEM, errno.EIO, errno.EFAULT)
+    what = f"map {pages} pages{what}{', whole address space' * whole}{', not there yet' * (not there)}"
+    check(each(what, make, act, then, known) > 1, "too few")
+
+
+def small():
+    return Memory(64 * PAGE)
+
+
+def distant():
+    """The last page is in another table of the IOMMU's than the first ones."""
+    return Memory(2 * HUGE)
+
+
+def huge():
+    memory = Memory(2 * HUGE, huge=True)
+    memory.write(b"x" * memory.size)
+    collapse(memory.start)
+    return memory
+
+
+def across():
+    """The small pages of what was a huge page, half of them behind the end of a table of the IOMMU's."""
+    memory, block = Memory(3 * HUGE), Memory(HUGE, huge=True)
+    block.write(b"x" * HUGE)
+    collapse(block.start)
+    for rights in mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE:
+        system("mprotect", block.start + 99 * PAGE, PAGE, rights)
+    block.move(memory.start + HUGE // 2)
+    return memory
+
+
+def others():
+    """What neither opens nor maps."""
+    def make():
+        scene = Scene(small())
+        scene.works(16)
+        return scene
+
+    def then(scene, error):
+        scene.is_as_listed()
+        scene.works(16)
+        scene.end()
+
+    def taken(scene, error):
+        check(error is None, f"{error}")
+        check(pages_mapped() == 16, "not exactly the page that is not needed is gone")
+        scene.memory[5 * PAGE:6 * PAGE] = scene.data[5 * PAGE:6 * PAGE]
+        then(scene, error)
+
+    def ended(scene, error):
+        fails(errno.ENODEV, "list")
+        scene.memory.unmap()
+
+    each("list", make, lambda _: command("list"), then)
+    each("copy", make, lambda scene: command(f"copy {scene.memory.start} 64 from"), then)
+    each("translate", make, lambda scene: command(f"translate {scene.memory.start}"), then)
+    each("pages taken away", make, lambda scene: system(
+        "madvise", scene.memory.start + 5 * PAGE, PAGE, mmap.MADV_DONTNEED), taken)
+    each("close", make, lambda _: command("close"), ended)
+
+
+def binding():
+    """The driver takes the device, or leaves it; what it has made by then goes."""
+    folder = "/sys/bus/pci/drivers/hmm_edu/"
+    device, = (name for name in os.listdir(folder) if ":" in name)
+
+    def make():
+        put(folder + "unbind", device)
+
+    def then(_, error):
+        # Whoever makes files in debugfs is not told that there are none.
+        if error is None and not all(map(os.path.exists, (FILES + "command", FILES + "result"))):
+            put(folder + "unbind", device)
+        if not os.path.exists(folder + device):
+            put(folder + "bind", device)
+        memory = Memory(16 * PAGE)
+        command(f"open {memory.start} 16")
+        command(f"map {memory.start} 16 write")
+        closed()
+        memory.unmap()
+
+    # Registers that no memory was had to claim count as somebody else's.
+    known = (errno.ENOMEM, errno.EBUSY)
+    check(each("bind", make, lambda _: put(folder + "bind", device), then, known) > 1, "too few")
+
+
+def inject():
+    let_allocations_fail()
+    for whole in False, True:
+        opening(whole)
+        mapping("", small, 16, whole, there=False)
+        mapping("", small, 16, whole)
+        mapping(" of a huge page", huge, HUGE // PAGE, whole)
+    mapping(" in a table of their own", distant, 16)
+    mapping(" in a row, of two tables", across, HUGE // PAGE, first=HUGE // 2)
+    others()
+    binding()
+
+
 def main(kind):
+    if kind.startswith("inject-"):
+        return inject()
     if kind == "peers":
         peers()
         return

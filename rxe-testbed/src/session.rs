@@ -40,6 +40,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/pyverbs-tests.py"),
     ),
     (
+        "usr/local/lib/testbed/device_tests.py",
+        include_str!("../guest/device_tests.py"),
+    ),
+    (
         "usr/local/lib/testbed/dma-tests",
         include_str!("../guest/dma-tests.py"),
     ),

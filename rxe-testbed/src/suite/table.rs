@@ -103,6 +103,22 @@ const ELSEWHERE: &[(Row, Extra)] = &[
         Extra::EduIommu,
     ),
     (
+        (
+            "dma/inject-direct",
+            "with-module hmm_edu dma-tests inject-direct",
+            600,
+        ),
+        Extra::Edu,
+    ),
+    (
+        (
+            "dma/inject-iommu",
+            "with-module hmm_edu dma-tests inject-iommu",
+            600,
+        ),
+        Extra::EduIommu,
+    ),
+    (
         ("dma/peers", "with-module hmm_edu dma-tests peers", 120),
         Extra::EduPeers,
     ),
