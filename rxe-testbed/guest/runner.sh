@@ -10,6 +10,8 @@
 # so the host knows that it has seen all of it.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TERM=dumb
+# How many times longer than on an ordinary kernel programs should wait.
+export TESTBED_PATIENCE=1
 
 say() {
 	echo "testbed: $*" >/dev/kmsg
@@ -87,6 +89,11 @@ shell() {
 }
 
 mount_all
+for word in $(</proc/cmdline); do
+	case $word in
+	testbed.patience=*) TESTBED_PATIENCE=${word#*=} ;;
+	esac
+done
 ip link set lo up
 ulimit -l unlimited
 ulimit -n 65536

@@ -70,11 +70,11 @@ impl Variant {
     }
 
     /// What the kernel's command line has more than that of the stock kernel.
-    pub(crate) fn command_line(self) -> &'static str {
+    pub(crate) fn command_line(self) -> String {
         match self {
-            Self::Stock => "",
-            // Every bad access is told, not only the first.
-            Self::Debug => " kasan_multi_shot",
+            Self::Stock => String::new(),
+            // Every bad access is told, not only the first; and programs in the guest wait longer.
+            Self::Debug => format!(" kasan_multi_shot testbed.patience={DEBUG_PATIENCE}"),
         }
     }
 }

@@ -215,7 +215,7 @@ impl Machine<'_> {
             "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 mitigations=off \
              random.trust_cpu=on",
         );
-        line.push_str(self.variant.command_line());
+        line.push_str(&self.variant.command_line());
         if self.huge_pages > 0 {
             line.push_str(&format!(" hugepages={}", self.huge_pages));
         }
@@ -374,6 +374,6 @@ mod tests {
         assert!(!probes(&machine(true)));
         assert!(machine(true)
             .iter()
-            .any(|text| text.contains("kasan_multi_shot hugepages=64")));
+            .any(|text| text.contains("kasan_multi_shot testbed.patience=6 hugepages=64")));
     }
 }

@@ -6,6 +6,7 @@
 //! - [`pattern`]: bytes that depend on their position, so that a misplaced byte is found out.
 //! - [`env`], [`loopback`]: a device, its regions and connected queue pairs, ready for use.
 //! - [`peer`]: a process on another host, and queue pairs that are connected to its.
+//! - [`patience`]: time limits, longer where the kernel is slow.
 //! - [`process`]: other processes, that live, die and talk over pipes.
 //! - [`traffic`]: a process that must not be disturbed.
 //! - [`counters`]: what the driver itself counted.
@@ -26,6 +27,7 @@ pub mod counters;
 pub mod env;
 pub mod loopback;
 pub mod memory;
+pub mod patience;
 pub mod pattern;
 pub mod peer;
 pub mod process;

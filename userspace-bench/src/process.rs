@@ -16,6 +16,8 @@ use std::{
 
 use serde::{de::DeserializeOwned, Serialize};
 
+use crate::patience;
+
 /// How long a killed process is waited for. It may be stuck in the driver.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -43,7 +45,7 @@ pub struct Finished {
     pub took: Duration,
 }
 
-/// Runs `command` for at most `limit`.
+/// Runs `command` for at most `limit`, as all limits here on an [ordinary kernel](patience).
 pub fn supervise(mut command: Command, limit: Duration) -> io::Result<Finished> {
     let start = Instant::now();
     command
@@ -79,6 +81,7 @@ fn end(status: ExitStatus) -> End {
 
 /// Waits until `child` ends, for at most `limit`.
 fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let limit = patience::scaled(limit);
     let start = Instant::now();
     loop {
         match child.try_wait()? {
@@ -147,7 +150,7 @@ impl Helper {
 
     /// Waits for what it has to say, for at most `limit`.
     pub fn hear<T: DeserializeOwned>(&mut self, limit: Duration) -> io::Result<T> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + patience::scaled(limit);
         loop {
             if let Some(end) = self.pending.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
@@ -296,6 +299,7 @@ fn threads() -> io::Result<usize> {
 impl Forked {
     /// Waits until it ends, for at most `limit`.
     pub fn finish(mut self, limit: Duration) -> io::Result<End> {
+        let limit = patience::scaled(limit);
         let start = Instant::now();
         while start.elapsed() < limit {
             if let Some(end) = self.reap(libc::WNOHANG)? {

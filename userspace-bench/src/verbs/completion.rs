@@ -14,6 +14,7 @@ use rdma_mummy_sys as sys;
 use sys::ibv_wc_status as wc;
 
 use super::{error::object, Context, Error, Result};
+use crate::patience;
 
 /// How long a waiter spins before it sleeps between looks, and how long it sleeps.
 const SPIN: Duration = Duration::from_millis(2);
@@ -124,16 +125,18 @@ impl CompletionQueue {
         }
     }
 
-    /// Waits for the next completion, for as long as `patience` lasts.
+    /// Waits for the next completion, for as long as `patience` lasts on an [ordinary
+    /// kernel](crate::patience).
     pub fn wait(&self, patience: Duration) -> Result<Completion> {
+        let limit = patience::scaled(patience);
         let start = Instant::now();
         loop {
             if let Some(completion) = self.poll()? {
                 return Ok(completion);
             }
             let waited = start.elapsed();
-            if waited > patience {
-                return Err(Error::Late(patience));
+            if waited > limit {
+                return Err(Error::Late(limit));
             }
             // Spin at first, for the sake of latency; then leave the processor to the driver.
             if waited > SPIN {

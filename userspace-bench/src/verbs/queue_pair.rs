@@ -16,6 +16,7 @@ use super::{
     error::{check, object},
     Access, CompletionQueue, Error, Gid, Mtu, Op, ProtectionDomain, Result, Sge,
 };
+use crate::patience;
 
 /// Datagrams are accepted from whoever knows this.
 const QKEY: u32 = 0x1111_1111;
@@ -205,7 +206,7 @@ impl QueuePair {
         let mut what = mask::IBV_QP_SQ_PSN;
         if self.transport == Transport::Rc {
             // 4.096 us * 2^16: a quarter of a second. Emulated processors are slow.
-            attr.timeout = 16;
+            attr.timeout = 16 + patience::factor().next_power_of_two().ilog2() as u8;
             attr.retry_cnt = 7;
             attr.rnr_retry = 7;
             attr.max_rd_atomic = READS;

@@ -41,7 +41,7 @@ impl Runner {
         Outcome::failed(match finished.end {
             End::Status(status) => format!("ended with status {status}: {last}"),
             End::Signal(signal) => format!("killed by signal {signal}"),
-            End::Hung => format!("hung for {} s", LIMIT.as_secs()),
+            End::Hung => format!("hung for {} s", finished.took.as_secs()),
         })
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
     memory::PAGE,
+    patience,
     pattern::Pattern,
     verbs::{Access, Advise, Error, Sge, PREFETCH_FLUSH},
 };
@@ -54,13 +55,15 @@ fn resident(buffer: &Buffer) -> Result<usize> {
 
 /// Waits until all of the pages are there.
 fn appear(buffer: &Buffer) -> Result<()> {
+    let limit = patience::scaled(Duration::from_secs(5));
     let start = Instant::now();
     while resident(buffer)? < PAGES.len() / PAGE {
-        if start.elapsed() > Duration::from_secs(5) {
+        if start.elapsed() > limit {
             bail!(
-                "{} of {} pages are there after 5 s",
+                "{} of {} pages are there after {} s",
                 resident(buffer)?,
-                PAGES.len() / PAGE
+                PAGES.len() / PAGE,
+                limit.as_secs()
             );
         }
         thread::sleep(Duration::from_millis(1));
