@@ -81,32 +81,17 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Runs `wanted` of `all` tests, and again, by themselves, those that were too slow: their time limits are
-/// compiled in and made for hardware.
+/// Runs `wanted` of `all` tests.
 fn run_wanted(job: &Job<'_>, vm: &mut Vm, wanted: &[&String], all: usize) -> Result<Results> {
-    let choose = |tests: &[&String]| -> String {
-        let options = tests.iter().flat_map(|test| [" -r ", test.as_str()]);
-        options.collect()
-    };
     // The list of all of them would be no shorter than the tests' own.
     let chosen: String = match wanted.len() == all {
         true => String::new(),
-        false => choose(wanted),
+        false => wanted
+            .iter()
+            .flat_map(|test| [" -r ", test.as_str()])
+            .collect(),
     };
-    let mut results = run_tests(job, vm, &chosen)?;
-    let late: Vec<&String> = wanted
-        .iter()
-        .filter(|test| results.get(**test).is_some_and(was_late))
-        .copied()
-        .collect();
-    if !late.is_empty() {
-        results.extend(run_tests(job, vm, &choose(&late))?);
-    }
-    Ok(results)
-}
-
-fn was_late((status, detail): &(Status, String)) -> bool {
-    *status == Status::Fail && detail.contains("Test terminated by timeout")
+    run_tests(job, vm, &chosen)
 }
 
 /// The names of all tests.
@@ -286,9 +271,6 @@ mod tests {
                       ok 3 h.h_device_private.b # SKIP Not enough huge pages\n\
                       ok 4 h.h_device_private.c\n";
         let results = parse(output);
-        assert!(!was_late(&results["h.h_device_private.a"]));
-        let late = parse("# t: Test terminated by timeout\nnot ok 1 t\n");
-        assert!(was_late(&late["t"]));
         let status = |test: &str| verdict(test, results.get(test)).status;
         assert_eq!(status("h.h_device_private.a"), Status::Fail);
         assert_eq!(results["h.h_device_private.a"].1, "x.c:1: 1 != 2");
