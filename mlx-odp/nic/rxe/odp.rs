@@ -6,7 +6,8 @@
 //! workers (never from interrupts) while it holds a reference to the region; each turns into an
 //! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
 //! [`registration`] looks at a registration before rxe does, [`umem`] hangs a region on rxe's MR,
-//! [`request`] gives a request that fails here its completion.
+//! [`request`] gives a request that fails here its completion. [`window`] takes the place of another of
+//! rxe's objects, that of memory windows.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -32,8 +33,10 @@ mod rxe_bindings;
 use rxe_bindings as rxe;
 
 mod device;
+mod object;
 mod prefetch;
 mod registration;
 mod request;
 mod umem;
 mod verbs;
+mod window;

@@ -20,9 +20,47 @@ void rxe_shim_put_mr(struct rxe_mr *mr)
 	rxe_put(mr);
 }
 
+bool rxe_shim_registered(struct rxe_pool_elem *elem)
+{
+	return xa_load(&elem->pool->xa, elem->index) == elem;
+}
+
 bool rxe_shim_mr_registered(struct rxe_mr *mr)
 {
-	return xa_load(&mr->elem.pool->xa, mr->elem.index) == &mr->elem;
+	return rxe_shim_registered(&mr->elem);
+}
+
+void rxe_shim_init_window_lock(struct rxe_mw *mw)
+{
+	spin_lock_init(&mw->lock);
+}
+
+void rxe_shim_lock_window(struct rxe_mw *mw)
+{
+	spin_lock_bh(&mw->lock);
+}
+
+void rxe_shim_unlock_window(struct rxe_mw *mw)
+{
+	spin_unlock_bh(&mw->lock);
+}
+
+struct rxe_mw *rxe_shim_next_window(struct rxe_dev *rxe, unsigned long *index)
+{
+	struct rxe_mw *mw = NULL;
+
+	while (!mw && xa_find(&rxe->mw_pool.xa, index, ULONG_MAX, XA_PRESENT)) {
+		mw = rxe_pool_get_index(&rxe->mw_pool, *index);
+		++*index;
+	}
+	return mw;
+}
+
+bool rxe_shim_flushes_region(struct rxe_qp *qp)
+{
+	struct sk_buff *skb = skb_peek(&qp->req_pkts);
+
+	return skb && feth_sel(SKB_TO_PKT(skb)) == IB_FLUSH_MR;
 }
 
 bool rxe_shim_writable(int access)
@@ -69,11 +107,15 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
  * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an
  * object any more. rxe gives up after 50 s and frees it all the same. A fault may take longer than
  * that, on a file system that does not answer for instance, and it uses the region: it is waited for.
+ *
+ * A memory window that is still bound would use its region and its queue pair for ever: its binding ends here.
  */
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
 {
 	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
 
+	if (elem->pool->type == RXE_TYPE_MR || elem->pool->type == RXE_TYPE_QP)
+		mlx_odp_rxe_unbind_windows(elem);
 	if (elem->pool->type != RXE_TYPE_MR)
 		return wait_for_completion_timeout(unused, timeout);
 	wait_for_completion(unused);

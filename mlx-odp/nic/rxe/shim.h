@@ -20,7 +20,19 @@ void rxe_shim_put_mr(struct rxe_mr *mr);
 /* Whether nobody has begun to deregister mr, to which the caller has a reference. */
 bool rxe_shim_mr_registered(struct rxe_mr *mr);
 
+/* The same of any object, by its element of its pool. */
+bool rxe_shim_registered(struct rxe_pool_elem *elem);
+
 bool rxe_shim_writable(int access);
+
+/* The lock of a window. */
+void rxe_shim_init_window_lock(struct rxe_mw *mw);
+void rxe_shim_lock_window(struct rxe_mw *mw);
+void rxe_shim_unlock_window(struct rxe_mw *mw);
+/* The first window at or after *index, with a reference, or NULL; *index becomes that of the next. */
+struct rxe_mw *rxe_shim_next_window(struct rxe_dev *rxe, unsigned long *index);
+/* Whether the request that the responder of qp is at is a FLUSH of a whole region. */
+bool rxe_shim_flushes_region(struct rxe_qp *qp);
 
 /* The netlink attribute around the counters of a region; NULL if msg is full. */
 struct nlattr *rxe_shim_begin_counters(struct sk_buff *msg);
@@ -42,6 +54,7 @@ int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct ne
 void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device_ops *ops);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
+void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);
 
 #endif

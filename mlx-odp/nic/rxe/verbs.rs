@@ -11,13 +11,10 @@ use kernel::prelude::*;
 
 use hmm::page::Bytes;
 use hmm::pfn::Access;
-use mlx_odp::key::KeyKind;
 use mlx_odp::region::{AccessError, Region};
 
 use crate::rxe;
-use crate::umem::{attach, errno, not_supported, region_of, with_current_mm};
-
-const MW_BIND: u32 = rxe::ib_access_flags_IB_ACCESS_MW_BIND;
+use crate::umem::{attach, errno, region_of, with_current_mm};
 
 /// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
 ///
@@ -39,11 +36,6 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     let writable = unsafe { rxe::rxe_shim_writable(access) };
     errno(with_current_mm(|mm| {
         let region = Region::new(mm, va, length, iova, writable)?;
-        // rxe checks accesses through a memory window against the bounds of the region alone. That
-        // of the whole address space has none.
-        if region.kind() == KeyKind::Implicit && access as u32 & MW_BIND != 0 {
-            return Err(not_supported());
-        }
         // SAFETY: `mr` is new; `device` outlives it.
         unsafe { attach(mr, &raw mut (*device).ib_dev, va, length, region)? };
         // SAFETY: `mr` is valid and nobody else's until this function returns.

@@ -30,6 +30,7 @@ impl Status {
     pub const LOC_LEN_ERR: Self = Self(wc::IBV_WC_LOC_LEN_ERR);
     pub const LOC_QP_OP_ERR: Self = Self(wc::IBV_WC_LOC_QP_OP_ERR);
     pub const LOC_PROT_ERR: Self = Self(wc::IBV_WC_LOC_PROT_ERR);
+    pub const MW_BIND_ERR: Self = Self(wc::IBV_WC_MW_BIND_ERR);
     pub const WR_FLUSH_ERR: Self = Self(wc::IBV_WC_WR_FLUSH_ERR);
     pub const LOC_ACCESS_ERR: Self = Self(wc::IBV_WC_LOC_ACCESS_ERR);
     pub const REM_INV_REQ_ERR: Self = Self(wc::IBV_WC_REM_INV_REQ_ERR);
@@ -47,6 +48,7 @@ impl fmt::Display for Status {
             wc::IBV_WC_LOC_QP_OP_ERR => "LOC_QP_OP_ERR",
             wc::IBV_WC_LOC_PROT_ERR => "LOC_PROT_ERR",
             wc::IBV_WC_WR_FLUSH_ERR => "WR_FLUSH_ERR",
+            wc::IBV_WC_MW_BIND_ERR => "MW_BIND_ERR",
             wc::IBV_WC_BAD_RESP_ERR => "BAD_RESP_ERR",
             wc::IBV_WC_LOC_ACCESS_ERR => "LOC_ACCESS_ERR",
             wc::IBV_WC_REM_INV_REQ_ERR => "REM_INV_REQ_ERR",
@@ -73,6 +75,8 @@ pub struct Completion {
     pub len: u32,
     /// The immediate value that came along.
     pub imm: Option<u32>,
+    /// The key that the peer has invalidated.
+    pub invalidated: Option<u32>,
     /// The queue pair.
     pub qp: u32,
 }
@@ -150,13 +154,18 @@ impl CompletionQueue {
 
 fn completion(entry: &sys::ibv_wc) -> Completion {
     let with_imm = entry.wc_flags & sys::ibv_wc_flags::IBV_WC_WITH_IMM.0 != 0;
+    let with_inv = entry.wc_flags & sys::ibv_wc_flags::IBV_WC_WITH_INV.0 != 0;
     // SAFETY: both members of the union are 32-bit integers.
-    let imm = unsafe { entry.imm_data_invalidated_rkey_union.imm_data };
+    let (imm, rkey) = unsafe {
+        let value = &entry.imm_data_invalidated_rkey_union;
+        (value.imm_data, value.invalidated_rkey)
+    };
     Completion {
         id: entry.wr_id,
         status: Status(entry.status),
         len: entry.byte_len,
         imm: with_imm.then(|| u32::from_be(imm)),
+        invalidated: with_inv.then_some(rkey),
         qp: entry.qp_num,
     }
 }

@@ -14,7 +14,7 @@ use sys::{ibv_qp_attr_mask as mask, ibv_qp_state as state};
 use super::{
     device::PORT,
     error::{check, object},
-    Access, CompletionQueue, Error, Gid, Mtu, Op, ProtectionDomain, Result, Sge,
+    work, Access, CompletionQueue, Error, Gid, Mtu, Op, ProtectionDomain, Result, Sge,
 };
 use crate::patience;
 
@@ -124,6 +124,10 @@ impl QueuePair {
             domain: domain.clone(),
             completions: completions.clone(),
         })
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ibv_qp {
+        self.raw.as_ptr()
     }
 
     /// Its number.
@@ -265,6 +269,15 @@ impl QueuePair {
         // SAFETY: the queue pair is alive, the request and its list outlive the call, and what
         // the NIC does with the memory is covered by its keys (see the crate's documentation).
         let r = unsafe { sys::ibv_post_send(self.raw.as_ptr(), &mut wr, &mut bad) };
+        check("ibv_post_send", r)
+    }
+
+    /// Asks for a window of type 2 to be bound.
+    pub(super) fn post_bind(&self, id: u64, bind: sys::bind_mw_t) -> Result<()> {
+        let mut wr = work::bind(id, bind);
+        let mut bad = ptr::null_mut();
+        // SAFETY: the queue pair is alive, as are window and region, and the request outlives the call.
+        let r = unsafe { sys::ibv_post_send(self.raw(), &mut wr, &mut bad) };
         check("ibv_post_send", r)
     }
 

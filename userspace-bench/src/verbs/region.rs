@@ -32,6 +32,8 @@ impl Access {
     pub const REMOTE_ATOMIC: Self = Self(sys::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC.0);
     /// Memory windows on the region.
     pub const MW_BIND: Self = Self(sys::ibv_access_flags::IBV_ACCESS_MW_BIND.0);
+    /// The window's addresses count from 0, instead of being those of the region.
+    pub const ZERO_BASED: Self = Self(sys::ibv_access_flags::IBV_ACCESS_ZERO_BASED.0);
     /// Flushes by a peer, as far as other devices see.
     pub const FLUSH_GLOBAL: Self = Self(sys::ibv_access_flags::IBV_ACCESS_FLUSH_GLOBAL.0);
     /// Pages are faulted in when they are needed, not pinned.
@@ -47,7 +49,8 @@ impl Access {
     /// Reads, local and by a peer.
     pub const READ_ONLY: Self = Self::REMOTE_READ;
 
-    pub(super) fn bits(self) -> u32 {
+    /// The flags.
+    pub const fn bits(self) -> u32 {
         self.0
     }
 
@@ -244,6 +247,10 @@ impl Region {
         unsafe { self.raw.as_ref() }.rkey
     }
 
+    pub(super) fn raw(&self) -> *mut sys::ibv_mr {
+        self.raw.as_ptr()
+    }
+
     /// What it covers.
     pub fn span(&self) -> Span {
         self.span
@@ -274,6 +281,18 @@ impl Region {
     /// Deregisters it, and says what came of it.
     pub fn deregister(mut self) -> Result<()> {
         self.release()
+    }
+
+    /// Deregisters it, or gives it back with the reason why not.
+    pub fn try_deregister(mut self) -> std::result::Result<(), (Self, super::Error)> {
+        match self.release() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // It is still there.
+                self.gone = false;
+                Err((self, error))
+            }
+        }
     }
 
     fn release(&mut self) -> Result<()> {

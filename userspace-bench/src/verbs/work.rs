@@ -51,6 +51,10 @@ impl Remote {
 pub enum Op {
     Send,
     SendImm(u32),
+    /// With the key of the peer's window that it is to invalidate.
+    SendInv(u32),
+    /// Invalidates a window of one's own.
+    LocalInv(u32),
     Write(Remote),
     WriteImm(Remote, u32),
     Read(Remote),
@@ -80,6 +84,8 @@ impl Op {
         match self {
             Self::Send => opcode::IBV_WR_SEND,
             Self::SendImm(_) => opcode::IBV_WR_SEND_WITH_IMM,
+            Self::SendInv(_) => opcode::IBV_WR_SEND_WITH_INV,
+            Self::LocalInv(_) => opcode::IBV_WR_LOCAL_INV,
             Self::Write(_) => opcode::IBV_WR_RDMA_WRITE,
             Self::WriteImm(..) => opcode::IBV_WR_RDMA_WRITE_WITH_IMM,
             Self::Read(_) => opcode::IBV_WR_RDMA_READ,
@@ -106,6 +112,9 @@ impl Op {
             Self::SendImm(imm) | Self::WriteImm(_, imm) => {
                 wr.imm_data_invalidated_rkey_union.imm_data = imm.to_be();
             }
+            Self::SendInv(rkey) | Self::LocalInv(rkey) => {
+                wr.imm_data_invalidated_rkey_union.invalidated_rkey = rkey;
+            }
             _ => {}
         }
         match *self {
@@ -130,4 +139,15 @@ fn atomic(at: Remote, compare_add: u64, swap: u64) -> sys::atomic_t {
         swap,
         rkey: at.rkey,
     }
+}
+
+/// The work request that binds a window of type 2.
+pub(super) fn bind(id: u64, bind: sys::bind_mw_t) -> sys::ibv_send_wr {
+    // SAFETY: zeroes are valid for integers, null pointers and unions of them.
+    let mut wr: sys::ibv_send_wr = unsafe { std::mem::zeroed() };
+    wr.wr_id = id;
+    wr.opcode = opcode::IBV_WR_BIND_MW;
+    wr.send_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
+    wr.bind_mw_tso_union.bind_mw = bind;
+    wr
 }

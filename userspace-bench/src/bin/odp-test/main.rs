@@ -23,6 +23,7 @@ mod scatter;
 mod stress;
 mod taken_away;
 mod userfault;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         mappings::TESTS,
         hugetlb::TESTS,
         pressure::TESTS,
+        windows::TESTS,
         refusals::TESTS,
         prefetch::TESTS,
         processes::TESTS,

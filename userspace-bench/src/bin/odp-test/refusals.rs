@@ -273,9 +273,6 @@ fn bad_implicit(env: &Env) -> Result<()> {
     refused(env, "the address space, pinned", whole, Access::ALL)?;
     let remote_only = Access::REMOTE_WRITE | Access::ON_DEMAND;
     refused(env, "remote write without local write", whole, remote_only)?;
-    // Soft-RoCE checks windows against the region's bounds only.
-    let with_windows = all | Access::MW_BIND;
-    refused(env, "memory windows", whole, with_windows)?;
     refused(
         env,
         "an unknown right",
