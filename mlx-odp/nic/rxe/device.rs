@@ -6,7 +6,7 @@ use kernel::ffi::{c_char, c_int};
 use kernel::prelude::*;
 
 use crate::umem::region_of;
-use crate::{registration, rxe};
+use crate::{registration, reregistration, rxe};
 
 /// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
 const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
@@ -29,6 +29,7 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     let operations = rxe::ib_device_ops {
         fill_stat_mr_entry: Some(fill_stat_mr_entry),
         reg_user_mr: Some(registration::reg_user_mr),
+        rereg_user_mr: Some(reregistration::rereg_user_mr),
         ..Default::default()
     };
     // SAFETY: The device is valid and nobody else's until it is registered. The core copies the

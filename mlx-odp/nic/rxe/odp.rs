@@ -5,9 +5,9 @@
 //! rxe calls the functions in [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, from its
 //! workers (never from interrupts) while it holds a reference to the region; each turns into an
 //! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
-//! [`registration`] looks at a registration before rxe does, [`umem`] hangs a region on rxe's MR,
-//! [`request`] gives a request that fails here its completion. [`window`] takes the place of another of
-//! rxe's objects, that of memory windows.
+//! [`registration`] and [`reregistration`] look at a region before rxe does, [`umem`] hangs a region on
+//! rxe's MR, [`request`] gives a request that fails here its completion. [`window`] takes the place of
+//! another of rxe's objects, that of memory windows.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -37,6 +37,7 @@ mod object;
 mod prefetch;
 mod registration;
 mod request;
+mod reregistration;
 mod umem;
 mod verbs;
 mod window;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ibv_reg_mr` before rxe sees it.
+//! `ibv_reg_mr` before rxe sees it; [`reregistration`](crate::reregistration) has `ibv_rereg_mr`.
 //!
 //! rxe's own functions stay in charge of everything that they know of. [`device`](crate::device) puts
 //! ours in front of them in the operations that the RDMA core calls; rxe's are kept in [`RXES`] when it
@@ -46,18 +46,18 @@ unsafe extern "C" fn mlx_odp_rxe_set_device_ops(
 /// # Errors
 ///
 /// `EOPNOTSUPP` before there is a device: nothing that the core calls can see that.
-fn rxes() -> Result<&'static rxe::ib_device_ops> {
+pub(crate) fn rxes() -> Result<&'static rxe::ib_device_ops> {
     // SAFETY: Null, or rxe's static table, which is as old as this module and never written.
     unsafe { RXES.load(Ordering::Acquire).as_ref() }.ok_or_else(not_supported)
 }
 
 /// What `ibv_reg_mr` asks for. All values in bytes.
 #[derive(Clone, Copy)]
-struct Request {
-    va: u64,
-    length: u64,
-    iova: u64,
-    access: c_int,
+pub(crate) struct Request {
+    pub(crate) va: u64,
+    pub(crate) length: u64,
+    pub(crate) iova: u64,
+    pub(crate) access: c_int,
 }
 
 impl Request {
@@ -70,25 +70,32 @@ impl Request {
     /// # Safety
     ///
     /// `pd` is one of rxe's, `dmah` and `udata` are null or the core's; `current` is the application.
-    unsafe fn register(
+    pub(crate) unsafe fn register(
         self,
         pd: *mut rxe::ib_pd,
         dmah: *mut rxe::ib_dmah,
         udata: *mut rxe::ib_udata,
     ) -> Result<*mut rxe::ib_mr> {
         let register = rxes()?.reg_user_mr.ok_or_else(not_supported)?;
+        let access = self.without_hint()?;
         let Self {
-            va,
-            length,
-            iova,
-            access,
+            va, length, iova, ..
         } = self;
-        if access & HUGETLB != 0 {
-            with_current_mm(|mm| consists_of_huge_pages(mm, va, length))?;
-        }
         // SAFETY: By the contract; rxe gets its own function's arguments.
-        let mr = unsafe { register(pd, va, length, iova, access & !HUGETLB, dmah, udata) };
+        let mr = unsafe { register(pd, va, length, iova, access, dmah, udata) };
         from_err_ptr(mr)
+    }
+
+    /// The rights as rxe knows them, once the application's word on its pages is checked.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the memory should be of huge pages and is not.
+    pub(crate) fn without_hint(self) -> Result<c_int> {
+        if self.access & HUGETLB != 0 {
+            with_current_mm(|mm| consists_of_huge_pages(mm, self.va, self.length))?;
+        }
+        Ok(self.access & !HUGETLB)
     }
 }
 

@@ -40,12 +40,15 @@ struct OdpUmem {
 pub(crate) unsafe fn attach(
     mr: *mut rxe::rxe_mr,
     device: *mut rxe::ib_device,
+    mm: &kernel::mm::Mm,
     va: u64,
     length: u64,
     region: Pin<KBox<Region>>,
 ) -> Result {
     let mut umem = rxe::ib_umem {
         ibdev: device,
+        // Told apart from others, and nothing else: no reference is held.
+        owning_mm: mm.as_raw().cast(),
         ..Default::default()
     };
     umem.address = va as usize;

@@ -37,7 +37,7 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     errno(with_current_mm(|mm| {
         let region = Region::new(mm, va, length, iova, writable)?;
         // SAFETY: `mr` is new; `device` outlives it.
-        unsafe { attach(mr, &raw mut (*device).ib_dev, va, length, region)? };
+        unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
         // SAFETY: `mr` is valid and nobody else's until this function returns.
         unsafe {
             (*mr).ibmr.length = length;

@@ -9,6 +9,7 @@ mod device;
 mod error;
 mod queue_pair;
 mod region;
+mod rereg;
 mod window;
 mod work;
 
@@ -17,5 +18,6 @@ pub use device::{Context, Gid, Mtu, OdpCaps, OdpTransport};
 pub use error::{Error, Result};
 pub use queue_pair::{Endpoint, QpConfig, QueuePair, Transport};
 pub use region::{Access, Advise, ProtectionDomain, Region, Span, PREFETCH_FLUSH};
+pub use rereg::Change;
 pub use window::{Binding, Window, WindowType};
 pub use work::{Op, Remote, Sge};

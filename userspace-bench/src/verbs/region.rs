@@ -11,6 +11,7 @@ use rdma_mummy_sys as sys;
 
 use super::{
     error::{check, object},
+    rereg::{self, Change},
     Context, Remote, Result, Sge,
 };
 use crate::memory::Mapping;
@@ -118,6 +119,25 @@ impl ProtectionDomain {
 
     pub(super) fn raw(&self) -> *mut sys::ibv_pd {
         self.raw.as_ptr()
+    }
+
+    /// What the kernel calls it.
+    pub(super) fn handle(&self) -> u32 {
+        // SAFETY: the domain is alive; the library does not change it.
+        unsafe { self.raw.as_ref() }.handle
+    }
+
+    /// Frees it, and says what came of it: `None` while it is in use by objects of this program.
+    pub fn free(self: Arc<Self>) -> Option<Result<()>> {
+        let domain = Arc::into_inner(self)?;
+        let raw = domain.raw;
+        // SAFETY: nothing is dropped twice, and the context lives until the end of this function.
+        let _context = unsafe { ptr::read(&domain.context) };
+        std::mem::forget(domain);
+        // SAFETY: whatever was made in the domain held a reference to it.
+        Some(check("ibv_dealloc_pd", unsafe {
+            sys::ibv_dealloc_pd(raw.as_ptr())
+        }))
     }
 
     /// The device.
@@ -249,6 +269,23 @@ impl Region {
 
     pub(super) fn raw(&self) -> *mut sys::ibv_mr {
         self.raw.as_ptr()
+    }
+
+    /// Changes it. Its keys may be others afterwards. If that fails, it is as it was before.
+    ///
+    /// # Safety
+    ///
+    /// What of a new span is not the memory of a [`Mapping`] or unmapped is never written through the key.
+    pub unsafe fn reregister(&mut self, change: Change<'_>) -> Result<()> {
+        // SAFETY: the region is registered; the caller's promise.
+        unsafe { rereg::reregister(self.raw(), change)? };
+        if let Some(span) = change.span {
+            self.span = span;
+        }
+        if let Some(domain) = change.domain {
+            self.domain = domain.clone();
+        }
+        Ok(())
     }
 
     /// What it covers.

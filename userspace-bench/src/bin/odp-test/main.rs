@@ -19,6 +19,7 @@ mod prefetch;
 mod pressure;
 mod processes;
 mod refusals;
+mod reregister;
 mod scatter;
 mod stress;
 mod taken_away;
@@ -73,6 +74,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         hugetlb::TESTS,
         pressure::TESTS,
         windows::TESTS,
+        reregister::TESTS,
         refusals::TESTS,
         prefetch::TESTS,
         processes::TESTS,

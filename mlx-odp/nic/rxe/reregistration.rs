@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ibv_rereg_mr`: other memory, another protection domain, other rights for a region.
+//!
+//! What rxe can change in place, domain and rights, it does, and the region keeps its keys. Everything else
+//! is a new region with keys of its own, which the RDMA core puts in the place of the old one; if that
+//! cannot be had, the old one stays as it was.
+//!
+//! A region with memory windows is not changed: they show a part of what it is now.
+
+use core::ptr::null_mut;
+use core::sync::atomic::{fence, AtomicU32, Ordering};
+
+use kernel::error::from_err_ptr;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+
+use crate::registration::{rxes, Request};
+use crate::rxe;
+use crate::umem::{not_supported, region_of, with_current_mm};
+use crate::window::windows_of;
+
+const TRANSLATION: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_TRANS as c_int;
+const ACCESS: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_ACCESS as c_int;
+const ON_DEMAND: c_int = rxe::ib_access_flags_IB_ACCESS_ON_DEMAND as c_int;
+
+/// `ibv_rereg_mr`: the new region, or null if the old one was changed.
+///
+/// # Safety
+///
+/// Called by the RDMA core with a region of rxe's that it lets nobody else change or deregister, with a
+/// domain of rxe's, the old or the new one, and only known `flags`; `current` is the application.
+pub(crate) unsafe extern "C" fn rereg_user_mr(
+    ibmr: *mut rxe::ib_mr,
+    flags: c_int,
+    va: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+    pd: *mut rxe::ib_pd,
+    udata: *mut rxe::ib_udata,
+) -> *mut rxe::ib_mr {
+    let asked = Request {
+        va,
+        length,
+        iova,
+        access,
+    };
+    // SAFETY: By the contract of this function; rxe's MRs contain their `ib_mr`.
+    let result = unsafe {
+        let mr = kernel::container_of!(ibmr, rxe::rxe_mr, ibmr);
+        reregister(mr, flags, asked, pd, udata)
+    };
+    result.unwrap_or_else(Error::to_ptr)
+}
+
+/// # Errors
+///
+/// `EBUSY` if there is a window on the region, `EINVAL` if it takes a new region over memory that is
+/// another process's; those of a registration, or of rxe's own function.
+///
+/// # Safety
+///
+/// As for [`rereg_user_mr`].
+unsafe fn reregister(
+    mr: *mut rxe::rxe_mr,
+    flags: c_int,
+    asked: Request,
+    pd: *mut rxe::ib_pd,
+    udata: *mut rxe::ib_udata,
+) -> Result<*mut rxe::ib_mr> {
+    // SAFETY: The region is valid.
+    if unsafe { windows_of(mr) }.load(Ordering::Relaxed) != 0 {
+        return Err(EBUSY);
+    }
+    // SAFETY: The region is valid, and nobody else changes it.
+    let old = unsafe { registered(mr)? };
+    let new = Request {
+        access: if flags & ACCESS != 0 {
+            asked.access
+        } else {
+            old.access
+        },
+        ..if flags & TRANSLATION != 0 { asked } else { old }
+    };
+    let same_kind = (new.access ^ old.access) & ON_DEMAND == 0;
+    // SAFETY: As above; the other is a pure function of its argument. What pinned pages permit, rxe asks itself.
+    let permitted = unsafe {
+        region_of(mr).is_none_or(|region| region.writable() || !rxe::rxe_shim_writable(new.access))
+    };
+    if flags & TRANSLATION != 0 || !same_kind || !permitted {
+        if flags & TRANSLATION == 0 {
+            // SAFETY: The region is valid, and a region of memory has a `umem`.
+            let owner = unsafe { (*(*mr).umem).owning_mm };
+            with_current_mm(|mm| (mm.as_raw().cast() == owner).then_some(()).ok_or(EINVAL))?;
+        }
+        // SAFETY: By the contract.
+        return unsafe { replace(mr, new, pd, udata) };
+    }
+    let change = rxes()?.rereg_user_mr.ok_or_else(not_supported)?;
+    let access = new.without_hint()?;
+    // SAFETY: By the contract; rxe gets its own function's arguments.
+    from_err_ptr(unsafe {
+        change(
+            &raw mut (*mr).ibmr,
+            flags,
+            new.va,
+            new.length,
+            new.iova,
+            access,
+            pd,
+            udata,
+        )
+    })
+}
+
+/// Registers `new`, to take the place of `old`.
+///
+/// # Errors
+///
+/// Those of the registration; `EBUSY` if a window was bound to the old region meanwhile. Then there is no
+/// new one, and the old one is as before.
+///
+/// # Safety
+///
+/// As for [`rereg_user_mr`].
+unsafe fn replace(
+    old: *mut rxe::rxe_mr,
+    new: Request,
+    pd: *mut rxe::ib_pd,
+    udata: *mut rxe::ib_udata,
+) -> Result<*mut rxe::ib_mr> {
+    let deregister = rxes()?.dereg_mr.ok_or_else(not_supported)?;
+    // SAFETY: By the contract.
+    let mr = unsafe { new.register(pd, null_mut(), udata)? };
+    // SAFETY: The new region is valid and not known to the core yet, which sets these for new regions, but
+    // not for those that take an old one's place.
+    unsafe {
+        (*mr).iova = new.iova;
+        (*mr).length = new.length;
+    }
+    // SAFETY: The old region is valid; the state is a word that is looked at without a lock.
+    let state = unsafe { AtomicU32::from_ptr(&raw mut (*old).state) };
+    let before = state.swap(rxe::rxe_mr_state_RXE_MR_STATE_INVALID, Ordering::SeqCst);
+    // A window counts itself before it looks at the state: either it sees what was just written, or we see it.
+    fence(Ordering::SeqCst);
+    // SAFETY: As above.
+    if unsafe { windows_of(old) }.load(Ordering::Relaxed) != 0 {
+        state.store(before, Ordering::Relaxed);
+        // SAFETY: The new region is valid, and nobody has heard of it.
+        unsafe { deregister(mr, udata) };
+        return Err(EBUSY);
+    }
+    Ok(mr)
+}
+
+/// What `mr` was registered as.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if it is not a region of an application's memory.
+///
+/// # Safety
+///
+/// `mr` is valid, and nobody changes it.
+unsafe fn registered(mr: *mut rxe::rxe_mr) -> Result<Request> {
+    // SAFETY: By the contract; the `umem` belongs to the region.
+    unsafe {
+        let umem = (*mr).umem.as_ref().ok_or_else(not_supported)?;
+        Ok(Request {
+            va: umem.address as u64,
+            length: (*mr).ibmr.length,
+            iova: (*mr).ibmr.iova,
+            access: (*mr).access,
+        })
+    }
+}

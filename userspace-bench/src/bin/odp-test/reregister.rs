@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `ibv_rereg_mr`: a region gets other memory, another protection domain, other rights; or stays as it is.
+
+use std::sync::Arc;
+
+use anyhow::{bail, ensure, Context as _, Result};
+use odp_verbs::{
+    env::{anonymous, Buffer, Env, Mode},
+    memory::{Mapping, PAGE},
+    pattern::Pattern,
+    verbs::{
+        Access, Binding, Change, CompletionQueue, Endpoint, Op, ProtectionDomain, QpConfig,
+        QueuePair, Region, Span, Status, Transport, Window, WindowType,
+    },
+};
+
+use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[
+    Test::data("rereg-translation", translation),
+    Test::on_demand("rereg-kind", kind),
+    Test::data("rereg-domain", domain),
+    Test::data("rereg-access", access),
+    Test::data("rereg-all", all),
+    Test::data("rereg-refused", refused),
+    Test::data("rereg-window", window),
+    Test::on_demand("rereg-in-traffic", in_traffic),
+];
+
+const SIZE: usize = 4 * PAGE;
+const AT: usize = PAGE - 9;
+const LEN: usize = 2 * PAGE + 5;
+
+fn demand(mode: Mode) -> Access {
+    match mode {
+        Mode::Pinned => Access::NONE,
+        _ => Access::ON_DEMAND,
+    }
+}
+
+fn span(memory: &Mapping) -> Span {
+    Span {
+        addr: memory.at(0),
+        len: memory.len(),
+        iova: memory.at(0),
+    }
+}
+
+const WHOLE: Span = Span {
+    addr: 0,
+    len: usize::MAX,
+    iova: 0,
+};
+
+fn region(env: &Env, mode: Mode, memory: &Mapping, access: Access) -> Result<Region> {
+    Ok(match mode {
+        Mode::Implicit => env.new_implicit(access)?,
+        _ => env
+            .domain
+            .register(memory, 0..memory.len(), access | demand(mode))?,
+    })
+}
+
+/// Changes `region`, of which only memory of mappings is used afterwards.
+fn rereg(region: &mut Region, change: Change<'_>) -> odp_verbs::verbs::Result<()> {
+    // SAFETY: the tests use spans of their own mappings, and the whole address space for those only.
+    unsafe { region.reregister(change) }
+}
+
+/// That `region` is good for `memory`, from both sides.
+fn works(env: &Env, near: &Buffer, region: &Region, memory: &Mapping, seed: u64) -> Result<()> {
+    let (link, pattern) = (env.rc()?, Pattern::new(seed));
+    near.fill(pattern, AT, LEN);
+    link.write(near.sge(AT, LEN), region.remote(memory.at(AT)))
+        .context("WRITE to it")?;
+    pattern
+        .check(AT as u64, &memory.bytes(AT, LEN))
+        .context("WRITE to it")?;
+    near.memory.write(AT, &[0; LEN]);
+    link.write(region.sge(memory.at(AT), LEN), near.remote(AT))
+        .context("WRITE from it")?;
+    near.check(pattern, AT, LEN).context("WRITE from it")?;
+    Ok(())
+}
+
+/// That the key of `region` leads to nothing at `memory`, from either side.
+fn nothing(env: &Env, near: &Buffer, region: &Region, memory: &Mapping) -> Result<()> {
+    let before = memory.bytes(AT, LEN);
+    let op = Op::Write(region.remote(memory.at(AT)));
+    env.rc()?
+        .refused(op, &[near.sge(AT, LEN)], REMOTE_REFUSED)
+        .context("WRITE to it")?;
+    let own = [region.sge(memory.at(AT), LEN)];
+    env.rc()?
+        .refused(Op::Write(near.remote(AT)), &own, LOCAL_REFUSED)
+        .context("WRITE from it")?;
+    ensure!(before == memory.bytes(AT, LEN), "it was written");
+    Ok(())
+}
+
+/// Other memory, and less of it.
+fn translation(env: &Env, mode: Mode) -> Result<()> {
+    let (old, new) = (anonymous(SIZE)?, anonymous(SIZE)?);
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, mode, &old, Access::ALL)?;
+    works(env, &near, &region, &old, 1)?;
+    let (lkey, rkey) = (region.lkey(), region.rkey());
+    rereg(
+        &mut region,
+        Change {
+            span: Some(span(&new)),
+            ..Change::default()
+        },
+    )?;
+    works(env, &near, &region, &new, 2)?;
+    nothing(env, &near, &region, &old).context("the memory before")?;
+    if (lkey, rkey) != (region.lkey(), region.rkey()) {
+        let op = Op::Write(odp_verbs::verbs::Remote {
+            addr: old.at(AT),
+            rkey,
+        });
+        env.rc()?
+            .refused(op, &[near.sge(0, 8)], REMOTE_REFUSED)
+            .context("the key before")?;
+    }
+    let part = Span {
+        addr: new.at(PAGE + 5),
+        len: 3000,
+        iova: new.at(2 * PAGE + 5),
+    };
+    rereg(
+        &mut region,
+        Change {
+            span: Some(part),
+            ..Change::default()
+        },
+    )
+    .context("a part at another iova")?;
+    let pattern = Pattern::new(3);
+    near.fill(pattern, 0, part.len);
+    new.write(0, &[0; SIZE]);
+    env.rc()?
+        .write(near.sge(0, part.len), region.remote(part.iova))?;
+    pattern.check(0, &new.bytes(PAGE + 5, part.len))?;
+    for addr in [part.iova - 1, part.iova + part.len as u64] {
+        env.rc()?
+            .refused(
+                Op::Write(region.remote(addr)),
+                &[near.sge(0, 1)],
+                REMOTE_REFUSED,
+            )
+            .context("beside the part")?;
+    }
+    Ok(())
+}
+
+/// From pinned to on demand and back, from a range to all there is and back.
+fn kind(env: &Env, mode: Mode) -> Result<()> {
+    let memory = anonymous(SIZE)?;
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, Mode::Pinned, &memory, Access::ALL)?;
+    for (seed, to) in [mode, Mode::Pinned, Mode::Explicit, Mode::Implicit, mode]
+        .into_iter()
+        .enumerate()
+    {
+        let to_span = match to {
+            Mode::Implicit => WHOLE,
+            _ => span(&memory),
+        };
+        rereg(
+            &mut region,
+            Change {
+                span: Some(to_span),
+                access: Some(Access::ALL | demand(to)),
+                ..Change::default()
+            },
+        )
+        .with_context(|| format!("to {to}"))?;
+        works(env, &near, &region, &memory, seed as u64).with_context(|| format!("as {to}"))?;
+        let elsewhere = anonymous(SIZE)?;
+        if to == Mode::Implicit {
+            works(env, &near, &region, &elsewhere, 50).context("all there is")?;
+        } else {
+            nothing(env, &near, &region, &elsewhere).with_context(|| format!("as {to}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Two connected queue pairs, the second in `domain`.
+fn pair_with(env: &Env, domain: &Arc<ProtectionDomain>) -> Result<(QueuePair, QueuePair)> {
+    let new = |domain: &Arc<ProtectionDomain>| -> Result<QueuePair> {
+        let queue = CompletionQueue::new(&env.context, 64)?;
+        let config = QpConfig::new(Transport::Rc);
+        Ok(QueuePair::new(domain, &queue, env.gid, config)?)
+    };
+    let (first, second) = (new(&env.domain)?, new(domain)?);
+    let ends: [Endpoint; 2] = [first.endpoint()?, second.endpoint()?];
+    first.connect(&ends[1], env.mtu)?;
+    second.connect(&ends[0], env.mtu)?;
+    Ok((first, second))
+}
+
+/// What a WRITE to `region` ends with, through a queue pair of `domain` on the far side.
+fn write_through(
+    env: &Env,
+    domain: &Arc<ProtectionDomain>,
+    near: &Buffer,
+    region: &Region,
+    memory: &Mapping,
+) -> Result<Status> {
+    let (first, _second) = pair_with(env, domain)?;
+    first.post_send(
+        1,
+        Op::Write(region.remote(memory.at(AT))),
+        &[near.sge(AT, LEN)],
+    )?;
+    Ok(first.completions().wait(env.patience)?.status)
+}
+
+/// The domain that it leaves has no right to it any more and can be freed; the one that it enters has.
+fn domain(env: &Env, mode: Mode) -> Result<()> {
+    let memory = anonymous(SIZE)?;
+    let near = env.buffer(mode, SIZE)?;
+    let first = ProtectionDomain::new(&env.context)?;
+    let second = ProtectionDomain::new(&env.context)?;
+    let mut region = match mode {
+        // SAFETY: used for the memory of a mapping only.
+        Mode::Implicit => unsafe { first.register_implicit(Access::ALL) }?,
+        _ => first.register(&memory, 0..SIZE, Access::ALL | demand(mode))?,
+    };
+    near.fill(Pattern::new(1), AT, LEN);
+    let status = write_through(env, &first, &near, &region, &memory)?;
+    ensure!(status == Status::SUCCESS, "before: {status}");
+    rereg(
+        &mut region,
+        Change {
+            domain: Some(&second),
+            ..Change::default()
+        },
+    )?;
+    memory.write(AT, &[0; LEN]);
+    let status = write_through(env, &first, &near, &region, &memory)?;
+    ensure!(
+        REMOTE_REFUSED.contains(&status),
+        "through the domain before: {status}"
+    );
+    ensure!(memory.bytes(AT, LEN) == [0; LEN], "it was written");
+    let status = write_through(env, &second, &near, &region, &memory)?;
+    ensure!(
+        status == Status::SUCCESS,
+        "through the new domain: {status}"
+    );
+    Pattern::new(1).check(AT as u64, &memory.bytes(AT, LEN))?;
+    match first.free() {
+        Some(freed) => freed.context("freeing the domain before")?,
+        None => bail!("something still holds the domain before"),
+    }
+    region.deregister()?;
+    second.free().context("the new domain is free")??;
+    Ok(())
+}
+
+/// Rights taken and given, among them that to write at all.
+fn access(env: &Env, mode: Mode) -> Result<()> {
+    let memory = anonymous(SIZE)?;
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, mode, &memory, Access::ALL)?;
+    let to = |region: &mut Region, access: Access| {
+        rereg(
+            region,
+            Change {
+                access: Some(access | demand(mode)),
+                ..Change::default()
+            },
+        )
+    };
+    works(env, &near, &region, &memory, 1)?;
+    to(&mut region, Access::READ_ONLY)?;
+    let write = |region: &Region| Op::Write(region.remote(memory.at(AT)));
+    env.rc()?
+        .refused(write(&region), &[near.sge(AT, LEN)], REMOTE_REFUSED)
+        .context("WRITE when for reading")?;
+    env.rc()?
+        .read(region.remote(memory.at(AT)), near.sge(AT, LEN))
+        .context("READ when for reading")?;
+    near.check(Pattern::new(1), AT, LEN)?;
+    to(&mut region, Access::ALL).context("all rights again")?;
+    works(env, &near, &region, &memory, 2)?;
+
+    if mode != Mode::Pinned {
+        // One that was never for writing.
+        let mut region = self::region(env, mode, &memory, Access::READ_ONLY)?;
+        env.rc()?
+            .read(region.remote(memory.at(AT)), near.sge(AT, LEN))?;
+        to(&mut region, Access::ALL).context("to writing")?;
+        works(env, &near, &region, &memory, 3).context("to writing")?;
+    }
+    Ok(())
+}
+
+/// Everything at once.
+fn all(env: &Env, mode: Mode) -> Result<()> {
+    let (old, new) = (anonymous(SIZE)?, anonymous(SIZE)?);
+    let near = env.buffer(mode, SIZE)?;
+    let domain = ProtectionDomain::new(&env.context)?;
+    let mut region = match mode {
+        // SAFETY: used for the memory of a mapping only.
+        Mode::Implicit => unsafe { domain.register_implicit(Access::READ_ONLY) }?,
+        _ => domain.register(&old, 0..SIZE, Access::READ_ONLY | demand(mode))?,
+    };
+    rereg(
+        &mut region,
+        Change {
+            span: Some(span(&new)),
+            domain: Some(&env.domain),
+            access: Some(Access::ALL | demand(mode)),
+        },
+    )?;
+    works(env, &near, &region, &new, 1)?;
+    nothing(env, &near, &region, &old)?;
+    domain.free().context("the domain before is free")??;
+    Ok(())
+}
+
+/// What is refused leaves the region as it was.
+fn refused(env: &Env, mode: Mode) -> Result<()> {
+    let memory = anonymous(SIZE)?;
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, mode, &memory, Access::ALL)?;
+    let good = span(&memory);
+    let span = |span: Span| Change {
+        span: Some(span),
+        ..Change::default()
+    };
+    let access = |access: Access| Change {
+        access: Some(access),
+        ..Change::default()
+    };
+    let mut bad = vec![
+        ("nothing", Change::default()),
+        ("no bytes", span(Span { len: 0, ..good })),
+        (
+            "a length that wraps around",
+            span(Span {
+                len: usize::MAX - PAGE,
+                ..good
+            }),
+        ),
+        (
+            "the kernel's addresses",
+            span(Span {
+                addr: 0xffff_8000_0000_0000,
+                iova: 0xffff_8000_0000_0000,
+                ..good
+            }),
+        ),
+        (
+            "addresses that disagree in the page",
+            span(Span {
+                iova: good.iova + 1,
+                ..good
+            }),
+        ),
+        (
+            "remote write without local write",
+            access(Access::REMOTE_WRITE | demand(mode)),
+        ),
+        (
+            "an unknown right",
+            access(Access::ALL | demand(mode) | Access::from_bits(1 << 18)),
+        ),
+        (
+            "huge pages that are none",
+            access(Access::ALL | demand(mode) | Access::HUGETLB),
+        ),
+    ];
+    if mode == Mode::Pinned {
+        bad.push((
+            "nothing there",
+            span(Span {
+                addr: good.addr + (1 << 29),
+                iova: good.iova + (1 << 29),
+                ..good
+            }),
+        ));
+    }
+    for (round, (what, change)) in bad.into_iter().enumerate() {
+        let keys = (region.lkey(), region.rkey());
+        match rereg(&mut region, change) {
+            Ok(()) => bail!("reregistered: {what}"),
+            Err(error) => ensure!(error.errno().is_some(), "{what}: {error}"),
+        }
+        ensure!(keys == (region.lkey(), region.rkey()), "{what}: other keys");
+        works(env, &near, &region, &memory, round as u64)
+            .with_context(|| format!("after {what}"))?;
+    }
+    region.deregister()?;
+    Ok(())
+}
+
+/// A region with a window on it stays as it is.
+fn window(env: &Env, mode: Mode) -> Result<()> {
+    let (memory, other) = (anonymous(SIZE)?, anonymous(SIZE)?);
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, mode, &memory, Access::ALL | Access::MW_BIND)?;
+    let (link, window) = (env.rc()?, Window::new(&env.domain, WindowType::One)?);
+    window.post_bind(
+        &link.second,
+        1,
+        Binding {
+            region: &region,
+            addr: memory.at(0),
+            len: SIZE as u64,
+            access: Access::REMOTE_READ | Access::REMOTE_WRITE,
+        },
+    )?;
+    link.second
+        .completions()
+        .wait(env.patience)?
+        .expect(&[Status::SUCCESS])?;
+    let change = Change {
+        span: Some(span(&other)),
+        ..Change::default()
+    };
+    ensure!(
+        rereg(&mut region, change).is_err(),
+        "reregistered under a window"
+    );
+    link.write(near.sge(0, 9), window.remote(memory.at(0)))
+        .context("through the window")?;
+    works(env, &near, &region, &memory, 1)?;
+    window.deallocate()?;
+    rereg(&mut region, change).context("without the window")?;
+    works(env, &near, &region, &other, 2)
+}
+
+/// While a peer writes: each request goes to the old memory or to the new, whole, or is refused.
+fn in_traffic(env: &Env, mode: Mode) -> Result<()> {
+    let memories = [anonymous(SIZE)?, anonymous(SIZE)?];
+    let near = env.buffer(mode, SIZE)?;
+    let mut region = region(env, mode, &memories[0], Access::ALL)?;
+    for round in 0..20 {
+        let (from, to) = (&memories[round % 2], &memories[(round + 1) % 2]);
+        let (link, pattern) = (env.rc()?, Pattern::new(round as u64));
+        near.fill(pattern, AT, LEN);
+        for id in 0..24 {
+            let op = Op::Write(region.remote(from.at(AT)));
+            link.first.post_send(id, op, &[near.sge(AT, LEN)])?;
+        }
+        let change = Change {
+            span: Some(span(to)),
+            ..Change::default()
+        };
+        rereg(&mut region, change)?;
+        let mut done = 0;
+        for _ in 0..24 {
+            let end = link.first.completions().wait(env.patience)?;
+            end.expect(&[
+                Status::SUCCESS,
+                Status::REM_ACCESS_ERR,
+                Status::WR_FLUSH_ERR,
+            ])?;
+            done += usize::from(end.status == Status::SUCCESS);
+        }
+        if done > 0 {
+            pattern
+                .check(AT as u64, &from.bytes(AT, LEN))
+                .with_context(|| format!("round {round}"))?;
+        }
+        works(env, &near, &region, to, 100 + round as u64)
+            .with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
