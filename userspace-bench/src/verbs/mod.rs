@@ -10,6 +10,7 @@ mod error;
 mod queue_pair;
 mod region;
 mod rereg;
+mod shared_receive;
 mod window;
 mod work;
 
@@ -19,5 +20,6 @@ pub use error::{Error, Result};
 pub use queue_pair::{Endpoint, QpConfig, QueuePair, Transport};
 pub use region::{Access, Advise, ProtectionDomain, Region, Span, PREFETCH_FLUSH};
 pub use rereg::Change;
+pub use shared_receive::SharedReceiveQueue;
 pub use window::{Binding, Window, WindowType};
 pub use work::{Op, Remote, Sge};

@@ -15,6 +15,7 @@ use super::{
     device::PORT,
     error::{check, object},
     work, Access, CompletionQueue, Error, Gid, Mtu, Op, ProtectionDomain, Result, Sge,
+    SharedReceiveQueue,
 };
 use crate::patience;
 
@@ -45,6 +46,8 @@ pub struct QpConfig {
     pub sges: u32,
     /// Whether it is made with the extended interface: atomic writes and flushes need that.
     pub extended: bool,
+    /// How often a message is sent again to a peer that has no receive for it; 7 is without end.
+    pub rnr_retries: u8,
 }
 
 impl QpConfig {
@@ -55,6 +58,7 @@ impl QpConfig {
             depth: 64,
             sges: 4,
             extended: false,
+            rnr_retries: 7,
         }
     }
 }
@@ -80,10 +84,12 @@ pub struct QueuePair {
     transport: Transport,
     gid: Gid,
     psn: u32,
+    rnr_retries: u8,
     /// Where datagrams go.
     peer: OnceLock<(AddressHandle, u32)>,
     domain: Arc<ProtectionDomain>,
     completions: Arc<CompletionQueue>,
+    _receives: Option<Arc<SharedReceiveQueue>>,
 }
 
 // SAFETY: libibverbs locks its objects itself; any thread may use them. Of the extended interface,
@@ -101,7 +107,19 @@ impl QueuePair {
         gid: Gid,
         config: QpConfig,
     ) -> Result<Self> {
+        Self::with_receives(domain, completions, gid, config, None)
+    }
+
+    /// The same, with the receives of `receives`, if there are some.
+    pub fn with_receives(
+        domain: &Arc<ProtectionDomain>,
+        completions: &Arc<CompletionQueue>,
+        gid: Gid,
+        config: QpConfig,
+        receives: Option<&Arc<SharedReceiveQueue>>,
+    ) -> Result<Self> {
         let mut attr = init_attr(domain, completions, config);
+        attr.srq = receives.map_or(ptr::null_mut(), |queue| queue.raw());
         // SAFETY: the attributes name live objects and outlive the call.
         let raw = unsafe { sys::ibv_create_qp_ex(domain.context().raw(), &mut attr) };
         let raw = object("ibv_create_qp", raw)?;
@@ -120,9 +138,11 @@ impl QueuePair {
             gid,
             // Anything will do, as long as it differs from one queue pair to the next.
             psn: qpn.wrapping_mul(0x9e37_79b1) & 0xff_ffff,
+            rnr_retries: config.rnr_retries,
             peer: OnceLock::new(),
             domain: domain.clone(),
             completions: completions.clone(),
+            _receives: receives.cloned(),
         })
     }
 
@@ -212,7 +232,7 @@ impl QueuePair {
             // 4.096 us * 2^16: a quarter of a second. Emulated processors are slow.
             attr.timeout = 16 + patience::factor().next_power_of_two().ilog2() as u8;
             attr.retry_cnt = 7;
-            attr.rnr_retry = 7;
+            attr.rnr_retry = self.rnr_retries;
             attr.max_rd_atomic = READS;
             what = what
                 | mask::IBV_QP_TIMEOUT

@@ -20,6 +20,8 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("fork-parent-writes", parent_writes),
     Test::on_demand("fork-child-writes", child_writes),
     Test::on_demand("fork-nic-reads", nic_reads),
+    Test::on_demand("fork-requester", requester),
+    Test::on_demand("fork-requester-child-writes", requester_child_writes),
 ];
 
 const SIZE: usize = 3 * PAGE;
@@ -124,5 +126,50 @@ fn nic_reads(env: &Env, mode: Mode) -> Result<()> {
     near.check(NEW, AT, LEN)
         .context("READ after the parent wrote")?;
     gate.open()?;
+    finish(child)
+}
+
+/// The requester's memory, that the NIC has read and written and so has mapped for writing.
+fn requester_scene(env: &Env, mode: Mode) -> Result<(Loopback, Buffer, Buffer)> {
+    let (link, near, far) = scene(env, mode)?;
+    near.memory.write(AT, &[0; LEN]);
+    link.read(far.remote(AT), near.sge(AT, LEN))?;
+    near.check(OLD, AT, LEN)?;
+    Ok((link, near, far))
+}
+
+/// The result of a READ after the fork is the parent's, as is what a WRITE takes along.
+fn requester(env: &Env, mode: Mode) -> Result<()> {
+    let (link, near, far) = requester_scene(env, mode)?;
+    let gate = Gate::new()?;
+    let child = child_that_sees(&gate, &near, OLD)?;
+    far.fill(NEW, AT, LEN);
+    link.read(far.remote(AT), near.sge(AT, LEN))?;
+    near.check(NEW, AT, LEN).context("the parent's memory")?;
+    far.memory.write(AT, &[0; LEN]);
+    link.write(near.sge(AT, LEN), far.remote(AT))?;
+    far.check(NEW, AT, LEN).context("what was sent")?;
+    gate.open()?;
+    finish(child)
+}
+
+/// The child writes first: what is sent stays the parent's, and what is read does not reach the child.
+fn requester_child_writes(env: &Env, mode: Mode) -> Result<()> {
+    let (link, near, far) = requester_scene(env, mode)?;
+    let (wrote, look) = (Gate::new()?, Gate::new()?);
+    let mine = Pattern::new(3);
+    let child = process::fork(|| {
+        near.fill(mine, AT, LEN);
+        let went = wrote.open().is_ok() && look.wait().is_ok();
+        i32::from(!went || near.check(mine, AT, LEN).is_err())
+    })?;
+    wrote.wait()?;
+    far.memory.write(AT, &[0; LEN]);
+    link.write(near.sge(AT, LEN), far.remote(AT))?;
+    far.check(OLD, AT, LEN).context("what was sent")?;
+    far.fill(NEW, AT, LEN);
+    link.read(far.remote(AT), near.sge(AT, LEN))?;
+    near.check(NEW, AT, LEN).context("the parent's memory")?;
+    look.open()?;
     finish(child)
 }

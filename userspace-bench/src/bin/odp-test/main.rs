@@ -18,11 +18,13 @@ mod pipeline;
 mod prefetch;
 mod pressure;
 mod processes;
+mod receives;
 mod refusals;
 mod reregister;
 mod scatter;
 mod stress;
 mod taken_away;
+mod teardown;
 mod userfault;
 mod windows;
 
@@ -67,6 +69,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         large::TESTS,
         scatter::TESTS,
         pipeline::TESTS,
+        receives::TESTS,
         taken_away::TESTS,
         userfault::TESTS,
         fork::TESTS,
@@ -78,6 +81,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         refusals::TESTS,
         prefetch::TESTS,
         processes::TESTS,
+        teardown::TESTS,
         stress::TESTS,
     ]
     .into_iter()

@@ -2,6 +2,7 @@
 //! Several processes at once: some lose their memory or their life, the others notice nothing.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -9,11 +10,15 @@ use std::{
 use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
     env::{Buffer, Env, Mode},
+    loopback::Loopback,
     memory::{Advice, Backing, Protection, PAGE},
     pattern::Pattern,
     process::{End, Helper, Parent},
     traffic::{self, Lane, Placement},
-    verbs::{CompletionQueue, Endpoint, Op, QpConfig, QueuePair, Remote, Status, Transport},
+    verbs::{
+        Access, Advise, Binding, CompletionQueue, Endpoint, Op, QpConfig, QueuePair, Remote,
+        SharedReceiveQueue, Status, Transport, Window, WindowType,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -300,11 +305,56 @@ fn exit_in_traffic(env: &Env, mode: Mode) -> Result<()> {
     Ok(())
 }
 
+/// One of each that hangs on `far`: bound windows, a shared receive queue with receives, a prefetch under way.
+fn everything(
+    env: &Env,
+    link: &Loopback,
+    far: &Buffer,
+) -> Result<(Vec<Window>, Arc<SharedReceiveQueue>, QueuePair)> {
+    let access = Access::ALL | Access::MW_BIND;
+    let shown = match far.region.span().len {
+        usize::MAX => env.new_implicit(access)?,
+        len => env
+            .domain
+            .register(&far.memory, 0..len, access | Access::ON_DEMAND)?,
+    };
+    let mut windows = Vec::new();
+    for kind in [WindowType::One, WindowType::Two] {
+        let window = Window::new(&env.domain, kind)?;
+        let binding = Binding {
+            region: &shown,
+            addr: far.memory.at(0),
+            len: PAGE as u64,
+            access: Access::REMOTE_READ,
+        };
+        window.post_bind(&link.second, 0, binding)?;
+        link.second
+            .completions()
+            .wait(env.patience)?
+            .expect(&[Status::SUCCESS])?;
+        windows.push(window);
+    }
+    // For as long as the windows are: it is never deregistered here.
+    std::mem::forget(shown);
+    let receives = SharedReceiveQueue::new(&env.domain, 8, 1)?;
+    let completions = CompletionQueue::new(&env.context, 16)?;
+    let config = QpConfig::new(Transport::Rc);
+    let receiver =
+        QueuePair::with_receives(&env.domain, &completions, env.gid, config, Some(&receives))?;
+    for id in 0..8 {
+        receives.post_recv(id, &[far.sge(id as usize * PAGE, PAGE)])?;
+    }
+    let all = far.sge(0, far.memory.len());
+    env.domain.advise(Advise::PrefetchWrite, 0, &[all])?;
+    Ok((windows, receives, receiver))
+}
+
 /// The part of one who leaves without putting anything in order.
 fn leave(env: &Env, mode: Mode) -> Result<()> {
     let parent = Parent::new();
     let (near, far) = (env.buffer(mode, 256 * PAGE)?, env.buffer(mode, 256 * PAGE)?);
     let link = env.rc()?;
+    let _everything = everything(env, &link, &far)?;
     parent.tell(&true)?;
     let mut posted = 0;
     while !parent.speaks()? {

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Everything that hangs together is taken down in any order, with work under way. What is refused because
+//! something else still needs it can be had later.
+
+use anyhow::{ensure, Context as _, Result};
+use odp_verbs::{
+    env::{anonymous, Env, Mode},
+    loopback::Loopback,
+    memory::{Mapping, PAGE},
+    verbs::{Access, Binding, Op, QueuePair, Region, Status, Window, WindowType},
+};
+
+use crate::harness::Test;
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[Test::on_demand("teardown-order", any_order)];
+
+const SIZE: usize = 64 * PAGE;
+
+/// Something that can be destroyed.
+enum Thing {
+    Region(Region),
+    Window(Window),
+    QueuePair(QueuePair),
+}
+
+impl Thing {
+    /// Destroys it, or gives it back.
+    fn destroy(self) -> Result<Option<Self>> {
+        match self {
+            Self::Region(region) => match region.try_deregister() {
+                Ok(()) => Ok(None),
+                Err((region, error)) => {
+                    ensure!(error.errno().is_some_and(|e| e > 0), "{error}");
+                    Ok(Some(Self::Region(region)))
+                }
+            },
+            Self::Window(window) => window.deallocate().map(|()| None).map_err(Into::into),
+            Self::QueuePair(queue_pair) => {
+                drop(queue_pair);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Two regions, two windows and two queue pairs; each order once in a while.
+fn any_order(env: &Env, mode: Mode) -> Result<()> {
+    let (near, far) = (anonymous(SIZE)?, anonymous(SIZE)?);
+    let mut number: u64 = 1;
+    for round in 0..40 {
+        let mut things = things(env, mode, &near, &far)?;
+        for last in (1..things.len()).rev() {
+            // The shuffle of Fisher and Yates, with the generator of MMIX.
+            number = number
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            things.swap(last, (number >> 33) as usize % (last + 1));
+        }
+        let mut rounds = 0;
+        while !things.is_empty() {
+            let mut left = Vec::new();
+            for thing in things {
+                left.extend(thing.destroy().with_context(|| format!("round {round}"))?);
+            }
+            things = left;
+            rounds += 1;
+            ensure!(
+                rounds <= 2,
+                "round {round}: {} cannot be destroyed",
+                things.len()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// All of it, with requests under way from one region to the other and through a window.
+fn things(env: &Env, mode: Mode, near: &Mapping, far: &Mapping) -> Result<Vec<Thing>> {
+    let region = |memory: &Mapping| -> Result<Region> {
+        let access = Access::ALL | Access::MW_BIND;
+        Ok(match mode {
+            Mode::Implicit => env.new_implicit(access)?,
+            _ => env
+                .domain
+                .register(memory, 0..SIZE, access | Access::ON_DEMAND)?,
+        })
+    };
+    let (source, target) = (region(near)?, region(far)?);
+    let Loopback { first, second, .. } = env.rc()?;
+    let windows = [WindowType::One, WindowType::Two]
+        .into_iter()
+        .map(|kind| -> Result<Window> {
+            let window = Window::new(&env.domain, kind)?;
+            let binding = Binding {
+                region: &target,
+                addr: far.at(PAGE),
+                len: (SIZE - PAGE) as u64,
+                access: Access::REMOTE_WRITE,
+            };
+            window.post_bind(&second, 1, binding)?;
+            second
+                .completions()
+                .wait(env.patience)?
+                .expect(&[Status::SUCCESS])?;
+            Ok(window)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for id in 0..30 {
+        let at = far.at(PAGE + id * 4093);
+        let remote = match id % 3 {
+            0 => target.remote(at),
+            n => windows[n - 1].remote(at),
+        };
+        let sge = source.sge(near.at(id * 4091), 2 * PAGE);
+        first.post_send(id as u64, Op::Write(remote), &[sge])?;
+    }
+    let mut things = vec![
+        Thing::Region(source),
+        Thing::Region(target),
+        Thing::QueuePair(first),
+        Thing::QueuePair(second),
+    ];
+    things.extend(windows.into_iter().map(Thing::Window));
+    Ok(things)
+}
