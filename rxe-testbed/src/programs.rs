@@ -24,6 +24,9 @@ pub(crate) const DEMO: &str = "odp-demo";
 /// The data tests.
 pub(crate) const TEST: &str = "odp-test";
 
+/// The benchmark.
+pub(crate) const BENCH: &str = "odp-bench";
+
 /// hmm's walk beside the kernel's.
 pub(crate) const DIFF: &str = "hmm-diff";
 
@@ -161,7 +164,7 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, DIFF, MIRROR]);
+        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, BENCH, DIFF, MIRROR]);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())

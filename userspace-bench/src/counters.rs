@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the driver counted, per region, as `rdma statistic show mr` tells it.
 
-use std::process::Command;
+use std::{collections::BTreeMap, process::Command};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,6 +59,29 @@ impl Counters {
             page_invalidations: add(self.page_invalidations, other.page_invalidations),
         }
     }
+}
+
+/// All counters of the regions of process `pid` on `device` that exist now, by name, summed over regions.
+pub fn by_name(device: &str, pid: u32) -> BTreeMap<String, u64> {
+    let regions = own_regions(&rdma(&["resource", "show", "mr"]), device, pid);
+    sum_by_name(&rdma(&["statistic", "show", "mr"]), device, &regions)
+}
+
+fn sum_by_name(statistics: &Value, device: &str, regions: &[u64]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    each_region(statistics, &mut |entry| {
+        let number = entry.get("mrn").and_then(Value::as_u64);
+        let ours = number.is_some_and(|n| regions.contains(&n)) && on_device(entry, device);
+        let counters = entry.as_object().filter(|_| ours).into_iter().flatten();
+        for (name, value) in
+            counters.filter(|(name, _)| !["mrn", "ifindex"].contains(&name.as_str()))
+        {
+            if let Some(value) = value.as_u64() {
+                *sums.entry(name.clone()).or_insert(0) += value;
+            }
+        }
+    });
+    sums
 }
 
 fn rdma(arguments: &[&str]) -> Value {
@@ -124,6 +147,13 @@ mod tests {
         assert_eq!(sum.pages_mapped, Some(7));
         assert_eq!(sum.invalidations, Some(4));
         assert_eq!(sum.page_invalidations, None);
+        let all = sum_by_name(&statistics, "rxe0", &regions);
+        let expected = [
+            ("invalidations", 4),
+            ("page_faults", 3),
+            ("pages_mapped", 7),
+        ];
+        assert_eq!(all, expected.map(|(name, n)| (name.to_owned(), n)).into());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`patience`]: time limits, longer where the kernel is slow.
 //! - [`process`]: other processes, that live, die and talk over pipes.
 //! - [`traffic`]: a process that must not be disturbed.
+//! - [`bench`]: what `odp-bench` measures.
 //! - [`counters`]: what the driver itself counted.
 //!
 //! # Why posting work is safe
@@ -23,6 +24,7 @@
 //! - Mappings lie in a part of the address space where neither the kernel nor the allocator puts
 //!   anything of its own. A hole in a mapping stays a hole.
 
+pub mod bench;
 pub mod counters;
 pub mod env;
 pub mod loopback;

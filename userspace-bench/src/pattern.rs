@@ -65,15 +65,20 @@ impl Pattern {
 
     /// Fills `bytes` with what belongs at `position` and after.
     pub fn fill(self, position: u64, bytes: &mut [u8]) {
-        let mut at = position;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let skip = (at % 8) as usize;
-            let n = rest.len().min(8 - skip);
-            rest[..n].copy_from_slice(&self.word(at / 8)[skip..skip + n]);
-            rest = &mut rest[n..];
-            at += n as u64;
+        let skip = (position % 8) as usize;
+        let head = bytes.len().min((8 - skip) % 8);
+        let (head, rest) = bytes.split_at_mut(head);
+        if skip > 0 {
+            head.copy_from_slice(&self.word(position / 8)[skip..skip + head.len()]);
         }
+        let mut index = position.div_ceil(8);
+        let mut words = rest.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.word(index));
+            index += 1;
+        }
+        let tail = words.into_remainder();
+        tail.copy_from_slice(&self.word(index)[..tail.len()]);
     }
 
     /// `len` bytes of the pattern from `position` on.

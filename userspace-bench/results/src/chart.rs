@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pictures, as SVG: where the samples of metrics lie, what a size costs, and values side by side.
+
+use std::collections::BTreeMap;
+
+use plotters::{coord::Shift, prelude::*};
+
+use crate::run::{Metric, Unit};
+
+type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+const WIDTH: u32 = 860;
+const ROW: u32 = 20;
+/// The room for titles left of a chart, and for its scale below.
+const LEFT: u32 = 340;
+const BELOW: u32 = 40;
+const TEXT: i32 = 12;
+
+/// The colours of a series: told apart also by those who see red and green alike.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 90, 181),
+    RGBColor(220, 50, 32),
+    RGBColor(26, 133, 55),
+    RGBColor(153, 79, 0),
+    RGBColor(93, 58, 155),
+    RGBColor(120, 120, 120),
+];
+
+/// Draws on an empty picture of `height`.
+///
+/// # Panics
+///
+/// If the backend fails, which one that writes into a string cannot.
+fn draw(
+    height: u32,
+    paint: impl for<'a> FnOnce(&DrawingArea<SVGBackend<'a>, Shift>) -> Drawn<'a>,
+) -> String {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        area.fill(&WHITE)
+            .and_then(|()| paint(&area))
+            .and_then(|()| area.present())
+            .expect("drawing into a string");
+    }
+    svg
+}
+
+/// A range on a logarithmic scale that holds all of `values`; those that are not above zero are left out.
+fn range(values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
+    let (low, high) = values
+        .filter(|v| *v > 0.0)
+        .fold((f64::MAX, 0.0f64), |(low, high), v| {
+            (low.min(v), high.max(v))
+        });
+    (high > 0.0).then(|| low / 1.3..high * 1.3)
+}
+
+/// A line for each metric, all of one unit: from the least to the most, thick from the median to the 99th
+/// percentile. None if there is nothing above zero.
+pub fn distributions(metrics: &[&Metric]) -> Option<String> {
+    let unit = metrics.first()?.unit;
+    let summaries = metrics.iter().flat_map(|m| [m.summary.min, m.summary.max]);
+    let range = range(summaries)?;
+    let floor = range.start;
+    let height = ROW * metrics.len() as u32 + BELOW;
+    Some(draw(height, |area| {
+        let mut chart = scale(area, metrics.len(), range, unit)?;
+        for (row, metric) in metrics.iter().enumerate() {
+            let (y, d) = (row as f64 + 0.5, &metric.summary);
+            let at = |x: f64| (x.max(floor), y);
+            let thin = COLOURS[0].stroke_width(1);
+            let thick = COLOURS[0].stroke_width(6);
+            chart.draw_series([PathElement::new(vec![at(d.min), at(d.max)], thin)])?;
+            chart.draw_series([PathElement::new(vec![at(d.p50), at(d.p99)], thick)])?;
+            chart.draw_series([Circle::new(at(d.p50), 4, COLOURS[1].filled())])?;
+            chart.draw_series([Circle::new(at(d.p999), 3, COLOURS[0].filled())])?;
+        }
+        titles(area, metrics.iter().map(|m| m.name.as_str()))
+    }))
+}
+
+type Scaled<'a, 'b> = ChartContext<
+    'b,
+    SVGBackend<'a>,
+    Cartesian2d<LogCoord<f64>, plotters::coord::types::RangedCoordf64>,
+>;
+
+/// A chart of `rows` with amounts of `unit` from left to right.
+fn scale<'a, 'b>(
+    area: &DrawingArea<SVGBackend<'a>, Shift>,
+    rows: usize,
+    range: std::ops::Range<f64>,
+    unit: Unit,
+) -> Result<Scaled<'a, 'b>, DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
+    let mut chart = ChartBuilder::on(area)
+        .margin_right(24)
+        .set_label_area_size(LabelAreaPosition::Left, LEFT)
+        .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
+        .build_cartesian_2d(range.log_scale(), rows as f64..0.0)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(0)
+        .x_labels(8)
+        .x_label_formatter(&|x| unit.show(*x))
+        .label_style(("sans-serif", TEXT))
+        .light_line_style(WHITE)
+        .draw()?;
+    Ok(chart)
+}
+
+/// The titles of rows, left of the chart.
+fn titles<'a, 't>(
+    area: &DrawingArea<SVGBackend<'a>, Shift>,
+    titles: impl Iterator<Item = &'t str>,
+) -> Drawn<'a> {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let style = ("sans-serif", TEXT)
+        .into_text_style(area)
+        .pos(Pos::new(HPos::Right, VPos::Center));
+    for (row, title) in titles.enumerate() {
+        let y = ROW as i32 * row as i32 + ROW as i32 / 2;
+        area.draw_text(title, &style, (LEFT as i32 - 8, y))?;
+    }
+    Ok(())
+}
+
+/// What a size costs: a line for each series of metrics that differ in their size only. Both scales are
+/// logarithmic. None if there is no such series.
+pub fn against_size(metrics: &[&Metric]) -> Option<String> {
+    let unit = metrics.first()?.unit;
+    let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for metric in metrics {
+        let point = metric.size.map(|size| (size as f64, metric.summary.p50));
+        if let Some((size, cost)) = point.filter(|(size, cost)| *size > 0.0 && *cost > 0.0) {
+            let name = metric.name.rsplit_once('/').map_or("", |(name, _)| name);
+            series.entry(name.into()).or_default().push((size, cost));
+        }
+    }
+    series.retain(|_, points| points.len() > 1);
+    let points = || series.values().flatten();
+    let (sizes, costs) = (range(points().map(|p| p.0))?, range(points().map(|p| p.1))?);
+    Some(draw(360, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(16)
+            .set_label_area_size(LabelAreaPosition::Left, 80)
+            .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
+            .build_cartesian_2d(sizes.log_scale().base(2.0), costs.log_scale())?;
+        chart
+            .configure_mesh()
+            .x_label_formatter(&|x| Unit::Bytes.show(*x))
+            .y_label_formatter(&|y| unit.show(*y))
+            .label_style(("sans-serif", TEXT))
+            .light_line_style(WHITE)
+            .draw()?;
+        for (number, (name, points)) in series.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            chart
+                .draw_series(
+                    LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3),
+                )?
+                .label(name)
+                .legend(move |(x, y)| {
+                    Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled())
+                });
+        }
+        chart
+            .configure_series_labels()
+            .label_font(("sans-serif", TEXT))
+            .background_style(WHITE.mix(0.8))
+            .position(SeriesLabelPosition::UpperLeft)
+            .draw()
+    }))
+}
+
+/// A row of bars: a title, and a value for each name of the legend, if there is one.
+#[derive(Clone, Debug)]
+pub struct Bars {
+    /// The title.
+    pub title: String,
+    /// The values, in the order of the legend.
+    pub values: Vec<Option<f64>>,
+}
+
+/// Values side by side on one logarithmic scale. None if there is nothing above zero.
+pub fn bars(legend: &[&str], rows: &[Bars], unit: Unit) -> Option<String> {
+    let values = rows.iter().flat_map(|row| row.values.iter().flatten());
+    let mut range = range(values.copied())?;
+    range.start /= 2.0;
+    let floor = range.start;
+    let height = ROW * (rows.len() as u32 + 2) + BELOW;
+    Some(draw(height, |area| {
+        let (head, body) = area.split_vertically(2 * ROW);
+        for (number, name) in legend.iter().enumerate() {
+            let x = LEFT as i32 + 150 * number as i32;
+            let colour = COLOURS[number % COLOURS.len()];
+            head.draw(&Rectangle::new([(x, 12), (x + 14, 24)], colour.filled()))?;
+            let style = ("sans-serif", TEXT).into_text_style(area);
+            head.draw_text(name, &style, (x + 20, 12))?;
+        }
+        let mut chart = scale(&body, rows.len(), range, unit)?;
+        for (row, bars) in rows.iter().enumerate() {
+            let thick = 0.8 / legend.len().max(1) as f64;
+            for (number, value) in bars.values.iter().enumerate() {
+                let Some(value) = value.filter(|v| *v > 0.0) else {
+                    continue;
+                };
+                let top = row as f64 + 0.1 + thick * number as f64;
+                let corners = [(floor, top), (value, top + thick)];
+                let colour = COLOURS[number % COLOURS.len()].filled();
+                chart.draw_series([Rectangle::new(corners, colour)])?;
+            }
+        }
+        titles(&body, rows.iter().map(|row| row.title.as_str()))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metric(name: &str, size: Option<u64>, sample: f64) -> Metric {
+        Metric::new(name, Unit::Nanoseconds, size, vec![sample; 5]).unwrap()
+    }
+
+    #[test]
+    fn a_row_for_each_metric() {
+        let (a, b) = (metric("a/x", None, 100.0), metric("a/y", None, 0.0));
+        let svg = distributions(&[&a, &b]).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("a/x") && svg.contains("a/y"));
+        assert_eq!(distributions(&[&b]), None);
+        assert_eq!(distributions(&[]), None);
+    }
+
+    #[test]
+    fn a_line_for_each_series() {
+        let sized: Vec<_> = (12..20)
+            .map(|bits| metric(&format!("r/p/{bits}"), Some(1 << bits), f64::from(bits)))
+            .collect();
+        let all: Vec<_> = sized.iter().collect();
+        assert!(against_size(&all).unwrap().contains("r/p"));
+        assert_eq!(against_size(&all[..1]), None);
+    }
+
+    #[test]
+    fn missing_bars_are_left_out() {
+        let rows = [Bars {
+            title: "registration".into(),
+            values: vec![Some(10.0), None],
+        }];
+        let svg = bars(&["ours", "C"], &rows, Unit::Nanoseconds).unwrap();
+        assert!(svg.contains("registration") && svg.contains("ours"));
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A run as one page of HTML that needs nothing else: tables, and pictures in SVG.
+
+use std::fmt::Write;
+
+use crate::{
+    chart,
+    run::{Metric, Missing, Run, Unit},
+    table,
+};
+
+const STYLE: &str =
+    "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:960px;padding:0 1em;color:#222}\
+table{border-collapse:collapse;font-size:13px;margin:1em 0}\
+td,th{padding:2px 8px;border-bottom:1px solid #ddd;text-align:right}\
+td:first-child,th:first-child{text-align:left;font-family:monospace}\
+.failed{color:#b00020;font-weight:bold}svg{max-width:100%;height:auto}";
+
+/// The page.
+pub fn page(run: &Run) -> String {
+    let mut body = String::new();
+    let device = run.environment.get("device").map_or("", String::as_str);
+    let _ = write!(body, "<h1>On-demand paging on {}</h1>", escaped(device));
+    let _ = write!(body, "<p>{}.</p>", escaped(&table::closing_line(run)));
+    if run.aligned {
+        let _ = write!(body, "<p>Accesses were limited: {}.</p>", table::ALIGNED);
+    }
+    missing(&mut body, "Failed", "failed", &run.failed);
+    environment(&mut body, run);
+    body.push_str(
+        "<p>In the pictures a thin line goes from the least sample to the most, a thick one from the median \
+         (red) to the 99th percentile; the blue point is the 99.9th.</p>",
+    );
+    for suite in run.suites() {
+        section(&mut body, run, suite);
+    }
+    counters(&mut body, run);
+    missing(&mut body, "Skipped", "skipped", &run.skipped);
+    format!(
+        "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\"><title>odp-bench: {}</title>\
+         <style>{STYLE}</style><body>{body}</body></html>\n",
+        escaped(device)
+    )
+}
+
+fn environment(body: &mut String, run: &Run) {
+    body.push_str("<h2>Environment</h2><table>");
+    for (name, value) in &run.environment {
+        let _ = write!(
+            body,
+            "<tr><td>{}<td style=\"text-align:left\">{}",
+            escaped(name),
+            escaped(value)
+        );
+    }
+    body.push_str("</table>");
+}
+
+fn section(body: &mut String, run: &Run, suite: &str) {
+    let metrics: Vec<&Metric> = run.metrics.iter().filter(|m| m.suite() == suite).collect();
+    let _ = write!(body, "<h2>{}</h2>", escaped(suite));
+    for unit in Unit::ALL {
+        let of_unit: Vec<&Metric> = metrics.iter().copied().filter(|m| m.unit == unit).collect();
+        for picture in [
+            chart::distributions(&of_unit),
+            chart::against_size(&of_unit),
+        ] {
+            body.push_str(&picture.unwrap_or_default());
+        }
+    }
+    body.push_str("<table><tr><th><th>n<th>mean<th>p50<th>p90<th>p99<th>p99.9<th>max");
+    for metric in metrics {
+        let d = &metric.summary;
+        let _ = write!(body, "<tr><td>{}<td>{}", escaped(&metric.name), d.count);
+        for amount in [d.mean, d.p50, d.p90, d.p99, d.p999, d.max] {
+            let _ = write!(body, "<td>{}", metric.unit.show(amount));
+        }
+    }
+    body.push_str("</table>");
+}
+
+fn counters(body: &mut String, run: &Run) {
+    body.push_str("<h2>What the driver counted</h2><table>");
+    for counted in &run.counters {
+        for (name, by) in counted.growth() {
+            let (case, name) = (escaped(&counted.case), escaped(name));
+            let _ = write!(body, "<tr><td>{case}<td>{name}<td>{by}");
+        }
+    }
+    body.push_str("</table>");
+}
+
+fn missing(body: &mut String, title: &str, class: &str, list: &[Missing]) {
+    if list.is_empty() {
+        return;
+    }
+    let _ = write!(body, "<h2>{title}</h2><ul class=\"{class}\">");
+    for Missing { case, why } in list {
+        let _ = write!(body, "<li>{}: {}", escaped(case), escaped(why));
+    }
+    body.push_str("</ul>");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_page_holds_all_and_escapes() {
+        let environment = BTreeMap::from([("device".to_owned(), "<rxe0>".to_owned())]);
+        let mut run = Run::new(false, environment);
+        let samples = vec![1500.0; 10];
+        run.metrics
+            .extend(Metric::new("fault/x", Unit::Nanoseconds, None, samples));
+        run.failed.push(Missing {
+            case: "fault/y".into(),
+            why: "byte 3 is wrong".into(),
+        });
+        let page = page(&run);
+        assert!(page.contains("&lt;rxe0&gt;") && !page.contains("<rxe0>"));
+        assert!(page.contains("<svg") && page.contains("fault/x"));
+        assert!(page.contains("byte 3 is wrong"));
+    }
+}

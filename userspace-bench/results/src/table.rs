@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A run as text for a terminal.
+
+use std::fmt::Write;
+
+use crate::run::{Metric, Run, State};
+
+const HEADINGS: [&str; 7] = ["", "n", "p50", "p90", "p99", "p99.9", "max"];
+
+/// Everything that a run found.
+pub fn table(run: &Run) -> String {
+    let mut text = environment(run);
+    for suite in run.suites() {
+        let metrics: Vec<_> = run.metrics.iter().filter(|m| m.suite() == suite).collect();
+        text.push('\n');
+        text.push_str(&suite_table(&metrics));
+    }
+    text.push_str(&counters(run));
+    for (word, list) in [("skipped", &run.skipped), ("FAILED ", &run.failed)] {
+        if !list.is_empty() {
+            text.push('\n');
+        }
+        for missing in list {
+            let _ = writeln!(text, "{word}  {}: {}", missing.case, missing.why);
+        }
+    }
+    let _ = writeln!(text, "\n{}", closing_line(run));
+    text
+}
+
+/// How much was measured, and how it ended.
+pub fn closing_line(run: &Run) -> String {
+    let mut line = format!(
+        "{} metrics, {} cases skipped, {} failed",
+        run.metrics.len(),
+        run.skipped.len(),
+        run.failed.len()
+    );
+    if run.state == State::Unfinished {
+        line.push_str("; the run was not finished");
+    }
+    line
+}
+
+fn environment(run: &Run) -> String {
+    let mut text = String::new();
+    for (name, value) in &run.environment {
+        let _ = writeln!(text, "{name:<12} {value}");
+    }
+    if run.aligned {
+        let _ = writeln!(text, "{:<12} limited to aligned: {ALIGNED}", "accesses");
+    }
+    text
+}
+
+/// What `--aligned` means.
+pub const ALIGNED: &str =
+    "each packet's data starts on a page boundary, as the driver, or what it is \
+                           compared with, moves wrong bytes elsewhere";
+
+fn suite_table(metrics: &[&Metric]) -> String {
+    let rows = metrics.iter().map(|metric| {
+        let d = &metric.summary;
+        let mut row = vec![metric.name.clone(), d.count.to_string()];
+        row.extend([d.p50, d.p90, d.p99, d.p999, d.max].map(|x| metric.unit.show(x)));
+        row
+    });
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    rows.insert(0, HEADINGS.map(str::to_owned).to_vec());
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEADINGS.len()).filter_map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let _ = write!(text, "{:<1$}", row[0], widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn counters(run: &Run) -> String {
+    let mut text = String::new();
+    for counted in &run.counters {
+        let grown: Vec<String> = counted
+            .growth()
+            .map(|(name, by)| format!("{name} {by}"))
+            .collect();
+        if !grown.is_empty() {
+            let _ = writeln!(text, "{}: {}", counted.case, grown.join(", "));
+        }
+    }
+    match text.is_empty() {
+        true => text,
+        false => format!("\nwhat the driver counted:\n{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Missing, Unit};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn everything_is_in_it() {
+        let environment = BTreeMap::from([("kernel".to_owned(), "7.2".to_owned())]);
+        let mut run = Run::new(true, environment);
+        let samples = vec![1500.0; 10];
+        run.metrics
+            .extend(Metric::new("fault/x", Unit::Nanoseconds, None, samples));
+        run.skipped.push(Missing {
+            case: "fault/y".into(),
+            why: "no swap".into(),
+        });
+        let text = table(&run);
+        for part in [
+            "kernel       7.2",
+            "limited to aligned",
+            "fault/x  10  1.50 µs",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(text.contains("skipped  fault/y: no swap"));
+        assert!(text.ends_with("1 metrics, 1 cases skipped, 0 failed; the run was not finished\n"));
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Throughput while pages are taken away, and how long it takes to recover.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use odp_results::run::Unit;
+
+use super::{
+    lane::wrong,
+    pages::{Kind, PER_HUGE},
+    setting::Bench,
+    storm::recovery,
+    target::{Connection, Target},
+    Case,
+};
+use crate::{
+    env::{Buffer, Mode},
+    memory::{Advice, HUGE_PAGE, PAGE},
+    pattern::{check_zero, Pattern},
+    verbs::Op,
+};
+
+/// Which pages are taken away while the NIC writes to the first huge page's worth of a region.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// None.
+    Nothing,
+    /// Others of the same region.
+    Others,
+    /// The very ones.
+    Same,
+}
+
+impl Taken {
+    const ALL: [Self; 3] = [Self::Nothing, Self::Others, Self::Same];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Others => "other-pages",
+            Self::Same => "same-pages",
+        }
+    }
+
+    fn range(self) -> Option<std::ops::Range<usize>> {
+        match self {
+            Self::Nothing => None,
+            Self::Others => Some(HUGE_PAGE..2 * HUGE_PAGE),
+            Self::Same => Some(0..HUGE_PAGE),
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for mode in Mode::ON_DEMAND {
+        for taken in Taken::ALL {
+            let name = format!("churn/{mode}/{}", taken.name());
+            let inner = name.clone();
+            let run = move |bench: &Bench| churn(bench, &inner, mode, taken);
+            cases.push(Case::new(name, run));
+        }
+    }
+    cases
+}
+
+/// A sample of the throughput is that of so many writes of a page.
+const WINDOW: usize = 64;
+
+/// Writes of whole pages, while a thread throws pages away and the CPU touches them again.
+fn churn(bench: &Bench, name: &str, mode: Mode, taken: Taken) -> Result<()> {
+    bench.alone()?;
+    bench.needs(mode)?;
+    bench.allows_message(PAGE)?;
+    let target = bench.cover(mode, Kind::Small.map(2 * HUGE_PAGE)?)?;
+    let near = bench.buffer(Mode::Pinned, HUGE_PAGE)?;
+    let pattern = Pattern::new(1);
+    near.fill(pattern, 0, HUGE_PAGE);
+    let writer = Writer {
+        link: bench.link(64)?,
+        near: &near,
+        far: &target,
+    };
+    writer.windows(PER_HUGE / WINDOW)?;
+    let stop = AtomicBool::new(false);
+    let (rates, rounds) = thread::scope(|scope| {
+        let memory: &Buffer = &target;
+        let taker = scope.spawn(|| take(memory, taken, &stop));
+        let rates = writer.windows(bench.times(100));
+        stop.store(true, Ordering::Relaxed);
+        let rounds = taker.join().expect("the taker does not panic");
+        rates.and_then(|rates| Ok((rates, rounds?)))
+    })?;
+    bench.record(name, Unit::BytesPerSecond, Some(PAGE), rates);
+    check(&target, pattern, taken)?;
+    if taken != Taken::Nothing && rounds == 0 {
+        anyhow::bail!("nothing was taken away while the NIC wrote");
+    }
+    recovery(
+        bench,
+        &format!("{name}/recovery"),
+        &Target::Here(bench, target.clone()),
+    )
+}
+
+/// Takes the pages away until it is told to stop; how often.
+fn take(target: &Buffer, taken: Taken, stop: &AtomicBool) -> Result<u64> {
+    let Some(range) = taken.range() else {
+        return Ok(0);
+    };
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        target.memory.advise(range.clone(), Advice::DontNeed)?;
+        // Something to take away the next time, and a pause in which the NIC may fault.
+        if taken == Taken::Others {
+            for at in range.clone().step_by(PAGE) {
+                target.memory.write(at + PAGE - 8, &[1]);
+            }
+        }
+        thread::sleep(Duration::from_micros(500));
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// Writes page after page.
+struct Writer<'a> {
+    link: Connection,
+    near: &'a Buffer,
+    far: &'a Buffer,
+}
+
+impl Writer<'_> {
+    /// The throughput of each of `count` windows, in bytes a second.
+    fn windows(&self, count: usize) -> Result<Vec<f64>> {
+        (0..count).map(|window| self.window(window)).collect()
+    }
+
+    fn window(&self, window: usize) -> Result<f64> {
+        let begun = Instant::now();
+        for page in 0..WINDOW {
+            let at = (window * WINDOW + page) % PER_HUGE * PAGE;
+            let to = Op::Write(self.far.remote(at));
+            self.link.ok(to, &[self.near.sge(at, PAGE)])?;
+        }
+        Ok((WINDOW * PAGE) as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// What a NIC writes at once at least, so that it is there as a whole or not at all.
+const GRAIN: usize = 64;
+
+/// Each page holds what was written to it; where pages were taken away meanwhile, each piece of one holds
+/// that or nothing.
+fn check(target: &Buffer, pattern: Pattern, taken: Taken) -> Result<()> {
+    for at in (0..HUGE_PAGE).step_by(GRAIN) {
+        let bytes = target.memory.bytes(at, GRAIN);
+        if taken == Taken::Same && check_zero(&bytes).is_ok() {
+            continue;
+        }
+        pattern
+            .check(at as u64, &bytes)
+            .map_err(|mismatch| wrong(at, mismatch))?;
+    }
+    Ok(())
+}

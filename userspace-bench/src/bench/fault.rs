@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The first access to a page.
+//!
+//! Each case goes through blocks of 2 MiB, page by page, twice: the first time the NIC has no translations,
+//! the second time it has all. Of each access the time is recorded. What faults cost for a page is the mean,
+//! over the accesses to a block, of what the first time took more than the second; of each access the median
+//! over several blocks is taken, so that what else the machine does has no part in it. That figure is the one
+//! to look at where one fault serves many pages: there most of the first accesses are as fast as any.
+
+use std::{fs::File, os::fd::AsRawFd, time::Instant};
+
+use anyhow::{Context, Result};
+use odp_results::run::Unit;
+
+use super::{
+    lane::Lane,
+    pages::{Kind, Pattern, PER_HUGE},
+    setting::{lacking, Bench},
+    target::{Act, Target},
+    Case,
+};
+use crate::{
+    env::Mode,
+    memory::{Backing, Mapping, Protection, HUGE_PAGE, PAGE},
+};
+
+/// Where the pages are before the NIC asks for them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nowhere.
+    Untouched,
+    /// In memory, as the CPU has used them.
+    Resident,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::Resident => "resident",
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for mode in Mode::ON_DEMAND {
+        for kind in Kind::ALL {
+            for state in [State::Untouched, State::Resident] {
+                for pattern in Pattern::ALL {
+                    let name = format!("fault/{mode}/{kind}/{}/{pattern}", state.name());
+                    let case = move |bench: &Bench, name: &str| {
+                        minor(bench, name, mode, kind, state, pattern)
+                    };
+                    cases.push(named(name, case));
+                }
+            }
+        }
+        cases.push(named(format!("fault/{mode}/disk"), move |bench, name| {
+            major(bench, name, mode)
+        }));
+    }
+    for kind in Kind::ALL {
+        cases.push(named(format!("fault/cpu/{kind}"), move |bench, name| {
+            touch(bench, name, kind)
+        }));
+    }
+    cases
+}
+
+fn named(name: String, run: impl Fn(&Bench, &str) -> Result<()> + 'static) -> Case {
+    let inner = name.clone();
+    Case::new(name, move |bench| run(bench, &inner))
+}
+
+/// Over so many blocks the median of each access is taken.
+const GROUP: usize = 4;
+
+/// What a case collects, in nanoseconds.
+#[derive(Default)]
+struct Times {
+    first: Vec<Vec<f64>>,
+    again: Vec<Vec<f64>>,
+}
+
+impl Times {
+    fn block(&mut self, first: Vec<f64>, again: Vec<f64>) {
+        self.first.push(first);
+        self.again.push(again);
+    }
+
+    fn record(self, bench: &Bench, name: &str) {
+        let groups = self.first.chunks(GROUP).zip(self.again.chunks(GROUP));
+        let cost = groups.map(|(first, again)| typical(first) - typical(again));
+        bench.times_of(format!("{name}/cost-per-page"), cost.collect());
+        bench.times_of(format!("{name}/first"), self.first.concat());
+        bench.times_of(format!("{name}/again"), self.again.concat());
+    }
+}
+
+/// The mean over the accesses to a block of their medians over `blocks`; of an even number of blocks the lower
+/// of the two in the middle.
+fn typical(blocks: &[Vec<f64>]) -> f64 {
+    let accesses = blocks[0].len();
+    let medians = (0..accesses).map(|access| {
+        let mut times: Vec<f64> = blocks.iter().map(|block| block[access]).collect();
+        times.sort_by(f64::total_cmp);
+        times[(times.len() - 1) / 2]
+    });
+    medians.sum::<f64>() / accesses as f64
+}
+
+fn minor(
+    bench: &Bench,
+    name: &str,
+    mode: Mode,
+    kind: Kind,
+    state: State,
+    pattern: Pattern,
+) -> Result<()> {
+    bench.needs(mode)?;
+    let blocks = bench.times(4) * GROUP;
+    let target = bench.target(mode, kind, blocks * HUGE_PAGE)?;
+    let mut lane = Lane::new(bench, PER_HUGE)?;
+    lane.warm_up()?;
+    if state == State::Resident {
+        target.does(Act::Populate)?;
+    }
+    let mut times = Times::default();
+    for block in 0..blocks {
+        let order = pattern.order(block * PER_HUGE, PER_HUGE);
+        lane.renew();
+        let first = lane.sweep(&target, &order)?;
+        lane.check(&target, &order)?;
+        lane.renew();
+        let again = lane.sweep(&target, &order)?;
+        lane.check(&target, &order)?;
+        times.block(first, again);
+    }
+    target.does(Act::Confirm(kind))?;
+    times.record(bench, name);
+    Ok(())
+}
+
+/// Pages of a shared file that are on its disk only.
+fn major(bench: &Bench, name: &str, mode: Mode) -> Result<()> {
+    bench.alone()?;
+    bench.needs(mode)?;
+    let blocks = bench.times(2);
+    let file = disk_file(bench, blocks * HUGE_PAGE)?;
+    let all = Backing::Shared(&file);
+    let memory = Mapping::new(blocks * HUGE_PAGE, all, Protection::ReadWrite).context("mmap")?;
+    let mut lane = Lane::new(bench, PER_HUGE)?;
+    lane.warm_up()?;
+    let buffer = bench.cover(mode, memory)?;
+    let target = Target::Here(bench, buffer.clone());
+    let mut times = Times::default();
+    for block in 0..blocks {
+        let range = block * HUGE_PAGE..(block + 1) * HUGE_PAGE;
+        if buffer.memory.resident(range)?.contains(&true) {
+            return Err(lacking("the kernel keeps the file's pages in memory"));
+        }
+        // The kernel reads ahead of what is read in order.
+        let order = Pattern::Random.order(block * PER_HUGE, PER_HUGE);
+        lane.renew();
+        let first = lane.sweep(&target, &order)?;
+        lane.check(&target, &order)?;
+        let again = lane.sweep(&target, &order)?;
+        lane.check(&target, &order)?;
+        times.block(first, again);
+    }
+    times.record(bench, name);
+    Ok(())
+}
+
+/// A file without a name, of `len` bytes on a disk, of which nothing is in memory.
+fn disk_file(bench: &Bench, len: usize) -> Result<File> {
+    use std::io::Write;
+
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let folder = &bench.options.folder;
+    let mut file = tempfile::tempfile_in(folder)
+        .with_context(|| format!("making a file in {}", folder.display()))?;
+    // SAFETY: zeroes are valid for integers.
+    let mut system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and the result outlives the call.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &mut system) };
+    if result == 0 && system.f_type == TMPFS_MAGIC {
+        return Err(lacking(format!(
+            "{} is in memory: name a folder on a disk with --folder",
+            folder.display()
+        )));
+    }
+    file.write_all(&vec![0xa5; len]).context("filling a file")?;
+    file.sync_all().context("writing a file to its disk")?;
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    Ok(file)
+}
+
+/// What the CPU pays for the first touch of a page: the least that a fault on untouched memory can cost.
+fn touch(bench: &Bench, name: &str, kind: Kind) -> Result<()> {
+    bench.alone()?;
+    let blocks = bench.times(8);
+    let memory = kind.map(blocks * HUGE_PAGE)?;
+    let mut times = Vec::new();
+    for block in 0..blocks {
+        let begun = Instant::now();
+        for page in block * PER_HUGE..(block + 1) * PER_HUGE {
+            memory.write(page * PAGE, &[1]);
+        }
+        times.push(begun.elapsed().as_nanos() as f64 / PER_HUGE as f64);
+    }
+    kind.confirm(&memory)?;
+    bench.record(
+        format!("{name}/cost-per-page"),
+        Unit::Nanoseconds,
+        None,
+        times,
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hiccup_is_no_cost() {
+        let block = |hiccup: usize| {
+            let mut times = vec![100.0; 8];
+            times[0] = 900.0;
+            times[hiccup] = 1e6;
+            times
+        };
+        // One access of eight faults; each block has a hiccup elsewhere.
+        assert_eq!(typical(&[block(3), block(1), block(5), block(7)]), 200.0);
+        assert_eq!(typical(&[vec![4.0, 2.0]]), 3.0);
+    }
+}

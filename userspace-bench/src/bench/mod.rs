@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The measurements of `odp-bench`.
+//!
+//! A [`Suite`] is a question, a [`Case`] one answer to it: a function that is given a [`Bench`] (a device,
+//! and a place for what it measures) and records metrics. Whatever a case moves is checked, byte by byte,
+//! and every byte depends on its position.
+//!
+//! What is compared is measured in turns in one case, so that whatever else the machine does affects both
+//! sides alike.
+
+mod batch;
+mod environment;
+mod lane;
+mod meters;
+mod pages;
+mod serve;
+mod setting;
+mod target;
+
+mod churn;
+mod fault;
+mod invalidation;
+mod prefetch;
+mod registration;
+mod storm;
+mod stream;
+mod warm;
+
+pub use environment::environment;
+pub use meters::meters;
+pub use serve::serve;
+pub use setting::{Bench, Options, Problem};
+
+use anyhow::Result;
+
+/// A question.
+pub struct Suite {
+    /// One word.
+    pub name: &'static str,
+    /// One line.
+    pub title: &'static str,
+    cases: fn() -> Vec<Case>,
+}
+
+/// One answer to a question.
+pub struct Case {
+    /// Its name, of words with `/` between them; the first word is the suite.
+    pub name: String,
+    run: Measurement,
+}
+
+type Measurement = Box<dyn Fn(&Bench) -> Result<()>>;
+
+impl Case {
+    fn new(name: impl Into<String>, run: impl Fn(&Bench) -> Result<()> + 'static) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+
+    /// Measures. What was recorded before an error stays recorded.
+    pub fn run(&self, bench: &Bench) -> Result<()> {
+        (self.run)(bench)
+    }
+}
+
+/// All suites, in the order in which they are run.
+pub const SUITES: &[Suite] = &[
+    Suite {
+        name: "registration",
+        title:
+            "what it costs to register memory and to deregister it, in time and in kernel memory",
+        cases: registration::cases,
+    },
+    Suite {
+        name: "warm",
+        title: "access to memory that the NIC has translations for, against pinned memory",
+        cases: warm::cases,
+    },
+    Suite {
+        name: "fault",
+        title: "the first access to a page: absent, resident, on disk; small pages and huge ones",
+        cases: fault::cases,
+    },
+    Suite {
+        name: "stream",
+        title: "large messages into untouched memory, against pinned memory",
+        cases: stream::cases,
+    },
+    Suite {
+        name: "prefetch",
+        title: "ibv_advise_mr against faults on demand",
+        cases: prefetch::cases,
+    },
+    Suite {
+        name: "invalidation",
+        title: "what a region adds to munmap, madvise, mprotect, copy on write and swapping out",
+        cases: invalidation::cases,
+    },
+    Suite {
+        name: "churn",
+        title: "throughput while pages are taken away, and how long it takes to recover",
+        cases: churn::cases,
+    },
+    Suite {
+        name: "storm",
+        title: "many queue pairs that fault at once, and how long it takes to recover",
+        cases: storm::cases,
+    },
+];
+
+/// The cases of all suites whose names are among `wanted`, or begin with one of them and a `/`; all of them
+/// if nothing is wanted in particular. The first of `wanted` that means no case is an error.
+pub fn select(wanted: &[String]) -> std::result::Result<Vec<Case>, String> {
+    let mut all: Vec<Case> = SUITES.iter().flat_map(|suite| (suite.cases)()).collect();
+    let means = |wanted: &str, name: &str| {
+        name.strip_prefix(wanted)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|wanted| !all.iter().any(|case| means(wanted, &case.name)))
+    {
+        return Err(unknown.clone());
+    }
+    if !wanted.is_empty() {
+        all.retain(|case| wanted.iter().any(|wanted| means(wanted, &case.name)));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_begin_with_their_suite() {
+        let mut names = BTreeSet::new();
+        for suite in SUITES {
+            let cases = (suite.cases)();
+            assert!(!cases.is_empty());
+            for case in cases {
+                let first = case.name.split('/').next().unwrap();
+                assert_eq!(first, suite.name);
+                assert!(names.insert(case.name.clone()), "{} twice", case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_selection_is_of_whole_words() {
+        let count = |wanted: &str| select(&[wanted.into()]).map(|cases| cases.len());
+        assert!(count("fault").unwrap() > count("fault/explicit").unwrap());
+        assert_eq!(count("faul"), Err("faul".into()));
+        assert!(select(&[]).unwrap().len() > count("fault").unwrap());
+    }
+}

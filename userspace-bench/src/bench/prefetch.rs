@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `ibv_advise_mr` against faults on demand.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use odp_results::run::Unit;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    lane::Lane,
+    pages::{Kind, Pattern},
+    setting::{lacking, Bench},
+    target::Act,
+    Case,
+};
+use crate::{
+    env::{Buffer, Mode},
+    memory::PAGE,
+    verbs::{self, Advise, PREFETCH_FLUSH},
+};
+
+const SIZE: usize = 8 << 20;
+/// What one entry of a list of pieces may name of it.
+const PIECE: usize = 1 << 20;
+
+/// How the NIC's translations come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Way {
+    /// By faults.
+    Demand,
+    /// By advice that is followed before the call returns.
+    Sync,
+    /// By advice that is followed while the accesses go on.
+    Async,
+    /// By advice to take what is resident.
+    NoFault,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::Demand, Self::Sync, Self::Async, Self::NoFault];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "demand",
+            Self::Sync => "sync",
+            Self::Async => "async",
+            Self::NoFault => "no-fault",
+        }
+    }
+
+    /// Gives the advice for all of `buffer`, in pieces.
+    pub(super) fn advise(self, bench: &Bench, buffer: &Buffer) -> Result<()> {
+        let (advice, flags) = match self {
+            Self::Demand => return Ok(()),
+            Self::Sync => (Advise::PrefetchWrite, PREFETCH_FLUSH),
+            Self::Async => (Advise::PrefetchWrite, 0),
+            Self::NoFault => (Advise::PrefetchNoFault, PREFETCH_FLUSH),
+        };
+        let pieces: Vec<_> = (0..buffer.memory.len() / PIECE)
+            .map(|piece| buffer.sge(piece * PIECE, PIECE))
+            .collect();
+        let unsupported = |error: &verbs::Error| {
+            let errno = error.errno();
+            errno == Some(libc::EOPNOTSUPP) || errno == Some(libc::ENOSYS)
+        };
+        match bench.domain.advise(advice, flags, &pieces) {
+            Err(error) if unsupported(&error) => Err(lacking("the driver has no ibv_advise_mr")),
+            result => Ok(result?),
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for mode in Mode::ON_DEMAND {
+        for kind in [Kind::Small, Kind::Thp] {
+            for way in Way::ALL {
+                let name = format!("prefetch/{mode}/{kind}/{}", way.name());
+                let inner = name.clone();
+                let run = move |bench: &Bench| prefetch(bench, &inner, mode, kind, way);
+                cases.push(Case::new(name, run));
+            }
+        }
+    }
+    cases
+}
+
+/// Untouched memory (for `NoFault` memory that the CPU has used), the advice, then an access to each page. A
+/// sample of `advice` is the time of the call, one of `accesses` that of all accesses after it.
+fn prefetch(bench: &Bench, name: &str, mode: Mode, kind: Kind, way: Way) -> Result<()> {
+    let target = bench.target(mode, kind, SIZE)?;
+    let order = Pattern::Sequential.order(0, SIZE / PAGE);
+    let mut lane = Lane::new(bench, SIZE / PAGE)?;
+    lane.warm_up()?;
+    let (mut advice, mut accesses) = (Vec::new(), Vec::new());
+    for _ in 0..bench.times(12) {
+        target.does(Act::Discard)?;
+        if way == Way::NoFault {
+            target.does(Act::Populate)?;
+        }
+        lane.renew();
+        let begun = Instant::now();
+        target.does(Act::Advise(way))?;
+        advice.push(begun.elapsed().as_nanos() as f64);
+        let begun = Instant::now();
+        lane.sweep(&target, &order)?;
+        accesses.push(begun.elapsed().as_nanos() as f64);
+        lane.check(&target, &order)?;
+    }
+    target.does(Act::Confirm(kind))?;
+    let size = Some(SIZE);
+    if way != Way::Demand {
+        bench.record(format!("{name}/advice"), Unit::Nanoseconds, size, advice);
+    }
+    bench.record(
+        format!("{name}/accesses"),
+        Unit::Nanoseconds,
+        size,
+        accesses,
+    );
+    Ok(())
+}
