@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::kernel::Variant;
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     Demo,
     /// Run every tier of tests, or those whose names contain FILTER
     Test(TestArguments),
+    /// Measure our driver and the stock one in turns, in one VM, and say how the performance goals stand
+    Bench(BenchArguments),
     /// Run any command in a fresh VM with rxe0 up; its exit status is passed through
     ///
     /// Exit statuses of the testbed's own: 1 an error on the host, 121 the VM did not boot, hung
@@ -52,6 +56,41 @@ pub(crate) struct TestArguments {
     /// Only print the names
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// How many times A B B A; 3 if not given, 1 with --icount. One round more, of the stock driver alone,
+    /// shows the noise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) rounds: Option<u32>,
+    /// How many samples to take, as a share of odp-bench's usual number; 0.25 if not given
+    #[arg(long, value_name = "SHARE", value_parser = effort)]
+    pub(crate) effort: Option<f64>,
+    /// Where the results go; into the cache if not given
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+    /// Leave out hmm's own benchmark, which needs no RDMA
+    #[arg(long)]
+    pub(crate) without_hmm: bool,
+    /// Count instructions instead of measuring times, and compare those of our driver with
+    /// rxe-testbed/baseline.json: exit status 1 if a metric takes over 5 % more
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Put the table and the picture into the repository's documents
+    #[arg(long)]
+    pub(crate) publish: bool,
+    /// Make what is counted on our driver the baseline, and do no more
+    #[arg(long, requires = "icount")]
+    pub(crate) update_baseline: bool,
+}
+
+fn effort(text: &str) -> Result<f64, String> {
+    let effort: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    match effort > 0.0 && effort <= 100.0 {
+        true => Ok(effort),
+        false => Err("not above 0 and at most 100".into()),
+    }
 }
 
 #[derive(Debug, Args)]

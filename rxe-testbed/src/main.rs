@@ -6,6 +6,7 @@
 //! the simplest use of both.
 
 mod archive;
+mod bench;
 mod build;
 mod cache;
 mod cargo;
@@ -57,6 +58,7 @@ fn dispatch(command: &Command) -> Result<u8> {
     match command {
         Command::Exec(arguments) => exec::run(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Test(arguments) => suite::run(arguments),
         Command::Demo => demo::run(),
         Command::Shell(arguments) => shell::run(arguments),

@@ -38,6 +38,9 @@ impl Accelerator {
     }
 }
 
+/// By how many nanoseconds the clock of [`Extra::Counting`] goes on with each instruction; a power of two.
+pub(crate) const INSTRUCTION: u32 = 2;
+
 /// A device besides those that every VM has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Extra {
@@ -164,7 +167,8 @@ impl Machine<'_> {
         let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
         if counting {
             add("-smp", "1".into());
-            add("-icount", "shift=1,sleep=off".into());
+            let shift = INSTRUCTION.trailing_zeros();
+            add("-icount", format!("shift={shift},sleep=off"));
         } else {
             add("-smp", self.cpus.to_string());
         }

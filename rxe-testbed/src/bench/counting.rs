@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `bench --icount`: how many instructions our driver takes, on a machine whose clock counts them.
+//!
+//! One processor, and its clock goes on by a fixed time with each instruction, whatever the host does
+//! meanwhile. What is left to vary is what differs from boot to boot in the guest: where things lie in memory,
+//! and when a timer strikes. Medians of many accesses hide that.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+use odp_results::compare::Comparison;
+use odp_results::run::{write_atomically, Run};
+
+use super::legs;
+use crate::build::World;
+use crate::cli::BenchArguments;
+use crate::qemu::INSTRUCTION;
+use crate::ui::Step;
+use crate::vm::{Driver, Vm};
+
+/// The baseline, in the repository.
+const BASELINE: &str = "rxe-testbed/baseline.json";
+
+/// By what share a metric may have become worse.
+const THRESHOLD: f64 = 0.05;
+
+/// odp-bench's cases that are counted.
+const CASES: &[&str] = &[
+    "warm/write",
+    "registration/explicit/256MiB",
+    "fault/explicit/4k/untouched/random",
+    "fault/explicit/4k/resident/sequential",
+    "fault/explicit/thp/untouched/sequential",
+    "prefetch/explicit/4k/sync",
+    "invalidation/dontneed",
+];
+
+/// The metrics of the baseline: those that repeat from boot to boot.
+const METRICS: &[&str] = &[
+    "warm/write/pinned",
+    "warm/write/explicit",
+    "warm/write/implicit",
+    "fault/explicit/4k/untouched/random/cost-per-page",
+    "invalidation/dontneed/4k/explicit",
+    "invalidation/dontneed/thp/explicit",
+];
+
+/// How many samples, as a share of odp-bench's usual number.
+const EFFORT: f64 = 0.25;
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What runs odp-bench where instructions are counted, and leaves its result in `file`.
+pub(crate) fn script(file: &str) -> String {
+    let options = format!("--instruction {INSTRUCTION} --effort {EFFORT}");
+    legs::script(file, &options, CASES)
+}
+
+/// Counts on our driver, and makes that the baseline or compares it; what has become worse by too much.
+pub(super) fn against_baseline(
+    vm: &mut Vm,
+    arguments: &BenchArguments,
+    world: &World,
+    folder: &Path,
+) -> Result<Vec<String>> {
+    let step = Step::start("counting the instructions of our driver");
+    vm.use_driver(Driver::Ours)?;
+    let counted = legs::odp_bench(vm, &script(legs::FILE), LIMIT, &step)?;
+    step.done();
+    counted.save(&folder.join("counted.json"))?;
+    if let Some(failed) = counted.failed.first() {
+        bail!("{}: {}", failed.case, failed.why);
+    }
+    let path = world.repository.path(BASELINE);
+    if arguments.update_baseline {
+        update(&counted, &path)?;
+        return Ok(Vec::new());
+    }
+    let comparison = Comparison::with_baseline(&Run::load(&path)?, &counted, THRESHOLD);
+    println!("\nagainst {BASELINE}:\n\n{}", comparison.table());
+    let regressions = comparison.regressions();
+    let problem = format!(
+        "{regressions} metrics take over {} % more instructions than {BASELINE} says; if that is on purpose: \
+         cargo testbed bench --icount --update-baseline",
+        THRESHOLD * 100.0
+    );
+    Ok((regressions > 0).then_some(problem).into_iter().collect())
+}
+
+/// Makes what was counted the baseline.
+fn update(counted: &Run, path: &Path) -> Result<()> {
+    let mut baseline = counted.baseline(|metric| METRICS.contains(&metric.name.as_str()));
+    if baseline.metrics.len() != METRICS.len() {
+        bail!("not all metrics of the baseline were measured");
+    }
+    // What differs from machine to machine is no part of it.
+    baseline.environment.clear();
+    let text = serde_json::to_string_pretty(&baseline).context("writing the baseline")? + "\n";
+    write_atomically(path, text.as_bytes())?;
+    for metric in &baseline.metrics {
+        println!(
+            "{:<56}{}",
+            metric.name,
+            metric.unit.show(metric.summary.p50)
+        );
+    }
+    println!("{} written", path.display());
+    Ok(())
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `bench`: the stock driver and ours in one VM, in turns, and how the performance goals stand.
+//!
+//! `legs` swaps the drivers and runs odp-bench on each, `goals` says what is to be reached and judges what
+//! was measured; `counting` compares the instructions that paths take with those of a baseline.
+
+mod counting;
+mod goals;
+mod legs;
+mod publish;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use odp_results::html;
+use odp_results::run::write_atomically;
+use serde::Deserialize;
+
+use crate::build::{self, Wanted, World};
+use crate::cli::BenchArguments;
+use crate::kernel::Variant;
+use crate::klog;
+use crate::programs;
+use crate::qemu::{Extra, INSTRUCTION};
+use crate::ui::Step;
+use crate::vm::{Config, Driver, Outcome, Vm};
+
+use goals::Line;
+use legs::{Leg, Plan};
+
+/// The walks and the mirror beside the kernel's own, without RDMA.
+const HMM: &str =
+    "/usr/local/lib/testbed/with-module hmm_oracle hmm-diff bench --json /run/hmm.json";
+/// How long a run of odp-bench may take at full effort.
+const LEG: Duration = Duration::from_secs(1200);
+
+const HMM_LIMIT: Duration = Duration::from_secs(900);
+
+/// Measures; the exit status says whether data was wrong or a run broke off, not how the goals stand.
+pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
+    let started = Instant::now();
+    let world = build::ensure(Wanted {
+        kernel: Variant::Stock,
+        modules: true,
+        programs: true,
+    })?;
+    if !world.programs.has(programs::BENCH) {
+        bail!("userspace-bench has no program {} yet", programs::BENCH);
+    }
+    let folder = match &arguments.out {
+        Some(folder) => folder.clone(),
+        None => world.cache.path("bench"),
+    };
+    // Before minutes are spent.
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    write_atomically(&folder.join("goals.txt"), b"")?;
+
+    let config = Config {
+        extra: match arguments.icount {
+            true => Extra::Counting,
+            false => Extra::None,
+        },
+        ..Config::default()
+    };
+    let step = Step::start("booting the VM");
+    let mut vm = Vm::boot(&world, &config)?;
+    step.done();
+    let place = format!(
+        "Linux {} under {}, soft-RoCE",
+        world.kernel.version.release,
+        vm.accelerator().name()
+    );
+    let measured = measure(&mut vm, arguments, &world, &folder);
+    let log = vm.off()?;
+    crate::vm::save_log(&log, &world.cache.log("last-kernel"))?;
+    let Measured {
+        legs,
+        hmm,
+        mut problems,
+    } = measured?;
+
+    if !legs.is_empty() {
+        let (lines, heading) = (goals::judge(&legs), heading(&place, arguments.icount));
+        println!("\n{}", report(&lines, &legs, &hmm, &heading, &folder)?);
+        if arguments.publish {
+            publish::publish(world.repository.root(), &lines, arguments.icount, &heading)?;
+        }
+    }
+    println!(
+        "results in {} ({:.0} s)",
+        folder.display(),
+        started.elapsed().as_secs_f64()
+    );
+    problems.extend(legs.iter().flat_map(Leg::failures));
+    let complaints = klog::complaints(&log);
+    problems.extend(complaints.iter().map(|line| format!("kernel log: {line}")));
+    for problem in &problems {
+        println!("FAILED: {problem}");
+    }
+    Ok(u8::from(!problems.is_empty()))
+}
+
+/// What came of it.
+struct Measured {
+    legs: Vec<Leg>,
+    hmm: Vec<HmmFigure>,
+    problems: Vec<String>,
+}
+
+fn measure(
+    vm: &mut Vm,
+    arguments: &BenchArguments,
+    world: &World,
+    folder: &Path,
+) -> Result<Measured> {
+    let mut problems = Vec::new();
+    if arguments.icount {
+        // First, as in the test: what ran before in a VM leaves its traces in where memory lies.
+        problems.extend(counting::against_baseline(vm, arguments, world, folder)?);
+        if arguments.update_baseline {
+            return Ok(Measured {
+                legs: Vec::new(),
+                hmm: Vec::new(),
+                problems,
+            });
+        }
+    }
+    let usual = if arguments.icount { 1 } else { 3 };
+    let effort = arguments.effort.unwrap_or(0.25);
+    let plan = Plan {
+        rounds: arguments.rounds.unwrap_or(usual),
+        null: !arguments.icount,
+        options: match arguments.icount {
+            true => format!("--effort {effort} --instruction {INSTRUCTION}"),
+            false => format!("--effort {effort}"),
+        },
+        limit: LEG.mul_f64(effort.max(0.5)),
+        cases: goals::cases(),
+    };
+    let legs = plan.run(vm, folder)?;
+    let hmm = match arguments.icount || arguments.without_hmm {
+        true => Vec::new(),
+        false => hmm(vm)?,
+    };
+    Ok(Measured {
+        legs,
+        hmm,
+        problems,
+    })
+}
+
+/// One line of what `hmm-diff bench` found.
+#[derive(Debug, Deserialize)]
+struct HmmFigure {
+    name: String,
+    ours: f64,
+    theirs: f64,
+    ratio: f64,
+    goal: Option<f64>,
+}
+
+fn hmm(vm: &mut Vm) -> Result<Vec<HmmFigure>> {
+    let step = Step::start("hmm's walk beside the kernel's own");
+    vm.use_driver(Driver::Ours)?;
+    let (mut json, mut said) = (Vec::new(), Vec::new());
+    let script = format!("{HMM} >&2 && cat /run/hmm.json");
+    let outcome = vm.run(&script, HMM_LIMIT, &mut json, &mut said)?;
+    if outcome != Outcome::Exit(0) {
+        bail!(
+            "{} failed: {}",
+            programs::DIFF,
+            String::from_utf8_lossy(&said).trim()
+        );
+    }
+    step.done();
+    serde_json::from_slice(&json).with_context(|| format!("what {} wrote", programs::DIFF))
+}
+
+/// Writes all reports into `folder`; gives the one for the terminal.
+fn report(
+    lines: &[Line],
+    legs: &[Leg],
+    hmm: &[HmmFigure],
+    heading: &str,
+    folder: &Path,
+) -> Result<String> {
+    let mut text = format!("{heading}\n\n{}", goals::table(lines));
+    if !hmm.is_empty() {
+        text.push_str("\nhmm without RDMA, ours and the kernel's own:\n\n");
+        text.push_str(&hmm_table(hmm));
+    }
+    let write = |name: &str, text: &str| write_atomically(&folder.join(name), text.as_bytes());
+    write("goals.txt", &text)?;
+    if let Some(picture) = goals::picture(lines) {
+        write("goals.svg", &picture)?;
+    }
+    // A page of each driver's last run.
+    for driver in [Driver::Stock, Driver::Ours] {
+        if let Some(leg) = legs.iter().rev().find(|leg| leg.driver == driver) {
+            write(&format!("{}.html", driver.name()), &html::page(&leg.run))?;
+        }
+    }
+    Ok(text)
+}
+
+/// Where figures are from, and how to read them.
+fn heading(place: &str, icount: bool) -> String {
+    let what = match icount {
+        true => "Instructions of one emulated processor whose clock counts them, kernel and program together.",
+        false => "Times, of an emulated processor if it says so: only the ratios mean something.",
+    };
+    let noise = match icount {
+        true => "",
+        false => " C/C is the same ratio with C on both sides: the noise.",
+    };
+    format!(
+        "{place}. {what} The stock driver (C) and ours in one boot, in turns; accesses that C does right. Ratios \
+         come with the interval that holds the true one in 95 of 100 cases.{noise} The second column is what \
+         the ratio is of: C, or what the title says."
+    )
+}
+
+fn hmm_table(figures: &[HmmFigure]) -> String {
+    let mut text = String::new();
+    for figure in figures {
+        let verdict = match figure.goal {
+            None => String::new(),
+            Some(goal) if figure.ratio <= goal => format!("≤ {goal}: met"),
+            Some(goal) => format!("≤ {goal}: missed"),
+        };
+        text.push_str(&format!(
+            "{:<52}{:>14.0}{:>14.0}{:>9.3}  {verdict}\n",
+            figure.name, figure.ours, figure.theirs, figure.ratio
+        ));
+    }
+    text
+}
