@@ -41,3 +41,4 @@ mod reregistration;
 mod umem;
 mod verbs;
 mod window;
+mod window_view;

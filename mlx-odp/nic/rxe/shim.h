@@ -52,6 +52,8 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
  */
 int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
 void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device_ops *ops);
+void *mlx_odp_rxe_find(struct rxe_pool *pool, u32 index);
+int mlx_odp_rxe_put(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);

@@ -20,7 +20,7 @@
 //!
 //! A bound window holds a reference to its region and, type 2, to its queue pair. rxe refuses to deregister a
 //! region with windows, but looks before it takes the region out of its pool; a queue pair's destruction it
-//! just lets wait. So both let go of windows while they wait for their references ([`unbind_all`]), and a
+//! just lets wait. So both let go of windows while they wait for their references ([`mlx_odp_rxe_unbind_windows`]), and a
 //! binding looks, under the lock, whether they are still in their pools. Whichever comes first: either the
 //! one who waits finds the window bound, or the one who binds finds that it is too late.
 
@@ -33,6 +33,7 @@ use kernel::prelude::*;
 use crate::object::{Object, Ref};
 use crate::rxe;
 use crate::umem::{errno, not_supported};
+use crate::window_view::View;
 
 const TYPE_1: rxe::ib_mw_type = rxe::ib_mw_type_IB_MW_TYPE_1;
 const FREE: rxe::rxe_mw_state = rxe::rxe_mw_state_RXE_MW_STATE_FREE;
@@ -91,7 +92,7 @@ impl Bond {
 }
 
 /// A window, locked.
-struct Locked<'a>(&'a Ref<rxe::rxe_mw>);
+pub(crate) struct Locked<'a>(&'a Ref<rxe::rxe_mw>);
 
 impl<'a> Locked<'a> {
     fn new(window: &'a Ref<rxe::rxe_mw>) -> Self {
@@ -196,8 +197,7 @@ impl<'a> Locked<'a> {
     /// Puts `new` in place of the bond that there is, and gives back the references of that.
     fn replace(&mut self, new: Bond) {
         let (mw, old) = (self.0.as_ptr(), self.bond());
-        // SAFETY: The window is valid and locked. rxe's responder looks at some of these words without the
-        // lock, one at a time, and copes with any mixture.
+        // SAFETY: The window is valid and locked; nobody looks at these without the lock.
         unsafe {
             (*mw).state = new.state;
             (*mw).rkey = new.rkey;
@@ -451,8 +451,25 @@ unsafe fn invalidate(qp: *mut rxe::rxe_qp, rkey: u32) -> Result {
     Ok(())
 }
 
-/// The window, with a reference, if `qp` may use it for the request that its responder is at, with all of
-/// the rights in `access`; otherwise null.
+/// A view of the window, if it is bound to something and, as it is bound, `permitted`.
+pub(crate) fn view(
+    window: &Ref<rxe::rxe_mw>,
+    permitted: impl FnOnce(&Locked<'_>) -> bool,
+) -> Option<View> {
+    let mut view = View::new().ok()?;
+    let locked = Locked::new(window);
+    let bond = locked.bond();
+    if !bond.tied() || !permitted(&locked) {
+        return None;
+    }
+    // SAFETY: The window has a reference.
+    let region = unsafe { Ref::get(bond.mr) }?;
+    view.show(bond.rkey, bond.bytes.addr, bond.access, region);
+    Some(view)
+}
+
+/// A view of the window, if `qp` may use it for the request that its responder is at, with all of the rights
+/// in `access`; otherwise null.
 ///
 /// # Safety
 ///
@@ -467,8 +484,6 @@ unsafe extern "C" fn rxe_lookup_mw(
     let Some(window) = (unsafe { find(qp, rkey) }) else {
         return null_mut();
     };
-    let locked = Locked::new(&window);
-    let bond = locked.bond();
     // SAFETY: `qp` is valid, and its responder, whose request this is, is what runs here.
     let (domain, part, everything) = unsafe {
         let part = Bytes {
@@ -479,25 +494,22 @@ unsafe extern "C" fn rxe_lookup_mw(
         let everything = access & FLUSH != 0 && rxe::rxe_shim_flushes_region(qp);
         ((*qp).ibqp.pd, part, everything)
     };
-    let all = Bytes {
-        addr: match bond.access & ZERO_BASED {
-            0 => bond.bytes.addr,
-            _ => 0,
-        },
-        length: bond.bytes.length,
+    let permitted = |locked: &Locked<'_>| {
+        let bond = locked.bond();
+        let all = Bytes {
+            addr: match bond.access & ZERO_BASED {
+                0 => bond.bytes.addr,
+                _ => 0,
+            },
+            length: bond.bytes.length,
+        };
+        locked.domain() == domain
+            && bond.rkey == rkey
+            && (locked.type_1() || bond.qp == qp)
+            && bond.access & access == access
+            && (everything || all.contain(part))
     };
-    let allowed = locked.domain() == domain
-        && bond.rkey == rkey
-        && bond.tied()
-        && (locked.type_1() || bond.qp == qp)
-        && bond.access & access == access
-        && (everything || all.contain(part));
-    drop(locked);
-    if allowed {
-        window.into_raw()
-    } else {
-        null_mut()
-    }
+    view(&window, permitted).map_or(null_mut(), View::into_raw)
 }
 
 /// Ends the bindings of all windows to the region or the queue pair with `elem`, which is on its way out:

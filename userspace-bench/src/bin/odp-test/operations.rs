@@ -281,7 +281,7 @@ fn rc_atomic_misaligned(env: &Env, mode: Mode) -> Result<()> {
 }
 
 /// A pair that can do what only the extended interface offers.
-fn extended(env: &Env) -> Result<Loopback> {
+pub fn extended(env: &Env) -> Result<Loopback> {
     let config = QpConfig {
         extended: true,
         ..QpConfig::new(Transport::Rc)
