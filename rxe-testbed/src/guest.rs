@@ -13,6 +13,7 @@ use crate::process;
 use crate::ui::{self, Step};
 
 const PACKAGES: &[&str] = &[
+    "e2fsprogs",
     "ethtool",
     "ibverbs-providers",
     "ibverbs-utils",

@@ -59,6 +59,8 @@ pub enum Advice {
     PageOut,
     /// Put small pages together into huge ones, now.
     Collapse,
+    /// Let pages of the same content become one (KSM).
+    Mergeable,
 }
 
 impl Advice {
@@ -70,6 +72,7 @@ impl Advice {
             Self::PageOut => libc::MADV_PAGEOUT,
             // Known to Linux since 6.1.
             Self::Collapse => 25,
+            Self::Mergeable => libc::MADV_MERGEABLE,
         }
     }
 }
@@ -81,6 +84,8 @@ pub enum Backing<'a> {
     Vacant,
     /// Anonymous memory, not accounted for before it is touched.
     Anonymous,
+    /// The same, shared with children.
+    SharedAnonymous,
     /// Huge pages of the pool in /proc/sys/vm/nr_hugepages.
     HugeTlb,
     /// A file, changes to which stay private.
@@ -158,6 +163,10 @@ impl Mapping {
         let (flags, fd) = match backing {
             Backing::Vacant => return self.unmap(range),
             Backing::Anonymous => (anonymous, -1),
+            Backing::SharedAnonymous => (
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+            ),
             Backing::HugeTlb => (
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB,
                 -1,
@@ -194,6 +203,13 @@ impl Mapping {
         let (addr, len) = self.pages(&range);
         // SAFETY: as in `unmap`.
         check(unsafe { libc::madvise(addr, len, advice.bits()) })
+    }
+
+    /// Writes back what `range` has of a shared file, and waits until that is done.
+    pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
+        let (addr, len) = self.pages(&range);
+        // SAFETY: as in `unmap`.
+        check(unsafe { libc::msync(addr, len, libc::MS_SYNC) })
     }
 
     /// Moves what is behind `range` to `offset` of `target`; a hole stays behind.
@@ -307,6 +323,14 @@ fn check(result: libc::c_int) -> io::Result<()> {
 pub fn memory_file(len: usize) -> io::Result<File> {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"odp".as_ptr(), libc::MFD_CLOEXEC) };
+    file_of(fd, len)
+}
+
+/// The same, of huge pages of the pool in /proc/sys/vm/nr_hugepages.
+pub fn huge_memory_file(len: usize) -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_HUGETLB;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"odp".as_ptr(), flags) };
     file_of(fd, len)
 }
 

@@ -7,11 +7,14 @@
 //! on standard error that says why.
 
 mod addresses;
+mod disk;
 mod fork;
 mod geometry;
 mod harness;
 mod hugetlb;
+mod kinds;
 mod large;
+mod machine;
 mod mappings;
 mod operations;
 mod pipeline;
@@ -75,6 +78,8 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         fork::TESTS,
         mappings::TESTS,
         hugetlb::TESTS,
+        kinds::TESTS,
+        disk::TESTS,
         pressure::TESTS,
         windows::TESTS,
         reregister::TESTS,

@@ -3,8 +3,10 @@
 //! ones, packs memory. Nobody may notice.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     os::unix::fs::FileExt,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{ensure, Context as _, Result};
@@ -12,16 +14,26 @@ use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
     loopback::Loopback,
     memory::{Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
+    patience,
     pattern::Pattern,
     verbs::Access,
 };
 
-use crate::harness::{skip, Test};
+use crate::{
+    harness::{skip, Test},
+    machine::{file_on_disk, page_states, PageState, Setting, Swap},
+};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
     Test::on_demand("page-out-file", page_out_file),
-    Test::on_demand("page-out-swap", page_out_swap),
+    Test::on_demand("page-out-swap", |env, mode| {
+        page_out_swap(env, mode, Backing::Anonymous)
+    }),
+    Test::on_demand("page-out-swap-shared", |env, mode| {
+        page_out_swap(env, mode, Backing::SharedAnonymous)
+    }),
+    Test::on_demand("merge", merge),
     Test::on_demand("collapse", collapse),
     Test::on_demand("compaction", compaction),
 ];
@@ -47,23 +59,9 @@ fn write_all(link: &Loopback, near: &Buffer, far: &Buffer, pattern: Pattern) -> 
     Ok(())
 }
 
-/// A file on disk that no name leads to.
-fn file_on_disk() -> Result<File> {
-    let path = std::env::temp_dir().join(format!("odp-test.{}", std::process::id()));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    fs::remove_file(&path)?;
-    file.write_all_at(&OLD.bytes(0, SIZE), 0)?;
-    file.sync_all()?;
-    Ok(file)
-}
-
 /// What the NIC wrote to a file's page is not lost when the page is written out and forgotten.
 fn page_out_file(env: &Env, mode: Mode) -> Result<()> {
-    let file = file_on_disk()?;
+    let file = file_on_disk(&OLD.bytes(0, SIZE))?;
     let memory = Mapping::new(SIZE, Backing::Shared(&file), Protection::ReadWrite)?;
     let far = env.cover(mode, memory, Access::ALL)?;
     let (near, link) = (env.buffer(mode, SIZE)?, env.rc()?);
@@ -83,21 +81,123 @@ fn page_out_file(env: &Env, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-fn page_out_swap(env: &Env, mode: Mode) -> Result<()> {
-    if fs::read_to_string("/proc/swaps")?.lines().count() < 2 {
-        return Err(skip("there is no swap"));
-    }
-    let (near, far) = (env.buffer(mode, SIZE)?, env.buffer(mode, SIZE)?);
+/// Pages go to a swap device, at both ends of the connection, and come back for the NIC.
+fn page_out_swap(env: &Env, mode: Mode, backing: Backing<'_>) -> Result<()> {
+    let _swap = Swap::add(32 << 20).context("adding swap")?;
+    let buffer = || -> Result<Buffer> {
+        let memory = Mapping::new(SIZE, backing, Protection::ReadWrite)?;
+        Ok(env.cover(mode, memory, Access::ALL)?)
+    };
+    let (near, far) = (buffer()?, buffer()?);
     let link = env.rc()?;
     for round in 0..5 {
+        let context = || format!("round {round}");
         let pattern = Pattern::new(20 + round);
-        write_all(&link, &near, &far, pattern).context("WRITE")?;
-        far.memory.advise(0..SIZE, Advice::PageOut)?;
-        read_all(&link, &near, &far, pattern).context("READ of pages swapped out")?;
-        far.memory.advise(0..SIZE, Advice::PageOut)?;
-        far.check(pattern, 0, SIZE).context("the CPU's view")?;
+        near.fill(pattern, 0, SIZE);
+        swap_out(&near).with_context(context)?;
+        link.write(near.sge(1, SIZE - 1), far.remote(1))
+            .context("WRITE from pages swapped out")
+            .with_context(context)?;
+        far.memory.write(0, &pattern.bytes(0, 1));
+        swap_out(&far).with_context(context)?;
+        read_all(&link, &near, &far, pattern)
+            .context("READ of pages swapped out")
+            .with_context(context)?;
+        // Dirty by the NIC only, this time.
+        let newer = Pattern::new(40 + round);
+        near.fill(newer, 0, SIZE);
+        swap_out(&far).with_context(context)?;
+        link.write(near.sge(0, SIZE), far.remote(0))
+            .context("WRITE to pages swapped out")
+            .with_context(context)?;
+        swap_out(&far).with_context(context)?;
+        far.check(newer, 0, SIZE)
+            .context("the CPU's view")
+            .with_context(context)?;
     }
     Ok(())
+}
+
+/// Has the pages of `buffer` written to swap; most of them have to be gone.
+fn swap_out(buffer: &Buffer) -> Result<()> {
+    buffer.memory.advise(0..SIZE, Advice::PageOut)?;
+    let resident = buffer.memory.resident(0..SIZE)?;
+    let gone = resident.iter().filter(|&&page| !page).count();
+    ensure!(
+        gone > SIZE / PAGE / 2,
+        "only {gone} of {} pages are swapped out",
+        SIZE / PAGE
+    );
+    Ok(())
+}
+
+/// How long the kernel may take to find pages of the same content.
+const MERGED: Duration = Duration::from_secs(100);
+
+/// Pages that the NIC has mapped for writing become one with others of the same content. Both ends still read
+/// it; what the NIC writes then is in one of them only.
+fn merge(env: &Env, mode: Mode) -> Result<()> {
+    let run = Setting::new("/sys/kernel/mm/ksm/run", "0")
+        .map_err(|e| skip(format!("the kernel merges no pages: {e:#}")))?;
+    let _at_once = Setting::new("/sys/kernel/mm/ksm/sleep_millisecs", "5")?;
+    let _many = Setting::new("/sys/kernel/mm/ksm/pages_to_scan", "2000")?;
+    let buffer = || -> Result<Buffer> {
+        let memory = anonymous(SIZE)?;
+        memory.advise(0..SIZE, Advice::NoHugePage)?;
+        memory.advise(0..SIZE, Advice::Mergeable)?;
+        Ok(env.cover(mode, memory, Access::ALL)?)
+    };
+    let (near, one, two) = (env.buffer(mode, SIZE)?, buffer()?, buffer()?);
+    let link = env.rc()?;
+    for round in 0..3 {
+        let context = || format!("round {round}");
+        let pattern = Pattern::new(60 + round);
+        write_all(&link, &near, &one, pattern).with_context(context)?;
+        write_all(&link, &near, &two, pattern).with_context(context)?;
+        run.set("1")?;
+        merged(&one, &two).with_context(context)?;
+        run.set("0")?;
+        read_all(&link, &near, &one, pattern)
+            .context("READ of merged pages")
+            .with_context(context)?;
+        read_all(&link, &near, &two, pattern)
+            .context("READ of merged pages")
+            .with_context(context)?;
+        let newer = Pattern::new(70 + round);
+        write_all(&link, &near, &one, newer)
+            .context("WRITE to merged pages")
+            .with_context(context)?;
+        one.check(newer, 0, SIZE)
+            .context("what was written")
+            .with_context(context)?;
+        two.check(pattern, 0, SIZE)
+            .context("what was one with it")
+            .with_context(context)?;
+        read_all(&link, &near, &two, pattern)
+            .context("READ of what was one with it")
+            .with_context(context)?;
+    }
+    Ok(())
+}
+
+/// Waits until the pages of both are the same ones.
+fn merged(one: &Buffer, two: &Buffer) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let ones = page_states(&one.memory, 0..SIZE)?;
+        let twos = page_states(&two.memory, 0..SIZE)?;
+        let same = |pair: &(&PageState, &PageState)| pair.0 == pair.1;
+        let count = ones.iter().zip(&twos).filter(same).count();
+        if count == SIZE / PAGE {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < patience::scaled(MERGED),
+            "only {count} of {} pages are merged",
+            SIZE / PAGE
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Small pages that the NIC has mapped become one huge page.
