@@ -8,6 +8,7 @@
 
 mod addresses;
 mod disk;
+mod exec;
 mod fork;
 mod geometry;
 mod harness;
@@ -86,6 +87,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         refusals::TESTS,
         prefetch::TESTS,
         processes::TESTS,
+        exec::TESTS,
         teardown::TESTS,
         stress::TESTS,
     ]

@@ -22,7 +22,10 @@ use odp_verbs::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::harness::{self, Options, Test, REMOTE_REFUSED};
+use crate::{
+    exec,
+    harness::{self, Options, Test, REMOTE_REFUSED},
+};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
@@ -43,6 +46,9 @@ pub fn play(options: &Options, role: &str) -> Result<()> {
         traffic::ROLE => traffic::play(&env, mode, Placement::Odd),
         "worker" => work(&env, mode),
         "leaver" => leave(&env, mode),
+        exec::CLOSES => exec::leave(&env, mode, false),
+        exec::KEEPS => exec::leave(&env, mode, true),
+        exec::FOLLOWS => exec::follow(&env, mode),
         _ => bail!("there is no part called {part}"),
     }
 }
