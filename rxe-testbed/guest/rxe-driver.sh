@@ -47,13 +47,24 @@ select_index() {
 	fi
 }
 
+# The network device: a card if there is another VM at its other end, else one that leads nowhere.
 # An Ethernet MTU of 9000 allows a path MTU of 4096, so that a page fits in a packet.
-up() {
-	if ! [ -d /sys/class/net/roce0 ]; then
+network() {
+	local host
+	host=$(grep -o 'testbed\.host=[0-9]*' /proc/cmdline | cut -d= -f2)
+	if [ -n "$host" ]; then
+		modprobe virtio_net || exit
+		ip link set eth0 name roce0 mtu 9000 || exit
+	else
+		host=1
 		ip link add roce0 mtu 9000 type dummy
-		ip address add 10.77.0.1/24 dev roce0
-		ip link set roce0 up
 	fi
+	ip address add "10.77.0.$host/24" dev roce0
+	ip link set roce0 up
+}
+
+up() {
+	[ -d /sys/class/net/roce0 ] || network
 	modprobe -a rdma_rxe ib_uverbs rdma_ucm || exit
 	rdma link add rxe0 type rxe netdev roce0 || exit
 }

@@ -132,6 +132,12 @@ pub(crate) struct ExecArguments {
     /// Copy a file or directory into the VM; may be repeated
     #[arg(long, value_name = "HOST:GUEST")]
     pub(crate) put: Vec<String>,
+    /// Run a shell command in a second VM, too, at the other end of a network segment of their own
+    ///
+    /// It is started first: a server for COMMAND. It finds itself at 10.77.0.1, COMMAND at 10.77.0.2. `--put` is for
+    /// both, `--get` for COMMAND's VM; the peer's output follows on standard error.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) peer: Option<String>,
     /// Seconds that the command may run
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: u64,

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Wanted};
+use crate::build::{self, Wanted, World};
 use crate::cli::ExecArguments;
 use crate::failure::{status, Failure};
 use crate::klog;
+use crate::pair::{self, Pair};
 use crate::session::{Get, Put};
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Outcome, Vm};
+
+/// How long the peer's command may take when the other one has ended.
+const PEER: Duration = Duration::from_secs(30);
 
 /// How long looking up a command and copying a file may take.
 const SHORT: Duration = Duration::from_secs(30);
@@ -43,17 +47,19 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
         with_ours: wanted.modules,
         extra: arguments.vm.extra,
         puts,
+        network: None,
     };
-    let step = Step::start("booting the VM");
-    let mut vm = Vm::boot(&world, &config)?;
-    vm.use_driver(arguments.vm.driver)?;
-    step.done();
-
-    let result = command(&mut vm, arguments);
+    let (mut vm, mut peer) = boot(&world, &config, arguments)?;
+    let result = command_and_peer(&mut vm, peer.as_mut(), arguments);
     let result = result.and_then(|exit| fetch(&mut vm, &gets, exit).map(|()| exit));
     let kept = world.cache.log("last-kernel");
-    let log = vm.off()?;
+    let mut log = vm.off()?;
     crate::vm::save_log(&log, &kept)?;
+    if let Some(peer) = peer {
+        let of_peer = peer.off()?;
+        crate::vm::save_log(&of_peer, &world.cache.log("last-kernel-peer"))?;
+        log.push_str(&of_peer);
+    }
     let exit = result.inspect_err(|_| {
         ui::line(&format!("the kernel log: {}", kept.display()));
     })?;
@@ -67,6 +73,47 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
     }
     ui::line(&format!("the whole kernel log: {}", kept.display()));
     Ok(if exit == 0 { status::KERNEL_LOG } else { exit })
+}
+
+/// Boots the VM, and its peer if there is to be one.
+fn boot(world: &World, config: &Config, arguments: &ExecArguments) -> Result<(Vm, Option<Vm>)> {
+    let driver = arguments.vm.driver;
+    if arguments.peer.is_some() {
+        let step = Step::start("booting two VMs");
+        let pair = Pair::boot(world, config, driver)?;
+        step.done();
+        return Ok((pair.second, Some(pair.first)));
+    }
+    let step = Step::start("booting the VM");
+    let mut vm = Vm::boot(world, config)?;
+    vm.use_driver(driver)?;
+    step.done();
+    Ok((vm, None))
+}
+
+/// Runs the user's command, beside that for the peer. The exit status is the peer's only if the command succeeds.
+fn command_and_peer(vm: &mut Vm, peer: Option<&mut Vm>, arguments: &ExecArguments) -> Result<u8> {
+    let (Some(peer), Some(server)) = (peer, &arguments.peer) else {
+        return command(vm, arguments);
+    };
+    pair::start(peer, server)?;
+    let exit = command(vm, arguments)?;
+    let mut said = Vec::new();
+    let ended = pair::finish(peer, PEER, Outcome::Exit(exit), &mut said)?;
+    std::io::stderr()
+        .write_all(&said)
+        .context("writing what the peer said")?;
+    match (exit, ended) {
+        (0, Outcome::Exit(0)) => Ok(0),
+        (0, ended) => {
+            ui::line(&format!("the peer's command ended with {ended:?}"));
+            Ok(match ended {
+                Outcome::Exit(status) => status,
+                Outcome::TimedOut => status::TIMEOUT,
+            })
+        }
+        (exit, _) => Ok(exit),
+    }
 }
 
 /// Runs the user's command; its exit status is the program's.

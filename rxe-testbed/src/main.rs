@@ -21,6 +21,7 @@ mod host;
 mod kernel;
 mod klog;
 mod modules;
+mod pair;
 mod process;
 mod programs;
 mod qemu;

@@ -14,6 +14,7 @@ use crate::build::World;
 use crate::cache;
 use crate::host;
 use crate::kernel::Variant;
+use crate::pair::Network;
 use crate::process::{self, Owned};
 
 /// Longest time in which KVM must have brought a kernel up to init to count as working.
@@ -137,6 +138,8 @@ pub(crate) struct Machine<'a> {
     /// The root's image and the session's tar archive; a probe has neither.
     pub(crate) disks: Option<(&'a Path, &'a Path)>,
     pub(crate) ports: Option<Ports>,
+    /// Its place on a network segment with another VM.
+    pub(crate) network: Option<&'a Network>,
 }
 
 impl Machine<'_> {
@@ -209,6 +212,19 @@ impl Machine<'_> {
             add("-chardev", format!("socket,id=tty,fd={}", ports.terminal));
             add("-device", "virtconsole,chardev=tty".into());
         }
+        if let Some(network) = self.network {
+            let fd = network.socket();
+            add(
+                "-netdev",
+                format!("dgram,id=net,local.type=fd,local.str={fd}"),
+            );
+            // An address of its own, and frames as large as those of the dummy device that `rxe0` is on otherwise.
+            let mac = format!("52:54:00:77:00:{:02x}", network.host);
+            add(
+                "-device",
+                format!("virtio-net-pci,netdev=net,mac={mac},host_mtu=9000,romfile="),
+            );
+        }
         arguments
     }
 
@@ -224,6 +240,9 @@ impl Machine<'_> {
             line.push_str(&format!(" hugepages={}", self.huge_pages));
         }
         line.push_str(self.extra.command_line());
+        if let Some(network) = self.network {
+            line.push_str(&format!(" testbed.host={}", network.host));
+        }
         if self.disks.is_none() {
             line.push_str(" testbed.probe");
         }
@@ -307,6 +326,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         kernel_log: &log,
         disks: None,
         ports: None,
+        network: None,
     };
     let mut command = command(world, &machine);
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -329,6 +349,10 @@ mod tests {
     use super::*;
 
     fn machine(disks: bool) -> Vec<String> {
+        machine_on(disks, None)
+    }
+
+    fn machine_on(disks: bool, network: Option<&Network>) -> Vec<String> {
         let path = Path::new("/cache/a,b");
         Machine {
             accelerator: Accelerator::Tcg,
@@ -342,6 +366,7 @@ mod tests {
             kernel_log: path,
             disks: disks.then_some((path, path)),
             ports: None,
+            network,
         }
         .arguments()
     }
@@ -368,6 +393,16 @@ mod tests {
         assert!(arguments
             .iter()
             .any(|text| text.contains(" intel_iommu=on")));
+    }
+
+    #[test]
+    fn both_ends_of_a_segment_have_addresses_of_their_own() -> Result<()> {
+        let ends = Network::segment()?;
+        let [first, second] = [&ends[0], &ends[1]].map(|end| machine_on(true, Some(end)).join(" "));
+        assert!(first.contains("mac=52:54:00:77:00:01") && first.contains(" testbed.host=1"));
+        assert!(second.contains("mac=52:54:00:77:00:02") && second.contains(" testbed.host=2"));
+        assert!(!machine(true).join(" ").contains("netdev"));
+        Ok(())
     }
 
     #[test]

@@ -24,6 +24,14 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/pair.sh"),
     ),
     (
+        "usr/local/lib/testbed/beside",
+        include_str!("../guest/beside.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/network",
+        include_str!("../guest/network.sh"),
+    ),
+    (
         "usr/local/lib/testbed/with-module",
         include_str!("../guest/with-module.sh"),
     ),

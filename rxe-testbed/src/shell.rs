@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &ShellArguments) -> Result<u8> {
         with_ours,
         extra: arguments.vm.extra,
         puts,
+        network: None,
     };
     let step = Step::start("booting the VM");
     let mut vm = Vm::boot(&world, &config)?;

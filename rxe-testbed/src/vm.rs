@@ -4,7 +4,7 @@
 //! The guest's side of the conversation is `guest/runner.sh`. Every wait here is bounded.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +18,7 @@ use crate::build::World;
 use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
+use crate::pair::Network;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
 use crate::session::{self, Put};
@@ -83,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) extra: Extra,
     /// Files of the host for the guest.
     pub(crate) puts: Vec<Put>,
+    /// Its place on a network segment with another VM.
+    pub(crate) network: Option<Network>,
 }
 
 impl Default for Config {
@@ -93,6 +96,7 @@ impl Default for Config {
             with_ours: true,
             extra: Extra::None,
             puts: Vec::new(),
+            network: None,
         }
     }
 }
@@ -151,7 +155,10 @@ impl Vm {
         let (error, error_guest) = UnixStream::pair().context("making a socket pair")?;
         let (terminal, terminal_guest) = UnixStream::pair().context("making a socket pair")?;
         for socket in [&control_guest, &output_guest, &error_guest, &terminal_guest] {
-            inherit(socket)?;
+            inherit(socket.as_raw_fd())?;
+        }
+        if let Some(network) = &config.network {
+            inherit(network.socket())?;
         }
         let machine = Machine {
             accelerator,
@@ -170,6 +177,7 @@ impl Vm {
                 error: error_guest.as_raw_fd(),
                 terminal: terminal_guest.as_raw_fd(),
             }),
+            network: config.network.as_ref(),
         };
         let mut command = qemu::command(world, &machine);
         let messages = scratch.path().join("qemu.log");
@@ -395,10 +403,9 @@ impl Vm {
     }
 }
 
-fn inherit(socket: &UnixStream) -> Result<()> {
+fn inherit(socket: RawFd) -> Result<()> {
     use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-    fcntl(socket.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))
-        .context("passing a socket to QEMU")?;
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).context("passing a socket to QEMU")?;
     Ok(())
 }
 

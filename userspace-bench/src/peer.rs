@@ -15,6 +15,7 @@ use serde::{de::DeserializeOwned, Deserialize, Serialize};
 
 use crate::{
     env::Env,
+    patience::scaled,
     verbs::{
         self, Completion, CompletionQueue, Endpoint, Mtu, Op, QpConfig, QueuePair, Remote, Sge,
         Status,
@@ -35,7 +36,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Waits on `port` of all addresses until somebody calls, for at most `limit`.
+    /// Waits on `port` of all addresses until somebody calls, for at most `limit`, as all limits here on an
+    /// [ordinary kernel](crate::patience).
     ///
     /// # Errors
     ///
@@ -53,8 +55,8 @@ impl Peer {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-            if start.elapsed() > limit {
-                return Err(late("nobody called", limit));
+            if start.elapsed() > scaled(limit) {
+                return Err(late("nobody called", scaled(limit)));
             }
             thread::sleep(NAP);
         }
@@ -70,9 +72,9 @@ impl Peer {
         let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("no address for {host}"));
         let address = (host, port).to_socket_addrs()?.next().ok_or_else(unknown)?;
         loop {
-            match TcpStream::connect_timeout(&address, limit) {
+            match TcpStream::connect_timeout(&address, scaled(limit)) {
                 Ok(stream) => return Self::new(stream, limit),
-                Err(error) if start.elapsed() > limit => return Err(error),
+                Err(error) if start.elapsed() > scaled(limit) => return Err(error),
                 Err(_) => thread::sleep(NAP),
             }
         }
@@ -83,8 +85,8 @@ impl Peer {
         // What a listener accepts may be as it is itself.
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(limit))?;
-        stream.set_write_timeout(Some(limit))?;
+        stream.set_read_timeout(Some(scaled(limit)))?;
+        stream.set_write_timeout(Some(scaled(limit)))?;
         let input = BufReader::new(stream.try_clone()?);
         Ok(Self {
             output: stream,

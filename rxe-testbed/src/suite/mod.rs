@@ -4,12 +4,13 @@
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
 //! `host` runs what needs no VM, `guest` the tests that `table` declares, `clients` programs of others,
-//! `pyverbs` the tests of rdma-core, `selftests` those of the kernel; `report` writes what remains: the lines, the summary,
+//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
 
 mod clients;
 mod guest;
 mod host;
+mod pairs;
 mod pyverbs;
 mod report;
 mod selftests;
@@ -48,7 +49,7 @@ pub(crate) struct Record {
 
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
-    "core", "lint", "vm", "verbs", "mirror", "clients", "pyverbs", "selftest", "dma",
+    "core", "lint", "vm", "verbs", "mirror", "clients", "pyverbs", "pair", "selftest", "dma",
 ];
 
 /// Which tests are wanted.
@@ -102,6 +103,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     guest::run(&job, &mut report)?;
     clients::run(&job, &mut report)?;
     pyverbs::run(&job, &mut report)?;
+    pairs::run(&job, &mut report)?;
     selftests::run(&job, &mut report)?;
     if report.is_empty() {
         bail!("{}", nothing_matches(&filter));
@@ -125,6 +127,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     names.extend(guest::names(world));
     names.extend(clients::names());
     names.extend(pyverbs::names(world)?);
+    names.extend(pairs::names(world.kernel.variant));
     names.extend(selftests::names(world)?);
     names.retain(|name| filter.takes(name));
     if names.is_empty() {

@@ -29,6 +29,7 @@ mod scatter;
 mod stress;
 mod taken_away;
 mod teardown;
+mod two_hosts;
 mod userfault;
 mod windows;
 
@@ -37,6 +38,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use harness::{Case, Test};
+use two_hosts::Host;
 
 /// Tests on-demand paging on an RDMA device.
 #[derive(Parser)]
@@ -53,6 +55,15 @@ struct Arguments {
     /// The index of the address to speak from; the first that suits if not given.
     #[arg(long)]
     gid: Option<u8>,
+    /// Be one of two hosts: wait for the other one, and run what it says.
+    #[arg(long, conflicts_with_all = ["names", "list", "connect"])]
+    listen: bool,
+    /// Be the other of two hosts: call HOST, and run the tests of two hosts that are named, or all of them.
+    #[arg(long, value_name = "HOST", conflicts_with = "list")]
+    connect: Option<String>,
+    /// The TCP port on which two hosts agree on their queue pairs.
+    #[arg(long, default_value_t = two_hosts::PORT)]
+    port: u16,
     /// Use pinned memory where a test asks for an on-demand region: finds errors of the tests.
     #[arg(long, hide = true)]
     pinned: bool,
@@ -109,6 +120,13 @@ fn main() -> ExitCode {
     };
     if let Some(role) = &arguments.role {
         return harness::exit(processes::play(&options, role));
+    }
+    let host = match &arguments.connect {
+        Some(host) => Some(Host::Calling(host)),
+        None => arguments.listen.then_some(Host::Listening),
+    };
+    if let Some(host) = host {
+        return two_hosts::run(&options, host, arguments.port, &arguments.names);
     }
     let named = |case: &&Case| {
         let name = &case.name;

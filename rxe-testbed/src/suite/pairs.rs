@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Two VMs, between which packets really cross: over a good network, and over one that loses, doubles and
+//! reorders them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::report::Report;
+use super::{Job, Record, Status};
+use crate::kernel::Variant;
+use crate::klog;
+use crate::pair::Pair;
+use crate::process;
+use crate::ui::Step;
+use crate::vm::{Config, Driver, Outcome, Vm};
+
+/// A test: its name, and what runs as server and as client.
+type Row = (&'static str, &'static str, &'static str);
+
+/// On either network.
+const ROWS: &[Row] = &[
+    (
+        "messages",
+        "odp-test --listen",
+        "odp-test --connect 10.77.0.1 messages",
+    ),
+    (
+        "write",
+        "odp-test --listen",
+        "odp-test --connect 10.77.0.1 write",
+    ),
+    (
+        "read",
+        "odp-test --listen",
+        "odp-test --connect 10.77.0.1 read",
+    ),
+    (
+        "atomics",
+        "odp-test --listen",
+        "odp-test --connect 10.77.0.1 atomics",
+    ),
+    (
+        "taken-away",
+        "odp-test --listen",
+        "odp-test --connect 10.77.0.1 taken-away",
+    ),
+    (
+        "perftest-write-bw",
+        "ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        "ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F 10.77.0.1",
+    ),
+    (
+        "perftest-read-bw",
+        "ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        "ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F 10.77.0.1",
+    ),
+];
+
+/// On the good network only: these end when they have seen the last message, and whoever has not seen its
+/// acknowledgement then never will.
+const GOOD_ROWS: &[Row] = &[
+    (
+        "rc-pingpong-implicit",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -O",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -O 10.77.0.1",
+    ),
+    (
+        "rc-pingpong-explicit",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -o",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -o 10.77.0.1",
+    ),
+    (
+        "rping",
+        "rping -s -a 10.77.0.1 -C 10 -S 4000 -V",
+        "rping -c -a 10.77.0.1 -C 10 -S 4000 -V",
+    ),
+];
+
+/// The networks as the guest's `network` calls them, each with its tests.
+const NETWORKS: [(&str, &[&[Row]]); 2] = [("good", &[ROWS, GOOD_ROWS]), ("bad", &[ROWS])];
+
+/// All tests with their networks.
+fn tests() -> impl Iterator<Item = (&'static str, &'static Row)> {
+    NETWORKS.into_iter().flat_map(|(network, rows)| {
+        let rows = rows.iter().copied().flatten();
+        rows.map(move |row| (network, row))
+    })
+}
+
+/// After the tests on the bad network: whether it was bad.
+const SUFFERED: &str = "bad/suffered";
+
+/// Each takes a few seconds, on the bad network ten.
+const LIMIT: Duration = Duration::from_secs(180);
+const SHORT: Duration = Duration::from_secs(30);
+
+/// The names of all tests.
+pub(crate) fn names(kernel: Variant) -> Vec<String> {
+    if kernel == Variant::Debug {
+        // Its configuration has neither the network card nor netem.
+        return Vec::new();
+    }
+    let mut names: Vec<String> = tests()
+        .map(|(network, (name, _, _))| full(network, name))
+        .collect();
+    names.push(format!("pair/{SUFFERED}"));
+    names
+}
+
+fn full(network: &str, name: &str) -> String {
+    format!("pair/{network}/{name}")
+}
+
+/// Runs the tests that are wanted.
+pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
+    let names = names(job.world.kernel.variant);
+    let wanted = |name: &str| job.filter.takes(name) && names.iter().any(|known| known == name);
+    if !names.iter().any(|name| wanted(name)) {
+        return Ok(());
+    }
+    let mut tester = Tester { job, pair: None };
+    for (network, (name, server, client)) in tests() {
+        let name = full(network, name);
+        if wanted(&name) {
+            report.add(tester.test(&name, network, server, client));
+        }
+    }
+    let name = format!("pair/{SUFFERED}");
+    if wanted(&name) {
+        report.add(tester.suffered(name));
+    }
+    report.extend(tester.finish()?);
+    Ok(())
+}
+
+/// The VMs, booted when they are needed, and again after one has died.
+struct Tester<'a> {
+    job: &'a Job<'a>,
+    pair: Option<Pair>,
+}
+
+impl Tester<'_> {
+    fn pair(&mut self) -> Result<&mut Pair> {
+        let pair = match self.pair.take() {
+            Some(pair) => pair,
+            None => {
+                let step = Step::start("booting two VMs");
+                let config = Config {
+                    cpus: 1,
+                    memory_mib: 1024,
+                    ..Config::default()
+                };
+                let pair = Pair::boot(self.job.world, &config, Driver::Ours)?;
+                step.done();
+                pair
+            }
+        };
+        Ok(self.pair.insert(pair))
+    }
+
+    fn test(&mut self, name: &str, network: &str, server: &str, client: &str) -> Record {
+        // The boot is not the test's time.
+        let started = match self.pair() {
+            Ok(_) => Instant::now(),
+            Err(error) => return failed(name, None, &error),
+        };
+        match self.attempt(network, server, client) {
+            Ok((status, detail)) => Record {
+                name: name.into(),
+                status,
+                time: Some(started.elapsed()),
+                detail,
+            },
+            Err(error) => {
+                self.pair = None;
+                failed(name, Some(started.elapsed()), &error)
+            }
+        }
+    }
+
+    /// An error means that the VMs are of no use any more.
+    fn attempt(&mut self, network: &str, server: &str, client: &str) -> Result<(Status, String)> {
+        let pair = self.pair()?;
+        for vm in [&mut pair.first, &mut pair.second] {
+            quietly(vm, &format!("network {network}"))?;
+        }
+        let logs = [pair.first.kernel_log()?, pair.second.kernel_log()?];
+        let ends = pair.run(server, client, LIMIT)?;
+        let mut detail = String::new();
+        if !ends.good() {
+            for (who, (end, said)) in [("server", ends.server), ("client", ends.client)] {
+                let said = String::from_utf8_lossy(&said);
+                let end = format!(
+                    "--- {who} ({end:?})\n{}\n",
+                    process::tail(said.trim_end(), 20)
+                );
+                detail.push_str(&end);
+            }
+        }
+        for (vm, before) in [&pair.first, &pair.second].into_iter().zip(&logs) {
+            let complaints = klog::complaints_from(&vm.kernel_log()?, before.len());
+            for line in complaints.iter().take(12) {
+                detail.push_str(&format!("the kernel complained: {line}\n"));
+            }
+        }
+        let status = match detail.is_empty() {
+            true => Status::Pass,
+            false => Status::Fail,
+        };
+        Ok((status, detail))
+    }
+
+    /// Whether packets were lost, doubled and out of order in both VMs: else the tests before have shown little.
+    fn suffered(&mut self, name: String) -> Record {
+        let Some(pair) = &mut self.pair else {
+            return Record {
+                name,
+                status: Status::Skip,
+                time: None,
+                detail: "no test on the bad network was run".into(),
+            };
+        };
+        for vm in [&mut pair.first, &mut pair.second] {
+            if let Err(error) = quietly(vm, "network suffered") {
+                return failed(&name, None, &error);
+            }
+        }
+        Record {
+            name,
+            status: Status::Pass,
+            time: None,
+            detail: String::new(),
+        }
+    }
+
+    /// Ends the VMs: the modules have to come out, and both logs have to be clean.
+    fn finish(self) -> Result<Option<Record>> {
+        let Some(pair) = self.pair else {
+            return Ok(None);
+        };
+        let started = Instant::now();
+        let mut problems = Vec::new();
+        for (mut vm, host) in [(pair.first, 1), (pair.second, 2)] {
+            if let Err(error) = quietly(&mut vm, "rxe-driver none") {
+                problems.push(format!("VM {host}: the modules stay: {error:#}"));
+            }
+            let log = vm.off()?;
+            let name = format!("kernel-pair-{host}.log");
+            crate::vm::save_log(&log, &self.job.results.join(name))?;
+            let complaints = klog::complaints(&log).into_iter().take(20);
+            problems.extend(complaints.map(|line| format!("VM {host}: {line}")));
+        }
+        Ok(Some(Record {
+            name: "pair/kernel-log".into(),
+            status: match problems.is_empty() {
+                true => Status::Pass,
+                false => Status::Fail,
+            },
+            time: Some(started.elapsed()),
+            detail: problems.join("\n"),
+        }))
+    }
+}
+
+fn failed(name: &str, time: Option<Duration>, error: &anyhow::Error) -> Record {
+    Record {
+        name: name.into(),
+        status: Status::Fail,
+        time,
+        detail: format!("{error:#}"),
+    }
+}
+
+/// Runs a script of the guest that has to succeed.
+fn quietly(vm: &mut Vm, script: &str) -> Result<()> {
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let script = format!("PATH=/usr/local/lib/testbed:$PATH\n{script}");
+    let outcome = vm.run(&script, vm.patience(SHORT), &mut output, &mut errors)?;
+    if outcome == Outcome::Exit(0) {
+        return Ok(());
+    }
+    output.extend(errors);
+    let said = String::from_utf8_lossy(&output);
+    anyhow::bail!("{outcome:?}: {}", process::tail(said.trim_end(), 40))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names = names(Variant::Stock);
+        let unique: BTreeSet<_> = names.iter().collect();
+        assert_eq!(unique.len(), names.len());
+        assert!(names.iter().any(|name| name == "pair/bad/atomics"));
+        assert!(names.iter().any(|name| name == "pair/good/rping"));
+        assert!(!names.iter().any(|name| name == "pair/bad/rping"));
+    }
+}
