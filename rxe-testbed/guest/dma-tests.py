@@ -443,13 +443,16 @@ def huge():
 
 
 def across():
-    """The small pages of what was a huge page, half of them behind the end of a table of the IOMMU's."""
+    """The small pages of what was a huge page, a quarter of them behind the end of a table of the IOMMU's.
+
+    They are linked by two calls, of which the second has them in two tables (`Links`).
+    """
     memory, block = Memory(3 * HUGE), Memory(HUGE, huge=True)
     block.write(b"x" * HUGE)
     collapse(block.start)
     for rights in mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE:
         system("mprotect", block.start + 99 * PAGE, PAGE, rights)
-    block.move(memory.start + HUGE // 2)
+    block.move(memory.start + HUGE // 4)
     return memory
 
 
@@ -516,7 +519,7 @@ def inject():
         mapping("", small, 16, whole)
         mapping(" of a huge page", huge, HUGE // PAGE, whole)
     mapping(" in a table of their own", distant, 16)
-    mapping(" in a row, of two tables", across, HUGE // PAGE, first=HUGE // 2)
+    mapping(" in a row, of two tables", across, HUGE // PAGE, first=HUGE // 4)
     others()
     binding()
 
