@@ -50,8 +50,35 @@ impl Cargo<'_> {
     pub(crate) fn target(&self) -> Result<PathBuf> {
         let target = self.cache.path("target");
         std::fs::create_dir_all(&target).context("making cargo's target directory")?;
+        forget_other_repository(&target, self.repository.root())?;
         Ok(target)
     }
+}
+
+/// The workspace's packages.
+const PACKAGES: &[&str] = &["hmm-", "mlx-odp-", "rxe-testbed-", "userspace-bench-"];
+
+/// Has cargo build the workspace's packages anew if it built those of another working tree last. It goes by
+/// the times of files, and all trees are in the same place in the chroot: older files of this one would pass
+/// for those that the other's were built from.
+fn forget_other_repository(target: &Path, root: &Path) -> Result<()> {
+    let mark = target.join("repository");
+    let root = root.as_os_str().as_encoded_bytes();
+    if std::fs::read(&mark).is_ok_and(|last| last == root) {
+        return Ok(());
+    }
+    for profile in ["debug", "release"] {
+        let known = target.join(profile).join(".fingerprint");
+        for entry in std::fs::read_dir(known).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if PACKAGES.iter().any(|package| name.starts_with(package)) {
+                std::fs::remove_dir_all(entry.path())
+                    .with_context(|| format!("removing {}", entry.path().display()))?;
+            }
+        }
+    }
+    std::fs::write(&mark, root).with_context(|| format!("writing {}", mark.display()))
 }
 
 fn home() -> Result<PathBuf> {
@@ -59,4 +86,27 @@ fn home() -> Result<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_tree_left_is_built_anew() -> Result<()> {
+        let target = std::env::temp_dir().join(format!("testbed-target-{}", std::process::id()));
+        let known = target.join("release/.fingerprint");
+        let (ours, foreign) = (known.join("hmm-oracle-0123"), known.join("libc-0123"));
+        let make = || [&ours, &foreign].map(std::fs::create_dir_all);
+        make().into_iter().collect::<Result<Vec<_>, _>>()?;
+        forget_other_repository(&target, Path::new("/a"))?;
+        assert!(!ours.exists() && foreign.exists());
+        make().into_iter().collect::<Result<Vec<_>, _>>()?;
+        forget_other_repository(&target, Path::new("/a"))?;
+        assert!(ours.exists());
+        forget_other_repository(&target, Path::new("/b"))?;
+        assert!(!ours.exists() && foreign.exists());
+        std::fs::remove_dir_all(&target)?;
+        Ok(())
+    }
 }
