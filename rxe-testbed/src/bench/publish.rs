@@ -41,15 +41,20 @@ pub(super) fn publish(root: &Path, lines: &[Line], icount: bool, heading: &str) 
     let path = root.join(place.document);
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let picture = goals::picture(lines);
+    let link = match &picture {
+        Some(_) => format!("\n{}\n", place.link),
+        None => String::new(),
+    };
     let table = format!(
-        "\n{}\n\n{}\n",
+        "\n{}\n\n{}\n{link}",
         heading.trim(),
         goals::markdown(lines).trim()
     );
     let text = between(&text, &table)
         .with_context(|| format!("{} has no line {BEGIN} and {END} after it", path.display()))?;
     write_atomically(&path, text.as_bytes())?;
-    if let Some(picture) = goals::picture(lines) {
+    if let Some(picture) = picture {
         write_atomically(&root.join(place.picture), picture.as_bytes())?;
     }
     println!("written: {}, {}", place.document, place.picture);
