@@ -50,19 +50,26 @@ const CHUNK_ORDER: u32 = 15;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
 
-/// What the mirror tells its owner, for counters. Called from faults and invalidations, some of them
-/// under a spinlock: must not sleep.
+/// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
+/// of them under a spinlock: must not sleep.
+///
+/// The warm path of an access, which finds its translation, tells nothing.
 pub trait Observer: Send + Sync + 'static {
-    /// A fault has been served. It added the translations of `pages` pages, `extra` of them not asked
+    /// A fault under way. Each that has begun ends as served or as failed, once.
+    type Fault;
+
+    /// The device needs `page` for `access` and has no translation for that.
+    fn fault_begins(&self, page: PageIndex, access: Access) -> Self::Fault;
+    /// The fault has been served. It added the translations of `pages` pages, `extra` of them not asked
     /// for: the rest of a huge page, or resident pages behind.
-    fn faulted(&self, pages: u64, extra: u64);
-    /// A fault has to be tried again, as an invalidation came in between.
+    fn fault_served(&self, fault: Self::Fault, pages: u64, extra: u64);
+    /// The fault has failed, and with it the access, as the page could not be had.
+    fn fault_failed(&self, fault: Self::Fault, error: FaultError);
+    /// A fault or a prefetch has to be tried again, as an invalidation came in between.
     fn collided(&self);
-    /// An access has failed, as a page could not be had.
-    fn failed(&self);
     /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
     /// do not count.
-    fn invalidated(&self, event: Event, pages: u64);
+    fn invalidated(&self, range: PageRange, event: Event, pages: u64);
     /// A chunk has come into being.
     fn chunk_added(&self);
 }
@@ -190,7 +197,7 @@ impl<O: Observer> Invalidate for Chunk<O> {
                 0
             }
         };
-        self.observer.invalidated(event, pages);
+        self.observer.invalidated(range, event, pages);
     }
 
     fn retire(&mut self) {
@@ -250,8 +257,7 @@ impl<O: Observer> Mirror<O> {
             let rest = PageRange::new(page, wanted.end());
             self.access_page(page, rest, access, |page| {
                 use_bytes(page.bytes(offset, piece))
-            })
-            .inspect_err(|_| self.observer.failed())?;
+            })?;
             // Wraps only after the last byte of the address space, when nothing is left.
             at = at.wrapping_add(piece as u64);
             left -= piece;
@@ -268,21 +274,50 @@ impl<O: Observer> Mirror<O> {
         access: Access,
         use_page: impl FnOnce(&MappedPage<'_>),
     ) -> Result<(), FaultError> {
-        if !self.limit.allows(access) {
-            return Err(FaultError::Refused(Refusal::Forbidden));
-        }
-        let chunk = match self.chunk(page) {
-            Some(chunk) => chunk,
-            None => self.add_chunk(page, PageRange::new(page, page.saturating_add(1)))?,
-        };
-        {
+        let chunk = self.chunk(page);
+        if let Some(chunk) = chunk {
             let chunk = chunk.read();
+            // No translation allows more than the mirror's limit does.
             if let Some(pfn) = chunk.table.translate(page, access) {
                 use_page(&mapped(&chunk.table, pfn));
                 return Ok(());
             }
         }
+        let fault = self.observer.fault_begins(page, access);
         let wanted = wanted.intersection(&self.unit(page));
+        match self.fault_in(chunk, page, wanted, access) {
+            Ok((valid, added, pfn)) => {
+                let extra = added.saturating_sub(wanted.len());
+                self.observer.fault_served(fault, added, extra);
+                use_page(&mapped(&valid.guard().table, pfn));
+                Ok(())
+            }
+            Err(error) => {
+                self.observer.fault_failed(fault, error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Faults `page` in, and with it the rest of `wanted`, which lies in the same unit, if it can be had.
+    ///
+    /// The result holds the chunk's lock. Also returned: how many pages were added, and the frame of
+    /// `page`.
+    fn fault_in<'d>(
+        &'d self,
+        chunk: Option<&'d WatchedChunk<O>>,
+        page: PageIndex,
+        wanted: PageRange,
+        access: Access,
+    ) -> Result<(Found<'d, O>, u64, Pfn), FaultError> {
+        if !self.limit.allows(access) {
+            return Err(FaultError::Refused(Refusal::Forbidden));
+        }
+        let one = PageRange::new(page, page.saturating_add(1));
+        let chunk = match chunk {
+            Some(chunk) => chunk,
+            None => self.add_chunk(page, one)?,
+        };
         let request = Request {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
@@ -290,21 +325,15 @@ impl<O: Observer> Mirror<O> {
         let (valid, added) = match self.fault(chunk, &request) {
             // A later page may be the one: then this one is still served.
             Err(FaultError::Refused(_)) if wanted.len() > 1 => {
-                let one = PageRange::new(page, page.saturating_add(1));
                 self.fault(chunk, &Request::new(one, Policy::Fault(access)))?
             }
             result => result?,
         };
         self.ahead.record(wanted, reached(&valid));
-        self.observer
-            .faulted(added, added.saturating_sub(wanted.len()));
-        let table = &valid.guard().table;
         // The fault asked for this page with this access, and the limit allows it: it is there.
-        let pfn = table
-            .translate(page, access)
-            .ok_or(FaultError::Refused(Refusal::NoPage))?;
-        use_page(&mapped(table, pfn));
-        Ok(())
+        let pfn = valid.guard().table.translate(page, access);
+        let pfn = pfn.ok_or(FaultError::Refused(Refusal::NoPage))?;
+        Ok((valid, added, pfn))
     }
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.

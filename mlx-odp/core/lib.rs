@@ -6,7 +6,7 @@
 //! * [`key`]: from a request's iova to the process's virtual address, bounds included;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
 //! * [`sge`]: where in a scatter-gather list a copy is;
-//! * [`stats`]: the counters of a region.
+//! * [`stats`], [`histogram`]: the counters of a region and of a device.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod advice;
+pub mod histogram;
 pub mod key;
 pub mod sge;
 pub mod stats;

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The counters of a region.
+//! The counters of a region, and those of a device, which are the same over all its regions.
 //!
-//! `rdma statistic show mr` prints them under the names in [`Stats::entries`].
+//! Netlink and debugfs print them under the names in [`Stats::entries`]. They are written by faults,
+//! prefetches and invalidations only: an access that finds its translation touches none of them, so
+//! it does not matter that several processors may write the same one.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::histogram::Histogram;
 
 /// A counter. Relaxed: each stands for itself.
 #[derive(Debug, Default)]
@@ -22,15 +27,19 @@ impl Counter {
     }
 }
 
-/// What has happened to a region since its registration.
+/// What has happened since the registration of the region, or of the device.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Page faults of the NIC that were served.
+    /// Page faults of the NIC. Each ends as one of the next two.
     pub page_faults: Counter,
-    /// Accesses that failed, as a page could not be had: the request ended with an access error.
+    /// Page faults that were served.
+    pub page_faults_handled: Counter,
+    /// Page faults that failed, as the page could not be had: the request ended with an access error.
     pub page_faults_failed: Counter,
-    /// Faults tried again, as an invalidation came in between.
+    /// Faults and prefetches tried again, as an invalidation came in between.
     pub page_fault_retries: Counter,
+    /// How long all page faults together took, in nanoseconds.
+    pub page_fault_nanoseconds: Counter,
     /// Translations added by faults.
     pub pages_mapped: Counter,
     /// Those of them that no request had asked for yet: the rest of huge pages, and resident pages
@@ -44,21 +53,96 @@ pub struct Stats {
     pub page_invalidations: Counter,
     /// Chunks of 128 MiB that the NIC has used: what the region's memory goes by.
     pub chunks: Counter,
+    /// How long page faults took, each.
+    pub fault_latency: Histogram,
+}
+
+/// A counter's name and value.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// With [`DEVICE_PREFIX`].
+    name: &'static CStr,
+    /// The value when it was read.
+    pub value: u64,
+}
+
+/// What the names of a device's counters begin with, where they are among counters of other kinds.
+const DEVICE_PREFIX: &str = "odp_";
+
+impl Entry {
+    /// The name among the counters of a region.
+    pub fn name(&self) -> &'static CStr {
+        let rest = self.name.to_bytes_with_nul().get(DEVICE_PREFIX.len()..);
+        rest.and_then(|rest| CStr::from_bytes_with_nul(rest).ok())
+            .unwrap_or(self.name)
+    }
+
+    /// The name among the counters of a device.
+    pub fn device_name(&self) -> &'static CStr {
+        self.name
+    }
 }
 
 impl Stats {
-    /// Name and value of every counter.
-    pub fn entries(&self) -> [(&'static core::ffi::CStr, u64); 9] {
+    /// How many counters there are.
+    pub const COUNT: usize = 11;
+
+    /// Every counter.
+    pub fn entries(&self) -> [Entry; Self::COUNT] {
+        let entry = |name, value| Entry { name, value };
         [
-            (c"page_faults", self.page_faults.get()),
-            (c"page_faults_failed", self.page_faults_failed.get()),
-            (c"page_fault_retries", self.page_fault_retries.get()),
-            (c"pages_mapped", self.pages_mapped.get()),
-            (c"pages_mapped_around", self.pages_mapped_around.get()),
-            (c"pages_prefetched", self.pages_prefetched.get()),
-            (c"invalidations", self.invalidations.get()),
-            (c"page_invalidations", self.page_invalidations.get()),
-            (c"chunks", self.chunks.get()),
+            entry(c"odp_page_faults", self.page_faults.get()),
+            entry(c"odp_page_faults_handled", self.page_faults_handled.get()),
+            entry(c"odp_page_faults_failed", self.page_faults_failed.get()),
+            entry(c"odp_page_fault_retries", self.page_fault_retries.get()),
+            entry(
+                c"odp_page_fault_nanoseconds",
+                self.page_fault_nanoseconds.get(),
+            ),
+            entry(c"odp_pages_mapped", self.pages_mapped.get()),
+            entry(c"odp_pages_mapped_around", self.pages_mapped_around.get()),
+            entry(c"odp_pages_prefetched", self.pages_prefetched.get()),
+            entry(c"odp_invalidations", self.invalidations.get()),
+            entry(c"odp_page_invalidations", self.page_invalidations.get()),
+            entry(c"odp_chunks", self.chunks.get()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_counter_has_a_name_of_its_own() {
+        let entries = Stats::default().entries();
+        let names: BTreeSet<_> = entries.iter().map(Entry::name).collect();
+        assert_eq!(names.len(), Stats::COUNT);
+        for entry in entries {
+            assert!(entry.device_name().to_str().unwrap().starts_with("odp_"));
+            assert!(!entry.name().to_str().unwrap().starts_with("odp_"));
+            assert!(entry
+                .device_name()
+                .to_bytes()
+                .ends_with(entry.name().to_bytes()));
+        }
+    }
+
+    #[test]
+    fn an_entry_has_the_value_of_its_counter() {
+        let stats = Stats::default();
+        stats.page_faults.add(3);
+        stats.chunks.add(7);
+        let value = |name: &str| {
+            let entries = stats.entries();
+            let found = entries
+                .iter()
+                .find(|entry| entry.name().to_str() == Ok(name));
+            found.map(|entry| entry.value)
+        };
+        assert_eq!(value("page_faults"), Some(3));
+        assert_eq!(value("chunks"), Some(7));
+        assert_eq!(value("pages_mapped"), Some(0));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! A [`region::Region`] is what an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
 //! a mirror. A binding for each kind of NIC (`../nic`) asks the region for bytes when the NIC wants
-//! them; the region does the rest.
+//! them; the region does the rest. A [`device::Device`] is what the regions of one NIC have in common.
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
 //! files are modules of this crate.
@@ -15,6 +15,8 @@
 
 #[path = "../core/advice.rs"]
 pub mod advice;
+#[path = "../core/histogram.rs"]
+pub mod histogram;
 #[path = "../core/key.rs"]
 pub mod key;
 #[path = "../core/sge.rs"]
@@ -22,6 +24,8 @@ pub mod sge;
 #[path = "../core/stats.rs"]
 pub mod stats;
 
+pub mod device;
+mod observer;
 pub mod region;
 
 use kernel::prelude::*;

@@ -8,8 +8,7 @@
 use core::ops::ControlFlow;
 
 use hmm::addr::PageRange;
-use hmm::event::Event;
-use hmm::mirror::{user_pages, Mirror, Observer};
+use hmm::mirror::{user_pages, Mirror};
 use hmm::page::Bytes;
 use hmm::pfn::{Access, Perm};
 use hmm::policy::Refusal;
@@ -20,7 +19,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::advice::Advice;
+use crate::device::Device;
 use crate::key::{BadKey, Key, KeyKind};
+use crate::observer::Counting;
 use crate::stats::Stats;
 
 /// Why a request cannot be served.
@@ -41,47 +42,19 @@ impl From<AccessError> for Error {
     }
 }
 
-/// Counts what the mirror reports.
-struct Counting(Arc<Stats>);
-
-impl Observer for Counting {
-    fn faulted(&self, pages: u64, extra: u64) {
-        self.0.page_faults.add(1);
-        self.0.pages_mapped.add(pages);
-        self.0.pages_mapped_around.add(extra);
-    }
-
-    fn collided(&self) {
-        self.0.page_fault_retries.add(1);
-    }
-
-    fn failed(&self) {
-        self.0.page_faults_failed.add(1);
-    }
-
-    fn invalidated(&self, _event: Event, pages: u64) {
-        self.0.invalidations.add(1);
-        self.0.page_invalidations.add(pages);
-    }
-
-    fn chunk_added(&self) {
-        self.0.chunks.add(1);
-    }
-}
-
 /// Registered memory of one process.
 #[pin_data]
 pub struct Region {
     key: Key,
     writable: bool,
-    stats: Arc<Stats>,
+    counting: Arc<Counting>,
     #[pin]
     mirror: Mirror<Counting>,
 }
 
 impl Region {
-    /// Registers `length` bytes of `mm` from `va`, known to requests as `iova`, or, with `va` 0 and
-    /// `length` [`crate::key::IMPLICIT_LENGTH`], the whole address space.
+    /// Registers `length` bytes of `mm` from `va` with `device`, known to requests as `iova`, or, with
+    /// `va` 0 and `length` [`crate::key::IMPLICIT_LENGTH`], the whole address space.
     ///
     /// Touches no page and costs the same for any length. `writable` if the NIC may write.
     ///
@@ -90,6 +63,7 @@ impl Region {
     /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
     /// `ENOMEM`.
     pub fn new(
+        device: &Arc<Device>,
         mm: &Mm,
         va: u64,
         length: u64,
@@ -100,15 +74,15 @@ impl Region {
             BadKey::Meaningless | BadKey::Wraps => EINVAL,
             BadKey::NotUser => EFAULT,
         })?;
-        let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
-        let counting = Arc::new(Counting(stats.clone()), GFP_KERNEL)?;
+        let counting = Counting::new(device)?;
+        let observer = counting.clone();
         let limit = Perm::from_writable(writable);
         KBox::pin_init(
             pin_init!(Self {
                 key,
                 writable,
-                stats,
-                mirror <- Mirror::new(mm, key.span(), limit, counting),
+                counting,
+                mirror <- Mirror::new(mm, key.span(), limit, observer),
             }),
             GFP_KERNEL,
         )
@@ -126,7 +100,7 @@ impl Region {
 
     /// The counters.
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        self.counting.stats()
     }
 
     /// Lets the NIC access the `len` bytes from `iova`; see [`Mirror::access`].
@@ -175,7 +149,7 @@ impl Region {
     ) -> Result<(), AccessError> {
         let range = self.may_prefetch(iova, len, advice)?;
         let step = |added| {
-            self.stats.pages_prefetched.add(added);
+            self.counting.prefetched(added);
             match go_on() {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),

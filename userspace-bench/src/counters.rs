@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the driver counted, per region, as `rdma statistic show mr` tells it.
+//! What the driver counted: per region, as `rdma statistic show mr` tells it, and per device, as `rdma
+//! statistic show link` and sysfs do.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, fs, io, process::Command};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,27 +62,113 @@ impl Counters {
     }
 }
 
+/// Counters by name.
+pub type Values = BTreeMap<String, u64>;
+
 /// All counters of the regions of process `pid` on `device` that exist now, by name, summed over regions.
-pub fn by_name(device: &str, pid: u32) -> BTreeMap<String, u64> {
+pub fn by_name(device: &str, pid: u32) -> Values {
     let regions = own_regions(&rdma(&["resource", "show", "mr"]), device, pid);
     sum_by_name(&rdma(&["statistic", "show", "mr"]), device, &regions)
 }
 
-fn sum_by_name(statistics: &Value, device: &str, regions: &[u64]) -> BTreeMap<String, u64> {
-    let mut sums = BTreeMap::new();
+fn sum_by_name(statistics: &Value, device: &str, regions: &[u64]) -> Values {
+    let mut sums = Values::new();
     each_region(statistics, &mut |entry| {
         let number = entry.get("mrn").and_then(Value::as_u64);
-        let ours = number.is_some_and(|n| regions.contains(&n)) && on_device(entry, device);
-        let counters = entry.as_object().filter(|_| ours).into_iter().flatten();
-        for (name, value) in
-            counters.filter(|(name, _)| !["mrn", "ifindex"].contains(&name.as_str()))
-        {
-            if let Some(value) = value.as_u64() {
-                *sums.entry(name.clone()).or_insert(0) += value;
+        if number.is_some_and(|n| regions.contains(&n)) && on_device(entry, device) {
+            for (name, value) in values(entry) {
+                *sums.entry(name).or_insert(0) += value;
             }
         }
     });
     sums
+}
+
+/// The counters of the region with the local key `lkey` on `device`; `None` if there is no such region, or it
+/// has no counters.
+///
+/// Only the superuser is told keys.
+pub fn of_region(device: &str, lkey: u32) -> Option<Values> {
+    let regions = rdma(&["-dd", "resource", "show", "mr"]);
+    let number = numbers(&regions, device, |entry| {
+        entry.get("lkey").and_then(key) == Some(u64::from(lkey))
+    });
+    let [number] = number.as_slice() else {
+        return None;
+    };
+    let mut found = None;
+    each_region(&rdma(&["statistic", "show", "mr"]), &mut |entry| {
+        if on_device(entry, device) && entry.get("mrn").and_then(Value::as_u64) == Some(*number) {
+            found = Some(values(entry));
+        }
+    });
+    found.filter(|values| !values.is_empty())
+}
+
+/// What the driver says of the region with the local key `lkey` on `device`: `rdma resource show mr -dd`.
+pub fn details(device: &str, lkey: u32) -> Option<Value> {
+    let mut found = None;
+    each_region(&rdma(&["-dd", "resource", "show", "mr"]), &mut |entry| {
+        let known = entry.get("lkey").and_then(key);
+        if on_device(entry, device) && known == Some(u64::from(lkey)) {
+            found = Some(entry.clone());
+        }
+    });
+    found
+}
+
+/// What begins the names of the driver's counters among those of a port.
+const OF_DEVICE: &str = "odp_";
+
+/// The driver's counters over all regions of `device`, as sysfs has them, by the names that those of a region
+/// have. The kernel remembers them for ten milliseconds.
+///
+/// # Errors
+///
+/// Those of reading the files; not found on a driver that has no hardware counters.
+pub fn of_device(device: &str) -> io::Result<Values> {
+    let folder = format!("/sys/class/infiniband/{device}/ports/1/hw_counters");
+    let mut values = Values::new();
+    for file in fs::read_dir(folder)? {
+        let file = file?;
+        let name = file.file_name();
+        if let Some(name) = name.to_str().and_then(|n| n.strip_prefix(OF_DEVICE)) {
+            let text = fs::read_to_string(file.path())?;
+            let value = text.trim().parse();
+            values.insert(name.to_owned(), value.map_err(io::Error::other)?);
+        }
+    }
+    Ok(values)
+}
+
+/// The same as `rdma statistic show link` tells it.
+pub fn of_link(device: &str) -> Values {
+    let link = format!("{device}/1");
+    let links = rdma(&["statistic", "show", "link", &link]);
+    let entry = links.as_array().and_then(|links| links.first());
+    let all = entry.map(values).unwrap_or_default();
+    all.into_iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(OF_DEVICE)?.to_owned(), value)))
+        .collect()
+}
+
+/// The numbers in `entry` that count something.
+fn values(entry: &Value) -> Values {
+    const NO_COUNTERS: [&str; 3] = ["ifindex", "mrn", "port"];
+    let fields = entry.as_object().into_iter().flatten();
+    fields
+        .filter(|(name, _)| !NO_COUNTERS.contains(&name.as_str()))
+        .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+        .collect()
+}
+
+/// A key, which versions of iproute2 print as a number or as hexadecimal text.
+fn key(value: &Value) -> Option<u64> {
+    let hexadecimal =
+        |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
+    value
+        .as_u64()
+        .or_else(|| value.as_str().and_then(hexadecimal))
 }
 
 fn rdma(arguments: &[&str]) -> Value {
@@ -92,10 +179,16 @@ fn rdma(arguments: &[&str]) -> Value {
 
 /// The numbers of the regions that `pid` holds.
 fn own_regions(resources: &Value, device: &str, pid: u32) -> Vec<u64> {
+    numbers(resources, device, |entry| {
+        entry.get("pid").and_then(Value::as_u64) == Some(u64::from(pid))
+    })
+}
+
+/// The numbers of the regions on `device` that are `wanted`.
+fn numbers(resources: &Value, device: &str, wanted: impl Fn(&Value) -> bool) -> Vec<u64> {
     let mut regions = Vec::new();
     each_region(resources, &mut |entry| {
-        let owner = entry.get("pid").and_then(Value::as_u64);
-        if owner == Some(u64::from(pid)) && on_device(entry, device) {
+        if on_device(entry, device) && wanted(entry) {
             regions.extend(entry.get("mrn").and_then(Value::as_u64));
         }
     });
@@ -154,6 +247,18 @@ mod tests {
             ("pages_mapped", 7),
         ];
         assert_eq!(all, expected.map(|(name, n)| (name.to_owned(), n)).into());
+    }
+
+    #[test]
+    fn keys_and_counters_are_read_as_iproute2_prints_them() {
+        assert_eq!(key(&json!("0x1a2b")), Some(0x1a2b));
+        assert_eq!(key(&json!("1a2b")), Some(0x1a2b));
+        assert_eq!(key(&json!(7)), Some(7));
+        assert_eq!(key(&json!("rkey")), None);
+        let entry =
+            json!({"ifindex": 3, "ifname": "rxe0", "mrn": 5, "page_faults": 2, "chunks": 0});
+        let expected = [("chunks".to_owned(), 0), ("page_faults".to_owned(), 2)];
+        assert_eq!(values(&entry), Values::from(expected));
     }
 
     #[test]

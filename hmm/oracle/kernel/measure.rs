@@ -19,6 +19,7 @@ use hmm::policy::Policy;
 use hmm::run::Run;
 use hmm::rwlock::RwLock;
 use hmm::table::{NoRoom, Pages, Slot, Table, UNIT_ORDER, UNIT_PAGES};
+use hmm::walk::FaultError;
 
 use crate::abi;
 use crate::argument;
@@ -136,10 +137,13 @@ fn zap_pages(range: PageRange) -> Result<u64> {
 struct Indifferent;
 
 impl Observer for Indifferent {
-    fn faulted(&self, _pages: u64, _extra: u64) {}
+    type Fault = ();
+
+    fn fault_begins(&self, _page: PageIndex, _access: Access) {}
+    fn fault_served(&self, _fault: (), _pages: u64, _extra: u64) {}
+    fn fault_failed(&self, _fault: (), _error: FaultError) {}
     fn collided(&self) {}
-    fn failed(&self) {}
-    fn invalidated(&self, _event: Event, _pages: u64) {}
+    fn invalidated(&self, _range: PageRange, _event: Event, _pages: u64) {}
     fn chunk_added(&self) {}
 }
 

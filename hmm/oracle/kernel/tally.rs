@@ -4,8 +4,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
 use hmm::mirror::Observer;
+use hmm::pfn::Access;
+use hmm::walk::FaultError;
 
 use crate::abi;
 
@@ -61,7 +64,11 @@ fn index(event: Event) -> usize {
 }
 
 impl Observer for Tally {
-    fn faulted(&self, pages: u64, extra: u64) {
+    type Fault = ();
+
+    fn fault_begins(&self, _page: PageIndex, _access: Access) {}
+
+    fn fault_served(&self, _fault: (), pages: u64, extra: u64) {
         add(&self.faults, 1);
         add(&self.pages, pages);
         add(&self.extra, extra);
@@ -71,11 +78,11 @@ impl Observer for Tally {
         add(&self.collisions, 1);
     }
 
-    fn failed(&self) {
+    fn fault_failed(&self, _fault: (), _error: FaultError) {
         add(&self.failures, 1);
     }
 
-    fn invalidated(&self, event: Event, pages: u64) {
+    fn invalidated(&self, _range: PageRange, event: Event, pages: u64) {
         add(&self.invalidated, pages);
         add(&self.events[index(event)], 1);
     }

@@ -4,8 +4,13 @@
 
 use kernel::ffi::{c_char, c_int};
 use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
 
-use crate::umem::region_of;
+use mlx_odp::device::Device;
+
+use crate::hw_counters::Counters;
+use crate::netlink::{fill_res_mr_entry, fill_stat_mr_entry};
 use crate::{registration, reregistration, rxe};
 
 /// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
@@ -13,6 +18,12 @@ const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_RECV
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_WRITE
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV;
+
+/// What we keep of a device of rxe's, as its driver data: rxe's own structure has no room.
+struct Kept {
+    device: Arc<Device>,
+    counters: Counters,
+}
 
 /// Takes the place of `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
 ///
@@ -26,49 +37,110 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     name: *const c_char,
     netdev: *mut rxe::net_device,
 ) -> c_int {
+    // Of two settings of an operation the first stays, and rxe's come later.
     let operations = rxe::ib_device_ops {
+        alloc_hw_port_stats: Some(alloc_hw_port_stats),
+        dealloc_driver: Some(dealloc_driver),
+        fill_res_mr_entry: Some(fill_res_mr_entry),
         fill_stat_mr_entry: Some(fill_stat_mr_entry),
+        get_hw_stats: Some(get_hw_stats),
         reg_user_mr: Some(registration::reg_user_mr),
         rereg_user_mr: Some(reregistration::rereg_user_mr),
         ..Default::default()
     };
-    // SAFETY: The device is valid and nobody else's until it is registered. The core copies the
-    // operations, and of each keeps the one that it is given first: ours. Name and net device are passed on.
+    // SAFETY: The device is valid and nobody else's until it is registered.
+    let kept = match unsafe { keep(&raw mut (*device).ib_dev) } {
+        Ok(kept) => kept,
+        Err(error) => return error.to_errno(),
+    };
+    // SAFETY: As above. The core copies the operations; `dealloc_driver` takes back what is kept, also
+    // if the registration fails. Name and net device are passed on.
     unsafe {
         let caps = &raw mut (*device).attr.odp_caps;
         (*caps).general_caps |= u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);
         (*caps).per_transport_caps.uc_odp_caps |= UC_CAPS;
+        rxe::rxe_shim_set_driver_data(&raw mut (*device).ib_dev, kept.into_foreign().cast());
         rxe::ib_set_device_ops(&raw mut (*device).ib_dev, &operations);
         rxe::rxe_register_device(device, name, netdev)
     }
 }
 
-/// The counters of a region, for `rdma statistic show mr`.
+/// Makes what is kept of a device.
+///
+/// # Errors
+///
+/// `ENOMEM`.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core: `msg` is a message being made, `ibmr` one of rxe's, and referenced.
-unsafe extern "C" fn fill_stat_mr_entry(msg: *mut rxe::sk_buff, ibmr: *mut rxe::ib_mr) -> c_int {
-    // SAFETY: rxe's MRs contain their `ib_mr`.
-    let mr = unsafe { kernel::container_of!(ibmr, rxe::rxe_mr, ibmr) };
-    // SAFETY: The core holds `ibmr` for this call.
-    let Some(region) = (unsafe { region_of(mr) }) else {
-        return 0;
+/// `ibdev` is one of rxe's.
+unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
+    let kept = Kept {
+        device: Device::new()?,
+        // SAFETY: By the contract.
+        counters: unsafe { Counters::new(ibdev)? },
     };
-    // SAFETY: `msg` is valid.
-    let counters = unsafe { rxe::rxe_shim_begin_counters(msg) };
-    if counters.is_null() {
-        return EMSGSIZE.to_errno();
-    }
-    for (name, value) in region.stats().entries() {
-        // SAFETY: `msg` is valid, the name is a C string.
-        if unsafe { rxe::rdma_nl_stat_hwcounter_entry(msg, name.as_char_ptr(), value) } != 0 {
-            // SAFETY: Undoes what was begun above.
-            unsafe { rxe::rxe_shim_cancel_counters(msg, counters) };
-            return EMSGSIZE.to_errno();
-        }
-    }
-    // SAFETY: Begun above.
-    unsafe { rxe::rxe_shim_end_counters(msg, counters) };
-    0
+    Ok(KBox::new(kept, GFP_KERNEL)?)
+}
+
+/// What is kept of `ibdev`.
+///
+/// # Safety
+///
+/// `ibdev` is one of rxe's, and in use for `'a`: from the call of its registration until the core calls
+/// `dealloc_driver`.
+unsafe fn kept_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Kept {
+    // SAFETY: Set before the registration, by `mlx_odp_rxe_register_device`, and not taken back before
+    // `dealloc_driver`.
+    unsafe { KBox::<Kept>::borrow(rxe::rxe_shim_driver_data(ibdev).cast()) }
+}
+
+/// The device that regions of `ibdev` belong to.
+///
+/// # Safety
+///
+/// `ibdev` is one of rxe's, and in use for `'a`.
+pub(crate) unsafe fn device_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Arc<Device> {
+    // SAFETY: By the contract.
+    unsafe { &kept_of(ibdev).device }
+}
+
+/// Takes the place of `rxe_dealloc` as the last operation that the core calls.
+///
+/// # Safety
+///
+/// Called by the RDMA core, once: nothing else is under way on the device.
+unsafe extern "C" fn dealloc_driver(ibdev: *mut rxe::ib_device) {
+    // SAFETY: What the core would have called; it frees nothing that is used below.
+    unsafe { rxe::rxe_dealloc(ibdev) };
+    // SAFETY: Set by `mlx_odp_rxe_register_device`; nobody borrows it any more.
+    drop(unsafe { KBox::<Kept>::from_foreign(rxe::rxe_shim_driver_data(ibdev).cast()) });
+}
+
+/// Makes the structure for the counters of a port, for `rdma statistic show link` and sysfs.
+///
+/// # Safety
+///
+/// Called by the RDMA core with one of rxe's devices.
+unsafe extern "C" fn alloc_hw_port_stats(
+    ibdev: *mut rxe::ib_device,
+    _port: u32,
+) -> *mut rxe::rdma_hw_stats {
+    // SAFETY: By the contract.
+    unsafe { kept_of(ibdev).counters.allocate() }
+}
+
+/// Reads the counters of a port.
+///
+/// # Safety
+///
+/// Called by the RDMA core: `stats` was made by [`alloc_hw_port_stats`] for `ibdev`, and is locked.
+unsafe extern "C" fn get_hw_stats(
+    ibdev: *mut rxe::ib_device,
+    stats: *mut rxe::rdma_hw_stats,
+    port: u32,
+    index: c_int,
+) -> c_int {
+    // SAFETY: By the contract.
+    unsafe { Counters::read(kept_of(ibdev).device.stats(), ibdev, stats, port, index) }
 }

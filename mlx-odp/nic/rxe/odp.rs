@@ -5,9 +5,9 @@
 //! rxe calls the functions in [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, from its
 //! workers (never from interrupts) while it holds a reference to the region; each turns into an
 //! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
-//! [`registration`] and [`reregistration`] look at a region before rxe does, [`umem`] hangs a region on
-//! rxe's MR, [`request`] gives a request that fails here its completion. [`window`] takes the place of
-//! another of rxe's objects, that of memory windows.
+//! [`hw_counters`] and [`netlink`] say what has happened. [`registration`] and [`reregistration`] look at a
+//! region before rxe does, [`umem`] hangs a region on rxe's MR, [`request`] gives a request that fails here
+//! its completion. [`window`] takes the place of another of rxe's objects, that of memory windows.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -33,6 +33,8 @@ mod rxe_bindings;
 use rxe_bindings as rxe;
 
 mod device;
+mod hw_counters;
+mod netlink;
 mod object;
 mod prefetch;
 mod registration;

@@ -68,19 +68,29 @@ bool rxe_shim_writable(int access)
 	return ib_access_writable(access);
 }
 
-struct nlattr *rxe_shim_begin_counters(struct sk_buff *msg)
+struct nlattr *rxe_shim_begin_nest(struct sk_buff *msg, int attribute)
 {
-	return nla_nest_start(msg, RDMA_NLDEV_ATTR_STAT_HWCOUNTERS);
+	return nla_nest_start(msg, attribute);
 }
 
-void rxe_shim_end_counters(struct sk_buff *msg, struct nlattr *counters)
+void rxe_shim_end_nest(struct sk_buff *msg, struct nlattr *nest)
 {
-	nla_nest_end(msg, counters);
+	nla_nest_end(msg, nest);
 }
 
-void rxe_shim_cancel_counters(struct sk_buff *msg, struct nlattr *counters)
+void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest)
 {
-	nla_nest_cancel(msg, counters);
+	nla_nest_cancel(msg, nest);
+}
+
+void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data)
+{
+	dev_set_drvdata(&ibdev->dev, data);
+}
+
+void *rxe_shim_driver_data(struct ib_device *ibdev)
+{
+	return dev_get_drvdata(&ibdev->dev);
 }
 
 bool rxe_shim_fatal_signal_pending(void)

@@ -34,10 +34,14 @@ struct rxe_mw *rxe_shim_next_window(struct rxe_dev *rxe, unsigned long *index);
 /* Whether the request that the responder of qp is at is a FLUSH of a whole region. */
 bool rxe_shim_flushes_region(struct rxe_qp *qp);
 
-/* The netlink attribute around the counters of a region; NULL if msg is full. */
-struct nlattr *rxe_shim_begin_counters(struct sk_buff *msg);
-void rxe_shim_end_counters(struct sk_buff *msg, struct nlattr *counters);
-void rxe_shim_cancel_counters(struct sk_buff *msg, struct nlattr *counters);
+/* A netlink attribute that holds others; NULL if msg is full. */
+struct nlattr *rxe_shim_begin_nest(struct sk_buff *msg, int attribute);
+void rxe_shim_end_nest(struct sk_buff *msg, struct nlattr *nest);
+void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest);
+
+/* What a driver keeps of a device. Neither rxe nor the RDMA core uses it. */
+void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data);
+void *rxe_shim_driver_data(struct ib_device *ibdev);
 
 bool rxe_shim_fatal_signal_pending(void);
 

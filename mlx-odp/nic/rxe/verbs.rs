@@ -13,6 +13,7 @@ use hmm::page::Bytes;
 use hmm::pfn::Access;
 use mlx_odp::region::{AccessError, Region};
 
+use crate::device::device_of;
 use crate::rxe;
 use crate::umem::{attach, errno, region_of, with_current_mm};
 
@@ -34,8 +35,10 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     unsafe { rxe::rxe_mr_init(access, mr) };
     // SAFETY: A pure function of its argument.
     let writable = unsafe { rxe::rxe_shim_writable(access) };
+    // SAFETY: `device` is valid and in use.
+    let ours = unsafe { device_of(&raw mut (*device).ib_dev) };
     errno(with_current_mm(|mm| {
-        let region = Region::new(mm, va, length, iova, writable)?;
+        let region = Region::new(ours, mm, va, length, iova, writable)?;
         // SAFETY: `mr` is new; `device` outlives it.
         unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
         // SAFETY: `mr` is valid and nobody else's until this function returns.

@@ -7,6 +7,7 @@
 //! on standard error that says why.
 
 mod addresses;
+mod counters;
 mod disk;
 mod exec;
 mod fork;
@@ -97,6 +98,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         reregister::TESTS,
         refusals::TESTS,
         prefetch::TESTS,
+        counters::TESTS,
         processes::TESTS,
         exec::TESTS,
         teardown::TESTS,

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The driver's counters: that each moves by exactly what has happened, for the region and for the device.
+//!
+//! Nobody else uses the device meanwhile. The other end of each transfer is pinned, so that it counts nothing.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::{ensure, Context as _, Result};
+use odp_verbs::{
+    counters::{self, Values},
+    env::{anonymous, Buffer, Env, Mode},
+    loopback::Loopback,
+    memory::{Advice, Protection, HUGE_PAGE, PAGE},
+    pattern::Pattern,
+    verbs::{Access, Advise, Op, PREFETCH_FLUSH},
+};
+
+use crate::harness::{skip, Test, REMOTE_REFUSED};
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[
+    Test::on_demand("counters-faults", faults),
+    Test::on_demand("counters-resident", resident),
+    Test::on_demand("counters-huge", huge),
+    Test::on_demand("counters-taken-away", taken_away),
+    Test::on_demand("counters-failed", failed),
+    Test::on_demand("counters-prefetch", prefetch),
+    Test::on_demand("counters-chunks", chunks),
+    Test::once("counters-of-device", of_device),
+];
+
+/// For how long the kernel may show a device's counters as they were, and more.
+const REMEMBERED: Duration = Duration::from_millis(30);
+
+/// Counters that depend on the time that things take.
+const TIMES: &[&str] = &["page_fault_nanoseconds"];
+
+/// What is expected of the counters: by how much each has grown. Those not named have not moved.
+type Grown = &'static [(&'static str, u64)];
+
+/// Memory under test and its region's counters.
+struct Watched<'e> {
+    env: &'e Env,
+    near: Buffer,
+    far: Buffer,
+    link: Loopback,
+    region: Values,
+    device: Values,
+}
+
+impl<'e> Watched<'e> {
+    fn new(env: &'e Env, far: Buffer) -> Result<Self> {
+        let near = env.buffer(Mode::Pinned, 2 * PAGE)?;
+        near.fill(Pattern::new(1), 0, near.memory.len());
+        let mut watched = Self {
+            env,
+            near,
+            link: env.rc()?,
+            region: Values::new(),
+            device: Values::new(),
+            far,
+        };
+        (watched.region, watched.device) = watched.read()?;
+        Ok(watched)
+    }
+
+    fn read(&self) -> Result<(Values, Values)> {
+        let name = self.env.context.name();
+        let region = counters::of_region(name, self.far.region.lkey())
+            .ok_or_else(|| skip("the driver has no counters of on-demand regions"))?;
+        thread::sleep(REMEMBERED);
+        let device = counters::of_device(name).context("the device's counters")?;
+        Ok((region, device))
+    }
+
+    /// Writes a few bytes to `offset`, with the right outcome.
+    fn touch(&self, offset: usize) -> Result<()> {
+        const LEN: usize = 100;
+        let link = self
+            .link
+            .write(self.near.sge(0, LEN), self.far.remote(offset));
+        link.with_context(|| format!("WRITE to offset {offset:#x}"))?;
+        let data = Pattern::new(1);
+        Ok(self.far.check_from(data, 0, offset, LEN)?)
+    }
+
+    /// Checks that since the last call the counters of the region and those of the device have grown by
+    /// this, and by nothing else.
+    fn have_grown(&mut self, what: &str, grown: Grown) -> Result<()> {
+        let (region, device) = self.read()?;
+        for (whose, before, now) in [
+            ("region", &self.region, &region),
+            ("device", &self.device, &device),
+        ] {
+            let expected: BTreeMap<&str, u64> = grown.iter().copied().collect();
+            for name in expected.keys() {
+                ensure!(now.contains_key(*name), "the {whose} has no counter {name}");
+            }
+            for (name, now) in now {
+                let before = before.get(name).copied().unwrap_or(0);
+                let expected = expected.get(name.as_str()).copied().unwrap_or(0);
+                ensure!(
+                    TIMES.contains(&name.as_str()) || *now == before + expected,
+                    "{what}: {name} of the {whose} went from {before} to {now}, not by {expected}"
+                );
+            }
+        }
+        let faults = grown.iter().any(|(name, _)| *name == "page_faults");
+        let took = |values: &Values| values.get(TIMES[0]).copied().unwrap_or(0);
+        ensure!(
+            (took(&region) > took(&self.region)) == faults,
+            "{what}: the time of faults grew without one, or did not grow with one"
+        );
+        (self.region, self.device) = (region, device);
+        Ok(())
+    }
+}
+
+const FAULT_ALONE: Grown = &[
+    ("page_faults", 1),
+    ("page_faults_handled", 1),
+    ("pages_mapped", 1),
+];
+
+fn faults(env: &Env, mode: Mode) -> Result<()> {
+    let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
+    watched.touch(8 * PAGE + 10)?;
+    watched.have_grown(
+        "the first page",
+        &[
+            ("page_faults", 1),
+            ("page_faults_handled", 1),
+            ("pages_mapped", 1),
+            ("chunks", 1),
+        ],
+    )?;
+    watched.touch(8 * PAGE + 3000)?;
+    watched.have_grown("the same page again", &[])?;
+    watched.touch(40 * PAGE)?;
+    watched.have_grown("another page", FAULT_ALONE)?;
+    watched.touch(20 * PAGE - 50)?;
+    watched.have_grown(
+        "two pages in one packet",
+        &[
+            ("page_faults", 1),
+            ("page_faults_handled", 1),
+            ("pages_mapped", 2),
+        ],
+    )
+}
+
+/// Pages that the CPU has come along when the NIC goes through them in order: each counts once.
+fn resident(env: &Env, mode: Mode) -> Result<()> {
+    const PAGES: usize = 64;
+    let far = env.buffer(mode, PAGES * PAGE)?;
+    far.fill(Pattern::new(7), 0, PAGES * PAGE);
+    let mut watched = Watched::new(env, far)?;
+    for page in 0..PAGES {
+        watched.touch(page * PAGE)?;
+    }
+    let (region, device) = watched.read()?;
+    for (before, now) in [(&watched.region, &region), (&watched.device, &device)] {
+        let grown = |name: &str| now[name] - before.get(name).copied().unwrap_or(0);
+        let (faults, mapped) = (grown("page_faults"), grown("pages_mapped"));
+        let around = grown("pages_mapped_around");
+        ensure!(mapped == PAGES as u64, "{mapped} pages are mapped");
+        ensure!(
+            faults < mapped && around == mapped - faults,
+            "{around} pages came along with {faults} faults that mapped {mapped}"
+        );
+    }
+    (watched.region, watched.device) = (region, device);
+    watched.touch(5 * PAGE)?;
+    watched.have_grown("a page that came along", &[])
+}
+
+fn huge(env: &Env, mode: Mode) -> Result<()> {
+    let memory = anonymous(HUGE_PAGE)?;
+    memory.advise(0..HUGE_PAGE, Advice::HugePage)?;
+    memory.write(0, &[1]);
+    if memory.advise(0..HUGE_PAGE, Advice::Collapse).is_err() {
+        return Err(skip("no huge page can be had"));
+    }
+    let mut watched = Watched::new(env, env.cover(mode, memory, Access::ALL)?)?;
+    watched.touch(300 * PAGE + 123)?;
+    watched.have_grown(
+        "a huge page",
+        &[
+            ("page_faults", 1),
+            ("page_faults_handled", 1),
+            ("pages_mapped", 512),
+            ("pages_mapped_around", 511),
+            ("chunks", 1),
+        ],
+    )?;
+    watched.touch(7)?;
+    watched.have_grown("its first page", &[])?;
+    watched.far.memory.advise(0..HUGE_PAGE, Advice::DontNeed)?;
+    watched.have_grown(
+        "the huge page thrown away",
+        &[("invalidations", 1), ("page_invalidations", 512)],
+    )
+}
+
+fn taken_away(env: &Env, mode: Mode) -> Result<()> {
+    const PAGES: usize = 16;
+    let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
+    for page in (0..PAGES).step_by(2) {
+        watched.touch(page * PAGE)?;
+    }
+    (watched.region, watched.device) = watched.read()?;
+    let memory = &watched.far.memory;
+    memory.advise(0..5 * PAGE, Advice::DontNeed)?;
+    watched.have_grown(
+        "pages 0, 2 and 4",
+        &[("invalidations", 1), ("page_invalidations", 3)],
+    )?;
+    let memory = &watched.far.memory;
+    memory.advise(32 * PAGE..33 * PAGE, Advice::DontNeed)?;
+    watched.have_grown("a page that the NIC has not used", &[("invalidations", 1)])?;
+    let memory = &watched.far.memory;
+    memory.unmap(6 * PAGE..8 * PAGE)?;
+    watched.have_grown(
+        "munmap of pages 6 and 7",
+        &[("invalidations", 1), ("page_invalidations", 1)],
+    )?;
+    let memory = &watched.far.memory;
+    memory.protect(8 * PAGE..9 * PAGE, Protection::Read)?;
+    watched.have_grown(
+        "mprotect of page 8",
+        &[("invalidations", 1), ("page_invalidations", 1)],
+    )?;
+    watched.touch(2 * PAGE)?;
+    watched.have_grown("page 2 once more", FAULT_ALONE)
+}
+
+fn failed(env: &Env, mode: Mode) -> Result<()> {
+    let far = env.buffer(mode, 64 * PAGE)?;
+    far.memory.unmap(10 * PAGE..11 * PAGE)?;
+    let mut watched = Watched::new(env, far)?;
+    watched.touch(0)?;
+    (watched.region, watched.device) = watched.read()?;
+    let (near, far) = (watched.near.sge(0, 8), watched.far.remote(10 * PAGE));
+    watched
+        .link
+        .refused(Op::Write(far), &[near], REMOTE_REFUSED)?;
+    watched.have_grown("a hole", &[("page_faults", 1), ("page_faults_failed", 1)])
+}
+
+fn prefetch(env: &Env, mode: Mode) -> Result<()> {
+    let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
+    let sge = watched.far.sge(3 * PAGE + 5, 9 * PAGE);
+    let domain = &env.domain;
+    domain.advise(Advise::PrefetchWrite, PREFETCH_FLUSH, &[sge])?;
+    watched.have_grown(
+        "nine pages, not aligned",
+        &[("pages_prefetched", 10), ("chunks", 1)],
+    )?;
+    watched.touch(7 * PAGE)?;
+    watched.have_grown("a page that was prefetched", &[])
+}
+
+fn chunks(env: &Env, mode: Mode) -> Result<()> {
+    const CHUNK: usize = 128 << 20;
+    let far = env.buffer(mode, 3 * CHUNK)?;
+    far.memory.advise(0..3 * CHUNK, Advice::NoHugePage)?;
+    let mut watched = Watched::new(env, far)?;
+    watched.touch(CHUNK - PAGE)?;
+    watched.touch(2 * CHUNK + 5 * PAGE)?;
+    watched.have_grown(
+        "two pages far from each other",
+        &[
+            ("page_faults", 2),
+            ("page_faults_handled", 2),
+            ("pages_mapped", 2),
+            ("chunks", 2),
+        ],
+    )?;
+    let (name, lkey) = (env.context.name(), watched.far.region.lkey());
+    let details = counters::details(name, lkey).context("rdma resource show mr")?;
+    ensure!(
+        details["drv_odp"] == mode.to_string(),
+        "the region is described as {details}"
+    );
+    Ok(())
+}
+
+/// Netlink says what sysfs does, and what has happened stays when the region goes.
+fn of_device(env: &Env) -> Result<()> {
+    let name = env.context.name();
+    let watched = Watched::new(env, env.buffer(Mode::Explicit, 64 * PAGE)?)?;
+    watched.touch(0)?;
+    let (_, with) = watched.read()?;
+    let link = counters::of_link(name);
+    ensure!(link == with, "netlink has {link:?}, sysfs {with:?}");
+    drop(watched);
+    thread::sleep(REMEMBERED);
+    let without = counters::of_device(name)?;
+    ensure!(
+        without == with,
+        "with the region {with:?}, without it {without:?}"
+    );
+    Ok(())
+}
