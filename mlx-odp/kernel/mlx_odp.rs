@@ -27,6 +27,7 @@ pub mod stats;
 pub mod device;
 mod observer;
 pub mod region;
+mod trace;
 
 use kernel::prelude::*;
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a region's mirror reports, counted: for the region and for its device.
+//! What a region's mirror reports: counted, for the region and for its device, and traced.
+//!
+//! The functions that trace are not inlined: other modules instantiate the mirror's generic functions, and
+//! have no tracepoints.
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
@@ -8,27 +11,31 @@ use hmm::mirror::Observer;
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use kernel::time::{Instant, Monotonic};
 
+use crate::advice::Advice;
 use crate::device::Device;
 use crate::stats::Stats;
+use crate::trace::{self, FaultEnd, Moment};
 
-/// Counts what happens to one region.
+/// Counts and traces what happens to one region.
 pub(crate) struct Counting {
+    lkey: u32,
     region: Stats,
     device: Arc<Device>,
 }
 
 impl Counting {
-    /// For a new region of `device`.
+    /// For a new region of `device` with the key `lkey`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: &Arc<Device>) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: &Arc<Device>, lkey: u32) -> Result<Arc<Self>> {
         let counting = Self {
+            lkey,
             region: Stats::default(),
             device: device.clone(),
         };
@@ -45,57 +52,93 @@ impl Counting {
         self.count(|stats| stats.pages_prefetched.add(pages));
     }
 
+    /// A prefetch of `range` has ended, and has added the translations of `pages` pages in all.
+    #[inline(never)]
+    pub(crate) fn prefetch_ends(
+        &self,
+        range: PageRange,
+        advice: Advice,
+        pages: u64,
+        result: Result<(), FaultError>,
+    ) {
+        trace::prefetch(self.lkey, range, advice, pages, errno(result));
+    }
+
     fn count(&self, count: impl Fn(&Stats)) {
         count(&self.region);
         count(self.device.stats());
     }
 
-    fn fault_ends(&self, fault: Fault, count: impl Fn(&Stats)) {
-        let nanoseconds = u64::try_from(fault.began.elapsed().as_nanos()).unwrap_or(0);
+    /// The fault has ended: takes its time, counts and traces it.
+    fn fault_ends(&self, fault: Fault, result: Result<(), FaultError>, pages: u64, around: u64) {
+        let nanoseconds = fault.began.elapsed();
         self.count(|stats| {
             stats.page_fault_nanoseconds.add(nanoseconds);
             stats.fault_latency.record(nanoseconds);
-            count(stats);
+            match result {
+                Ok(()) => stats.page_faults_handled.add(1),
+                Err(_) => stats.page_faults_failed.add(1),
+            }
+            stats.pages_mapped.add(pages);
+            stats.pages_mapped_around.add(around);
         });
+        let end = FaultEnd {
+            pages,
+            around,
+            result: errno(result),
+            nanoseconds,
+        };
+        trace::fault_end(self.lkey, fault.page, fault.access, end);
     }
+}
+
+/// 0 or the negative errno.
+fn errno(result: Result<(), FaultError>) -> c_int {
+    result.map_or_else(|error| Error::from(error).to_errno(), |()| 0)
 }
 
 /// A page fault under way.
 pub(crate) struct Fault {
-    began: Instant<Monotonic>,
+    page: PageIndex,
+    access: Access,
+    began: Moment,
 }
 
 impl Observer for Counting {
     type Fault = Fault;
 
-    fn fault_begins(&self, _page: PageIndex, _access: Access) -> Fault {
+    #[inline(never)]
+    fn fault_begins(&self, page: PageIndex, access: Access) -> Fault {
         self.count(|stats| stats.page_faults.add(1));
+        trace::fault_begin(self.lkey, page, access);
         Fault {
-            began: Instant::now(),
+            page,
+            access,
+            began: Moment::now(),
         }
     }
 
+    #[inline(never)]
     fn fault_served(&self, fault: Fault, pages: u64, extra: u64) {
-        self.fault_ends(fault, |stats| {
-            stats.page_faults_handled.add(1);
-            stats.pages_mapped.add(pages);
-            stats.pages_mapped_around.add(extra);
-        });
+        self.fault_ends(fault, Ok(()), pages, extra);
     }
 
-    fn fault_failed(&self, fault: Fault, _error: FaultError) {
-        self.fault_ends(fault, |stats| stats.page_faults_failed.add(1));
+    #[inline(never)]
+    fn fault_failed(&self, fault: Fault, error: FaultError) {
+        self.fault_ends(fault, Err(error), 0, 0);
     }
 
     fn collided(&self) {
         self.count(|stats| stats.page_fault_retries.add(1));
     }
 
-    fn invalidated(&self, _range: PageRange, _event: Event, pages: u64) {
+    #[inline(never)]
+    fn invalidated(&self, range: PageRange, event: Event, pages: u64) {
         self.count(|stats| {
             stats.invalidations.add(1);
             stats.page_invalidations.add(pages);
         });
+        trace::invalidate(self.lkey, range, event, pages);
     }
 
     fn chunk_added(&self) {

@@ -42,6 +42,21 @@ impl From<AccessError> for Error {
     }
 }
 
+/// What an application registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Registration {
+    /// The key by which the application names the region in its own requests.
+    pub lkey: u32,
+    /// The first byte.
+    pub va: u64,
+    /// How many bytes. With `va` 0 and [`crate::key::IMPLICIT_LENGTH`], the whole address space.
+    pub length: u64,
+    /// As what requests know the first byte.
+    pub iova: u64,
+    /// Whether the NIC may write.
+    pub writable: bool,
+}
+
 /// Registered memory of one process.
 #[pin_data]
 pub struct Region {
@@ -53,10 +68,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// Registers `length` bytes of `mm` from `va` with `device`, known to requests as `iova`, or, with
-    /// `va` 0 and `length` [`crate::key::IMPLICIT_LENGTH`], the whole address space.
-    ///
-    /// Touches no page and costs the same for any length. `writable` if the NIC may write.
+    /// Registers memory of `mm` with `device`. Touches no page and costs the same for any length.
     ///
     /// # Errors
     ///
@@ -65,16 +77,20 @@ impl Region {
     pub fn new(
         device: &Arc<Device>,
         mm: &Mm,
-        va: u64,
-        length: u64,
-        iova: u64,
-        writable: bool,
+        registration: Registration,
     ) -> Result<Pin<KBox<Self>>> {
+        let Registration {
+            lkey,
+            va,
+            length,
+            iova,
+            writable,
+        } = registration;
         let key = Key::new(va, length, iova, user_pages(mm)).map_err(|bad| match bad {
             BadKey::Meaningless | BadKey::Wraps => EINVAL,
             BadKey::NotUser => EFAULT,
         })?;
-        let counting = Counting::new(device)?;
+        let counting = Counting::new(device, lkey)?;
         let observer = counting.clone();
         let limit = Perm::from_writable(writable);
         KBox::pin_init(
@@ -148,16 +164,18 @@ impl Region {
         go_on: impl Fn() -> bool,
     ) -> Result<(), AccessError> {
         let range = self.may_prefetch(iova, len, advice)?;
+        let mut pages = 0;
         let step = |added| {
+            pages += added;
             self.counting.prefetched(added);
             match go_on() {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
         };
-        self.mirror
-            .prefetch(range, advice.policy(), step)
-            .map_err(AccessError::Fault)
+        let result = self.mirror.prefetch(range, advice.policy(), step);
+        self.counting.prefetch_ends(range, advice, pages, result);
+        result.map_err(AccessError::Fault)
     }
 
     /// Checks a prefetch without doing it; returns the pages meant.

@@ -51,7 +51,12 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     // SAFETY: The device is valid and nobody else's until it is registered.
     let kept = match unsafe { keep(&raw mut (*device).ib_dev) } {
         Ok(kept) => kept,
-        Err(error) => return error.to_errno(),
+        Err(error) => {
+            // SAFETY: rxe has not set its operations yet, among them this one; the core will miss it when
+            // rxe gives the device back.
+            unsafe { rxe::rxe_dealloc(&raw mut (*device).ib_dev) };
+            return error.to_errno();
+        }
     };
     // SAFETY: As above. The core copies the operations; `dealloc_driver` takes back what is kept, also
     // if the registration fails. Name and net device are passed on.

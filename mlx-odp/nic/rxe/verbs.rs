@@ -11,7 +11,7 @@ use kernel::prelude::*;
 
 use hmm::page::Bytes;
 use hmm::pfn::Access;
-use mlx_odp::region::{AccessError, Region};
+use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;
 use crate::rxe;
@@ -38,7 +38,15 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     // SAFETY: `device` is valid and in use.
     let ours = unsafe { device_of(&raw mut (*device).ib_dev) };
     errno(with_current_mm(|mm| {
-        let region = Region::new(ours, mm, va, length, iova, writable)?;
+        let registration = Registration {
+            // SAFETY: `mr` is valid and nobody else's, and has been given its keys.
+            lkey: unsafe { (*mr).ibmr.lkey },
+            va,
+            length,
+            iova,
+            writable,
+        };
+        let region = Region::new(ours, mm, registration)?;
         // SAFETY: `mr` is new; `device` outlives it.
         unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
         // SAFETY: `mr` is valid and nobody else's until this function returns.
