@@ -9,7 +9,9 @@
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
 //! files are modules of this crate.
 //!
-//! The only locks are hmm's; see the lock order in its `hmm.rs`.
+//! The locks that matter are hmm's; see the lock order in its `hmm.rs`. Two mutexes of this module are
+//! outside of that order: nothing of hmm's is called under them. `debugfs::ROOT` is for the directory of the
+//! module, `Device::regions` for the list of a device's regions; neither is taken under the other.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -24,6 +26,7 @@ pub mod sge;
 #[path = "../core/stats.rs"]
 pub mod stats;
 
+pub mod debugfs;
 pub mod device;
 mod observer;
 pub mod region;
@@ -39,11 +42,16 @@ module! {
     license: "GPL v2",
 }
 
-struct MlxOdpModule;
+struct MlxOdpModule {
+    _debugfs: debugfs::Root,
+}
 
 impl kernel::Module for MlxOdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         pr_info!("on-demand paging for RDMA in Rust\n");
-        Ok(Self)
+        Ok(Self {
+            // SAFETY: The module is loaded once, and users of it come later.
+            _debugfs: unsafe { debugfs::Root::new() },
+        })
     }
 }

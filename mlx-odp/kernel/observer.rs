@@ -14,32 +14,55 @@ use hmm::walk::FaultError;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::task::Pid;
 
 use crate::advice::Advice;
 use crate::device::Device;
+use crate::key::KeyKind;
+use crate::region::Registration;
 use crate::stats::Stats;
 use crate::trace::{self, FaultEnd, Moment};
 
+/// What is known of a region from its registration on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    /// What the application asked for.
+    pub(crate) registration: Registration,
+    /// What that means.
+    pub(crate) kind: KeyKind,
+    /// The application.
+    pub(crate) pid: Pid,
+}
+
 /// Counts and traces what happens to one region.
 pub(crate) struct Counting {
-    lkey: u32,
+    identity: Identity,
     region: Stats,
     device: Arc<Device>,
 }
 
 impl Counting {
-    /// For a new region of `device` with the key `lkey`.
+    /// For a new region of `device`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: &Arc<Device>, lkey: u32) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: &Arc<Device>, identity: Identity) -> Result<Arc<Self>> {
         let counting = Self {
-            lkey,
+            identity,
             region: Stats::default(),
             device: device.clone(),
         };
         Ok(Arc::new(counting, GFP_KERNEL)?)
+    }
+
+    /// What region it is.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn lkey(&self) -> u32 {
+        self.identity.registration.lkey
     }
 
     /// The counters of the region.
@@ -61,7 +84,7 @@ impl Counting {
         pages: u64,
         result: Result<(), FaultError>,
     ) {
-        trace::prefetch(self.lkey, range, advice, pages, errno(result));
+        trace::prefetch(self.lkey(), range, advice, pages, errno(result));
     }
 
     fn count(&self, count: impl Fn(&Stats)) {
@@ -88,7 +111,7 @@ impl Counting {
             result: errno(result),
             nanoseconds,
         };
-        trace::fault_end(self.lkey, fault.page, fault.access, end);
+        trace::fault_end(self.lkey(), fault.page, fault.access, end);
     }
 }
 
@@ -110,7 +133,7 @@ impl Observer for Counting {
     #[inline(never)]
     fn fault_begins(&self, page: PageIndex, access: Access) -> Fault {
         self.count(|stats| stats.page_faults.add(1));
-        trace::fault_begin(self.lkey, page, access);
+        trace::fault_begin(self.lkey(), page, access);
         Fault {
             page,
             access,
@@ -138,7 +161,7 @@ impl Observer for Counting {
             stats.invalidations.add(1);
             stats.page_invalidations.add(pages);
         });
-        trace::invalidate(self.lkey, range, event, pages);
+        trace::invalidate(self.lkey(), range, event, pages);
     }
 
     fn chunk_added(&self) {

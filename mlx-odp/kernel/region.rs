@@ -19,9 +19,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::advice::Advice;
-use crate::device::Device;
+use crate::device::{Device, Listed};
 use crate::key::{BadKey, Key, KeyKind};
-use crate::observer::Counting;
+use crate::observer::{Counting, Identity};
 use crate::stats::Stats;
 
 /// Why a request cannot be served.
@@ -62,13 +62,15 @@ pub struct Registration {
 pub struct Region {
     key: Key,
     writable: bool,
+    // Not listed any more when the rest goes.
+    _listed: Listed,
     counting: Arc<Counting>,
     #[pin]
     mirror: Mirror<Counting>,
 }
 
 impl Region {
-    /// Registers memory of `mm` with `device`. Touches no page and costs the same for any length.
+    /// Registers memory of `mm`, which is the current process's, with `device`. Touches no page and costs the same for any length.
     ///
     /// # Errors
     ///
@@ -80,23 +82,29 @@ impl Region {
         registration: Registration,
     ) -> Result<Pin<KBox<Self>>> {
         let Registration {
-            lkey,
             va,
             length,
             iova,
             writable,
+            ..
         } = registration;
         let key = Key::new(va, length, iova, user_pages(mm)).map_err(|bad| match bad {
             BadKey::Meaningless | BadKey::Wraps => EINVAL,
             BadKey::NotUser => EFAULT,
         })?;
-        let counting = Counting::new(device, lkey)?;
+        let identity = Identity {
+            registration,
+            kind: key.kind(),
+            pid: kernel::current!().group_leader().pid(),
+        };
+        let counting = Counting::new(device, identity)?;
         let observer = counting.clone();
         let limit = Perm::from_writable(writable);
         KBox::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 key,
                 writable,
+                _listed: Listed::new(device, counting.clone())?,
                 counting,
                 mirror <- Mirror::new(mm, key.span(), limit, observer),
             }),

@@ -21,6 +21,7 @@ mount_all() {
 	mkdir -p /dev/pts /dev/hugepages
 	mount -t devpts devpts /dev/pts
 	mount -t debugfs debugfs /sys/kernel/debug
+	mount -t tracefs tracefs /sys/kernel/tracing
 	mount -t hugetlbfs hugetlbfs /dev/hugepages
 	ln -sf /proc/self/fd /dev/fd
 	ln -sf /proc/self/fd/0 /dev/stdin

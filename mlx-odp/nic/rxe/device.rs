@@ -4,9 +4,10 @@
 
 use kernel::ffi::{c_char, c_int};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, SetOnce};
 use kernel::types::ForeignOwnable;
 
+use mlx_odp::debugfs::DeviceFiles;
 use mlx_odp::device::Device;
 
 use crate::hw_counters::Counters;
@@ -21,6 +22,8 @@ const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
 
 /// What we keep of a device of rxe's, as its driver data: rxe's own structure has no room.
 struct Kept {
+    // Removed before the device goes.
+    files: SetOnce<Pin<KBox<DeviceFiles>>>,
     device: Arc<Device>,
     counters: Counters,
 }
@@ -64,7 +67,7 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
         let caps = &raw mut (*device).attr.odp_caps;
         (*caps).general_caps |= u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);
         (*caps).per_transport_caps.uc_odp_caps |= UC_CAPS;
-        rxe::rxe_shim_set_driver_data(&raw mut (*device).ib_dev, kept.into_foreign().cast());
+        rxe::rxe_shim_set_driver_data(&raw mut (*device).ib_dev, kept.into_foreign());
         rxe::ib_set_device_ops(&raw mut (*device).ib_dev, &operations);
         rxe::rxe_register_device(device, name, netdev)
     }
@@ -81,6 +84,7 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
 /// `ibdev` is one of rxe's.
 unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
     let kept = Kept {
+        files: SetOnce::new(),
         device: Device::new()?,
         // SAFETY: By the contract.
         counters: unsafe { Counters::new(ibdev)? },
@@ -97,7 +101,7 @@ unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
 unsafe fn kept_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Kept {
     // SAFETY: Set before the registration, by `mlx_odp_rxe_register_device`, and not taken back before
     // `dealloc_driver`.
-    unsafe { KBox::<Kept>::borrow(rxe::rxe_shim_driver_data(ibdev).cast()) }
+    unsafe { KBox::<Kept>::borrow(rxe::rxe_shim_driver_data(ibdev)) }
 }
 
 /// The device that regions of `ibdev` belong to.
@@ -119,20 +123,30 @@ unsafe extern "C" fn dealloc_driver(ibdev: *mut rxe::ib_device) {
     // SAFETY: What the core would have called; it frees nothing that is used below.
     unsafe { rxe::rxe_dealloc(ibdev) };
     // SAFETY: Set by `mlx_odp_rxe_register_device`; nobody borrows it any more.
-    drop(unsafe { KBox::<Kept>::from_foreign(rxe::rxe_shim_driver_data(ibdev).cast()) });
+    drop(unsafe { KBox::<Kept>::from_foreign(rxe::rxe_shim_driver_data(ibdev)) });
 }
 
 /// Makes the structure for the counters of a port, for `rdma statistic show link` and sysfs.
 ///
+/// The core does so in the middle of the registration, when it has made sure that no other device has the
+/// same name. So this is where the device gets its files in debugfs, too.
+///
 /// # Safety
 ///
-/// Called by the RDMA core with one of rxe's devices.
+/// Called by the RDMA core with one of rxe's devices, once: it has one port.
 unsafe extern "C" fn alloc_hw_port_stats(
     ibdev: *mut rxe::ib_device,
     _port: u32,
 ) -> *mut rxe::rdma_hw_stats {
     // SAFETY: By the contract.
-    unsafe { kept_of(ibdev).counters.allocate() }
+    let kept = unsafe { kept_of(ibdev) };
+    // SAFETY: The device has its name, which does not change before it is registered.
+    let name = unsafe { CStr::from_char_ptr(rxe::rxe_shim_name(ibdev)) };
+    // A device works without.
+    if let Ok(files) = DeviceFiles::new(name, &kept.device) {
+        kept.files.populate(files);
+    }
+    kept.counters.allocate()
 }
 
 /// Reads the counters of a port.

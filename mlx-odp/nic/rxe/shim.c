@@ -83,6 +83,11 @@ void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest)
 	nla_nest_cancel(msg, nest);
 }
 
+const char *rxe_shim_name(struct ib_device *ibdev)
+{
+	return dev_name(&ibdev->dev);
+}
+
 void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data)
 {
 	dev_set_drvdata(&ibdev->dev, data);

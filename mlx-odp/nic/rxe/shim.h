@@ -39,6 +39,9 @@ struct nlattr *rxe_shim_begin_nest(struct sk_buff *msg, int attribute);
 void rxe_shim_end_nest(struct sk_buff *msg, struct nlattr *nest);
 void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest);
 
+/* What a device is called now. */
+const char *rxe_shim_name(struct ib_device *ibdev);
+
 /* What a driver keeps of a device. Neither rxe nor the RDMA core uses it. */
 void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data);
 void *rxe_shim_driver_data(struct ib_device *ibdev);

@@ -18,6 +18,7 @@ mod kinds;
 mod large;
 mod machine;
 mod mappings;
+mod observe;
 mod operations;
 mod pipeline;
 mod prefetch;
@@ -99,6 +100,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         refusals::TESTS,
         prefetch::TESTS,
         counters::TESTS,
+        observe::TESTS,
         processes::TESTS,
         exec::TESTS,
         teardown::TESTS,

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/kernel/debug/mlx_odp`: for each device a directory with its counters, how long its faults
+//! took, and its regions. They show keys and addresses, and are the superuser's alone.
+//!
+//! Removing a file waits for those who read it, so what a file shows outlives it.
+
+use core::fmt;
+
+use kernel::debugfs::{Dir, File};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use crate::device::Device;
+use crate::histogram::{Bucket, Histogram};
+use crate::key::KeyKind;
+use crate::observer::Counting;
+use crate::stats::Entry;
+
+kernel::sync::global_lock! {
+    // SAFETY: `Root::new` initialises it, when the module is loaded.
+    unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
+}
+
+/// The directory of the module, removed when dropped.
+pub(crate) struct Root(());
+
+impl Root {
+    /// Makes it. If debugfs will not have it, there is none: nothing depends on it.
+    ///
+    /// # Safety
+    ///
+    /// Called once, before anything else of this file.
+    pub(crate) unsafe fn new() -> Self {
+        // SAFETY: By the contract.
+        unsafe { ROOT.init() };
+        *ROOT.lock() = Some(Dir::new(c"mlx_odp"));
+        Self(())
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        *ROOT.lock() = None;
+    }
+}
+
+/// The files of a device, removed when dropped.
+#[pin_data]
+pub struct DeviceFiles {
+    #[pin]
+    _counters: File<Arc<Device>>,
+    #[pin]
+    _latency: File<Arc<Device>>,
+    #[pin]
+    _regions: File<Arc<Device>>,
+    _dir: Dir,
+}
+
+impl DeviceFiles {
+    /// Makes those of `device`, in a directory called `name`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENODEV` if the module is being unloaded.
+    pub fn new(name: &CStr, device: &Arc<Device>) -> Result<Pin<KBox<Self>>> {
+        let dir = ROOT.lock().as_ref().ok_or(ENODEV)?.subdir(name);
+        let files = try_pin_init!(Self {
+            _counters <- dir.read_callback_file(c"counters", device.clone(), &show_counters),
+            _latency <- dir.read_callback_file(c"fault_latency", device.clone(), &show_latency),
+            _regions <- dir.read_callback_file(c"regions", device.clone(), &show_regions),
+            _dir: dir,
+        });
+        KBox::pin_init(files, GFP_KERNEL)
+    }
+}
+
+/// One counter a line.
+fn show_counters(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for entry in device.stats().entries() {
+        writeln!(f, "{} {}", name(&entry), entry.value)?;
+    }
+    Ok(())
+}
+
+/// One bucket a line: from how many nanoseconds, below how many, how many faults.
+fn show_latency(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for Bucket { from, below, count } in device.stats().fault_latency.buckets() {
+        match below {
+            Some(below) => writeln!(f, "{from} {below} {count}")?,
+            None => writeln!(f, "{from} - {count}")?,
+        }
+    }
+    Ok(())
+}
+
+/// One region a line, the oldest first.
+fn show_regions(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    device.each_region(|region| show_region(region, f))
+}
+
+fn show_region(region: &Counting, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let identity = region.identity();
+    write!(
+        f,
+        "lkey={:#x} pid={} kind={} access={} va={:#x} length={:#x} iova={:#x}",
+        identity.registration.lkey,
+        identity.pid,
+        match identity.kind {
+            KeyKind::Explicit => "explicit",
+            KeyKind::Implicit => "implicit",
+        },
+        match identity.registration.writable {
+            true => "write",
+            false => "read",
+        },
+        identity.registration.va,
+        identity.registration.length,
+        identity.registration.iova,
+    )?;
+    for entry in region.stats().entries() {
+        write!(f, " {}={}", name(&entry), entry.value)?;
+    }
+    show_buckets(&region.stats().fault_latency, f)?;
+    writeln!(f)
+}
+
+/// The buckets that are not empty, in one word: from how many nanoseconds, and how many faults.
+fn show_buckets(histogram: &Histogram, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, " fault_latency=")?;
+    let used = histogram.buckets().filter(|bucket| bucket.count > 0);
+    for (number, bucket) in used.enumerate() {
+        let comma = if number > 0 { "," } else { "" };
+        write!(f, "{comma}{}:{}", bucket.from, bucket.count)?;
+    }
+    Ok(())
+}
+
+fn name(entry: &Entry) -> &'static str {
+    // The names are ASCII.
+    entry.name().to_str().unwrap_or_default()
+}
