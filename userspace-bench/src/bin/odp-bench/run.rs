@@ -123,7 +123,8 @@ fn one(case: &Case, bench: &Bench, run: &mut Run, device: &str, progress: &Progr
     let (metrics, skipped, released) = bench.finish();
     let gone = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Problem::PeerGone(_)));
     let goes_on = !released.as_ref().is_err_and(gone);
-    let result = result.and(released);
+    // That the other machine is gone explains whatever else went wrong.
+    let result = released.and(result);
     if progress.is_hidden() {
         // Where nobody sees a bar, a line tells how far it has come.
         eprintln!("{}{}", case.name, remark(&result));
