@@ -22,6 +22,9 @@ use crate::vm::{Driver, Vm};
 /// The baseline, in the repository.
 const BASELINE: &str = "rxe-testbed/baseline.json";
 
+/// The same, for the test in the VM.
+pub(crate) const BASELINE_TEXT: &str = include_str!("../../baseline.json");
+
 /// By what share a metric may have become worse.
 const THRESHOLD: f64 = 0.05;
 
@@ -55,6 +58,16 @@ const LIMIT: Duration = Duration::from_secs(900);
 pub(crate) fn script(file: &str) -> String {
     let options = format!("--instruction {INSTRUCTION} --effort {EFFORT}");
     legs::script(file, &options, CASES)
+}
+
+/// The test: no metric of the baseline is worse by more than what is tolerated.
+pub(crate) fn test() -> String {
+    let percent = THRESHOLD * 100.0;
+    format!(
+        "cat >/run/baseline.json <<'END'\n{BASELINE_TEXT}\nEND\n\
+         {} && odp-bench compare --baseline --threshold {percent} /run/baseline.json /run/counted.json",
+        script("/run/counted.json")
+    )
 }
 
 /// Counts on our driver, and makes that the baseline or compares it; what has become worse by too much.
@@ -107,4 +120,21 @@ fn update(counted: &Run, path: &Path) -> Result<()> {
     }
     println!("{} written", path.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_baseline_is_of_the_cases() -> Result<()> {
+        let baseline: Run = serde_json::from_str(BASELINE_TEXT)?;
+        let names: Vec<&str> = baseline.metrics.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for name in METRICS {
+            assert!(names.contains(name), "{name} is not in the baseline");
+            assert!(CASES.iter().any(|case| name.starts_with(case)), "{name}");
+        }
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@
 //! `legs` swaps the drivers and runs odp-bench on each, `goals` says what is to be reached and judges what
 //! was measured; `counting` compares the instructions that paths take with those of a baseline.
 
-mod counting;
+pub(crate) mod counting;
 mod goals;
 mod legs;
 mod publish;

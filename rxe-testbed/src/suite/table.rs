@@ -4,6 +4,7 @@
 //! A script is run by bash in the guest with `rxe0` up on our driver. Exit status 0 is a
 //! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
 
+use crate::bench::counting;
 use crate::kernel::Variant;
 use crate::qemu::Extra;
 
@@ -28,10 +29,10 @@ impl VmTest {
 }
 
 /// One fixed test: its name, its script and its time limit.
-type Row = (&'static str, &'static str, u64);
+type Row<'a> = (&'static str, &'a str, u64);
 
 /// Tests on our driver alone.
-const ROWS: &[Row] = &[
+const ROWS: &[Row<'_>] = &[
     ("vm/modules/load-unload", "load-unload", 60),
     (
         "vm/rdma/rc-pinned",
@@ -77,7 +78,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Tests that need another machine.
-const ELSEWHERE: &[(Row, Extra)] = &[
+const ELSEWHERE: &[(Row<'_>, Extra)] = &[
     (
         (
             "diff/random",
@@ -125,19 +126,21 @@ const ELSEWHERE: &[(Row, Extra)] = &[
 ];
 
 /// The last test of the debug kernel, after all that may have leaked something.
-const LEAKS: Row = ("vm/kmemleak", "kmemleak", 120);
+const LEAKS: Row<'_> = ("vm/kmemleak", "kmemleak", 120);
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
 pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<VmTest> {
-    let with = |(name, script, seconds): &Row, extra| VmTest {
+    let with = |(name, script, seconds): &Row<'_>, extra| VmTest {
         name: (*name).into(),
         script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
         seconds: *seconds,
         extra,
     };
-    let row = |row: &Row| with(row, Extra::None);
+    let row = |row: &Row<'_>| with(row, Extra::None);
     let elsewhere = ELSEWHERE.iter().map(|(row, extra)| with(row, *extra));
+    let script = counting::test();
+    let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
     let leaks = (kernel == Variant::Debug).then(|| row(&LEAKS));
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
@@ -160,6 +163,7 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
         .chain(mirror)
         .chain(leaks)
         .chain(elsewhere)
+        .chain([counted])
         // What things cost on a kernel full of checks says nothing.
         .filter(|test| kernel != Variant::Debug || !test.name.starts_with("bench/"))
         .collect()

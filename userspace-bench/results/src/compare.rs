@@ -149,9 +149,12 @@ fn remarks(old: &Run, new: &Run) -> Vec<String> {
         remarks.push("one run was limited to aligned accesses, the other was not".into());
     }
     for name in ["cpu", "emulation", "cpus", "device"] {
-        let [a, b] = [old, new].map(|run| run.environment.get(name).cloned().unwrap_or_default());
-        if a != b {
-            remarks.push(format!("{name} differs: {a:?}, then {b:?}"));
+        // A baseline does not say where it was measured.
+        let of = |run: &'_ Run| run.environment.get(name).cloned();
+        if let (Some(a), Some(b)) = (of(old), of(new)) {
+            if a != b {
+                remarks.push(format!("{name} differs: {a:?}, then {b:?}"));
+            }
         }
     }
     for (run, which) in [(old, "first"), (new, "second")] {
