@@ -27,6 +27,9 @@ pub(crate) const TEST: &str = "odp-test";
 /// The benchmark.
 pub(crate) const BENCH: &str = "odp-bench";
 
+/// Data in memory that is in a storm.
+pub(crate) const STORM: &str = "odp-storm";
+
 /// hmm's walk beside the kernel's.
 pub(crate) const DIFF: &str = "hmm-diff";
 
@@ -164,7 +167,8 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let collect = chroot.script(&binds, COLLECT, &[DEMO, TEST, BENCH, DIFF, MIRROR]);
+        let programs = [DEMO, TEST, BENCH, STORM, DIFF, MIRROR];
+        let collect = chroot.script(&binds, COLLECT, &programs);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())

@@ -40,6 +40,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/load-unload.sh"),
     ),
     (
+        "usr/local/lib/testbed/with-swap",
+        include_str!("../guest/with-swap.sh"),
+    ),
+    (
         "usr/local/lib/testbed/kmemleak",
         include_str!("../guest/kmemleak.sh"),
     ),

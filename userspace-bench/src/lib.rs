@@ -11,6 +11,7 @@
 //! - [`traffic`]: a process that must not be disturbed.
 //! - [`bench`]: what `odp-bench` measures.
 //! - [`counters`]: what the driver itself counted.
+//! - [`footprint`]: what is left behind in the kernel.
 //!
 //! # Why posting work is safe
 //!
@@ -27,6 +28,7 @@
 pub mod bench;
 pub mod counters;
 pub mod env;
+pub mod footprint;
 pub mod loopback;
 pub mod memory;
 pub mod patience;

@@ -10,7 +10,8 @@ use std::{
     ops::Range,
     os::fd::AsRawFd,
     ptr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 /// The size of a base page.
@@ -225,6 +226,78 @@ impl Mapping {
         Ok(())
     }
 
+    /// Moves the pages of `range` that there are to NUMA node `node`; how many are there then.
+    pub fn move_to_node(&self, range: Range<usize>, node: i32) -> io::Result<usize> {
+        /// MPOL_MF_MOVE: only pages that nobody else maps.
+        const MOVE: libc::c_int = 2;
+        let (addr, len) = self.pages(&range);
+        let pages: Vec<_> = (0..len / PAGE)
+            .map(|n| addr.wrapping_byte_add(n * PAGE))
+            .collect();
+        let (nodes, mut found) = (vec![node; pages.len()], vec![0i32; pages.len()]);
+        // SAFETY: the three lists have as many entries as the call is told; the pages stay where the
+        // process has them.
+        let r = unsafe {
+            libc::syscall(
+                libc::SYS_move_pages,
+                0,
+                pages.len(),
+                pages.as_ptr(),
+                nodes.as_ptr(),
+                found.as_mut_ptr(),
+                MOVE,
+            )
+        };
+        match r {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(found.iter().filter(|n| **n == node).count()),
+        }
+    }
+
+    /// Splits the transparent huge pages of `range`.
+    pub fn split(&self, range: Range<usize>) -> io::Result<()> {
+        let (addr, len) = self.pages(&range);
+        let (pid, start) = (std::process::id(), addr.addr());
+        let request = format!("{pid},{start:#x},{:#x}", start + len);
+        std::fs::write("/sys/kernel/debug/split_huge_pages", request)
+    }
+
+    /// Adds to the eight bytes at `offset`, a multiple of 8, at once.
+    pub fn add_to_word(&self, offset: usize, add: u64) {
+        self.bounds(offset, 8);
+        let word = self.ptr(offset).cast::<u64>();
+        assert!(word.is_aligned());
+        // SAFETY: in bounds of the mapping and aligned; whoever else changes the word at the same time
+        // does so atomically.
+        unsafe { AtomicU64::from_ptr(word) }.fetch_add(add, Ordering::SeqCst);
+    }
+
+    /// Forks a process that writes `byte` to every page of its copy of `range`, which has to be mapped,
+    /// lives for `life`, and ends.
+    pub fn fork_scribbler(
+        &self,
+        range: Range<usize>,
+        byte: u8,
+        life: Duration,
+    ) -> io::Result<Scribbler> {
+        let (addr, len) = self.pages(&range);
+        // SAFETY: the copy calls nothing but usleep and _exit, which may be called where other threads
+        // held locks; it writes to its own copy of memory that no Rust reference points to.
+        unsafe {
+            match libc::fork() {
+                -1 => Err(io::Error::last_os_error()),
+                0 => {
+                    for offset in (0..len).step_by(PAGE / 2) {
+                        addr.cast::<u8>().wrapping_add(offset).write_volatile(byte);
+                    }
+                    libc::usleep(life.as_micros() as libc::useconds_t);
+                    libc::_exit(0)
+                }
+                pid => Ok(Scribbler(pid)),
+            }
+        }
+    }
+
     /// Which of the pages of `range` are resident.
     pub fn resident(&self, range: Range<usize>) -> io::Result<Vec<bool>> {
         let (addr, len) = self.pages(&range);
@@ -308,6 +381,25 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // Nothing useful can be done about an error; the addresses are never used again.
         let _ = self.unmap(0..self.len);
+    }
+}
+
+/// A process of [`Mapping::fork_scribbler`]. Waited for when dropped.
+#[derive(Debug)]
+pub struct Scribbler(libc::pid_t);
+
+impl Scribbler {
+    /// Ends it, wherever it is.
+    pub fn kill(&self) {
+        // SAFETY: the process is a child that has not been waited for.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+}
+
+impl Drop for Scribbler {
+    fn drop(&mut self) {
+        // SAFETY: the process is a child that has not been waited for.
+        unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) };
     }
 }
 

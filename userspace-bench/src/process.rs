@@ -181,6 +181,11 @@ impl Helper {
         self.child.id()
     }
 
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> io::Result<Option<End>> {
+        Ok(self.child.try_wait()?.map(end))
+    }
+
     /// Kills it without warning, and waits until it is gone.
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;

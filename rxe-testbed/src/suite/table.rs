@@ -22,7 +22,7 @@ pub(crate) struct VmTest {
 impl VmTest {
     /// Whether what it says is of interest though it passes: a seed, figures.
     pub(crate) fn tells(&self) -> bool {
-        ["diff/random", "bench/"]
+        ["diff/random", "bench/", "vm/storm"]
             .iter()
             .any(|start| self.name.starts_with(start))
     }
@@ -83,6 +83,14 @@ const ELSEWHERE: &[(Row<'_>, Extra)] = &[
         (
             "diff/random",
             "with-module hmm_oracle hmm-diff --steps 20000",
+            600,
+        ),
+        Extra::TwoNodes,
+    ),
+    (
+        (
+            "vm/storm",
+            "with-swap 256 odp-storm --seconds 60 --all",
             600,
         ),
         Extra::TwoNodes,

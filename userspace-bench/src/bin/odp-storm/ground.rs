@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The memory of a storm: what may happen to it, who owns which part of it, and what must be in it.
+//!
+//! A [`Ground`] is memory of one nature, in [`Slot`]s. Each slot has one owner, a thread that keeps a
+//! copy of what must be there. Whoever takes a slot's pages away says so in its epoch: as long as that
+//! stands still, every byte has to be exactly what the owner's operations have made of it.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Mutex, MutexGuard, PoisonError,
+    },
+};
+
+use anyhow::Result;
+use odp_verbs::{
+    env::{anonymous, Buffer, Env, Mode},
+    memory::{Advice, HUGE_PAGE, PAGE},
+    verbs::Access,
+};
+
+/// The size of a slot.
+pub const SLOT: usize = 8 * PAGE;
+/// The size of a ground.
+pub const SIZE: usize = 2 * HUGE_PAGE;
+/// How many slots a ground has.
+pub const SLOTS: usize = SIZE / SLOT;
+
+/// What happens to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nature {
+    /// It is always there: swapped out, migrated, copied for a child, its huge pages split and made.
+    /// Every access has to succeed, and nothing may be lost.
+    Kept,
+    /// It becomes read-only, is out of reach, or is elsewhere for a while, and comes back as it was. An
+    /// access may be refused meanwhile, but nothing may be lost.
+    Guarded,
+    /// Its pages are thrown away and are zero after that. Every access has to succeed.
+    Emptied,
+    /// It is unmapped and mapped again. An access may be refused, and pages are zero after that.
+    Unmapped,
+}
+
+impl Nature {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Kept, Self::Guarded, Self::Emptied, Self::Unmapped];
+
+    /// Whether an access may be refused while something happens.
+    pub fn refuses(self) -> bool {
+        matches!(self, Self::Guarded | Self::Unmapped)
+    }
+
+    /// Whether a page may be zero after something has happened.
+    pub fn forgets(self) -> bool {
+        matches!(self, Self::Emptied | Self::Unmapped)
+    }
+}
+
+impl fmt::Display for Nature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kept => "kept",
+            Self::Guarded => "guarded",
+            Self::Emptied => "emptied",
+            Self::Unmapped => "unmapped",
+        })
+    }
+}
+
+/// A part of a ground.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// Held while the pages are not there for the CPU, and while the CPU looks at them.
+    lock: Mutex<()>,
+    /// Odd while something happens to the pages, and another number after that.
+    epoch: AtomicU64,
+}
+
+impl Slot {
+    /// Keeps the pages where the CPU can reach them.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        // The lock protects no data that a panic could have left half done.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of what has happened to the pages.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+}
+
+/// Memory of one nature.
+#[derive(Debug)]
+pub struct Ground {
+    /// The memory and its region.
+    pub buffer: Buffer,
+    /// What happens to it.
+    pub nature: Nature,
+    /// How it is registered.
+    pub mode: Mode,
+    slots: Vec<Slot>,
+}
+
+impl Ground {
+    /// A new one, all zero.
+    pub fn new(env: &Env, nature: Nature, mode: Mode) -> Result<Self> {
+        let memory = anonymous(SIZE)?;
+        if nature == Nature::Kept {
+            memory.advise(0..SIZE, Advice::HugePage)?;
+        }
+        Ok(Self {
+            buffer: env.cover(mode, memory, Access::ALL)?,
+            nature,
+            mode,
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+        })
+    }
+
+    /// One of its slots.
+    pub fn slot(&self, number: usize) -> &Slot {
+        &self.slots[number]
+    }
+
+    /// Where a slot is in the memory.
+    pub fn range(slots: &Range<usize>) -> Range<usize> {
+        slots.start * SLOT..slots.end * SLOT
+    }
+
+    /// Lets `change` do something to the pages of `slots`, after which the CPU can reach them again.
+    pub fn disturb(
+        &self,
+        slots: Range<usize>,
+        change: impl FnOnce(Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let mine = &self.slots[slots.clone()];
+        // In the order of their numbers, all of one ground: two who do this never wait for each other.
+        let _held: Vec<_> = mine.iter().map(Slot::hold).collect();
+        let turn = || {
+            for slot in mine {
+                slot.epoch.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        turn();
+        let result = change(Self::range(&slots));
+        turn();
+        result
+    }
+}
