@@ -49,7 +49,8 @@ pub(crate) struct Record {
 
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
-    "core", "lint", "vm", "verbs", "mirror", "clients", "pyverbs", "pair", "selftest", "dma",
+    "core", "lint", "vm", "verbs", "mirror", "diff", "bench", "clients", "pyverbs", "pair",
+    "selftest", "dma",
 ];
 
 /// Which tests are wanted.
