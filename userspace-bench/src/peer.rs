@@ -70,9 +70,12 @@ impl Peer {
     pub fn connect(host: &str, port: u16, limit: Duration) -> io::Result<Self> {
         let start = Instant::now();
         let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("no address for {host}"));
-        let address = (host, port).to_socket_addrs()?.next().ok_or_else(unknown)?;
+        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+        // Nobody may listen at the first of a name's addresses: that of IPv6.
+        let mut turns = addresses.iter().cycle();
         loop {
-            match TcpStream::connect_timeout(&address, scaled(limit)) {
+            let address = turns.next().ok_or_else(unknown)?;
+            match TcpStream::connect_timeout(address, scaled(limit)) {
                 Ok(stream) => return Self::new(stream, limit),
                 Err(error) if start.elapsed() > scaled(limit) => return Err(error),
                 Err(_) => thread::sleep(NAP),
