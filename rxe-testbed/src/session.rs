@@ -44,6 +44,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/with-swap.sh"),
     ),
     (
+        "usr/local/lib/testbed/bench-errors",
+        include_str!("../guest/bench-errors.sh"),
+    ),
+    (
         "usr/local/lib/testbed/kmemleak",
         include_str!("../guest/kmemleak.sh"),
     ),

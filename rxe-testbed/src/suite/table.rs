@@ -59,6 +59,7 @@ const ROWS: &[Row<'_>] = &[
         "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024",
         60,
     ),
+    ("bench/odp-errors", "bench-errors", 300),
     ("diff/kinds", "with-module hmm_oracle hmm-diff kinds", 120),
     (
         "selftest/device-memory",

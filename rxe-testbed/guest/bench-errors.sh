@@ -1,0 +1,70 @@
+#!/bin/bash
+# What odp-bench says where it cannot do what it is asked for: one line, and a status that is not 0.
+cd "$(mktemp -d)" || exit
+failed=0
+
+# expect STATUS TEXT COMMAND...: the command ends with the status; of what it says as an error one line holds
+# the text, and there is no other.
+expect() {
+	local status=$1 text=$2 ended lines
+	shift 2
+	"$@" >/dev/null 2>errors
+	ended=$?
+	lines=$(grep -c '^odp-bench: ' errors)
+	if [ $ended != "$status" ] || [ "$lines" != 1 ] || ! grep '^odp-bench: ' errors | grep -qF -- "$text"; then
+		echo "$*: status $ended instead of $status, or not '$text':"
+		cat errors
+		failed=1
+	fi
+}
+
+# What clap says of arguments has its own form.
+refuse() {
+	"$@" >/dev/null 2>errors
+	local ended=$?
+	if [ $ended != 2 ] || ! grep -q '^error: ' errors; then
+		echo "$*: status $ended instead of 2:"
+		cat errors
+		failed=1
+	fi
+}
+
+refuse odp-bench measure
+refuse odp-bench run --effort 0
+refuse odp-bench run --effort many
+refuse odp-bench run --gid 1000
+refuse odp-bench run --server --connect there
+refuse odp-bench compare only-one.json
+refuse odp-bench compare a b --threshold nan
+expect 2 "no suite and no case is called nosuch" odp-bench run nosuch
+expect 2 "no suite and no case is called faul" odp-bench list faul
+expect 2 "no RDMA device named nosuch" odp-bench run --device nosuch
+expect 2 "no usable GID" odp-bench run --gid 200
+expect 2 "cannot write /proc/none.json" odp-bench run --json /proc/none.json warm/read
+expect 2 "cannot write" odp-bench run --json no/such/folder.json warm/read
+expect 2 "cannot read none.json" odp-bench report none.json
+expect 2 "is not a result of odp-bench" odp-bench report /etc/passwd
+expect 2 "nobody answers at port 1 of localhost" timeout 120 odp-bench run --connect localhost --port 1 warm/read
+
+# An ordinary user with little memory to lock: the pinned part fails, and says why; what was measured is kept.
+cat >limited <<'END'
+cd "$1" && ulimit -l 64
+exec odp-bench run --effort 0.01 --json limited.json registration/explicit/4KiB warm/write-1MiB
+END
+chmod 777 .
+chmod 666 /dev/infiniband/uverbs*
+setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null &&
+	expect 1 "the locked-memory limit is 64 KiB" \
+		setpriv --reuid=65534 --regid=65534 --clear-groups bash limited "$PWD"
+odp-bench report limited.json | grep -q registration/explicit/register/4KiB || {
+	echo "what was measured before the limit struck was not kept"
+	failed=1
+}
+
+# A machine that goes away in the middle.
+odp-bench run --server --port 18521 2>/dev/null &
+server=$!
+expect 1 "the peer does not answer" bash -c "(sleep 4; kill -KILL $server) & \
+	exec odp-bench run --connect 10.77.0.1 --port 18521 --effort 20 --json gone.json warm/read warm/write"
+odp-bench report gone.json >/dev/null || failed=1
+exit $failed
