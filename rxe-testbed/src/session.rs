@@ -32,6 +32,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/network.sh"),
     ),
     (
+        "usr/local/lib/testbed/uses-odp",
+        include_str!("../guest/uses-odp.sh"),
+    ),
+    (
         "usr/local/lib/testbed/with-module",
         include_str!("../guest/with-module.sh"),
     ),

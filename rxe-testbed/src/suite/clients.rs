@@ -25,55 +25,55 @@ const SECONDS: u64 = 120;
 const CLIENTS: &[Client] = &[
     (
         "pingpong/explicit",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o",
+        "uses-odp pair ibv_rc_pingpong -d rxe0 -g 1 -c -o",
     ),
     (
         "pingpong/explicit-prefetch",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -o -P",
+        "uses-odp pair ibv_rc_pingpong -d rxe0 -g 1 -c -o -P",
     ),
     (
         "pingpong/implicit",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O",
+        "uses-odp pair ibv_rc_pingpong -d rxe0 -g 1 -c -O",
     ),
     (
         "pingpong/implicit-prefetch",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -P",
+        "uses-odp pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -P",
     ),
     (
         "pingpong/srq-explicit",
-        "pair ibv_srq_pingpong -d rxe0 -g 1 -c -o -n 100",
+        "uses-odp pair ibv_srq_pingpong -d rxe0 -g 1 -c -o -n 100",
     ),
     (
         "perftest/write-bw",
-        "pair ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        "uses-odp pair ib_write_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
     ),
     (
         "perftest/write-lat",
-        "pair ib_write_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+        "uses-odp pair ib_write_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
     ),
     (
         "perftest/read-bw",
-        "pair ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        "uses-odp pair ib_read_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
     ),
     (
         "perftest/read-lat",
-        "pair ib_read_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+        "uses-odp pair ib_read_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
     ),
     (
         "perftest/send-bw",
-        "pair ib_send_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
+        "uses-odp pair ib_send_bw -d rxe0 -x 1 --odp -s 65536 -n 100 -F",
     ),
     (
         "perftest/send-lat",
-        "pair ib_send_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
+        "uses-odp pair ib_send_lat -d rxe0 -x 1 --odp -s 8192 -n 100 -F",
     ),
     (
         "perftest/atomic-bw",
-        "pair ib_atomic_bw -d rxe0 -x 1 --odp -n 100 -F",
+        "uses-odp pair ib_atomic_bw -d rxe0 -x 1 --odp -n 100 -F",
     ),
     (
         "perftest/atomic-lat",
-        "pair ib_atomic_lat -d rxe0 -x 1 --odp -n 100 -F",
+        "uses-odp pair ib_atomic_lat -d rxe0 -x 1 --odp -n 100 -F",
     ),
     (
         "rdma-cm/rping",
@@ -82,13 +82,13 @@ const CLIENTS: &[Client] = &[
     (
         "libfabric/msg",
         "export FI_VERBS_USE_ODP=1; fi='fi_pingpong -p verbs -e msg -d rxe0 -c -I 20 -S 100000'; \
-         pair $fi -- $fi 10.77.0.1",
+         uses-odp pair $fi -- $fi 10.77.0.1",
     ),
     // With its default, 256 peers, it asks for larger completion queues than rxe has.
     (
         "libfabric/rdm",
         "export FI_VERBS_USE_ODP=1 FI_UNIVERSE_SIZE=16; \
-         fi='fi_pingpong -p verbs;ofi_rxm -e rdm -d rxe0 -c -I 20 -S 100000'; pair $fi -- $fi 10.77.0.1",
+         fi='fi_pingpong -p verbs;ofi_rxm -e rdm -d rxe0 -c -I 20 -S 100000'; uses-odp pair $fi -- $fi 10.77.0.1",
     ),
 ];
 
