@@ -36,6 +36,7 @@ const DOWNLOADED: &[&str] = &[
     "kernel",
     "kernel-debug",
     "guestroot",
+    "ucx",
     "kernel-version.json",
     "epoch",
 ];

@@ -31,6 +31,7 @@ mod shell;
 mod stream;
 mod suite;
 mod table;
+mod ucx;
 mod ui;
 mod vm;
 

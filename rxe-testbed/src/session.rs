@@ -35,6 +35,7 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/uses-odp",
         include_str!("../guest/uses-odp.sh"),
     ),
+    ("usr/local/lib/testbed/ucx", include_str!("../guest/ucx.sh")),
     (
         "usr/local/lib/testbed/with-module",
         include_str!("../guest/with-module.sh"),

@@ -13,10 +13,14 @@ use super::{Job, Record, Status};
 use crate::kernel::Variant;
 use crate::process;
 use crate::qemu::Extra;
+use crate::ucx;
 use crate::vm::Driver;
 
 /// A program: its name and the script that runs it, as server and as client.
 type Client = (&'static str, &'static str);
+
+/// What the names of those begin with that need UCX.
+const UCX: &str = "clients/ucx/";
 
 /// Each takes a second or two.
 const SECONDS: u64 = 120;
@@ -90,6 +94,22 @@ const CLIENTS: &[Client] = &[
         "export FI_VERBS_USE_ODP=1 FI_UNIVERSE_SIZE=16; \
          fi='fi_pingpong -p verbs;ofi_rxm -e rdm -d rxe0 -c -I 20 -S 100000'; uses-odp pair $fi -- $fi 10.77.0.1",
     ),
+    (
+        "ucx/put",
+        "uses-odp pair ucx ucx_perftest -P 0 -d rxe0:1 -x rc_verbs -B -D zcopy -t put_bw -s 65536 -n 100 -w 2",
+    ),
+    (
+        "ucx/get",
+        "uses-odp pair ucx ucx_perftest -P 0 -d rxe0:1 -x rc_verbs -B -D zcopy -t get -s 65536 -n 100 -w 2",
+    ),
+    (
+        "ucx/fetch-add",
+        "uses-odp pair ucx ucx_perftest -P 0 -d rxe0:1 -x rc_verbs -B -t fadd -n 100 -w 2",
+    ),
+    (
+        "ucx/messages",
+        "uses-odp pair ucx ucx_perftest -P 0 -d rxe0:1 -x rc_verbs -B -D zcopy -t am_bw -s 4000 -n 100 -w 2",
+    ),
 ];
 
 /// The names of all tests.
@@ -111,7 +131,14 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
+    // What it takes is downloaded only if it is wanted.
+    let with_ucx = wanted.iter().any(|test| test.name.starts_with(UCX));
+    let puts = match with_ucx {
+        true => vec![ucx::put(job.world)?],
+        false => Vec::new(),
+    };
     let mut ours = Boots::new(job, Driver::Ours);
+    ours.puts.clone_from(&puts);
     let on_ours: Vec<Record> = wanted.iter().map(|test| ours.run_one(test)).collect();
     let log = ours.finish()?.map(|log| Record {
         name: full("kernel-log"),
@@ -123,6 +150,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let mut stock = Boots::new(job, Driver::Stock);
+    stock.puts = puts;
     let on_stock: Vec<Record> = wanted.iter().map(|test| stock.run_one(test)).collect();
     // What the stock driver leaves in the log is its own affair.
     stock.finish()?;

@@ -13,6 +13,7 @@ use crate::build::World;
 use crate::klog;
 use crate::process;
 use crate::qemu::Extra;
+use crate::session::Put;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -56,6 +57,8 @@ pub(crate) struct Boots<'a> {
     pub(crate) job: &'a Job<'a>,
     pub(crate) driver: Driver,
     extra: Extra,
+    /// Files of the host for the VM.
+    pub(crate) puts: Vec<Put>,
     vm: Option<Vm>,
     count: u32,
     deaths: u32,
@@ -67,6 +70,7 @@ impl<'a> Boots<'a> {
             job,
             driver,
             extra: Extra::None,
+            puts: Vec::new(),
             vm: None,
             count: 0,
             deaths: 0,
@@ -88,6 +92,7 @@ impl<'a> Boots<'a> {
                 ));
                 let config = Config {
                     extra: self.extra,
+                    puts: self.puts.clone(),
                     ..Config::default()
                 };
                 let mut vm = Vm::boot(self.job.world, &config)?;

@@ -1,0 +1,9 @@
+#!/bin/bash
+# Runs a program of the UCX in /opt/ucx.
+#
+#   ucx PROGRAM ARGUMENTS...
+here=/opt/ucx/usr
+libraries=$here/lib/x86_64-linux-gnu
+export LD_LIBRARY_PATH=$libraries:$libraries/pmix2/lib UCX_MODULE_DIR=$libraries/ucx
+export UCX_IB_GID_INDEX=1
+exec "$here/bin/$1" "${@:2}"
