@@ -40,7 +40,7 @@ use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shim;
 use crate::table::{unit_around, units_in, Pages, Room, Slot, Table, UNIT_ORDER};
-use crate::tables::LockedMm;
+use crate::tables::{Batch, LockedMm};
 use crate::walk::{walk, AddressSpace, FaultError, Request};
 
 /// log2 of [`CHUNK_PAGES`]: 128 MiB. Larger, and accesses wait for more invalidations that do not
@@ -516,8 +516,8 @@ impl<O: Observer> Mirror<O> {
     fn any_resident(&self, range: PageRange) -> Result<bool, FaultError> {
         let mm = self.mm_user()?;
         let mut runs = Runs::new();
-        let mut still = None;
-        let mut space = LockedMm::lock(&mm, &mut still, Owner::NONE, || false);
+        let (mut still, mut batch) = (None, Batch::new());
+        let mut space = LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, || false);
         let range = range.intersection(&self.span);
         walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
@@ -550,8 +550,8 @@ fn reached<O: Observer>(valid: &Found<'_, O>) -> PageIndex {
 
 /// Whether an area covers any of `pages`.
 fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
-    let mut still = None;
-    let mut space = LockedMm::lock(mm, &mut still, Owner::NONE, || false);
+    let (mut still, mut batch) = (None, Batch::new());
+    let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, || false);
     let next = space.vma_from(pages.start());
     next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
 }

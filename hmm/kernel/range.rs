@@ -16,7 +16,7 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::policy::Wants;
 use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
 use crate::shim;
-use crate::tables::{LockedMm, StillMm};
+use crate::tables::{Batch, LockedMm, StillMm};
 use crate::walk::{serve, Collect, FaultError, Request};
 
 /// How long a fault may lose against invalidations before it fails.
@@ -139,7 +139,10 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     if killed() {
         return Err(FaultError::Interrupted);
     }
-    let mut space = LockedMm::lock(mm, still, request.owner, || side.collided(request.wanted));
+    let mut batch = Batch::new();
+    let mut space = LockedMm::lock(mm, still, &mut batch, request.owner, || {
+        side.collided(request.wanted)
+    });
     serve(&mut space, request, found)
 }
 

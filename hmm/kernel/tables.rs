@@ -5,6 +5,7 @@
 //! Reading takes no page table lock. A present entry that changes right after it was read belongs to
 //! an invalidation, and that makes the fault retry; an absent one that becomes present does no harm.
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use kernel::bindings;
@@ -32,6 +33,8 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
     table: Option<Table>,
+    /// Entries of `table`.
+    batch: &'a mut Batch,
     /// Whose device memory counts as present.
     owner: Owner,
     collided: C,
@@ -96,11 +99,6 @@ struct Table {
     range: PageRange,
     first: First,
     _rcu: rcu::Guard,
-    /// The page whose entry is the first in `batch`.
-    from: PageIndex,
-    /// How many entries of `batch` have been read.
-    read: usize,
-    batch: [shim::hmm_shim_entry; MOST_AT_ONCE],
 }
 
 /// The first entry of a table.
@@ -113,6 +111,62 @@ enum First {
 /// How many entries are read in one call at most.
 const MOST_AT_ONCE: usize = 64;
 
+/// Entries that were read from a table. Too large to be moved about or cleared for each fault, most of
+/// which need a few: it stays where whoever walks has made it.
+///
+/// # Invariants
+///
+/// The first `read` of `entries` are initialised.
+pub(crate) struct Batch {
+    /// The page whose entry is the first.
+    from: PageIndex,
+    read: usize,
+    entries: [MaybeUninit<shim::hmm_shim_entry>; MOST_AT_ONCE],
+}
+
+impl Batch {
+    /// No entries.
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: None is said to be initialised.
+        Self {
+            from: PageIndex::new(0),
+            read: 0,
+            entries: [MaybeUninit::uninit(); MOST_AT_ONCE],
+        }
+    }
+
+    fn entries(&self) -> &[shim::hmm_shim_entry] {
+        let first = self.entries.as_ptr().cast();
+        // SAFETY: So many are initialised, by the type invariant.
+        unsafe { core::slice::from_raw_parts(first, self.read) }
+    }
+
+    /// The entry for `page` in a table whose entries map `1 << order` pages, and those behind it.
+    #[inline]
+    fn from(&self, page: PageIndex, order: u32) -> &[shim::hmm_shim_entry] {
+        let index = page.get().wrapping_sub(self.from.get()) >> order;
+        self.entries().get(index as usize..).unwrap_or_default()
+    }
+
+    /// How many of the entries continue that for `page`: in frames and rights, or as absent.
+    fn continued(&self, page: PageIndex, order: u32) -> usize {
+        let Some((first, behind)) = self.from(page, order).split_first() else {
+            return 0;
+        };
+        let step = match u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT) == *first {
+            true => 0,
+            false => (1 << order) << shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT,
+        };
+        let mut expected = *first;
+        let next = |entry: &&shim::hmm_shim_entry| {
+            expected += step;
+            **entry == expected
+        };
+        behind.iter().take_while(next).count()
+    }
+}
+
 impl Table {
     /// log2 of how many pages an entry maps.
     #[inline]
@@ -123,27 +177,15 @@ impl Table {
         }
     }
 
-    /// The entry for `page`; `None` if it is not in this table. Reads on until `until`.
-    #[inline]
-    fn entry(
-        &mut self,
-        page: PageIndex,
-        until: PageIndex,
-        owner: Owner,
-    ) -> Option<shim::hmm_shim_entry> {
-        let index = page.get().wrapping_sub(self.from.get()) >> self.order();
-        match self.batch.get(..self.read)?.get(index as usize) {
-            Some(entry) => Some(*entry),
-            None => self.read_from(page, until, owner),
-        }
-    }
-
     fn index(&self, page: PageIndex) -> usize {
         ((page.get() - self.range.start().get()) >> self.order()) as usize
     }
 
-    fn read_from(
-        &mut self,
+    /// Reads the entry for `page` into `batch`, and those behind it before `until`, as many as fit.
+    /// Returns the first; `None` if it is not in this table.
+    fn read(
+        &self,
+        batch: &mut Batch,
         page: PageIndex,
         until: PageIndex,
         owner: Owner,
@@ -155,44 +197,25 @@ impl Table {
         let pages = PageRange::new(page, until.min(self.range.end())).len();
         let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
         let owner = owner.identity() as *const _;
-        let batch = self.batch.as_mut_ptr();
+        let to = batch.entries.as_mut_ptr().cast();
         // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
-        // the table, which is alive by the type invariant; `batch` has room for them.
+        // the table, which is alive by the type invariant; there is room for them at `to`.
         unsafe {
             match self.first {
                 First::Pmd(first) => {
                     let first = first.as_ptr().add(index);
-                    shim::hmm_shim_pmd_entries(first, count as u32, owner, batch);
+                    shim::hmm_shim_pmd_entries(first, count as u32, owner, to);
                 }
                 First::Pte(first) => {
                     let first = first.as_ptr().add(index);
-                    shim::hmm_shim_pte_entries(first, count as u32, owner, batch);
+                    shim::hmm_shim_pte_entries(first, count as u32, owner, to);
                 }
             }
         }
-        self.from = Found::around(page, self.order(), Entry::Absent).start;
-        self.read = count;
-        self.batch.first().copied()
-    }
-
-    /// How many of the entries read so far continue that for `page`: in frames and rights, or as absent.
-    fn continued(&self, page: PageIndex) -> usize {
-        let index = page.get().wrapping_sub(self.from.get()) >> self.order();
-        let rest = self.batch.get(..self.read);
-        let rest = rest.and_then(|read| read.get(index as usize..));
-        let Some((first, behind)) = rest.and_then(|rest| rest.split_first()) else {
-            return 0;
-        };
-        let step = match u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT) == *first {
-            true => 0,
-            false => (1 << self.order()) << shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT,
-        };
-        let mut expected = *first;
-        let next = |entry: &&shim::hmm_shim_entry| {
-            expected += step;
-            **entry == expected
-        };
-        behind.iter().take_while(next).count()
+        batch.from = Found::around(page, self.order(), Entry::Absent).start;
+        // INVARIANT: So many have just been written.
+        batch.read = count;
+        batch.entries().first().copied()
     }
 }
 
@@ -204,6 +227,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
     pub(crate) fn lock(
         mm: &'a MmWithUser,
         still: &'a mut Option<StillMm<'s>>,
+        batch: &'a mut Batch,
         owner: Owner,
         collided: C,
     ) -> Self {
@@ -217,6 +241,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             still,
             vma: None,
             table: None,
+            batch,
             owner,
             collided,
         }
@@ -229,9 +254,13 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         page: PageIndex,
         until: PageIndex,
     ) -> Option<(shim::hmm_shim_entry, u32)> {
-        let table = self.table.as_mut()?;
-        let entry = table.entry(page, until, self.owner)?;
-        Some((entry, table.order()))
+        let table = self.table.as_ref()?;
+        let order = table.order();
+        let entry = match self.batch.from(page, order).first() {
+            Some(entry) => *entry,
+            None => table.read(self.batch, page, until, self.owner)?,
+        };
+        Some((entry, order))
     }
 
     /// Reads from another table from now on.
@@ -240,14 +269,12 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             First::Pmd(_) => PUD_ORDER,
             First::Pte(_) => PMD_ORDER,
         };
+        self.batch.read = 0;
         // INVARIANT: The caller has come to `first`, the table's very first entry, with `rcu` held.
         self.table = Some(Table {
             range: Found::around(page, order, Entry::Absent).range(),
             first,
             _rcu: rcu,
-            from: page,
-            read: 0,
-            batch: [0; MOST_AT_ONCE],
         });
     }
 
@@ -357,7 +384,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
             return 0;
         }
         let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
-        room.min(table.continued(found.start) as u64)
+        room.min(self.batch.continued(found.start, found.order) as u64)
     }
 
     fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
