@@ -3,7 +3,10 @@
 //! The ODP driver's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild
 //! links into `mlx_odp.ko` (`../kernel/mlx_odp.rs` names the same files as its modules).
 //!
+//! * [`fault`]: a page fault of the NIC, which waits for it, until it is resumed;
+//! * [`resolve`]: from what the NIC wants to the page;
 //! * [`key`]: from a request's iova to the process's virtual address, bounds included;
+//! * [`announced`]: how much of it a message is going to want;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
 //! * [`sge`]: where in a scatter-gather list a copy is;
 //! * [`stats`], [`histogram`]: the counters of a region and of a device.
@@ -14,7 +17,10 @@
 extern crate std;
 
 pub mod advice;
+pub mod announced;
+pub mod fault;
 pub mod histogram;
 pub mod key;
+pub mod resolve;
 pub mod sge;
 pub mod stats;
