@@ -53,6 +53,40 @@ pub const fn page_offset(addr: u64) -> usize {
     (addr & (PAGE_SIZE - 1)) as usize
 }
 
+/// The part of an access that lies in one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The page.
+    pub page: PageIndex,
+    /// Where in the page it begins, in bytes.
+    pub offset: usize,
+    /// How many bytes it has.
+    pub len: usize,
+    /// How many bytes of the access come before it.
+    pub done: usize,
+}
+
+/// The `len` bytes from byte address `addr`, page by page. They do not pass the end of the address space.
+#[inline]
+pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        if done == len {
+            return None;
+        }
+        let at = addr.wrapping_add(done as u64);
+        let offset = page_offset(at);
+        let piece = Piece {
+            page: PageIndex::containing(at),
+            offset,
+            len: (len - done).min(PAGE_SIZE as usize - offset),
+            done,
+        };
+        done += piece.len;
+        Some(piece)
+    })
+}
+
 /// A run of pages, `start` included, `end` not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PageRange {
@@ -144,6 +178,24 @@ impl fmt::Debug for PageRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn pieces_add_up_and_stay_in_their_pages() {
+        for (addr, len) in [(0, 0), (4095, 1), (4095, 2), (100, 12_000), (8192, 4096)] {
+            let all: Vec<_> = pieces(addr, len).collect();
+            assert_eq!(all.iter().map(|piece| piece.len).sum::<usize>(), len);
+            let mut done = 0;
+            for piece in all {
+                assert_eq!(piece.done, done);
+                assert_eq!(piece.page.addr() + piece.offset as u64, addr + done as u64);
+                assert!(piece.len > 0 && piece.offset + piece.len <= PAGE_SIZE as usize);
+                done += piece.len;
+            }
+        }
+        // The last byte of the address space.
+        assert_eq!(pieces(u64::MAX, 1).count(), 1);
+    }
 
     #[test]
     fn a_byte_range_covers_the_pages_it_touches() {

@@ -4,9 +4,9 @@
 //!
 //! A device that goes through memory in order faults where the last fault ended. Then it pays to
 //! take along the pages behind, as many again each time, for as long as there are any. A device that
-//! jumps about, or memory that nobody has touched, costs nothing.
+//! jumps about costs nothing, and memory that nobody has touched a look now and then.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::addr::{PageIndex, PageRange};
 
@@ -14,6 +14,8 @@ use crate::addr::{PageIndex, PageRange};
 const FIRST: u64 = 8;
 /// The largest window, in pages.
 const LARGEST: u64 = 512;
+/// For how many faults in order, at most, nothing is looked at after it was in vain.
+const LONGEST_PAUSE: u32 = 64;
 
 /// The state of one mirror.
 ///
@@ -23,6 +25,10 @@ pub struct Ahead {
     /// The page at which a fault would be in order.
     next: AtomicU64,
     window: AtomicU64,
+    /// How many faults in order are left alone before the next look, and how many after that if it is in
+    /// vain: twice as many each time.
+    pause: AtomicU32,
+    next_pause: AtomicU32,
 }
 
 impl Ahead {
@@ -30,6 +36,13 @@ impl Ahead {
     pub fn window(&self, wanted: PageRange) -> u64 {
         if self.next.load(Ordering::Relaxed) != wanted.start().get() {
             self.window.store(0, Ordering::Relaxed);
+            self.next_pause.store(0, Ordering::Relaxed);
+            self.pause.store(0, Ordering::Relaxed);
+            return 0;
+        }
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Ordering::Relaxed);
             return 0;
         }
         let window = (self.window.load(Ordering::Relaxed) * 2).clamp(FIRST, LARGEST);
@@ -37,9 +50,16 @@ impl Ahead {
         window
     }
 
-    /// The fault on `wanted` has mapped everything up to and without `reached`.
-    pub fn record(&self, wanted: PageRange, reached: PageIndex) {
-        if reached <= wanted.end() {
+    /// The fault on `wanted`, which looked at `window` pages behind, has mapped everything up to and
+    /// without `reached`.
+    pub fn record(&self, wanted: PageRange, window: u64, reached: PageIndex) {
+        if reached > wanted.end() {
+            self.next_pause.store(0, Ordering::Relaxed);
+        } else if window > 0 {
+            let pause = self.next_pause.load(Ordering::Relaxed);
+            let longer = (2 * pause).clamp(1, LONGEST_PAUSE);
+            self.next_pause.store(longer, Ordering::Relaxed);
+            self.pause.store(longer, Ordering::Relaxed);
             self.window.store(0, Ordering::Relaxed);
         }
         self.next
@@ -63,7 +83,7 @@ mod tests {
         for _ in 0..9 {
             let window = ahead.window(at(page));
             windows.push(window);
-            ahead.record(at(page), PageIndex::new(page + 1 + window));
+            ahead.record(at(page), window, PageIndex::new(page + 1 + window));
             page += 1 + window;
         }
         // The first two faults tell that it is a stream.
@@ -71,16 +91,38 @@ mod tests {
     }
 
     #[test]
-    fn jumps_and_untouched_memory_are_left_alone() {
+    fn jumps_are_left_alone() {
         let ahead = Ahead::default();
         for page in [10, 500, 3, 77] {
             assert_eq!(ahead.window(at(page)), 0);
-            ahead.record(at(page), PageIndex::new(page + 1));
+            ahead.record(at(page), 0, PageIndex::new(page + 1));
         }
-        // In order, but nothing resident: the window does not grow.
-        for page in 78..90 {
-            assert!(ahead.window(at(page)) <= FIRST);
-            ahead.record(at(page), PageIndex::new(page + 1));
+    }
+
+    #[test]
+    fn untouched_memory_is_looked_at_less_and_less() {
+        let ahead = Ahead::default();
+        let mut looked = std::vec::Vec::new();
+        for page in 0..200 {
+            let window = ahead.window(at(page));
+            assert!(window == 0 || window == FIRST);
+            if window > 0 {
+                looked.push(page);
+            }
+            ahead.record(at(page), window, PageIndex::new(page + 1));
         }
+        assert_eq!(looked, [0, 2, 5, 10, 19, 36, 69, 134, 199]);
+        // Then there is something: from the next look on it is taken along as ever.
+        let mut page = 200;
+        let window = loop {
+            match ahead.window(at(page)) {
+                0 => ahead.record(at(page), 0, PageIndex::new(page + 1)),
+                window => break window,
+            }
+            page += 1;
+        };
+        assert_eq!(window, FIRST);
+        ahead.record(at(page), window, PageIndex::new(page + 1 + window));
+        assert_eq!(ahead.window(at(page + 1 + window)), 2 * FIRST);
     }
 }

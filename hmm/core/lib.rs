@@ -32,6 +32,7 @@ pub mod dma_run;
 pub mod event;
 pub mod flat;
 pub mod frames;
+pub mod life;
 pub mod pfn;
 pub mod policy;
 pub mod run;

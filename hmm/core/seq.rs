@@ -277,6 +277,16 @@ impl<'d, D: Domain, R> ValidRange<'d, D, R> {
         &self.guard
     }
 
+    /// Releases the lock and gives the room for the result back, with nothing in it.
+    pub fn give_up(self) -> R
+    where
+        R: Collect,
+    {
+        let Self { mut result, .. } = self;
+        result.clear();
+        result
+    }
+
     /// The pages found, and what the lock protects.
     pub fn split(&mut self) -> (&R, &mut D::Guard<'d>) {
         (&self.result, &mut self.guard)

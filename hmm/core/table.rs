@@ -138,6 +138,10 @@ pub struct Table<H, P> {
     range: PageRange,
     huge: H,
     pages: Option<P>,
+    /// How many pages have a translation. No table has 2^32 of them.
+    used: u32,
+    /// How many slots for single pages there are.
+    slots: u32,
 }
 
 /// What became of the pages of a run.
@@ -181,7 +185,21 @@ where
             range,
             huge,
             pages: None,
+            used: 0,
+            slots: 0,
         }
+    }
+
+    /// Whether there is no translation.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// How many bytes the translations take, those of `self` not among them.
+    pub fn memory(&self) -> usize {
+        let units = self.pages.as_ref().map_or(0, |pages| pages.len());
+        let slots = self.huge.len() + self.slots as usize;
+        units * size_of::<Pages<B>>() + slots * size_of::<Slot>()
     }
 
     /// The pages that the table can hold.
@@ -249,6 +267,7 @@ where
             filled.left_out |= added.is_none();
             added.unwrap_or(0)
         });
+        self.used += filled.added as u32;
         filled
     }
 
@@ -308,6 +327,7 @@ where
         let pages = self.pages.as_mut()?.get_mut(unit)?;
         if pages.slots.is_none() {
             pages.slots = Some(room.slots(part.len())?);
+            self.slots += part.len() as u32;
         }
         Some(pages)
     }
@@ -324,10 +344,12 @@ where
         room: &mut impl Room<P, B>,
         mut written: impl FnMut(Pfn),
     ) -> u64 {
-        self.each_unit(range, |table, unit, part, gone| {
+        let zapped = self.each_unit(range, |table, unit, part, gone| {
             table.zap_huge(unit, part, gone, room, &mut written)
                 + table.zap_pages(unit, part, gone, &mut written)
-        })
+        });
+        self.used -= zapped as u32;
+        zapped
     }
 
     fn zap_huge(
@@ -393,6 +415,7 @@ where
         if *used == 0 {
             if let Some(pages) = pages {
                 pages.slots = None;
+                self.slots -= part.len() as u32;
             }
         }
         zapped

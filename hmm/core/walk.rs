@@ -327,7 +327,11 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                 return self.unless_collided(handled);
             }
         }
-        self.unless_collided(Handled::Still)
+        match pages.end() < until {
+            true => self.unless_collided(Handled::Still),
+            // Nothing is saved any more: whether it collided is found out when the result is validated.
+            false => Ok(Handled::Still),
+        }
     }
 
     fn unless_collided(&self, handled: Handled) -> Result<Handled, FaultError> {

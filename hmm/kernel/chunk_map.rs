@@ -2,21 +2,31 @@
 
 //! The chunks of a mirror by number: an xarray that is read without a lock.
 //!
-//! Chunks are added while the map is in use and removed only when it is dropped; a reference to one
-//! therefore lives as long as the borrow of the map. The kernel crate's `XArray` reads under its
-//! spinlock, which the warm path of a device must not take.
+//! Chunks come and go while the map is in use. Who only looks at one does so under the RCU read lock
+//! ([`ChunkMap::peek`]); who needs it while sleeping holds it ([`Held`]). What [`ChunkMap::retire`]
+//! takes out is held by nobody, and is a [`Grave`], which frees it when nobody looks any more. The
+//! rules are those of [`crate::life`]. The kernel crate's `XArray` reads under its spinlock, which the
+//! warm path of a device must not take.
 
+use core::cell::Cell;
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 use kernel::bindings;
 use kernel::prelude::*;
+use kernel::sync::rcu;
 use kernel::types::{ForeignOwnable, Opaque};
 
-/// A growing map from numbers to pinned boxes.
+use crate::life::{Life, Reap};
+use crate::shim;
+
+/// A map from numbers to pinned values.
 ///
 /// # Invariants
 ///
-/// Every entry of the array is a `Pin<KBox<T>>` turned into a pointer, owned by the map.
+/// Every entry of the array is a `Pin<KBox<Entry<T>>>` turned into a pointer, owned by the map. It
+/// leaves the array, under the array's lock, only when its `life` has been retired, and is freed only
+/// after a grace period from then on; or by [`ChunkMap::clear`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct ChunkMap<T> {
     #[pin]
@@ -24,39 +34,96 @@ pub(crate) struct ChunkMap<T> {
     _owns: core::marker::PhantomData<T>,
 }
 
+/// A value and how it is used.
+#[pin_data]
+struct Entry<T> {
+    life: Life,
+    /// The next one in the same [`Grave`]. Used by that alone.
+    next: Cell<Option<NonNull<Entry<T>>>>,
+    #[pin]
+    value: T,
+}
+
 // SAFETY: The map owns its `T`s; the xarray may be used from any thread.
 unsafe impl<T: Send> Send for ChunkMap<T> {}
-// SAFETY: It hands out `&T` to several threads and takes `T` from any.
+// SAFETY: It hands out `&T` to several threads and takes `T` from any. `Entry::next` is not touched
+// while others may have the entry.
 unsafe impl<T: Send + Sync> Sync for ChunkMap<T> {}
 
+/// How many bytes the map takes for a value.
+pub(crate) const fn entry_size<T>() -> usize {
+    size_of::<Entry<T>>()
+}
+
 impl<T> ChunkMap<T> {
-    /// An empty map.
+    /// An empty map. Its own memory is charged to whoever adds to it.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             xa <- Opaque::ffi_init(|xa| {
+                let flags = shim::hmm_shim_xa_HMM_SHIM_XA_ACCOUNT;
                 // SAFETY: `xa` is pinned memory for an xarray.
-                unsafe { bindings::xa_init_flags(xa, 0) }
+                unsafe { bindings::xa_init_flags(xa, flags) }
             }),
             _owns: core::marker::PhantomData,
         })
     }
 
-    /// The value at `index`.
-    pub(crate) fn get(&self, index: usize) -> Option<&T> {
+    /// The entry at `index`.
+    fn entry<'g>(&'g self, index: usize, _looking: &'g rcu::Guard) -> Option<&'g Entry<T>> {
         // SAFETY: The array is initialised; `xa_load` takes the RCU lock itself.
         let entry = NonNull::new(unsafe { bindings::xa_load(self.xa.get(), index) })?;
-        // SAFETY: A pointer of ours, by the type invariant, which stays until the map is dropped.
-        Some(unsafe { entry.cast::<T>().as_ref() })
+        // SAFETY: A pointer of ours, by the type invariant. It was in the array when the RCU lock was
+        // held already, so it is not freed while that is.
+        Some(unsafe { entry.cast::<Entry<T>>().as_ref() })
     }
 
-    /// The first value at `index` or above, and where it is.
-    pub(crate) fn next(&self, index: usize) -> Option<(usize, &T)> {
-        let (at, value) = self.next_raw(index)?;
-        // SAFETY: As in `get`.
-        Some((at, unsafe { value.as_ref() }))
+    /// The value at `index`, to be looked at while `looking` lives; it may be retired meanwhile.
+    #[inline]
+    pub(crate) fn peek<'g>(&'g self, index: usize, looking: &'g rcu::Guard) -> Option<&'g T> {
+        let entry = self.entry(index, looking)?;
+        entry.life.touch();
+        Some(&entry.value)
     }
 
-    fn next_raw(&self, index: usize) -> Option<(usize, NonNull<T>)> {
+    /// The value at `index`, held.
+    pub(crate) fn hold(&self, index: usize) -> Option<Held<'_, T>> {
+        let looking = rcu::read_lock();
+        self.held(self.entry(index, &looking)?)
+    }
+
+    /// The first value at `index` or above, held, and where it is.
+    pub(crate) fn hold_next(&self, index: usize) -> Option<(usize, Held<'_, T>)> {
+        let mut from = index;
+        loop {
+            let looking = rcu::read_lock();
+            let (at, entry) = self.next(from, &looking)?;
+            match self.held(entry) {
+                Some(held) => return Some((at, held)),
+                // It is being taken out.
+                None => from = at.checked_add(1)?,
+            }
+        }
+    }
+
+    /// Holds `entry`, unless it is being taken out; the caller has found it under the RCU read lock.
+    fn held(&self, entry: &Entry<T>) -> Option<Held<'_, T>> {
+        if !entry.life.hold() {
+            return None;
+        }
+        // SAFETY: It is held now, so it is not retired, and by the type invariant not freed as long as
+        // the map is borrowed.
+        let entry = unsafe { &*core::ptr::from_ref(entry) };
+        // INVARIANT: `hold` said so.
+        Some(Held(entry))
+    }
+
+    fn next<'g>(&'g self, index: usize, _looking: &'g rcu::Guard) -> Option<(usize, &'g Entry<T>)> {
+        let (at, entry) = self.next_raw(index)?;
+        // SAFETY: As in `entry`.
+        Some((at, unsafe { entry.as_ref() }))
+    }
+
+    fn next_raw(&self, index: usize) -> Option<(usize, NonNull<Entry<T>>)> {
         let mut at = index;
         // SAFETY: The array is initialised; `xa_find` takes the RCU lock itself.
         let entry =
@@ -64,48 +131,190 @@ impl<T> ChunkMap<T> {
         Some((at, NonNull::new(entry)?.cast()))
     }
 
-    /// Puts `value` at `index`, unless something is there already. Returns what is there then, and
-    /// whether it is `value`.
+    /// Puts `value` at `index`, unless something is there already. Returns what is there then, held,
+    /// and whether it is `value`. Sleeps.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
-    pub(crate) fn get_or_insert(&self, index: usize, value: Pin<KBox<T>>) -> Result<(&T, bool)> {
+    /// Those of `value`; `ENOMEM`.
+    pub(crate) fn hold_or_insert(
+        &self,
+        index: usize,
+        value: impl PinInit<T, Error>,
+    ) -> Result<(Held<'_, T>, bool)> {
         // The two low bits of an entry are the array's own.
-        const { assert!(align_of::<T>() >= 4 && size_of::<T>() > 0) };
-        let pointer = value.into_foreign();
-        // SAFETY: The array is initialised, and the lock is held around the insertion.
-        let result = unsafe {
-            bindings::xa_lock(self.xa.get());
-            let result =
-                bindings::__xa_insert(self.xa.get(), index, pointer.cast(), bindings::GFP_KERNEL);
-            bindings::xa_unlock(self.xa.get());
-            result
-        };
-        if result == 0 {
-            // INVARIANT: The array owns the box now.
-            return Ok((self.get(index).ok_or(EINVAL)?, true));
+        const { assert!(align_of::<Entry<T>>() >= 4) };
+        let entry = KBox::pin_init(
+            try_pin_init!(Entry {
+                life: Life::held(),
+                next: Cell::new(None),
+                value <- value,
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let pointer = entry.into_foreign();
+        loop {
+            // SAFETY: The array is initialised, and the lock is held around the insertion.
+            let result = unsafe {
+                bindings::xa_lock(self.xa.get());
+                let result = bindings::__xa_insert(
+                    self.xa.get(),
+                    index,
+                    pointer.cast(),
+                    bindings::GFP_KERNEL,
+                );
+                bindings::xa_unlock(self.xa.get());
+                result
+            };
+            // INVARIANT: On success the array owns the box, and `life` was made with one holder.
+            let there = match Error::from_errno(result) {
+                // SAFETY: As `life` is held, by this function, it is not retired, so it is not freed
+                // while the borrow of the map lasts.
+                _ if result == 0 => return Ok((Held(unsafe { &*pointer.cast() }), true)),
+                error if error == EBUSY => self.hold(index).map(|held| (held, false)).ok_or(EBUSY),
+                error => Err(error),
+            };
+            // Full when it was to be inserted, and empty right after: again.
+            if there.as_ref().is_err_and(|error| *error == EBUSY) {
+                continue;
+            }
+            // SAFETY: It was not inserted, so it is still ours alone.
+            drop(unsafe { Pin::<KBox<Entry<T>>>::from_foreign(pointer) });
+            return there;
         }
-        // SAFETY: It was not inserted, so it is still ours alone.
-        drop(unsafe { Pin::<KBox<T>>::from_foreign(pointer) });
-        match Error::from_errno(result) {
-            error if error == EBUSY => Ok((self.get(index).ok_or(EINVAL)?, false)),
-            error => Err(error),
+    }
+
+    /// Takes out, of the values from `from` on and in ascending order, those that `judge` says may be
+    /// taken, and puts them into `grave`. `judge` is called under the RCU read lock.
+    pub(crate) fn retire(
+        &self,
+        from: usize,
+        grave: &mut Grave<T>,
+        mut judge: impl FnMut(usize, &T, &Life) -> Option<Reap>,
+    ) {
+        let mut from = Some(from);
+        while let Some(index) = from {
+            let looking = rcu::read_lock();
+            let Some((at, entry)) = self.next(index, &looking) else {
+                break;
+            };
+            if let Some(reap) = judge(at, &entry.value, &entry.life) {
+                // SAFETY: The array is initialised, and the lock is held around both.
+                unsafe { bindings::xa_lock(self.xa.get()) };
+                if entry.life.retire(reap) {
+                    // SAFETY: As above. It is this entry that is there: who retires it takes it out.
+                    unsafe { bindings::__xa_erase(self.xa.get(), at) };
+                    grave.add(entry);
+                }
+                // SAFETY: Locked above.
+                unsafe { bindings::xa_unlock(self.xa.get()) };
+            }
+            from = at.checked_add(1);
         }
+    }
+
+    /// Takes out and frees everything at once. Returns how many values there were. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a value or looks at one, or will before this returns, and [`ChunkMap::retire`] is
+    /// not running.
+    pub(crate) unsafe fn clear(&self) -> u64 {
+        let (mut from, mut count) = (0, 0);
+        while let Some((index, entry)) = self.next_raw(from) {
+            // SAFETY: The array is initialised, and the lock is held around the removal.
+            unsafe {
+                bindings::xa_lock(self.xa.get());
+                bindings::__xa_erase(self.xa.get(), index);
+                bindings::xa_unlock(self.xa.get());
+            }
+            // SAFETY: Ours, by the type invariant, and by the contract nobody else uses it.
+            drop(unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) });
+            (from, count) = (index + 1, count + 1);
+        }
+        count
     }
 }
 
 #[pinned_drop]
 impl<T> PinnedDrop for ChunkMap<T> {
     fn drop(self: Pin<&mut Self>) {
-        let mut from = 0;
-        while let Some((index, value)) = self.next_raw(from) {
-            // SAFETY: Ours, by the type invariant. `&mut self`: nobody else uses it, each is found
-            // once, and the array forgets it in `xa_destroy` below.
-            drop(unsafe { Pin::<KBox<T>>::from_foreign(value.as_ptr().cast()) });
-            from = index + 1;
-        }
+        // SAFETY: `&mut self`: nobody else uses the map.
+        unsafe { self.clear() };
         // SAFETY: Nothing uses the array any more.
         unsafe { bindings::xa_destroy(self.xa.get()) };
+    }
+}
+
+/// A value of a [`ChunkMap`] that is not retired.
+///
+/// # Invariants
+///
+/// One holder in the entry's `life` is this.
+pub(crate) struct Held<'m, T>(&'m Entry<T>);
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        self.0.life.release();
+    }
+}
+
+/// Values that have been taken out of a map. They are freed when this is dropped, which sleeps: after
+/// a grace period, when nobody looks at them any more.
+///
+/// # Invariants
+///
+/// Those in the list were owned by a map, have been retired and taken out, and are owned by this.
+pub(crate) struct Grave<T> {
+    first: Option<NonNull<Entry<T>>>,
+    count: u64,
+}
+
+impl<T> Grave<T> {
+    /// Nothing yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: None,
+            count: 0,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// `entry` has just been retired and taken out.
+    fn add(&mut self, entry: &Entry<T>) {
+        entry.next.set(self.first);
+        // INVARIANT: By the contract of this function.
+        self.first = Some(NonNull::from(entry));
+        self.count += 1;
+    }
+}
+
+impl<T> Drop for Grave<T> {
+    fn drop(&mut self) {
+        if self.first.is_none() {
+            return;
+        }
+        // SAFETY: May sleep here, by the contract of the type.
+        unsafe { bindings::synchronize_rcu() };
+        while let Some(entry) = self.first {
+            // SAFETY: In the list, by the type invariant.
+            self.first = unsafe { entry.as_ref() }.next.get();
+            // SAFETY: Ours, by the type invariant. Whoever has looked at it since it was taken out
+            // began before the grace period, and has ended.
+            drop(unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) });
+        }
     }
 }

@@ -23,6 +23,9 @@
 //!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it;
 //! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
+//! The reaper of a mirror's chunks ([`mirror`]) holds a mutex of its own outside of 3, and an access the RCU
+//! read lock.
+//!
 //! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
 //! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
 //! as its start does.
@@ -41,6 +44,8 @@ pub mod event;
 pub mod flat;
 #[path = "../core/frames.rs"]
 pub mod frames;
+#[path = "../core/life.rs"]
+pub mod life;
 #[path = "../core/pfn.rs"]
 pub mod pfn;
 #[path = "../core/policy.rs"]
@@ -55,7 +60,9 @@ pub mod table;
 pub mod walk;
 
 mod charge;
+mod chunk;
 mod chunk_map;
+mod chunks;
 pub mod device_memory;
 pub mod dma;
 pub mod exclusive;

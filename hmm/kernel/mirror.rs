@@ -15,31 +15,39 @@
 //!
 //! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
 //! [`Chunk::invalidate`] → [`Table::zap`], or [`Table::write_protect`] if the pages stay where they
-//! are; pages that the device wrote are marked dirty.
+//! are; pages that the device wrote are marked dirty. A chunk that has nothing left is taken down in
+//! the background, and so are those used least recently when all together take too much memory
+//! ([`crate::chunks`]).
+//!
+//! [`Table::translate`]: crate::table::Table::translate
+//! [`Table::zap`]: crate::table::Table::zap
+//! [`Table::write_protect`]: crate::table::Table::write_protect
+//! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
 
 use core::ops::ControlFlow;
 
 use kernel::alloc::flags::__GFP_NOWARN;
-use kernel::alloc::Flags;
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
-use kernel::sync::Arc;
+use kernel::sync::{rcu, Arc};
 
-use crate::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
+use crate::addr::{pieces, PageIndex, PageRange, PAGE_SIZE};
 use crate::ahead::Ahead;
 use crate::charge::Charge;
-use crate::chunk_map::ChunkMap;
-use crate::event::{Event, Leaves};
-use crate::interval::{IntervalNotifier, Invalidate};
-use crate::page::{mark_dirty, Bytes, MappedPage};
-use crate::pfn::{Access, Owner, Perm, Pfn};
+use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
+use crate::chunk_map::Held;
+use crate::chunks::Chunks;
+use crate::event::Event;
+use crate::interval::IntervalNotifier;
+use crate::page::{Bytes, MappedPage};
+use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
 use crate::range::{range_fault, HoldStill, TimeLimit};
-use crate::run::Runs;
+use crate::run::{Run, Runs, MAX_RUNS};
 use crate::seq::{until_valid, ValidRange};
 use crate::shim;
-use crate::table::{unit_around, units_in, Pages, Room, Slot, Table, UNIT_ORDER};
+use crate::table::{unit_around, UNIT_ORDER, UNIT_PAGES};
 use crate::tables::{Batch, LockedMm};
 use crate::walk::{walk, AddressSpace, FaultError, Request};
 
@@ -72,160 +80,107 @@ pub trait Observer: Send + Sync + 'static {
     fn invalidated(&self, range: PageRange, event: Event, pages: u64);
     /// A chunk has come into being.
     fn chunk_added(&self);
+    /// A chunk is no more.
+    fn chunk_removed(&self, why: Removal);
+    /// With a chunk that is removed so many translations go.
+    fn gave_up(&self, pages: u64);
+}
+
+/// Why a chunk is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It had no translations any more, or the memory was needed for others.
+    Reaped,
+    /// The mirror goes.
+    Closed,
+}
+
+/// What a mirror may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    memory: usize,
+}
+
+impl Limits {
+    /// The least that works well: some chunks in which every page has a translation of its own.
+    pub const LEAST_MEMORY: usize = 1 << 20;
+
+    /// The translations of one mirror may take `memory` bytes, but not less than
+    /// [`Limits::LEAST_MEMORY`]. What was used least recently goes when there would be more; an access
+    /// that is under way may exceed it for that time.
+    pub fn new(memory: usize) -> Self {
+        Self {
+            memory: memory.max(Self::LEAST_MEMORY),
+        }
+    }
+
+    /// In bytes.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// From here on the reaper is called.
+    pub(crate) fn soon(&self) -> usize {
+        self.memory / 8 * 7
+    }
+
+    /// How far the reaper goes.
+    pub(crate) fn low(&self) -> usize {
+        self.memory / 4 * 3
+    }
+}
+
+impl Default for Limits {
+    /// A 128th of the machine's memory: four times what it takes to have a translation for each of its
+    /// pages.
+    fn default() -> Self {
+        // SAFETY: Reads a number.
+        Self::new(unsafe { shim::hmm_shim_ram() } as usize / 128)
+    }
 }
 
 /// A mirror of the pages in `span` of one address space.
-#[pin_data]
 pub struct Mirror<O: Observer> {
     mm: ARef<Mm>,
     span: PageRange,
     limit: Perm,
-    observer: Arc<O>,
     ahead: Ahead,
-    #[pin]
-    chunks: ChunkMap<WatchedChunk<O>>,
+    chunks: Arc<Chunks<O>>,
 }
 
-/// The translations of one chunk.
-struct Chunk<O: Observer> {
-    table: Translations,
-    observer: Arc<O>,
-}
-
-/// A chunk, registered for its range: what the mirror is made of, and the domain of its faults.
-type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
-
-type Found<'d, O> = ValidRange<'d, WatchedChunk<O>, Runs>;
-
-type Slots = KVec<Slot>;
-type Units = KVec<Pages<Slots>>;
-type Translations = Table<Slots, Units>;
-
-impl<O: Observer> Chunk<O> {
-    fn new(range: PageRange, observer: Arc<O>) -> Result<Self> {
-        let huge = defaults(units_in(range), GFP_KERNEL_ACCOUNT)?;
-        Ok(Self {
-            table: Table::new(range, huge),
-            observer,
-        })
-    }
-
-    /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
-    /// many there were.
-    fn zap(&mut self, range: PageRange) -> u64 {
-        self.table.zap(range, &mut AtOnce, written)
-    }
-}
-
-/// The device wrote frame `pfn`, and its translation has gone or become read-only.
-fn written(pfn: Pfn) {
-    // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
-    // to come through the chunk's lock first. Translations change only while that is held.
-    unsafe { mark_dirty(pfn) }
-}
-
-/// So many default values.
-fn defaults<T: Default>(count: u64, flags: Flags) -> Result<KVec<T>> {
-    let mut values = KVec::with_capacity(count as usize, flags)?;
-    for _ in 0..count {
-        values.push(T::default(), flags)?;
-    }
-    Ok(values)
-}
-
-/// Room for the translations of a fault, made before the lock is taken and charged to the process.
-#[derive(Default)]
-struct Spare {
-    units: Option<Units>,
-    slots: Option<Slots>,
-    /// Whether room that the chunk has now may be gone when it is needed.
-    rely_on_nothing: bool,
-}
-
-impl Spare {
-    /// Makes the room that `chunk` has not got for pages in the unit that `page` is in.
-    fn prepare<O: Observer>(&mut self, chunk: &WatchedChunk<O>, page: PageIndex) -> Result {
-        let (units, slots, part) = {
-            let chunk = chunk.read();
-            let table = &chunk.table;
-            let (units, slots) = (table.has_pages(), table.has_slots(page));
-            (
-                units,
-                slots && !self.rely_on_nothing,
-                table.part_around(page),
-            )
-        };
-        if !units && self.units.is_none() {
-            self.units = Some(defaults(units_in(chunk.range()), GFP_KERNEL_ACCOUNT)?);
-        }
-        if !slots && self.slots.is_none() {
-            self.slots = Some(defaults(part.len(), GFP_KERNEL_ACCOUNT)?);
-        }
-        Ok(())
-    }
-}
-
-impl Room<Units, Slots> for Spare {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        self.units.take_if(|spare| spare.len() == units)
-    }
-
-    fn slots(&mut self, pages: u64) -> Option<Slots> {
-        self.slots.take_if(|spare| spare.len() as u64 == pages)
-    }
-}
-
-/// Room that is there at once or not at all: for the rest of a huge page, under the lock.
-struct AtOnce;
-
-impl Room<Units, Slots> for AtOnce {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        defaults(units as u64, GFP_NOWAIT | __GFP_NOWARN).ok()
-    }
-
-    fn slots(&mut self, pages: u64) -> Option<Slots> {
-        defaults(pages, GFP_NOWAIT | __GFP_NOWARN).ok()
-    }
-}
-
-impl<O: Observer> Invalidate for Chunk<O> {
-    fn invalidate(&mut self, range: PageRange, event: Event) {
-        let pages = match event.leaves() {
-            Leaves::Nothing => self.zap(range),
-            Leaves::ReadOnly => {
-                self.table.write_protect(range, written);
-                0
-            }
-        };
-        self.observer.invalidated(range, event, pages);
-    }
-
-    fn retire(&mut self) {
-        self.zap(self.table.range());
-    }
-}
+/// What a fault has found. The runs are too large to be moved about: they stay where they were made.
+type Found<'d, 'r, O> = ValidRange<'d, WatchedChunk<O>, Runs<&'r mut [Run]>>;
 
 impl<O: Observer> Mirror<O> {
     /// A mirror of `span` in `mm`, cut to what user space may map. `limit` is the most that the
     /// device may do. Allocates no more for a large span than for a small one.
-    pub fn new<'a>(
-        mm: &'a Mm,
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(
+        mm: &Mm,
         span: PageRange,
         limit: Perm,
+        limits: Limits,
         observer: Arc<O>,
-    ) -> impl PinInit<Self> + 'a
-    where
-        O: 'a,
-    {
-        let user = user_pages(mm);
-        pin_init!(Self {
+    ) -> Result<Self> {
+        Ok(Self {
             mm: mm.into(),
-            span: span.intersection(&user),
+            span: span.intersection(&user_pages(mm)),
             limit,
-            observer,
             ahead: Ahead::default(),
-            chunks <- ChunkMap::new(),
+            chunks: Chunks::new(observer, limits)?,
         })
+    }
+
+    /// How many bytes the translations take.
+    pub fn memory(&self) -> usize {
+        self.chunks.memory()
+    }
+
+    fn observer(&self) -> &O {
+        self.chunks.observer()
     }
 
     /// Lets the device access the `len` bytes from virtual address `va`: `use_bytes` gets them in
@@ -248,92 +203,112 @@ impl<O: Observer> Mirror<O> {
     ) -> Result<(), FaultError> {
         let wanted =
             PageRange::covering(va, len as u64).ok_or(FaultError::Refused(Refusal::NoPage))?;
-        let mut at = va;
-        let mut left = len;
-        while left > 0 {
-            let offset = page_offset(at);
-            let piece = left.min(PAGE_SIZE as usize - offset);
-            let page = PageIndex::containing(at);
-            let rest = PageRange::new(page, wanted.end());
-            self.access_page(page, rest, access, |page| {
-                use_bytes(page.bytes(offset, piece))
-            })?;
-            // Wraps only after the last byte of the address space, when nothing is left.
-            at = at.wrapping_add(piece as u64);
-            left -= piece;
+        for piece in pieces(va, len) {
+            let mut use_page =
+                |page: MappedPage<'_>| use_bytes(page.bytes(piece.offset, piece.len));
+            if !self.access_mapped(piece.page, access, &mut use_page) {
+                let rest = PageRange::new(piece.page, wanted.end());
+                self.access_missing(rest, access, use_page)?;
+            }
         }
         Ok(())
     }
 
-    /// Accesses `page`; if it has to be faulted in, the rest of the access in `wanted` comes with
-    /// it, as far as the unit goes.
-    fn access_page(
+    /// Lets the device access `page` if there is a translation that allows it: the warm path. Says
+    /// whether there was. `use_page` is as for [`Mirror::access`].
+    #[inline]
+    pub fn access_mapped(
         &self,
         page: PageIndex,
-        wanted: PageRange,
         access: Access,
-        use_page: impl FnOnce(&MappedPage<'_>),
-    ) -> Result<(), FaultError> {
-        let chunk = self.chunk(page);
-        if let Some(chunk) = chunk {
-            let chunk = chunk.read();
-            // No translation allows more than the mirror's limit does.
-            if let Some(pfn) = chunk.table.translate(page, access) {
-                use_page(&mapped(&chunk.table, pfn));
-                return Ok(());
-            }
+        use_page: &mut impl FnMut(MappedPage<'_>),
+    ) -> bool {
+        if !self.span.contains(page) {
+            return false;
         }
-        let fault = self.observer.fault_begins(page, access);
-        let wanted = wanted.intersection(&self.unit(page));
-        match self.fault_in(chunk, page, wanted, access) {
-            Ok((valid, added, pfn)) => {
-                let extra = added.saturating_sub(wanted.len());
-                self.observer.fault_served(fault, added, extra);
-                use_page(&mapped(&valid.guard().table, pfn));
-                Ok(())
-            }
-            Err(error) => {
-                self.observer.fault_failed(fault, error);
-                Err(error)
-            }
-        }
+        let looking = rcu::read_lock();
+        let Some(chunk) = self.chunks.map().peek(self.chunk_number(page), &looking) else {
+            return false;
+        };
+        let chunk = chunk.read();
+        let Some(page) = chunk.page(page, access) else {
+            return false;
+        };
+        use_page(page);
+        true
     }
 
-    /// Faults `page` in, and with it the rest of `wanted`, which lies in the same unit, if it can be had.
+    /// Lets the device access the first page of `wanted`, which has no translation that allows it; the
+    /// others are faulted in with it, as far as the unit goes. `use_page` is as for [`Mirror::access`].
+    /// Sleeps before.
     ///
-    /// The result holds the chunk's lock. Also returned: how many pages were added, and the frame of
-    /// `page`.
-    fn fault_in<'d>(
-        &'d self,
-        chunk: Option<&'d WatchedChunk<O>>,
-        page: PageIndex,
+    /// # Errors
+    ///
+    /// Those of [`Mirror::access`].
+    #[cold]
+    pub fn access_missing(
+        &self,
         wanted: PageRange,
         access: Access,
-    ) -> Result<(Found<'d, O>, u64, Pfn), FaultError> {
+        use_page: impl FnOnce(MappedPage<'_>),
+    ) -> Result<(), FaultError> {
+        let observer = self.observer();
+        let mut fault = Some(observer.fault_begins(wanted.start(), access));
+        let result = self.fault_in(wanted, access, |page, added, extra| {
+            if let Some(fault) = fault.take() {
+                observer.fault_served(fault, added, extra);
+            }
+            use_page(page);
+        });
+        if let (Err(error), Some(fault)) = (result, fault.take()) {
+            observer.fault_failed(fault, error);
+        }
+        result
+    }
+
+    /// Faults the first page of `wanted` in, and with it those behind it in the same unit, if they can be
+    /// had. Hands it to `use_page`, under the chunk's lock, and says how many pages were added and how
+    /// many of these were not wanted.
+    fn fault_in(
+        &self,
+        wanted: PageRange,
+        access: Access,
+        use_page: impl FnOnce(MappedPage<'_>, u64, u64),
+    ) -> Result<(), FaultError> {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
+        let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
-        let chunk = match chunk {
-            Some(chunk) => chunk,
-            None => self.add_chunk(page, one)?,
-        };
+        let chunk = self.hold_chunk(page, one)?;
+        let wanted = wanted.intersection(&self.unit(page));
         let request = Request {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (valid, added) = match self.fault(chunk, &request) {
+        let (mut one_run, mut runs, mut again);
+        let room: &mut [Run] = if request.ahead == 0 && wanted.len() == 1 {
+            one_run = [Run::NONE];
+            &mut one_run
+        } else {
+            runs = [Run::NONE; MAX_RUNS];
+            &mut runs
+        };
+        let (valid, added) = match self.fault(&chunk, &request, room) {
             // A later page may be the one: then this one is still served.
             Err(FaultError::Refused(_)) if wanted.len() > 1 => {
-                self.fault(chunk, &Request::new(one, Policy::Fault(access)))?
+                again = [Run::NONE];
+                let request = Request::new(one, Policy::Fault(access));
+                self.fault(&chunk, &request, &mut again)?
             }
             result => result?,
         };
-        self.ahead.record(wanted, reached(&valid));
+        self.ahead.record(wanted, request.ahead, reached(&valid));
         // The fault asked for this page with this access, and the limit allows it: it is there.
-        let pfn = valid.guard().table.translate(page, access);
-        let pfn = pfn.ok_or(FaultError::Refused(Refusal::NoPage))?;
-        Ok((valid, added, pfn))
+        let page = valid.guard().page(page, access);
+        let page = page.ok_or(FaultError::Refused(Refusal::NoPage))?;
+        use_page(page, added, added.saturating_sub(wanted.len()));
+        Ok(())
     }
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
@@ -357,6 +332,8 @@ impl<O: Observer> Mirror<O> {
         if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
+        let (mut few, mut many) = ([Run::NONE; MAX_RUNS], room_for_a_unit());
+        let runs = many.as_deref_mut().unwrap_or(&mut few);
         let mut page = range.start();
         while page < range.end() {
             let wanted = PageRange::new(page, range.end()).intersection(&self.unit(page));
@@ -364,11 +341,8 @@ impl<O: Observer> Mirror<O> {
                 (wanted.end(), 0)
             } else {
                 let request = Request::new(wanted, policy);
-                let chunk = match self.chunk(page) {
-                    Some(chunk) => chunk,
-                    None => self.add_chunk(page, wanted)?,
-                };
-                let (valid, added) = self.fault(chunk, &request)?;
+                let chunk = self.hold_chunk(page, wanted)?;
+                let (valid, added) = self.fault(&chunk, &request, &mut *runs)?;
                 (valid.done().end(), added)
             };
             page = end;
@@ -386,73 +360,88 @@ impl<O: Observer> Mirror<O> {
         };
         let wanted = wanted.intersection(&self.span);
         let mut from = self.chunk_number(wanted.start());
-        while let Some((number, chunk)) = self.chunks.next(from) {
+        while let Some((number, chunk)) = self.chunks.map().hold_next(from) {
             let part = chunk.range().intersection(&wanted);
             if part.is_empty() {
                 break;
             }
             for page in part.start().get()..part.end().get() {
-                let chunk = chunk.read();
-                if let Some(pfn) = chunk.table.translate(PageIndex::new(page), Access::Read) {
-                    use_bytes(mapped(&chunk.table, pfn).bytes(0, PAGE_SIZE as usize));
+                if let Some(page) = chunk.read().page(PageIndex::new(page), Access::Read) {
+                    use_bytes(page.bytes(0, PAGE_SIZE as usize));
                 }
             }
             from = number + 1;
         }
     }
 
-    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table.
+    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table. `runs` is room for
+    /// what is found.
     ///
     /// The result holds the chunk's lock. Also returned: how many pages were added.
-    fn fault<'d>(
+    fn fault<'d, 'r>(
         &self,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
-    ) -> Result<(Found<'d, O>, u64), FaultError> {
+        runs: &'r mut [Run],
+    ) -> Result<(Found<'d, 'r, O>, u64), FaultError> {
         let mm = self.mm_user()?;
-        let mut spare = Spare::default();
+        let mut runs = Runs::in_room(runs);
+        let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
-            let mut valid = self.find(&mm, chunk, request, &mut spare)?;
-            let (runs, chunk) = valid.split();
+            let found = self.find(&mm, chunk, request, runs, &mut room);
+            let mut valid = found.inspect_err(|_| self.note_if_empty(chunk))?;
+            let (found, chunk) = valid.split();
             let mut left_out = false;
-            for run in runs.as_slice() {
-                let filled = chunk.table.fill(run, self.limit, &mut spare);
+            for run in found.as_slice() {
+                let filled = chunk.fill(run, self.limit, &mut room);
                 added += filled.added;
                 left_out |= filled.left_out;
             }
             if !left_out {
+                if chunk.is_empty() {
+                    self.chunks.emptied();
+                }
                 return Ok((valid, added));
             }
-            // Slots that were there have gone with other pages of the unit.
-            spare.rely_on_nothing = true;
+            room.rely_on_nothing();
+            runs = valid.give_up();
         }
     }
 
-    /// Finds the pages of `request`, and makes room for them in `spare`.
-    fn find<'d>(
+    /// A chunk that a fault has made for nothing is not kept.
+    #[cold]
+    fn note_if_empty(&self, chunk: &WatchedChunk<O>) {
+        if chunk.read().is_empty() {
+            self.chunks.emptied();
+        }
+    }
+
+    /// Finds the pages of `request`, and makes `room` for them.
+    fn find<'d, 'r>(
         &self,
         mm: &MmWithUser,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
-        spare: &mut Spare,
-    ) -> Result<Found<'d, O>, FaultError> {
+        runs: Runs<&'r mut [Run]>,
+        room: &mut RoomForFault,
+    ) -> Result<Found<'d, 'r, O>, FaultError> {
         until_valid(
             chunk,
             &TimeLimit::default(),
             HoldStill(mm),
-            Runs::new(),
+            runs,
             |side, still, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
                 let done = range_fault(mm, side, still, request, found)?;
                 if found.smallest_order() < UNIT_ORDER {
-                    let prepared = spare.prepare(chunk, request.wanted.start());
+                    let prepared = room.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
                 }
                 Ok(done)
             },
-            || self.observer.collided(),
+            || self.observer().collided(),
         )
     }
 
@@ -473,43 +462,45 @@ impl<O: Observer> Mirror<O> {
         (page.get() >> CHUNK_ORDER).saturating_sub(first) as usize
     }
 
-    /// The chunk that holds `page`, if there is one.
-    fn chunk(&self, page: PageIndex) -> Option<&WatchedChunk<O>> {
+    /// The chunk that `page` is in, held for a fault. Made, if there is none and there is an area
+    /// anywhere in `wanted`: a peer must not make us spend memory on addresses where there is nothing.
+    fn hold_chunk(
+        &self,
+        page: PageIndex,
+        wanted: PageRange,
+    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
         if !self.span.contains(page) {
-            return None;
+            // That the process is gone is said first.
+            self.mm_user()?;
+            return Err(FaultError::Refused(Refusal::NoPage));
         }
-        self.chunks.get(self.chunk_number(page))
+        self.chunks.make_room();
+        match self.chunks.map().hold(self.chunk_number(page)) {
+            Some(chunk) => Ok(chunk),
+            None => self.add_chunk(page, wanted),
+        }
     }
 
-    /// Makes the chunk that holds `page`, if there is an area anywhere in `wanted`: a peer must not
-    /// make us spend memory on addresses where there is nothing.
     #[cold]
     fn add_chunk(
         &self,
         page: PageIndex,
         wanted: PageRange,
-    ) -> Result<&WatchedChunk<O>, FaultError> {
+    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
         let mm = self.mm_user()?;
-        if !self.span.contains(page) || !has_vma(&mm, wanted) {
+        if !has_vma(&mm, wanted) {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
-        let chunk = Chunk::new(range, self.observer.clone()).map_err(|_| FaultError::NoMemory)?;
+        let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk = KBox::pin_init(chunk, GFP_KERNEL_ACCOUNT).map_err(|error| match error {
+        let chunk = self.chunks.hold_or_insert(self.chunk_number(page), chunk);
+        chunk.map_err(|error| match error {
             // Registering gives way to signals.
             error if error == EINTR => FaultError::Interrupted,
             _ => FaultError::NoMemory,
-        })?;
-        let (chunk, added) = self
-            .chunks
-            .get_or_insert(self.chunk_number(page), chunk)
-            .map_err(|_| FaultError::NoMemory)?;
-        if added {
-            self.observer.chunk_added();
-        }
-        Ok(chunk)
+        })
     }
 
     /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
@@ -537,8 +528,21 @@ impl<O: Observer> Mirror<O> {
     }
 }
 
+impl<O: Observer> Drop for Mirror<O> {
+    fn drop(&mut self) {
+        // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or hold them.
+        unsafe { self.chunks.close() };
+    }
+}
+
+/// Room for as many runs as a unit can have, so that it takes one walk, however its pages lie in memory;
+/// `None` if there is no memory for that.
+fn room_for_a_unit() -> Option<KVec<Run>> {
+    KVec::from_elem(Run::NONE, UNIT_PAGES as usize, GFP_KERNEL | __GFP_NOWARN).ok()
+}
+
 /// The end of the pages that a fault has found without a gap from the first one on.
-fn reached<O: Observer>(valid: &Found<'_, O>) -> PageIndex {
+fn reached<O: Observer>(valid: &Found<'_, '_, O>) -> PageIndex {
     let mut end = valid.done().end();
     for run in valid.result().as_slice() {
         if run.start <= end {
@@ -567,12 +571,4 @@ pub fn user_pages(mm: &Mm) -> PageRange {
     // SAFETY: `mm` is alive; its task size never changes after exec.
     let size = unsafe { shim::hmm_shim_task_size(mm.as_raw()) };
     PageRange::new(PageIndex::new(0), PageIndex::containing(size as u64))
-}
-
-/// The page behind a translation of `_table`, usable while the table's lock is held.
-#[inline]
-fn mapped<'a>(_table: &'a Translations, pfn: Pfn) -> MappedPage<'a> {
-    // SAFETY: The table holds only frames that the process's page table held, which have a `struct
-    // page`, and an invalidation waits for the lock whose guard `_table` was borrowed from.
-    unsafe { MappedPage::map(pfn) }
 }

@@ -229,6 +229,11 @@ void hmm_shim_mmap_write_unlock(struct mm_struct *mm)
 	mmap_write_unlock(mm);
 }
 
+unsigned long hmm_shim_ram(void)
+{
+	return totalram_pages() << PAGE_SHIFT;
+}
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm)
 {
 	return mm->task_size;

@@ -9,6 +9,7 @@
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rwlock_types.h>
+#include <linux/xarray.h>
 
 /* What a page table entry holds. */
 enum hmm_shim_kind {
@@ -76,6 +77,14 @@ void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
 
 /* Whether there is a process left that the memory of mm is for. */
 bool hmm_shim_mm_has_owner(struct mm_struct *mm);
+
+/* The flag of an xarray whose own memory is charged to whoever makes it grow. */
+enum hmm_shim_xa {
+	HMM_SHIM_XA_ACCOUNT = (__force unsigned int)XA_FLAGS_ACCOUNT,
+};
+
+/* How much memory the machine has, in bytes. */
+unsigned long hmm_shim_ram(void);
 
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 

@@ -288,8 +288,10 @@ pub(crate) struct MirrorStats {
     pub(crate) collisions: u64,
     /// Accesses that failed.
     pub(crate) failures: u64,
-    /// Chunks.
+    /// Chunks that were made.
     pub(crate) chunks: u64,
+    /// Those that were taken down in the background.
+    pub(crate) reaped: u64,
     /// Translations that invalidations took away or made read-only.
     pub(crate) invalidated: u64,
     /// Invalidations, by kind.

@@ -2,6 +2,11 @@
 
 //! Memory keys: what part of which address space a region stands for, and at which iova.
 //!
+//! A key is explicit or, for the whole address space, an implicit parent. What mlx5 calls the children of
+//! such a parent, keys for the pieces of it that are in use, are the chunks of its mirror here
+//! (`hmm::mirror`): made by faults in their range, torn down by the invalidation that empties them. An
+//! explicit key has them, too.
+//!
 //! A request names an iova, an address in the region's own numbering. For an implicit region it is
 //! the virtual address; for an explicit one it starts where the application said at registration.
 
@@ -15,7 +20,7 @@ pub const IMPLICIT_LENGTH: u64 = u64::MAX;
 pub enum KeyKind {
     /// `length` bytes from virtual address `va`.
     Explicit,
-    /// The whole address space.
+    /// The whole address space: an implicit parent.
     Implicit,
 }
 

@@ -21,6 +21,11 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Takes `n` away: it is a number of things that come and go.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -53,6 +58,12 @@ pub struct Stats {
     pub page_invalidations: Counter,
     /// Chunks of 128 MiB that the NIC has used: what the region's memory goes by.
     pub chunks: Counter,
+    /// Those that there are now.
+    pub chunks_alive: Counter,
+    /// Those that have been taken down since, as nothing was left in them or others needed the memory.
+    pub chunks_reaped: Counter,
+    /// Translations that went with them.
+    pub pages_reaped: Counter,
     /// How long page faults took, each.
     pub fault_latency: Histogram,
 }
@@ -85,7 +96,7 @@ impl Entry {
 
 impl Stats {
     /// How many counters there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 14;
 
     /// Every counter.
     pub fn entries(&self) -> [Entry; Self::COUNT] {
@@ -105,6 +116,9 @@ impl Stats {
             entry(c"odp_invalidations", self.invalidations.get()),
             entry(c"odp_page_invalidations", self.page_invalidations.get()),
             entry(c"odp_chunks", self.chunks.get()),
+            entry(c"odp_chunks_alive", self.chunks_alive.get()),
+            entry(c"odp_chunks_reaped", self.chunks_reaped.get()),
+            entry(c"odp_pages_reaped", self.pages_reaped.get()),
         ]
     }
 }

@@ -17,10 +17,16 @@
 
 #[path = "../core/advice.rs"]
 pub mod advice;
+#[path = "../core/announced.rs"]
+pub mod announced;
+#[path = "../core/fault.rs"]
+pub mod fault;
 #[path = "../core/histogram.rs"]
 pub mod histogram;
 #[path = "../core/key.rs"]
 pub mod key;
+#[path = "../core/resolve.rs"]
+pub mod resolve;
 #[path = "../core/sge.rs"]
 pub mod sge;
 #[path = "../core/stats.rs"]

@@ -7,7 +7,7 @@
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
-use hmm::mirror::Observer;
+use hmm::mirror::{Observer, Removal};
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
@@ -165,6 +165,22 @@ impl Observer for Counting {
     }
 
     fn chunk_added(&self) {
-        self.count(|stats| stats.chunks.add(1));
+        self.count(|stats| {
+            stats.chunks.add(1);
+            stats.chunks_alive.add(1);
+        });
+    }
+
+    fn chunk_removed(&self, why: Removal) {
+        self.count(|stats| {
+            stats.chunks_alive.sub(1);
+            if why == Removal::Reaped {
+                stats.chunks_reaped.add(1);
+            }
+        });
+    }
+
+    fn gave_up(&self, pages: u64) {
+        self.count(|stats| stats.pages_reaped.add(pages));
     }
 }

@@ -3,13 +3,14 @@
 //! Regions: memory registered with `IBV_ACCESS_ON_DEMAND`.
 //!
 //! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual
-//! address, the mirror into pages, faulting in what is missing.
+//! address, the mirror into pages. For a page that is missing the request raises a fault
+//! ([`PendingFault`]), which is resolved on the spot ([`Resolver`]): here the NIC waits in its own call.
 
 use core::ops::ControlFlow;
 
-use hmm::addr::PageRange;
-use hmm::mirror::{user_pages, Mirror};
-use hmm::page::Bytes;
+use hmm::addr::{pieces, PageRange};
+use hmm::mirror::{user_pages, Limits, Mirror};
+use hmm::page::{Bytes, MappedPage};
 use hmm::pfn::{Access, Perm};
 use hmm::policy::Refusal;
 use hmm::walk::FaultError;
@@ -19,25 +20,21 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::advice::Advice;
+use crate::announced::Announced;
 use crate::device::{Device, Listed};
+pub use crate::fault::AccessError;
+use crate::fault::{PendingFault, Waiter, Wanted};
 use crate::key::{BadKey, Key, KeyKind};
 use crate::observer::{Counting, Identity};
+use crate::resolve::{Memory, Resolver};
 use crate::stats::Stats;
-
-/// Why a request cannot be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessError {
-    /// Not all of it is in the region.
-    OutOfRange,
-    /// A page could not be had.
-    Fault(FaultError),
-}
 
 impl From<AccessError> for Error {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::OutOfRange => EINVAL,
             AccessError::Fault(fault) => fault.into(),
+            AccessError::Abandoned => EIO,
         }
     }
 }
@@ -57,16 +54,44 @@ pub struct Registration {
     pub writable: bool,
 }
 
+/// The mirror of a region.
+struct Mirrored(Mirror<Counting>);
+
+impl Memory for Mirrored {
+    type Page<'p> = MappedPage<'p>;
+
+    fn bring_in(
+        &self,
+        pages: PageRange,
+        access: Access,
+        use_page: impl FnOnce(MappedPage<'_>),
+    ) -> Result<(), FaultError> {
+        self.0.access_missing(pages, access, use_page)
+    }
+}
+
+/// A request that waits in its own call until its page is there, and uses it at once.
+struct InCall<'a, F> {
+    use_page: F,
+    outcome: &'a mut Result<(), AccessError>,
+}
+
+impl<F: FnOnce(MappedPage<'_>)> Waiter for InCall<'_, F> {
+    type Page<'p> = MappedPage<'p>;
+
+    fn resume(self, outcome: Result<MappedPage<'_>, AccessError>) {
+        *self.outcome = outcome.map(self.use_page);
+    }
+}
+
 /// Registered memory of one process.
-#[pin_data]
 pub struct Region {
-    key: Key,
     writable: bool,
     // Not listed any more when the rest goes.
     _listed: Listed,
     counting: Arc<Counting>,
-    #[pin]
-    mirror: Mirror<Counting>,
+    resolver: Resolver<Mirrored>,
+    announced: Announced,
 }
 
 impl Region {
@@ -76,11 +101,7 @@ impl Region {
     ///
     /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
     /// `ENOMEM`.
-    pub fn new(
-        device: &Arc<Device>,
-        mm: &Mm,
-        registration: Registration,
-    ) -> Result<Pin<KBox<Self>>> {
+    pub fn new(device: &Arc<Device>, mm: &Mm, registration: Registration) -> Result<Self> {
         let Registration {
             va,
             length,
@@ -100,21 +121,19 @@ impl Region {
         let counting = Counting::new(device, identity)?;
         let observer = counting.clone();
         let limit = Perm::from_writable(writable);
-        KBox::pin_init(
-            try_pin_init!(Self {
-                key,
-                writable,
-                _listed: Listed::new(device, counting.clone())?,
-                counting,
-                mirror <- Mirror::new(mm, key.span(), limit, observer),
-            }),
-            GFP_KERNEL,
-        )
+        let mirror = Mirror::new(mm, key.span(), limit, Limits::default(), observer)?;
+        Ok(Self {
+            writable,
+            _listed: Listed::new(device, counting.clone())?,
+            counting,
+            resolver: Resolver::new(key, Mirrored(mirror)),
+            announced: Announced::default(),
+        })
     }
 
     /// Whether it is a part or all of the address space.
     pub fn kind(&self) -> KeyKind {
-        self.key.kind()
+        self.resolver.key().kind()
     }
 
     /// Whether the NIC may write.
@@ -127,7 +146,18 @@ impl Region {
         self.counting.stats()
     }
 
-    /// Lets the NIC access the `len` bytes from `iova`; see [`Mirror::access`].
+    /// How many bytes of kernel memory the translations take.
+    pub fn memory(&self) -> usize {
+        self.mirror().memory()
+    }
+
+    /// A message is going to use the `len` bytes from `iova` one after the other. They are in the region.
+    #[inline]
+    pub fn announce(&self, iova: u64, len: u64) {
+        self.announced.announce(iova, len);
+    }
+
+    /// Lets the NIC access the `len` bytes from `iova`; `use_bytes` is as for [`Mirror::access`].
     ///
     /// # Errors
     ///
@@ -137,12 +167,33 @@ impl Region {
         iova: u64,
         len: usize,
         access: Access,
-        use_bytes: impl FnMut(Bytes<'_>),
+        mut use_bytes: impl FnMut(Bytes<'_>),
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len as u64)?;
-        self.mirror
-            .access(va, len, access, use_bytes)
-            .map_err(AccessError::Fault)
+        for piece in pieces(va, len) {
+            let mut use_page =
+                |page: MappedPage<'_>| use_bytes(page.bytes(piece.offset, piece.len));
+            if self
+                .mirror()
+                .access_mapped(piece.page, access, &mut use_page)
+            {
+                continue;
+            }
+            let at = iova + piece.done as u64;
+            let wanted = Wanted {
+                iova: at,
+                len: self.announced.wanted(at, (len - piece.done) as u64),
+                access,
+            };
+            let mut outcome = Ok(());
+            let waiter = InCall {
+                use_page,
+                outcome: &mut outcome,
+            };
+            self.resolver.resolve(PendingFault::new(wanted, waiter));
+            outcome?;
+        }
+        Ok(())
     }
 
     /// As [`Region::access`] for reading, of what is in the mirror already.
@@ -153,7 +204,7 @@ impl Region {
         use_bytes: impl FnMut(Bytes<'_>),
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len)?;
-        self.mirror.access_present(va, len, use_bytes);
+        self.mirror().access_present(va, len, use_bytes);
         Ok(())
     }
 
@@ -181,7 +232,7 @@ impl Region {
                 false => ControlFlow::Break(()),
             }
         };
-        let result = self.mirror.prefetch(range, advice.policy(), step);
+        let result = self.mirror().prefetch(range, advice.policy(), step);
         self.counting.prefetch_ends(range, advice, pages, result);
         result.map_err(AccessError::Fault)
     }
@@ -209,8 +260,13 @@ impl Region {
         self.translate(iova, len).is_ok()
     }
 
+    fn mirror(&self) -> &Mirror<Counting> {
+        &self.resolver.memory().0
+    }
+
     fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {
-        self.key
+        self.resolver
+            .key()
             .translate(iova, len)
             .map_err(|_| AccessError::OutOfRange)
     }

@@ -18,6 +18,10 @@ pub struct Counters {
     pub invalidations: Option<u64>,
     /// Pages that were taken from the NIC.
     pub page_invalidations: Option<u64>,
+    /// Parts of regions that the NIC has used.
+    pub chunks: Option<u64>,
+    /// Those of them that have been taken down again.
+    pub chunks_reaped: Option<u64>,
 }
 
 impl Counters {
@@ -41,6 +45,8 @@ impl Counters {
                     pages_mapped: counter("pages_mapped"),
                     invalidations: counter("invalidations"),
                     page_invalidations: counter("page_invalidations"),
+                    chunks: counter("chunks"),
+                    chunks_reaped: counter("chunks_reaped"),
                 });
             }
         });
@@ -58,6 +64,8 @@ impl Counters {
             pages_mapped: add(self.pages_mapped, other.pages_mapped),
             invalidations: add(self.invalidations, other.invalidations),
             page_invalidations: add(self.page_invalidations, other.page_invalidations),
+            chunks: add(self.chunks, other.chunks),
+            chunks_reaped: add(self.chunks_reaped, other.chunks_reaped),
         }
     }
 }

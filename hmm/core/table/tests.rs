@@ -462,6 +462,19 @@ proptest! {
                     prop_assert_eq!(written, reported);
                 }
             }
+            prop_assert_eq!(table.is_empty(), model.pages.is_empty());
+            prop_assert_eq!(table.memory(), counted_memory(&table));
         }
     }
+}
+
+/// The memory of a table, vector by vector.
+fn counted_memory(table: &TestTable) -> usize {
+    let units = table.pages.iter().flatten();
+    let slots = units.clone().filter_map(|pages| pages.slots.as_ref());
+    size_of_val(table.huge.as_slice())
+        + units.map(size_of_val).sum::<usize>()
+        + slots
+            .map(|slots| size_of_val(slots.as_slice()))
+            .sum::<usize>()
 }

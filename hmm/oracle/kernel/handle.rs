@@ -16,7 +16,7 @@ use kernel::sync::{Arc, SetOnce};
 use kernel::uaccess::{UserPtr, UserSlice};
 
 use hmm::addr::{PageRange, PAGE_SIZE};
-use hmm::mirror::Mirror;
+use hmm::mirror::{Limits, Mirror};
 use hmm::pfn::{Access, Perm};
 
 use crate::abi;
@@ -29,7 +29,7 @@ pub(crate) struct Handle {
 }
 
 struct Open {
-    mirror: Pin<KBox<Mirror<Tally>>>,
+    mirror: Mirror<Tally>,
     tally: Arc<Tally>,
 }
 
@@ -58,8 +58,7 @@ impl Handle {
         let span = argument::span(mm, argument.start, argument.len / PAGE_SIZE)?;
         let limit = Perm::from_writable(flag(argument.writable)?);
         let tally = Arc::new(Tally::default(), GFP_KERNEL)?;
-        let mirror = Mirror::new(mm, span, limit, tally.clone());
-        let mirror = KBox::pin_init(mirror, GFP_KERNEL_ACCOUNT)?;
+        let mirror = Mirror::new(mm, span, limit, Limits::default(), tally.clone())?;
         match self.open.populate(Open { mirror, tally }) {
             true => Ok(()),
             false => Err(EBUSY),

@@ -13,7 +13,7 @@ use kernel::time::{Instant, Monotonic};
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
 use hmm::flat::{PageState, PageWord};
-use hmm::mirror::{Mirror, Observer};
+use hmm::mirror::{Limits, Mirror, Observer, Removal};
 use hmm::pfn::{Access, Memory, Perm, Pfn};
 use hmm::policy::Policy;
 use hmm::run::Run;
@@ -145,6 +145,8 @@ impl Observer for Indifferent {
     fn collided(&self) {}
     fn invalidated(&self, _range: PageRange, _event: Event, _pages: u64) {}
     fn chunk_added(&self) {}
+    fn chunk_removed(&self, _why: Removal) {}
+    fn gave_up(&self, _pages: u64) {}
 }
 
 /// The mirrors of one open file. How much memory they take is seen from outside: it is charged to
@@ -152,7 +154,7 @@ impl Observer for Indifferent {
 #[pin_data]
 pub(crate) struct Mirrors {
     #[pin]
-    held: Mutex<KVec<Pin<KBox<Mirror<Indifferent>>>>>,
+    held: Mutex<KVec<Mirror<Indifferent>>>,
 }
 
 impl Mirrors {
@@ -174,10 +176,7 @@ impl Mirrors {
         let touched = PageRange::new(span.start(), end);
         for _ in 0..argument.mirrors {
             let observer = Arc::new(Indifferent, GFP_KERNEL_ACCOUNT)?;
-            let mirror = KBox::pin_init(
-                Mirror::new(mm, span, Perm::ReadWrite, observer),
-                GFP_KERNEL_ACCOUNT,
-            )?;
+            let mirror = Mirror::new(mm, span, Perm::ReadWrite, Limits::default(), observer)?;
             let policy = Policy::Fault(Access::Read);
             mirror.prefetch(touched, policy, |_| ControlFlow::Continue(()))?;
             self.held.lock().push(mirror, GFP_KERNEL)?;

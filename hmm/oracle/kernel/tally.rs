@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
-use hmm::mirror::Observer;
+use hmm::mirror::{Observer, Removal};
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
@@ -21,6 +21,7 @@ pub(crate) struct Tally {
     collisions: AtomicU64,
     failures: AtomicU64,
     chunks: AtomicU64,
+    reaped: AtomicU64,
     invalidated: AtomicU64,
     events: [AtomicU64; abi::EVENT_KINDS],
 }
@@ -44,6 +45,7 @@ impl Tally {
             collisions: read(&self.collisions),
             failures: read(&self.failures),
             chunks: read(&self.chunks),
+            reaped: read(&self.reaped),
             invalidated: read(&self.invalidated),
             events: self.events.each_ref().map(read),
         }
@@ -90,4 +92,12 @@ impl Observer for Tally {
     fn chunk_added(&self) {
         add(&self.chunks, 1);
     }
+
+    fn chunk_removed(&self, why: Removal) {
+        if why == Removal::Reaped {
+            add(&self.reaped, 1);
+        }
+    }
+
+    fn gave_up(&self, _pages: u64) {}
 }

@@ -25,7 +25,7 @@ use crate::rxe;
 #[repr(C)]
 struct OdpUmem {
     umem: rxe::ib_umem,
-    region: Pin<KBox<Region>>,
+    region: Region,
 }
 
 /// Makes `region` the memory of `mr`.
@@ -43,7 +43,7 @@ pub(crate) unsafe fn attach(
     mm: &kernel::mm::Mm,
     va: u64,
     length: u64,
-    region: Pin<KBox<Region>>,
+    region: Region,
 ) -> Result {
     let mut umem = rxe::ib_umem {
         ibdev: device,

@@ -147,6 +147,7 @@ impl Report {
             pages_mapped,
             invalidations,
             page_invalidations,
+            ..
         } = self.counters;
         for (name, title, value) in [
             ("page_faults", "Faults that the NIC raised", page_faults),

@@ -7,6 +7,7 @@
 //! on standard error that says why.
 
 mod addresses;
+mod children;
 mod counters;
 mod disk;
 mod exec;
@@ -84,6 +85,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         geometry::TESTS,
         addresses::TESTS,
         large::TESTS,
+        children::TESTS,
         scatter::TESTS,
         pipeline::TESTS,
         receives::TESTS,

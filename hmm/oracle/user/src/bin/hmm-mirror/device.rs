@@ -229,6 +229,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         collisions: after.collisions - before.collisions,
         failures: after.failures - before.failures,
         chunks: after.chunks - before.chunks,
+        reaped: after.reaped - before.reaped,
         invalidated: after.invalidated - before.invalidated,
         events,
     }

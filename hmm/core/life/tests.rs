@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults, accesses, invalidations, the reaper and deregistration, all at once, under many thread
+//! schedules.
+//!
+//! A small machine: a mirror of one page whose frame the CPU replaces again and again. Its one part is
+//! made by faults and reaped again. Whatever the schedule, nobody may touch a frame or a part that has
+//! been freed, every access succeeds, and in the end nothing is left.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::vec::Vec;
+
+use shuttle::sync::atomic::AtomicBool;
+use shuttle::sync::{Arc, Mutex, MutexGuard, RwLock};
+use shuttle::thread;
+
+use super::*;
+use crate::addr::{PageIndex, PageRange};
+use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::run::{Run, Runs};
+use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
+use crate::table::{NoRoom, Pages, Room, Slot, Table};
+use crate::walk::{Collect, FaultError};
+
+const PAGE: PageIndex = PageIndex::new(7);
+const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
+
+type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+
+/// Room for the one page.
+struct OnePage;
+
+impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
+    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(Vec::from([Pages::default()]))
+    }
+
+    fn slots(&mut self, _pages: u64) -> Option<Vec<Slot>> {
+        Some(Vec::from([Slot::default()]))
+    }
+}
+
+/// What a machine leaves out that must not be left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Nothing,
+    /// Parts are taken away from those who hold them.
+    IgnoresHolders,
+    /// Parts are freed while somebody may still be looking.
+    NoGracePeriod,
+    /// Parts are freed with their notifier registered.
+    StaysRegistered,
+    /// Parts go with their frames in use.
+    NotOutOfTheMap,
+}
+
+/// A part of the mirror.
+struct Part {
+    life: Life,
+    table: Mutex<(Translations, History)>,
+    freed: AtomicBool,
+}
+
+impl Part {
+    fn new() -> Arc<Self> {
+        let table = Table::new(RANGE, Vec::from([Slot::default()]));
+        Arc::new(Self {
+            life: Life::held(),
+            table: Mutex::new((table, History::new(0))),
+            freed: AtomicBool::new(false),
+        })
+    }
+
+    /// Every use of a part goes through here.
+    fn lock(&self) -> MutexGuard<'_, (Translations, History)> {
+        assert!(
+            !self.freed.load(Ordering::SeqCst),
+            "a part was used that has been freed"
+        );
+        self.table.lock().unwrap()
+    }
+
+    fn zap(&self) {
+        self.lock().0.zap(RANGE, &mut NoRoom, |_| ());
+    }
+}
+
+struct Machine {
+    broken: Broken,
+    /// What the CPU's page table says: the frame of `PAGE`.
+    pte: Mutex<u64>,
+    /// Frames that went back to the allocator.
+    freed: Mutex<Vec<u64>>,
+    /// Odd while an invalidation is under way; those to be told. An invalidation holds the list.
+    seq: Mutex<u64>,
+    registered: Mutex<Vec<Arc<Part>>>,
+    /// The map, with its lock for changes.
+    map: Mutex<Option<Arc<Part>>>,
+    /// Held for reading by those who look; a grace period has it for writing.
+    rcu: RwLock<()>,
+}
+
+/// The part, held for a fault.
+struct Held(Arc<Machine>, Arc<Part>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.1.life.release();
+    }
+}
+
+impl Machine {
+    fn new(broken: Broken) -> Self {
+        Self {
+            broken,
+            pte: Mutex::new(100),
+            freed: Mutex::new(Vec::new()),
+            seq: Mutex::new(0),
+            registered: Mutex::new(Vec::new()),
+            map: Mutex::new(None),
+            rcu: RwLock::new(()),
+        }
+    }
+
+    /// The CPU replaces the page: everybody registered is told, then the old frame is freed.
+    fn replace_page(&self) {
+        *self.seq.lock().unwrap() += 1;
+        {
+            // A part that is unregistered meanwhile waits for this.
+            let registered = self.registered.lock().unwrap();
+            for part in registered.iter() {
+                let (table, history) = &mut *part.lock();
+                history.record(RANGE);
+                table.zap(RANGE, &mut NoRoom, |_| ());
+            }
+            let old = {
+                let mut pte = self.pte.lock().unwrap();
+                *pte += 1;
+                *pte - 1
+            };
+            self.freed.lock().unwrap().push(old);
+        }
+        *self.seq.lock().unwrap() += 1;
+    }
+
+    fn touch(&self, table: &Translations) -> bool {
+        let Some(pfn) = table.translate(PAGE, Access::Read) else {
+            return false;
+        };
+        assert!(
+            !self.freed.lock().unwrap().contains(&pfn.get()),
+            "the device used a freed frame"
+        );
+        true
+    }
+
+    /// The warm path: looks at the part without holding it.
+    fn access_mapped(&self) -> bool {
+        let _looking = self.rcu.read().unwrap();
+        let part = self.map.lock().unwrap().clone();
+        thread::yield_now();
+        part.is_some_and(|part| {
+            part.life.touch();
+            let hit = self.touch(&part.lock().0);
+            hit
+        })
+    }
+
+    /// The part, held; made, if there is none.
+    fn hold(self: &Arc<Self>) -> Held {
+        loop {
+            {
+                let _looking = self.rcu.read().unwrap();
+                let found = self.map.lock().unwrap().clone();
+                thread::yield_now();
+                if let Some(part) = found.filter(|part| part.life.hold()) {
+                    return Held(self.clone(), part);
+                }
+            }
+            let new = Part::new();
+            self.registered.lock().unwrap().push(new.clone());
+            {
+                let mut map = self.map.lock().unwrap();
+                if map.is_none() {
+                    *map = Some(new.clone());
+                    return Held(self.clone(), new);
+                }
+            }
+            // Somebody else was faster.
+            self.free(&new);
+        }
+    }
+
+    fn access(self: &Arc<Self>) {
+        if self.access_mapped() {
+            return;
+        }
+        let held = self.hold();
+        let mut valid = until_valid(
+            &held,
+            &Never,
+            Nothing,
+            Runs::new(),
+            |_, (), found| self.fault(found),
+            || (),
+        )
+        .unwrap();
+        let (runs, guard) = valid.split();
+        for run in runs.as_slice() {
+            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
+        }
+        assert!(
+            self.touch(&valid.guard().0),
+            "a valid fault serves its access"
+        );
+    }
+
+    fn fault(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
+        let pfn = Pfn::new(*self.pte.lock().unwrap());
+        thread::yield_now();
+        let run = Run {
+            start: PAGE,
+            pfn,
+            pages: 1,
+            perm: Perm::ReadWrite,
+            order: 0,
+            memory: Memory::System,
+        };
+        found.mapped(run).map_err(|_| FaultError::NoMemory)?;
+        Ok(run.range())
+    }
+
+    /// Gives the part up and unregisters it; nobody can get at it any more.
+    fn free(&self, part: &Arc<Part>) {
+        part.zap();
+        if self.broken != Broken::StaysRegistered {
+            let mut registered = self.registered.lock().unwrap();
+            registered.retain(|other| !Arc::ptr_eq(other, part));
+        }
+        assert!(!part.freed.swap(true, Ordering::SeqCst), "freed twice");
+    }
+
+    /// The reaper. Says whether it took the part.
+    fn reap(&self, reap: Reap) -> bool {
+        let retired = {
+            let mut map = self.map.lock().unwrap();
+            let idle = map.as_ref().is_some_and(|part| match self.broken {
+                Broken::IgnoresHolders => true,
+                _ => part.life.retire(reap),
+            });
+            match (idle, self.broken) {
+                (false, _) => None,
+                (true, Broken::NotOutOfTheMap) => map.clone(),
+                (true, _) => map.take(),
+            }
+        };
+        let Some(part) = retired else {
+            return false;
+        };
+        if self.broken != Broken::NoGracePeriod {
+            drop(self.rcu.write().unwrap());
+        }
+        self.free(&part);
+        true
+    }
+
+    /// Deregistration: no access is under way, but the reaper and invalidations may be.
+    fn close(&self) {
+        let left = self.map.lock().unwrap().take();
+        if let Some(part) = left {
+            self.free(&part);
+        }
+    }
+}
+
+impl Domain for Held {
+    type Guard<'d> = MutexGuard<'d, (Translations, History)>;
+
+    fn read_begin(&self) -> u64 {
+        let seq = self.1.lock().1.seq();
+        while *self.0.seq.lock().unwrap() % 2 != 0 {
+            thread::yield_now();
+        }
+        seq
+    }
+
+    fn lock(&self) -> Self::Guard<'_> {
+        self.1.lock()
+    }
+
+    fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
+        guard.1.touched_since(seq, pages)
+    }
+
+    fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
+        false
+    }
+}
+
+struct Nothing;
+
+impl Hold for Nothing {
+    type Held = ();
+    fn hold(&mut self, _collisions: u32) {}
+}
+
+struct Never;
+
+impl Deadline for Never {
+    fn passed(&self) -> bool {
+        false
+    }
+}
+
+fn run_machine(broken: Broken) {
+    let machine = Arc::new(Machine::new(broken));
+    let with = |what: fn(&Arc<Machine>)| {
+        let machine = machine.clone();
+        thread::spawn(move || what(&machine))
+    };
+    let cpu = with(|machine| (0..2).for_each(|_| machine.replace_page()));
+    let reaper = with(|machine| {
+        for reap in [Reap::Idle, Reap::Unheld, Reap::Unheld, Reap::Unheld] {
+            machine.reap(reap);
+            thread::yield_now();
+        }
+    });
+    let devices = [
+        with(|machine| (0..4).for_each(|_| machine.access())),
+        with(|machine| (0..4).for_each(|_| machine.access())),
+    ];
+    for device in devices {
+        device.join().unwrap();
+    }
+    machine.close();
+    reaper.join().unwrap();
+    cpu.join().unwrap();
+    assert!(machine.map.lock().unwrap().is_none(), "a part is left");
+    assert!(
+        machine.registered.lock().unwrap().is_empty(),
+        "a notifier is left"
+    );
+}
+
+#[test]
+fn no_schedule_of_the_reaper_lets_anybody_use_what_is_freed() {
+    shuttle::check_random(|| run_machine(Broken::Nothing), 2000);
+    shuttle::check_pct(|| run_machine(Broken::Nothing), 2000, 3);
+}
+
+#[test]
+fn the_exploration_would_notice_each_thing_left_out() {
+    let twins = [
+        ("holders", Broken::IgnoresHolders),
+        ("the grace period", Broken::NoGracePeriod),
+        ("unregistering", Broken::StaysRegistered),
+        ("the map", Broken::NotOutOfTheMap),
+    ];
+    for (what, broken) in twins {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            shuttle::check_random(move || run_machine(broken), 3000);
+            shuttle::check_pct(move || run_machine(broken), 3000, 3);
+        }));
+        assert!(result.is_err(), "leaving out {what} was not noticed");
+    }
+}
+
+#[test]
+fn only_what_is_idle_is_retired_and_only_once() {
+    let check = || {
+        let life = Life::held();
+        assert!(!life.retire(Reap::Unheld), "its maker holds it");
+        life.release();
+        assert!(!life.retire(Reap::Idle), "it was just used");
+        assert!(life.cool());
+        assert!(!life.cool());
+        life.touch();
+        assert!(!life.retire(Reap::Idle));
+        assert!(life.cool());
+        assert!(life.hold());
+        assert!(life.hold());
+        life.release();
+        assert!(!life.retire(Reap::Unheld), "one of two still holds it");
+        life.release();
+        assert!(life.retire(Reap::Unheld));
+        assert!(!life.retire(Reap::Unheld), "once");
+        assert!(!life.hold(), "too late");
+    };
+    shuttle::check_random(check, 1);
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One chunk of a mirror: its translations, and what invalidations do to them.
+
+use kernel::alloc::flags::__GFP_NOWARN;
+use kernel::alloc::Flags;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use crate::addr::{PageIndex, PageRange};
+use crate::chunk_map::entry_size;
+use crate::chunks::Chunks;
+use crate::event::{Event, Leaves};
+use crate::interval::{IntervalNotifier, Invalidate};
+use crate::mirror::Observer;
+use crate::page::{mark_dirty, MappedPage};
+use crate::pfn::{Access, Perm, Pfn};
+use crate::run::Run;
+use crate::table::{units_in, Filled, Pages, Room, Slot, Table};
+
+/// The translations of one chunk.
+pub(crate) struct Chunk<O: Observer> {
+    table: Translations,
+    /// Those that it belongs to.
+    chunks: Arc<Chunks<O>>,
+}
+
+/// A chunk, registered for its range: what the mirror is made of, and the domain of its faults.
+pub(crate) type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
+
+// Not vectors: a chunk with its notifier is to fit into 256 bytes.
+type Slots = Pin<KBox<[Slot]>>;
+type Units = Pin<KBox<[Pages<Slots>]>>;
+type Translations = Table<Slots, Units>;
+
+impl<O: Observer> Chunk<O> {
+    /// An empty chunk of the pages in `range`, for `chunks`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(range: PageRange, chunks: Arc<Chunks<O>>) -> Result<Self> {
+        let huge = defaults(units_in(range), GFP_KERNEL_ACCOUNT)?;
+        let table = Table::new(range, huge);
+        let chunk = Self { table, chunks };
+        chunk.chunks.account(0, chunk.memory());
+        Ok(chunk)
+    }
+
+    /// Whether it has no translation.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// How many bytes it takes.
+    pub(crate) fn memory(&self) -> usize {
+        entry_size::<WatchedChunk<O>>() + self.table.memory()
+    }
+
+    /// The page that `page` translates to, usable while the lock of the chunk is held, if `access` may
+    /// go there.
+    #[inline]
+    pub(crate) fn page(&self, page: PageIndex, access: Access) -> Option<MappedPage<'_>> {
+        let pfn = self.table.translate(page, access)?;
+        // SAFETY: The table holds only frames that the process's page table held, which have a `struct
+        // page`, and an invalidation waits for the lock whose guard `self` was borrowed from.
+        Some(unsafe { MappedPage::map(pfn) })
+    }
+
+    /// Enters the pages of `run`; see [`Table::fill`].
+    pub(crate) fn fill(&mut self, run: &Run, limit: Perm, room: &mut RoomForFault) -> Filled {
+        self.change(|table| table.fill(run, limit, room))
+    }
+
+    /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
+    /// many there were.
+    fn zap(&mut self, range: PageRange) -> u64 {
+        self.change(|table| table.zap(range, &mut AtOnce, written))
+    }
+
+    /// Changes the table and keeps account of its memory.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Translations) -> R) -> R {
+        let before = self.memory();
+        let result = change(&mut self.table);
+        self.chunks.account(before, self.memory());
+        result
+    }
+}
+
+impl<O: Observer> Drop for Chunk<O> {
+    fn drop(&mut self) {
+        self.chunks.account(self.memory(), 0);
+    }
+}
+
+impl<O: Observer> Invalidate for Chunk<O> {
+    fn invalidate(&mut self, range: PageRange, event: Event) {
+        let pages = match event.leaves() {
+            Leaves::Nothing => self.zap(range),
+            Leaves::ReadOnly => {
+                self.table.write_protect(range, written);
+                0
+            }
+        };
+        self.chunks.observer().invalidated(range, event, pages);
+        if pages > 0 && self.is_empty() {
+            self.chunks.emptied();
+        }
+    }
+
+    fn retire(&mut self) {
+        let pages = self.zap(self.table.range());
+        self.chunks.observer().gave_up(pages);
+    }
+}
+
+/// The device wrote frame `pfn`, and its translation has gone or become read-only.
+fn written(pfn: Pfn) {
+    // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
+    // to come through the chunk's lock first. Translations change only while that is held.
+    unsafe { mark_dirty(pfn) }
+}
+
+/// So many default values.
+fn defaults<T: Default>(count: u64, flags: Flags) -> Result<Pin<KBox<[T]>>> {
+    KBox::pin_slice(|_| Ok::<_, Error>(T::default()), count as usize, flags)
+}
+
+/// Room for the translations of a fault, made before the lock is taken and charged to the process.
+#[derive(Default)]
+pub(crate) struct RoomForFault {
+    units: Option<Units>,
+    slots: Option<Slots>,
+    /// Whether room that the chunk has now may be gone when it is needed.
+    rely_on_nothing: bool,
+}
+
+impl RoomForFault {
+    /// Makes the room that `chunk` has not got for pages in the unit that `page` is in.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn prepare<O: Observer>(
+        &mut self,
+        chunk: &WatchedChunk<O>,
+        page: PageIndex,
+    ) -> Result {
+        let (units, slots, part) = {
+            let chunk = chunk.read();
+            let table = &chunk.table;
+            let (units, slots) = (table.has_pages(), table.has_slots(page));
+            (
+                units,
+                slots && !self.rely_on_nothing,
+                table.part_around(page),
+            )
+        };
+        if !units && self.units.is_none() {
+            self.units = Some(defaults(units_in(chunk.range()), GFP_KERNEL_ACCOUNT)?);
+        }
+        if !slots && self.slots.is_none() {
+            self.slots = Some(defaults(part.len(), GFP_KERNEL_ACCOUNT)?);
+        }
+        Ok(())
+    }
+
+    /// Slots that were there when room was made have gone with other pages of the unit.
+    pub(crate) fn rely_on_nothing(&mut self) {
+        self.rely_on_nothing = true;
+    }
+}
+
+impl Room<Units, Slots> for RoomForFault {
+    fn pages(&mut self, units: usize) -> Option<Units> {
+        self.units.take_if(|spare| spare.len() == units)
+    }
+
+    fn slots(&mut self, pages: u64) -> Option<Slots> {
+        self.slots.take_if(|spare| spare.len() as u64 == pages)
+    }
+}
+
+/// Room that is there at once or not at all: for the rest of a huge page, under the lock.
+struct AtOnce;
+
+impl Room<Units, Slots> for AtOnce {
+    fn pages(&mut self, units: usize) -> Option<Units> {
+        defaults(units as u64, GFP_NOWAIT | __GFP_NOWARN).ok()
+    }
+
+    fn slots(&mut self, pages: u64) -> Option<Slots> {
+        defaults(pages, GFP_NOWAIT | __GFP_NOWARN).ok()
+    }
+}
