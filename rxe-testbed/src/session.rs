@@ -53,6 +53,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/bench-errors.sh"),
     ),
     (
+        "usr/local/lib/testbed/prefetch-removal",
+        include_str!("../guest/prefetch-removal.sh"),
+    ),
+    (
         "usr/local/lib/testbed/kmemleak",
         include_str!("../guest/kmemleak.sh"),
     ),

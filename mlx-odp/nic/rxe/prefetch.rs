@@ -5,8 +5,9 @@
 //! A prefetch holds a reference to its MR, and deregistration waits for references. So a prefetch
 //! looks after every 2 MiB at most whether the MR is about to go, and ends early then.
 //!
-//! Those in the background run on rxe's queue, which its queue pairs need too: [`MOST_AT_ONCE`]
-//! bounds them.
+//! Those in the background have a work queue of their own (`mlx_odp_rxe_make_queues`, `shim.c`), so that
+//! neither rxe's queue pairs nor anybody else waits for them. [`MOST_QUEUED`] bounds how many there are, and
+//! with that what they keep alive; the queue itself, how many run at once.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -105,29 +106,29 @@ fn prefetch_error(error: AccessError) -> Error {
     }
 }
 
-/// How many prefetches there are in the background at once, over all devices. Those beyond are
-/// dropped: they are advice, and whoever needs the pages will fault on them.
-const MOST_AT_ONCE: usize = 32;
+/// How many prefetches there are in the background, queued or running, over all devices. Those beyond
+/// are dropped: they are advice, and whoever needs the pages will fault on them.
+const MOST_QUEUED: usize = 32;
 
-static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
 
-/// The right to run in the background, given back when dropped.
+/// The right to be in the background, given back when dropped.
 struct Permit;
 
 impl Permit {
     fn get() -> Option<Self> {
         // Relaxed: the counter stands for itself.
-        if AT_ONCE.fetch_add(1, Ordering::Relaxed) < MOST_AT_ONCE {
+        if QUEUED.fetch_add(1, Ordering::Relaxed) < MOST_QUEUED {
             return Some(Self);
         }
-        AT_ONCE.fetch_sub(1, Ordering::Relaxed);
+        QUEUED.fetch_sub(1, Ordering::Relaxed);
         None
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        AT_ONCE.fetch_sub(1, Ordering::Relaxed);
+        QUEUED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -226,9 +227,9 @@ unsafe fn prefetch_later(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Adv
         }),
         GFP_KERNEL,
     )?;
-    // SAFETY: rxe's queue lives until the module goes, after all its devices; destroying it waits
-    // for the work in it.
-    let queue = unsafe { Queue::from_raw(rxe::rxe_wq.cast()) };
+    // SAFETY: The queue lives until the module goes, after all its devices; destroying it waits for
+    // the work in it.
+    let queue = unsafe { Queue::from_raw(rxe::rxe_shim_prefetch_queue().cast()) };
     queue.enqueue(work);
     Ok(())
 }

@@ -118,6 +118,40 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 	return queue_addr_from_index(qp->sq.queue, index);
 }
 
+/* How many prefetches in the background run at once; each faults in memory, and may wait for a disk. */
+#define PREFETCHES_AT_ONCE 4
+
+static struct workqueue_struct *prefetch_queue;
+
+struct workqueue_struct *rxe_shim_prefetch_queue(void)
+{
+	return prefetch_queue;
+}
+
+/*
+ * Take the place of rxe_alloc_wq() and rxe_destroy_wq() in rxe.c. Prefetches have a queue of their own, so
+ * that rxe's, which its queue pairs need, never waits for them. It is made before the first device and
+ * destroyed after the last, which waits for what is in it; and the module's code stays until then.
+ */
+int mlx_odp_rxe_make_queues(void)
+{
+	int err;
+
+	prefetch_queue = alloc_workqueue("rxe_prefetch", WQ_UNBOUND, PREFETCHES_AT_ONCE);
+	if (!prefetch_queue)
+		return -ENOMEM;
+	err = rxe_alloc_wq();
+	if (err)
+		destroy_workqueue(prefetch_queue);
+	return err;
+}
+
+void mlx_odp_rxe_destroy_queues(void)
+{
+	destroy_workqueue(prefetch_queue);
+	rxe_destroy_wq();
+}
+
 /*
  * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an
  * object any more. rxe gives up after 50 s and frees it all the same. A fault may take longer than

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
- * rxe_bindings.rs of it. No logic lives here, but for one function that has to wait in C.
+ * rxe_bindings.rs of it. No logic lives here, but for what has to wait in C and
+ * the work queue.
  */
 #ifndef MLX_ODP_RXE_SHIM_H
 #define MLX_ODP_RXE_SHIM_H
@@ -48,6 +49,9 @@ void *rxe_shim_driver_data(struct ib_device *ibdev);
 
 bool rxe_shim_fatal_signal_pending(void);
 
+/* Where prefetches in the background run; there while the module is. */
+struct workqueue_struct *rxe_shim_prefetch_queue(void);
+
 /* The send queue: the index before this one, that of the oldest request, the request at an index. */
 unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index);
 unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp);
@@ -64,6 +68,9 @@ int mlx_odp_rxe_put(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
+int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
+int mlx_odp_rxe_make_queues(void);
+void mlx_odp_rxe_destroy_queues(void);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);
 
 #endif

@@ -34,6 +34,7 @@ type Row<'a> = (&'static str, &'a str, u64);
 /// Tests on our driver alone.
 const ROWS: &[Row<'_>] = &[
     ("vm/modules/load-unload", "load-unload", 60),
+    ("vm/modules/prefetch-removal", "prefetch-removal", 180),
     (
         "vm/rdma/rc-pinned",
         "pair ibv_rc_pingpong -d rxe0 -g 1 -c",

@@ -23,6 +23,7 @@ mod observe;
 mod operations;
 mod pipeline;
 mod prefetch;
+mod prefetch_pending;
 mod pressure;
 mod processes;
 mod receives;
@@ -101,6 +102,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         reregister::TESTS,
         refusals::TESTS,
         prefetch::TESTS,
+        prefetch_pending::TESTS,
         counters::TESTS,
         observe::TESTS,
         processes::TESTS,
@@ -125,7 +127,10 @@ fn main() -> ExitCode {
         pinned: arguments.pinned,
     };
     if let Some(role) = &arguments.role {
-        return harness::exit(processes::play(&options, role));
+        return harness::exit(match role.as_str() {
+            prefetch_pending::ROLE => prefetch_pending::play(&options),
+            role => processes::play(&options, role),
+        });
     }
     let host = match &arguments.connect {
         Some(host) => Some(Host::Calling(host)),
