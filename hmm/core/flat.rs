@@ -6,11 +6,12 @@
 //! start, and tells pages that a fault could bring in from those that no device can ever use.
 
 use core::fmt;
+use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Memory, Perm, Pfn};
 use crate::run::{Full, Run};
-use crate::walk::Collect;
+use crate::walk::{Collect, Taken};
 
 /// What a walk found for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +157,29 @@ impl Collect for Flat<'_> {
             word.0 += 1;
         }
         Ok(())
+    }
+
+    #[inline]
+    fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        let _ = self.mapped(first);
+        let mut taken = 1;
+        let mut run = first;
+        if run.order == 0 && self.range.contains(run.range().end()) {
+            let flags = PageWord::first_of(&run).0 & !PFN_MASK;
+            let rest = PageRange::new(run.range().end(), self.range.end());
+            // The words first: when they are at their end, no frame is taken from `behind`.
+            for (word, pfn) in self.words_of(rest).1.iter_mut().zip(&mut behind) {
+                *word = PageWord(flags | (pfn.get() & PFN_MASK));
+                taken += 1;
+            }
+            run.start = run.start.saturating_add(taken - 1);
+        }
+        for pfn in behind {
+            run = run.next_entry(pfn);
+            let _ = self.mapped(run);
+            taken += 1;
+        }
+        Taken { taken, full: false }
     }
 
     fn unusable(&mut self, pages: PageRange) {

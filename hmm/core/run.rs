@@ -3,10 +3,11 @@
 //! The result of a walk: runs of pages that are contiguous in virtual and in physical memory.
 
 use core::borrow::BorrowMut;
+use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Memory, Perm, Pfn};
-use crate::walk::Collect;
+use crate::walk::{Collect, Taken};
 
 /// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights and by
 /// page table entries of the same size.
@@ -41,6 +42,18 @@ impl Run {
     #[inline]
     pub const fn range(&self) -> PageRange {
         PageRange::new(self.start, self.start.saturating_add(self.pages))
+    }
+
+    /// The run of the entry right behind this one, of the same size and with the same rights, that maps
+    /// to `pfn`.
+    #[inline]
+    pub(crate) fn next_entry(&self, pfn: Pfn) -> Self {
+        Self {
+            start: self.range().end(),
+            pfn,
+            pages: 1 << self.order,
+            ..*self
+        }
     }
 
     /// Whether `next` lies right behind, in both kinds of memory, and is of the same kind.
@@ -86,6 +99,7 @@ impl<S: BorrowMut<[Run]>> Runs<S> {
     }
 
     /// Appends `run`, or lengthens the last run where it continues that one.
+    #[inline]
     pub fn push(&mut self, run: Run) -> Result<(), Full> {
         let room = self.room.borrow_mut();
         if let Some(last) = self.len.checked_sub(1).and_then(|last| room.get_mut(last)) {
@@ -94,7 +108,13 @@ impl<S: BorrowMut<[Run]>> Runs<S> {
                 return Ok(());
             }
         }
-        *room.get_mut(self.len).ok_or(Full)? = run;
+        self.append(run)
+    }
+
+    /// Appends `run`, which does not continue the last one.
+    #[inline]
+    fn append(&mut self, run: Run) -> Result<(), Full> {
+        *self.room.borrow_mut().get_mut(self.len).ok_or(Full)? = run;
         self.len += 1;
         Ok(())
     }
@@ -115,6 +135,37 @@ impl<S: BorrowMut<[Run]>> Collect for Runs<S> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.push(run)
+    }
+
+    #[inline]
+    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        let mut run = first;
+        // Entries in runs that have been put away, and those in `run`.
+        let (mut taken, mut entries) = (0, 1);
+        for pfn in behind {
+            if run.pfn.add(run.pages) == pfn {
+                run.pages += 1 << run.order;
+                entries += 1;
+                continue;
+            }
+            // Only the first of them may continue what is there already.
+            let put = match taken {
+                0 => self.push(run),
+                _ => self.append(run),
+            };
+            if put.is_err() {
+                return Taken { taken, full: true };
+            }
+            taken += entries;
+            (run, entries) = (run.next_entry(pfn), 1);
+        }
+        match self.push(run) {
+            Ok(()) => Taken {
+                taken: taken + entries,
+                full: false,
+            },
+            Err(Full) => Taken { taken, full: true },
+        }
     }
 
     fn clear(&mut self) {

@@ -43,9 +43,12 @@
 //! }
 //! ```
 
+use core::iter::FusedIterator;
+
 use crate::addr::{PageIndex, PageRange};
+use crate::pfn::Pfn;
 use crate::run::{Full, Run};
-use crate::walk::{Collect, FaultError};
+use crate::walk::{Collect, FaultError, Taken};
 
 /// What invalidations collide in: a range of pages with a sequence number and a lock.
 pub trait Domain {
@@ -205,18 +208,36 @@ impl<R> Unread<R> {
     }
 }
 
+impl<R> Unread<R> {
+    /// Pages from those of `first` to `end` have been found.
+    #[inline]
+    fn reached(&mut self, first: &Run, end: PageIndex) {
+        // They come in ascending order.
+        let start = match self.hull.is_empty() {
+            true => first.start,
+            false => self.hull.start(),
+        };
+        self.hull = PageRange::new(start, end);
+        self.smallest = self.smallest.min(first.order);
+    }
+}
+
 impl<R: Collect> Collect for Unread<R> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         self.result.mapped(run)?;
-        // They come in ascending order.
-        let start = match self.hull.is_empty() {
-            true => run.start,
-            false => self.hull.start(),
-        };
-        self.hull = PageRange::new(start, run.range().end());
-        self.smallest = self.smallest.min(run.order);
+        self.reached(&run, run.range().end());
         Ok(())
+    }
+
+    #[inline]
+    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        let done = self.result.entries(first, behind);
+        if let Some(more) = done.taken.checked_sub(1) {
+            let end = first.range().end().saturating_add(more << first.order);
+            self.reached(&first, end);
+        }
+        done
     }
 
     fn unusable(&mut self, pages: PageRange) {

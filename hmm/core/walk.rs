@@ -5,6 +5,8 @@
 //! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/tables.rs`, a synthetic
 //! one in `walk/tests.rs`.
 
+use core::iter::FusedIterator;
+
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights, Wants};
@@ -83,6 +85,24 @@ pub trait Collect {
     /// Pages that the device can use. If there is no room, the walk ends before them.
     fn mapped(&mut self, run: Run) -> Result<(), Full>;
 
+    /// The pages of one entry, and those of the entries behind it: each of them maps `1 << first.order`
+    /// pages, with the rights of `first`, and `behind` yields their frames.
+    ///
+    /// The same as a call of [`Collect::mapped`] for each entry, for whoever can do it faster.
+    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        let mut taken = 0;
+        let mut run = first;
+        let mut behind = behind;
+        while self.mapped(run).is_ok() {
+            taken += 1;
+            match behind.next() {
+                Some(pfn) => run = run.next_entry(pfn),
+                None => return Taken { taken, full: false },
+            }
+        }
+        Taken { taken, full: true }
+    }
+
     /// Pages that no device could ever use.
     fn unusable(&mut self, pages: PageRange) {
         let _ = pages;
@@ -90,6 +110,15 @@ pub trait Collect {
 
     /// Forgets everything: the walk begins anew.
     fn clear(&mut self);
+}
+
+/// How many entries there was room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Entries that were taken, from the first one on.
+    pub taken: u64,
+    /// Whether there is no room for the one behind them.
+    pub full: bool,
 }
 
 /// The address space that is walked. It stays still (in the kernel: the mmap lock) but for the calls of
@@ -102,18 +131,26 @@ pub trait AddressSpace {
     /// are likely to be asked for next.
     fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found;
 
-    /// How many entries behind `found`, which `entry` has just returned, continue it and end before
-    /// `until` or there: they map as many pages, to the frames that follow, with the same rights; or
-    /// they are absent too.
+    /// The frames of the entries behind `found`, which `entry` has just returned and which maps memory: as
+    /// long as they map as many pages each, with the same rights and to the same kind of memory, and end
+    /// before `until` or there.
     ///
-    /// May be less than there are: it saves looking at each of them.
-    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
+    /// May be fewer than there are: it saves deciding about each of them.
+    fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
+        let _ = (found, until);
+        core::iter::empty()
+    }
+
+    /// How many entries behind `found`, which `entry` has just returned and which is absent, are absent,
+    /// too, and end before `until` or there. May be fewer than there are.
+    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
         let _ = (found, until);
         0
     }
 
-    /// Runs the CPU's fault handler on `page` for `access`.
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError>;
+    /// Runs the CPU's fault handler on `pages` for `access`, one after the other, until it lets go of the
+    /// address space or fails.
+    fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError>;
 
     /// Whether an invalidation has hit the range since the walk began, so that its result will be
     /// thrown away.
@@ -253,57 +290,39 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
     /// Pages of one area.
     fn area(&mut self, part: PageRange, rights: VmaRights) -> Result<Left, FaultError> {
         let mut page = part.start();
-        // What was found and not reported yet: neighbours are put together here, page by page.
-        let mut pending: Option<Run> = None;
         while page < part.end() {
             let (policy, until) = self.wants.at(page);
             let until = until.min(part.end());
             let found = self.space.entry(page, until);
-            let mut alike = alike(&found, page, until);
+            let pages = pages_of(&found, page, until);
             match policy.decide(rights, found.entry) {
                 Decision::Report(pfn, perm, memory) => {
-                    let mut run = run_of(&found, alike, part, pfn, perm, memory);
-                    if alike.end() < until {
-                        let more = self.space.continued(&found, until) << found.order;
-                        run.pages += more;
-                        alike = PageRange::new(page, alike.end().saturating_add(more));
+                    let first = run_of(&found, pages, part, pfn, perm, memory);
+                    // The same would be decided about those behind.
+                    let behind = self.space.alike(&found, until);
+                    let Taken { taken, full } = self.found.entries(first, behind);
+                    if let Some(more) = taken.checked_sub(1) {
+                        let more = more << found.order;
+                        self.reached = first.range().end().saturating_add(more);
+                        page = pages.end().saturating_add(more);
+                        self.tries = 0;
                     }
-                    match &mut pending {
-                        Some(last) if last.continued_by(&run) => last.pages += run.pages,
-                        _ => {
-                            if let Some(last) = pending.replace(run) {
-                                if let Err(Full) = self.report(last) {
-                                    return Ok(Left::Full(last.start.max(part.start())));
-                                }
-                            }
-                        }
+                    if full {
+                        return Ok(Left::Full(page));
                     }
+                    continue;
                 }
                 Decision::Skip => {}
-                Decision::Unusable => self.found.unusable(alike),
+                Decision::Unusable => self.found.unusable(pages),
                 Decision::Fault(access) => match self.fault(page, &found, access, until)? {
                     Handled::Still => continue,
-                    Handled::LetGo => return Ok(self.finish(pending, part, Left::LetGo(page))),
+                    Handled::LetGo => return Ok(Left::LetGo(page)),
                 },
                 Decision::Refuse(why) => return Err(FaultError::Refused(why)),
             }
-            (page, self.tries) = (alike.end(), 0);
+            (page, self.tries) = (pages.end(), 0);
         }
-        Ok(self.finish(pending, part, Left::Through))
-    }
-
-    /// Reports what is pending and leaves an area, unless there is no room.
-    fn finish(&mut self, pending: Option<Run>, part: PageRange, left: Left) -> Left {
-        match pending {
-            Some(run) if self.report(run).is_err() => Left::Full(run.start.max(part.start())),
-            _ => left,
-        }
-    }
-
-    fn report(&mut self, run: Run) -> Result<(), Full> {
-        self.found.mapped(run)?;
-        self.reached = run.range().end();
-        Ok(())
+        Ok(Left::Through)
     }
 
     /// Has `page`, whose entry is `found`, faulted in, and absent pages behind it.
@@ -321,20 +340,11 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             return Err(FaultError::Collided);
         }
         let pages = self.next_burst(page, found, until);
-        for page in pages.start().get()..pages.end().get() {
-            let handled = self.space.fault(PageIndex::new(page), access)?;
-            if handled == Handled::LetGo {
-                return self.unless_collided(handled);
-            }
-        }
-        match pages.end() < until {
-            true => self.unless_collided(Handled::Still),
+        let handled = self.space.fault(pages, access)?;
+        if handled == Handled::Still && pages.end() >= until {
             // Nothing is saved any more: whether it collided is found out when the result is validated.
-            false => Ok(Handled::Still),
+            return Ok(handled);
         }
-    }
-
-    fn unless_collided(&self, handled: Handled) -> Result<Handled, FaultError> {
         match self.space.collided() {
             true => Err(FaultError::Collided),
             false => Ok(handled),
@@ -354,7 +364,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         };
         let behind = match self.burst {
             1 => 0,
-            burst => self.space.continued(found, until).min(burst - 1),
+            burst => self.space.absent_behind(found, until).min(burst - 1),
         };
         self.burst_end = page.saturating_add(1 + behind);
         PageRange::new(page, self.burst_end)
@@ -378,7 +388,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
 
 /// The pages from `page` on that lie in the entry `found` and before `until`.
 #[inline]
-fn alike(found: &Found, page: PageIndex, until: PageIndex) -> PageRange {
+fn pages_of(found: &Found, page: PageIndex, until: PageIndex) -> PageRange {
     // Most entries are of one page.
     let end = match found.order {
         0 => page.saturating_add(1),

@@ -142,21 +142,24 @@ static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
 
 void hmm_shim_pte_entries(pte_t *ptep, unsigned int count, const void *owner, hmm_shim_entry *to)
 {
-	pte_t pte, next = __pte(0);
-	hmm_shim_entry entry = 0;
-	bool plain = false;
+	/* Of the last ordinary page: what its entry holds but for the frame, and what that amounts to. */
+	unsigned long plain = ~0UL;
+	hmm_shim_entry what = 0;
 
-	for (; count; count--) {
-		pte = ptep_get_lockless(ptep++);
-		/* Most pages are followed by their neighbour: then only the frame is another. */
-		if (plain && pte_same(pte, next)) {
-			entry += 1 << HMM_SHIM_PFN_SHIFT;
-		} else {
-			entry = pte_entry(pte, owner);
-			plain = (entry & HMM_SHIM_KIND_MASK) == HMM_SHIM_MAPPED && !pte_special(pte);
+	for (; count; count--, ptep++, to++) {
+		pte_t pte = ptep_get_lockless(ptep);
+		unsigned long prot = pgprot_val(pte_pgprot(pte));
+
+		/* Most pages are mapped as their neighbour is: then only the frame is another. */
+		if (prot == plain) {
+			*to = ((hmm_shim_entry)pte_pfn(pte) << HMM_SHIM_PFN_SHIFT) | what;
+			continue;
 		}
-		*to++ = entry;
-		next = pte_next_pfn(pte);
+		*to = pte_entry(pte, owner);
+		if ((*to & HMM_SHIM_KIND_MASK) == HMM_SHIM_MAPPED && !pte_special(pte)) {
+			plain = prot;
+			what = *to & ((1UL << HMM_SHIM_PFN_SHIFT) - 1);
+		}
 	}
 }
 
@@ -189,20 +192,27 @@ static void wake(struct timer_list *timer)
 	mod_timer(timer, jiffies + HZ);
 }
 
-vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
+/* Beside the usual way, so that its timer costs nothing there. */
+static noinline vm_fault_t fault_and_wake(struct vm_area_struct *vma, unsigned long addr,
+					  unsigned int flags)
 {
 	struct waker waker = { .task = current };
 	vm_fault_t result;
 
-	/* Who can be killed needs no waking. */
-	if (!(current->flags & PF_KTHREAD) || !userfaultfd_armed(vma))
-		return handle_mm_fault(vma, addr, flags, NULL);
 	timer_setup_on_stack(&waker.timer, wake, 0);
 	mod_timer(&waker.timer, jiffies + HZ);
 	result = handle_mm_fault(vma, addr, flags, NULL);
 	timer_delete_sync(&waker.timer);
 	timer_destroy_on_stack(&waker.timer);
 	return result;
+}
+
+vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
+{
+	/* Who can be killed needs no waking. */
+	if (!(current->flags & PF_KTHREAD) || !userfaultfd_armed(vma))
+		return handle_mm_fault(vma, addr, flags, NULL);
+	return fault_and_wake(vma, addr, flags);
 }
 
 void hmm_shim_mmap_write_lock(struct mm_struct *mm)

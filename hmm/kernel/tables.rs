@@ -5,6 +5,7 @@
 //! Reading takes no page table lock. A present entry that changes right after it was read belongs to
 //! an invalidation, and that makes the fault retry; an absent one that becomes present does no harm.
 
+use core::iter::FusedIterator;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -108,6 +109,9 @@ enum First {
     Pte(NonNull<bindings::pte_t>),
 }
 
+/// The bits of an entry that say what it is; above them is the frame.
+const NOT_FRAME: shim::hmm_shim_entry = (1 << shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT) - 1;
+
 /// How many entries are read in one call at most.
 const MOST_AT_ONCE: usize = 64;
 
@@ -136,6 +140,7 @@ impl Batch {
         }
     }
 
+    #[inline]
     fn entries(&self) -> &[shim::hmm_shim_entry] {
         let first = self.entries.as_ptr().cast();
         // SAFETY: So many are initialised, by the type invariant.
@@ -147,23 +152,6 @@ impl Batch {
     fn from(&self, page: PageIndex, order: u32) -> &[shim::hmm_shim_entry] {
         let index = page.get().wrapping_sub(self.from.get()) >> order;
         self.entries().get(index as usize..).unwrap_or_default()
-    }
-
-    /// How many of the entries continue that for `page`: in frames and rights, or as absent.
-    fn continued(&self, page: PageIndex, order: u32) -> usize {
-        let Some((first, behind)) = self.from(page, order).split_first() else {
-            return 0;
-        };
-        let step = match u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT) == *first {
-            true => 0,
-            false => (1 << order) << shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT,
-        };
-        let mut expected = *first;
-        let next = |entry: &&shim::hmm_shim_entry| {
-            expected += step;
-            **entry == expected
-        };
-        behind.iter().take_while(next).count()
     }
 }
 
@@ -195,7 +183,12 @@ impl Table {
         }
         let index = self.index(page);
         let pages = PageRange::new(page, until.min(self.range.end())).len();
-        let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
+        // The first entry of a table of PMDs may be all that is of interest: the table that it points to.
+        let most = match self.first {
+            First::Pmd(_) if batch.read == 0 => 1,
+            _ => MOST_AT_ONCE,
+        };
+        let count = ((pages >> self.order()) as usize).clamp(1, most);
         let owner = owner.identity() as *const _;
         let to = batch.entries.as_mut_ptr().cast();
         // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
@@ -263,6 +256,27 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         Some((entry, order))
     }
 
+    /// The entry `found`, and those behind it that have been read and end before `until` or there.
+    #[inline]
+    fn read_behind(
+        &self,
+        found: &Found,
+        until: PageIndex,
+    ) -> (shim::hmm_shim_entry, &[shim::hmm_shim_entry]) {
+        let read = match &self.table {
+            // A gigantic entry is in no table that is read in batches.
+            Some(table) if table.order() == found.order => {
+                self.batch.from(found.start, found.order)
+            }
+            _ => &[],
+        };
+        let Some((first, behind)) = read.split_first() else {
+            return (0, &[]);
+        };
+        let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
+        (*first, &behind[..behind.len().min(room as usize)])
+    }
+
     /// Reads from another table from now on.
     fn read_table(&mut self, first: First, page: PageIndex, rcu: rcu::Guard) {
         let order = match first {
@@ -276,6 +290,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             first,
             _rcu: rcu,
         });
+        self.batch.read = 0;
     }
 
     /// Descends from the top to the entry for `page`.
@@ -354,6 +369,18 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
     }
 }
 
+/// What the CPU's fault handler returns when it has let go of the mmap lock.
+const LET_GO: u32 =
+    bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
+
+/// What it returns when it has failed.
+const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
+    | bindings::vm_fault_reason_VM_FAULT_SIGBUS
+    | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
+    | bindings::vm_fault_reason_VM_FAULT_HWPOISON
+    | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
+    | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+
 impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
         self.table = None;
@@ -375,19 +402,21 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         }
     }
 
-    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
-        let Some(table) = &self.table else {
-            return 0;
-        };
-        // A gigantic entry is in no table that is read in batches.
-        if table.order() != found.order {
-            return 0;
-        }
-        let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
-        room.min(self.batch.continued(found.start, found.order) as u64)
+    #[inline]
+    fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
+        let (first, behind) = self.read_behind(found, until);
+        let same = move |entry: &&shim::hmm_shim_entry| (**entry ^ first) & NOT_FRAME == 0;
+        let frame = |entry: &_| Pfn::new(entry >> shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT);
+        behind.iter().take_while(same).map(frame)
     }
 
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
+    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+        let absent = u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT);
+        let (_, behind) = self.read_behind(found, until);
+        behind.iter().take_while(|entry| **entry == absent).count() as u64
+    }
+
+    fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
         // The handler sleeps and may replace the table.
         self.table = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
@@ -407,22 +436,18 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         if access == Access::Write {
             flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
         }
-        // SAFETY: The mmap lock is held, and `vma` is an area of the mm, found under that lock.
-        let result = unsafe { shim::hmm_shim_fault(vma.as_ptr(), page.addr() as usize, flags) };
-        const LET_GO: u32 =
-            bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
-        const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
-            | bindings::vm_fault_reason_VM_FAULT_SIGBUS
-            | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
-            | bindings::vm_fault_reason_VM_FAULT_HWPOISON
-            | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
-            | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
-        if result & LET_GO != 0 {
-            self.lock_again()?;
-            return Ok(Handled::LetGo);
-        }
-        if result & FAILED != 0 {
-            return Err(FaultError::Refused(Refusal::NoPage));
+        for page in pages.start().get()..pages.end().get() {
+            let addr = PageIndex::new(page).addr() as usize;
+            // SAFETY: The mmap lock is held: after a call that has let go of it there is no other. `vma` is an
+            // area of the mm, found under that lock.
+            let result = unsafe { shim::hmm_shim_fault(vma.as_ptr(), addr, flags) };
+            if result & LET_GO != 0 {
+                self.lock_again()?;
+                return Ok(Handled::LetGo);
+            }
+            if result & FAILED != 0 {
+                return Err(FaultError::Refused(Refusal::NoPage));
+            }
         }
         Ok(Handled::Still)
     }

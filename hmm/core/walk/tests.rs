@@ -2,6 +2,7 @@
 
 //! The walk over random synthetic address spaces, against a model that goes page by page.
 
+use core::iter::FusedIterator;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 use std::{format, vec};
@@ -46,6 +47,17 @@ impl Synthetic {
         self.entries.insert(start, (entry, order));
     }
 
+    /// The entries behind `found`, as long as they are as large and end before `until` or there.
+    fn behind(&self, found: &Found, until: PageIndex) -> impl Iterator<Item = Entry> + '_ {
+        let order = found.order;
+        let starts = (found.range().end().get()..until.get()).step_by(1 << order);
+        let starts = starts.take_while(move |start| start + (1 << order) <= until.get());
+        starts.map_while(move |start| match self.covering(start) {
+            Some((first, entry, size)) => (first == start && size == order).then_some(entry),
+            None => (order == 0).then_some(Entry::Absent),
+        })
+    }
+
     fn vma(&self, page: u64) -> Option<Vma> {
         self.vmas
             .iter()
@@ -66,30 +78,41 @@ impl AddressSpace for Synthetic {
         }
     }
 
-    fn continued(&mut self, found: &Found, until: PageIndex) -> u64 {
-        let step = 1 << found.order;
-        let next = |more: u64| match found.entry {
-            Entry::Mapped { pfn, perm, memory } => Entry::Mapped {
-                pfn: pfn.add((more + 1) * step),
-                perm,
-                memory,
-            },
-            other => other,
+    fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
+        let like = |entry| match (entry, found.entry) {
+            (
+                Entry::Mapped { pfn, perm, memory },
+                Entry::Mapped {
+                    perm: p, memory: m, ..
+                },
+            ) => ((perm, memory) == (p, m)).then_some(pfn),
+            _ => None,
         };
-        let mut more = 0;
-        loop {
-            let start = found.start.saturating_add((more + 1) * step);
-            let there = self.entry(start, until);
-            let alike = there.start == start && there.order == found.order;
-            if start.saturating_add(step) > until || !alike || there.entry != next(more) {
-                return more;
-            }
-            more += 1;
-        }
+        self.behind(found, until).map_while(like).fuse()
     }
 
-    fn fault(&mut self, page: PageIndex, access: Access) -> Result<Handled, FaultError> {
-        let page = page.get();
+    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+        let absent = |entry: &Entry| *entry == Entry::Absent;
+        self.behind(found, until).take_while(absent).count() as u64
+    }
+
+    fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
+        for page in pages.start().get()..pages.end().get() {
+            if self.fault_page(page, access)? == Handled::LetGo {
+                return Ok(Handled::LetGo);
+            }
+        }
+        Ok(Handled::Still)
+    }
+
+    fn collided(&self) -> bool {
+        self.collide_after
+            .is_some_and(|after| self.faults.len() >= after)
+    }
+}
+
+impl Synthetic {
+    fn fault_page(&mut self, page: u64, access: Access) -> Result<Handled, FaultError> {
         self.faults.push((page, access));
         if self.poisoned.contains(&page) {
             return Err(FaultError::Refused(Refusal::NoPage));
@@ -108,11 +131,6 @@ impl AddressSpace for Synthetic {
             self.map(page, 5000 + page * 2, perm, 0);
         }
         Ok(Handled::Still)
-    }
-
-    fn collided(&self) -> bool {
-        self.collide_after
-            .is_some_and(|after| self.faults.len() >= after)
     }
 }
 
@@ -206,6 +224,45 @@ fn walk_all(
         from = done.end();
     }
     Ok(pages)
+}
+
+/// Takes every entry by itself.
+struct OneByOne<C>(C);
+
+impl<C: Collect> Collect for OneByOne<C> {
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        self.0.mapped(run)
+    }
+
+    fn unusable(&mut self, pages: PageRange) {
+        self.0.unusable(pages);
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Entries taken together must be what they are when they are taken one by one.
+fn same_one_by_one(space: &Synthetic, range: PageRange, wants: &impl Wants, room: usize) {
+    let mut runs = Runs::in_room(vec![Run::NONE; room]);
+    let mut single = OneByOne(runs.clone());
+    let done = walk(&mut space.clone(), range, wants, &mut runs);
+    let singly = walk(&mut space.clone(), range, wants, &mut single);
+    assert_eq!(done, singly);
+    assert_eq!(runs.as_slice(), single.0.as_slice());
+    // An array that neither begins nor ends with the range.
+    let start = range.start().saturating_add(3);
+    let (mut words, mut single) = (vec![PageWord::ABSENT; 20], vec![PageWord::ABSENT; 20]);
+    let _ = walk(
+        &mut space.clone(),
+        range,
+        wants,
+        &mut Flat::new(start, &mut words),
+    );
+    let mut single_flat = OneByOne(Flat::new(start, &mut single));
+    let _ = walk(&mut space.clone(), range, wants, &mut single_flat);
+    assert_eq!(words, single);
 }
 
 fn rights() -> impl Strategy<Value = VmaRights> {
@@ -364,6 +421,13 @@ proptest! {
     ) {
         let wants = Requests { first: range.start(), base, most, pages: &pages };
         agrees(&space, range, &wants)?;
+    }
+
+    #[test]
+    fn entries_taken_together_are_the_same_as_one_by_one(
+        space in space(), policy in policy(), range in range(), room in 1usize..6,
+    ) {
+        same_one_by_one(&space, range, &policy, room);
     }
 
     #[test]
