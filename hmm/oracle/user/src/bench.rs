@@ -77,8 +77,8 @@ impl Figure {
         }
     }
 
-    /// Too much, and not by chance. What the page allocator does for a fault depends on what was freed
-    /// before, which is some 4 % of the instructions of either side; the kernel counts memory in batches.
+    /// Too much, and not by chance. What a fault costs depends a little on what was freed before, and on
+    /// whether the pages come in the order of their frames; the kernel counts memory in batches.
     fn is_far_off(&self) -> bool {
         const SLACK: f64 = 1.15;
         let exact = self.unit != Unit::Nanoseconds;
@@ -259,22 +259,59 @@ fn median(mut times: Vec<u64>) -> f64 {
     times[times.len() / 2] as f64
 }
 
+/// What is looked at.
+#[derive(Clone, Copy)]
+enum Memory {
+    /// 4 KiB pages that were brought in one after the other: many lie side by side in physical memory.
+    Small,
+    /// 4 KiB pages of which hardly any does: what a machine that has run for long gives.
+    Scattered,
+    Huge,
+}
+
+impl Memory {
+    fn block(self, mib: u64) -> Result<Block> {
+        match self {
+            Memory::Small => Block::populated(mib * MIB, false),
+            Memory::Scattered => {
+                let block = Block::new(mib * MIB, false)?;
+                memory::touch_scattered(block.0);
+                Ok(block)
+            }
+            Memory::Huge => Block::populated(mib * MIB, true),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Memory::Small => "4 KiB pages",
+            Memory::Scattered => "scattered 4 KiB pages",
+            Memory::Huge => "THP",
+        }
+    }
+}
+
 fn snapshots(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result<()> {
-    for (huge, mib, goal) in [(false, 256, 0.5), (true, 1024, 0.02)] {
+    // Scattered pages are runs of one page each, which take four times the room of C's words; and of huge
+    // pages one word a page cannot be cheaper than one word a page.
+    let kinds = [
+        (Memory::Small, 256, [Some(0.5), Some(0.5)]),
+        (Memory::Scattered, 256, [Some(1.0), Some(0.5)]),
+        (Memory::Huge, 1024, [Some(0.02), None]),
+    ];
+    for (kind, mib, goals) in kinds {
         let mib = affordable(mib)?;
-        let block = Block::populated(mib * MIB, huge)?;
+        let block = kind.block(mib)?;
         let pages = block.0.pages();
         let walk = |side| {
             let (time, found) = oracle.walk(block.0, side, SNAPSHOT)?;
             ensure!(found == pages, "{found} pages of {pages} found");
             Ok(time)
         };
-        let what = if huge { "THP" } else { "4 KiB pages" };
-        for (side, form) in [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")] {
+        let forms = [(OURS_RUNS, "runs"), (OURS_FLAT, "flat")];
+        for ((side, form), goal) in forms.into_iter().zip(goals) {
             let times = method.in_turns(|| walk(side), || walk(THEIRS))?;
-            let name = format!("snapshot of {mib} MiB of {what}, {form}");
-            // One word a page cannot be cheaper than one word a page.
-            let goal = (!huge || side == OURS_RUNS).then_some(goal);
+            let name = format!("snapshot of {mib} MiB of {}, {form}", kind.name());
             figures.push(method.figure(name, times, pages, goal));
         }
     }
