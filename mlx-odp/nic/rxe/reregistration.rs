@@ -6,10 +6,10 @@
 //! is a new region with keys of its own, which the RDMA core puts in the place of the old one; if that
 //! cannot be had, the old one stays as it was.
 //!
-//! A region with memory windows is not changed: they show a part of what it is now.
+//! A region with memory windows is not changed: they show a part of what it is now. Nor is a window bound to it
+//! meanwhile.
 
 use core::ptr::null_mut;
-use core::sync::atomic::{fence, AtomicU32, Ordering};
 
 use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
@@ -18,7 +18,7 @@ use kernel::prelude::*;
 use crate::registration::{rxes, Request};
 use crate::rxe;
 use crate::umem::{not_supported, region_of, with_current_mm};
-use crate::window::windows_of;
+use crate::window::NoWindows;
 
 const TRANSLATION: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_TRANS as c_int;
 const ACCESS: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_ACCESS as c_int;
@@ -69,10 +69,8 @@ unsafe fn reregister(
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
-    // SAFETY: The region is valid.
-    if unsafe { windows_of(mr) }.load(Ordering::Relaxed) != 0 {
-        return Err(EBUSY);
-    }
+    // SAFETY: The region is valid, and stays so: nobody else deregisters it.
+    let no_windows = unsafe { NoWindows::on(mr)? };
     // SAFETY: The region is valid, and nobody else changes it.
     let old = unsafe { registered(mr)? };
     let new = Request {
@@ -95,7 +93,7 @@ unsafe fn reregister(
             with_current_mm(|mm| (mm.as_raw().cast() == owner).then_some(()).ok_or(EINVAL))?;
         }
         // SAFETY: By the contract.
-        return unsafe { replace(mr, new, pd, udata) };
+        return unsafe { replace(no_windows, new, pd, udata) };
     }
     let change = rxes()?.rereg_user_mr.ok_or_else(not_supported)?;
     let access = new.without_hint()?;
@@ -114,23 +112,21 @@ unsafe fn reregister(
     })
 }
 
-/// Registers `new`, to take the place of `old`.
+/// Registers `new`, to take the place of the region that has `no_windows`.
 ///
 /// # Errors
 ///
-/// Those of the registration; `EBUSY` if a window was bound to the old region meanwhile. Then there is no
-/// new one, and the old one is as before.
+/// Those of the registration. Then the old region is as before.
 ///
 /// # Safety
 ///
-/// As for [`rereg_user_mr`].
+/// `pd` is a domain of rxe's, `udata` null or the core's; `current` is the application.
 unsafe fn replace(
-    old: *mut rxe::rxe_mr,
+    no_windows: NoWindows<'_>,
     new: Request,
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
-    let deregister = rxes()?.dereg_mr.ok_or_else(not_supported)?;
     // SAFETY: By the contract.
     let mr = unsafe { new.register(pd, null_mut(), udata)? };
     // SAFETY: The new region is valid and not known to the core yet, which sets these for new regions, but
@@ -139,18 +135,7 @@ unsafe fn replace(
         (*mr).iova = new.iova;
         (*mr).length = new.length;
     }
-    // SAFETY: The old region is valid; the state is a word that is looked at without a lock.
-    let state = unsafe { AtomicU32::from_ptr(&raw mut (*old).state) };
-    let before = state.swap(rxe::rxe_mr_state_RXE_MR_STATE_INVALID, Ordering::SeqCst);
-    // A window counts itself before it looks at the state: either it sees what was just written, or we see it.
-    fence(Ordering::SeqCst);
-    // SAFETY: As above.
-    if unsafe { windows_of(old) }.load(Ordering::Relaxed) != 0 {
-        state.store(before, Ordering::Relaxed);
-        // SAFETY: The new region is valid, and nobody has heard of it.
-        unsafe { deregister(mr, udata) };
-        return Err(EBUSY);
-    }
+    no_windows.for_good();
     Ok(mr)
 }
 

@@ -23,9 +23,11 @@
 //! just lets wait. So both let go of windows while they wait for their references ([`mlx_odp_rxe_unbind_windows`]), and a
 //! binding looks, under the lock, whether they are still in their pools. Whichever comes first: either the
 //! one who waits finds the window bound, or the one who binds finds that it is too late.
+//!
+//! A reregistration keeps windows away meanwhile, by the region's count of them ([`NoWindows`]).
 
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
@@ -144,7 +146,7 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL`, with all as before, if region or queue pair are about to go.
+    /// `EINVAL`, with all as before, if region or queue pair are about to go or the region is being changed.
     fn bind(
         &mut self,
         binding: &Binding,
@@ -155,11 +157,10 @@ impl<'a> Locked<'a> {
             return Err(EINVAL);
         }
         if let Some(region) = &region {
-            let windows = count_of(region);
-            // Sequentially consistent: whoever gives the region up looks at the count afterwards.
-            windows.fetch_add(1, Ordering::SeqCst);
-            if !stays(region) {
-                windows.fetch_sub(1, Ordering::Relaxed);
+            count_in(region)?;
+            // Once more, as it may have been changed before it counted this window.
+            if !(region.registered() && permits(region, self.domain(), binding)) {
+                count_of(region).fetch_sub(1, Ordering::Relaxed);
                 return Err(EINVAL);
             }
         }
@@ -226,10 +227,16 @@ impl Drop for Locked<'_> {
 /// region's domain has to be the window's, `domain`.
 fn permits(region: &Ref<rxe::rxe_mr>, domain: *mut rxe::ib_pd, binding: &Binding) -> bool {
     let mr = region.as_ptr();
-    // SAFETY: The region is valid while referenced; these words are read one at a time.
+    // SAFETY: The region is valid while referenced. A reregistration, or the core for a new
+    // region, may write them meanwhile: they are words, and each is read once.
     let (pd, rights, addr, length) = unsafe {
         let ibmr = &raw const (*mr).ibmr;
-        ((*ibmr).pd, (*mr).access, (*ibmr).iova, (*ibmr).length)
+        (
+            (&raw const (*ibmr).pd).read_volatile(),
+            (&raw const (*mr).access).read_volatile(),
+            (&raw const (*ibmr).iova).read_volatile(),
+            (&raw const (*ibmr).length).read_volatile(),
+        )
     };
     let part = Bytes {
         addr: binding.addr,
@@ -242,11 +249,19 @@ fn permits(region: &Ref<rxe::rxe_mr>, domain: *mut rxe::ib_pd, binding: &Binding
         && Bytes { addr, length }.contain(part)
 }
 
-/// Whether `region` is registered and nobody is about to put another in its place.
-fn stays(region: &Ref<rxe::rxe_mr>) -> bool {
-    // SAFETY: The region is valid while referenced; the state is a word that is looked at without a lock.
-    let state = unsafe { AtomicU32::from_ptr(&raw mut (*region.as_ptr()).state) };
-    region.registered() && state.load(Ordering::SeqCst) == rxe::rxe_mr_state_RXE_MR_STATE_VALID
+/// Counts a window more on `region`, unless it is to have none.
+///
+/// # Errors
+///
+/// `EINVAL` if so.
+fn count_in(region: &Ref<rxe::rxe_mr>) -> Result {
+    // Sequentially consistent: whoever gives the region up looks at the count afterwards.
+    count_of(region)
+        .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |windows| {
+            (windows >= 0).then_some(windows + 1)
+        })
+        .map(drop)
+        .map_err(|_| EINVAL)
 }
 
 /// How many windows are bound to `region`.
@@ -255,14 +270,57 @@ fn count_of(region: &Ref<rxe::rxe_mr>) -> &AtomicI32 {
     unsafe { windows_of(region.as_ptr()) }
 }
 
-/// How many windows are bound to a region; rxe looks at it before it deregisters one.
+/// How many windows are bound to a region, or [`NONE_EVER`]. rxe does not deregister one with more than 0.
 ///
 /// # Safety
 ///
 /// `mr` is valid for `'a`.
-pub(crate) unsafe fn windows_of<'a>(mr: *mut rxe::rxe_mr) -> &'a AtomicI32 {
+unsafe fn windows_of<'a>(mr: *mut rxe::rxe_mr) -> &'a AtomicI32 {
     // SAFETY: By the contract; the counter is an `atomic_t`.
     unsafe { AtomicI32::from_ptr(&raw mut (*mr).num_mw.counter) }
+}
+
+/// The count of a region that has no windows and does not get any.
+const NONE_EVER: i32 = i32::MIN;
+
+/// A region has no windows, and gets none until this is dropped.
+///
+/// # Invariants
+///
+/// The region's count of windows is [`NONE_EVER`], and only this value may change that.
+pub(crate) struct NoWindows<'a>(&'a AtomicI32);
+
+impl NoWindows<'_> {
+    /// Keeps windows away from `mr`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it has some.
+    ///
+    /// # Safety
+    ///
+    /// `mr` is valid for as long as this is.
+    pub(crate) unsafe fn on(mr: *mut rxe::rxe_mr) -> Result<Self> {
+        // SAFETY: By the contract.
+        let windows = unsafe { windows_of(mr) };
+        windows
+            .compare_exchange(0, NONE_EVER, Ordering::SeqCst, Ordering::Relaxed)
+            .map_err(|_| EBUSY)?;
+        // INVARIANT: Just written, and nobody counts from there.
+        Ok(Self(windows))
+    }
+
+    /// Keeps them away for good: the region is about to be deregistered, which can't be refused now.
+    pub(crate) fn for_good(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for NoWindows<'_> {
+    fn drop(&mut self) {
+        // Release: who counts a window from here on sees what was changed.
+        self.0.store(0, Ordering::Release);
+    }
 }
 
 /// The device of a queue pair.

@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     Test::data("rereg-all", all),
     Test::data("rereg-refused", refused),
     Test::data("rereg-window", window),
+    Test::data("rereg-window-race", window_race),
     Test::on_demand("rereg-in-traffic", in_traffic),
 ];
 
@@ -434,6 +435,119 @@ fn window(env: &Env, mode: Mode) -> Result<()> {
     window.deallocate()?;
     rereg(&mut region, change).context("without the window")?;
     works(env, &near, &region, &other, 2)
+}
+
+/// Bindings and reregistrations at the same time: a reregistration that is refused for a window is not noticed by
+/// who writes to the region, and of a region that was replaced nothing is left.
+fn window_race(env: &Env, mode: Mode) -> Result<()> {
+    let memories = [anonymous(SIZE)?, anonymous(SIZE)?];
+    let near = env.buffer(mode, SIZE)?;
+    let domain = ProtectionDomain::new(&env.context)?;
+    let rights = Access::ALL | Access::MW_BIND | demand(mode);
+    let mut region = match mode {
+        // SAFETY: used for the memory of a mapping only.
+        Mode::Implicit => unsafe { domain.register_implicit(rights) }?,
+        _ => domain.register(&memories[0], 0..SIZE, rights)?,
+    };
+    let mut at = 0;
+    for round in 0..48 {
+        let (from, to) = (&memories[at], &memories[1 - at]);
+        let replace = round % 4 != 3;
+        let change = match replace {
+            true => Change {
+                span: Some(span(to)),
+                ..Change::default()
+            },
+            false => Change {
+                access: Some(rights),
+                ..Change::default()
+            },
+        };
+        near.fill(Pattern::new(round), AT, LEN);
+        let changed = race(env, &domain, &near, (&mut region, from), change, round)
+            .with_context(|| format!("round {round}"))?;
+        if replace && changed {
+            at = 1 - at;
+        } else {
+            Pattern::new(round)
+                .check(AT as u64, &from.bytes(AT, LEN))
+                .with_context(|| format!("round {round}"))?;
+        }
+    }
+    region.deregister()?;
+    let freed = domain.free().context("a test's object is left")?;
+    freed.context("a region is left in the domain")
+}
+
+/// Makes `change` of a region that shows `memory`, while it is written to and a window is bound to it after
+/// `round` modulo 8 other requests. Says whether it was made.
+fn race(
+    env: &Env,
+    domain: &Arc<ProtectionDomain>,
+    near: &Buffer,
+    (region, memory): (&mut Region, &Mapping),
+    change: Change<'_>,
+    round: u64,
+) -> Result<bool> {
+    const WRITES: u64 = 12;
+    let (writer, _target) = pair_with(env, domain)?;
+    let (_other, binder) = pair_with(env, domain)?;
+    let window = Window::new(
+        domain,
+        [WindowType::One, WindowType::Two][round as usize % 2],
+    )?;
+    let to = region.remote(memory.at(AT));
+    for id in 0..WRITES {
+        writer.post_send(id, Op::Write(to), &[near.sge(AT, LEN)])?;
+    }
+    let before = round % 8;
+    for id in 0..before {
+        binder.post_send(id, Op::Write(near.remote(0)), &[])?;
+    }
+    window.post_bind(
+        &binder,
+        before,
+        Binding {
+            region,
+            addr: memory.at(0),
+            len: SIZE as u64,
+            access: Access::REMOTE_READ,
+        },
+    )?;
+    let changed = match rereg(region, change) {
+        Ok(()) => true,
+        Err(error) if error.errno() == Some(libc::EBUSY) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let mut bound = false;
+    for _ in 0..=before {
+        // Refused with others before it, it is flushed.
+        let end = binder.completions().wait(env.patience)?.expect(&[
+            Status::SUCCESS,
+            Status::MW_BIND_ERR,
+            Status::WR_FLUSH_ERR,
+        ])?;
+        bound = end.status == Status::SUCCESS;
+    }
+    let replaced = changed && change.span.is_some();
+    ensure!(!(bound && replaced), "a window on a region that is gone");
+    let expected: &[Status] = match replaced {
+        true => &[
+            Status::SUCCESS,
+            Status::REM_ACCESS_ERR,
+            Status::WR_FLUSH_ERR,
+        ],
+        false => &[Status::SUCCESS],
+    };
+    for _ in 0..WRITES {
+        writer
+            .completions()
+            .wait(env.patience)?
+            .expect(expected)
+            .with_context(|| format!("changed: {changed}, bound: {bound}"))?;
+    }
+    window.deallocate()?;
+    Ok(changed)
 }
 
 /// While a peer writes: each request goes to the old memory or to the new, whole, or is refused.
