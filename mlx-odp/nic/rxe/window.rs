@@ -522,7 +522,13 @@ pub(crate) fn view(
     }
     // SAFETY: The window has a reference.
     let region = unsafe { Ref::get(bond.mr) }?;
-    view.show(bond.rkey, bond.bytes.addr, bond.access, region);
+    // Always one from 0: then the responder sets its offset anew at every look, and none of what the window was
+    // bound to before is left when it is bound again amid a message.
+    let offset = match bond.access & ZERO_BASED {
+        0 => 0,
+        _ => bond.bytes.addr,
+    };
+    view.show(bond.rkey, offset, bond.access | ZERO_BASED, region);
     Some(view)
 }
 
