@@ -152,21 +152,45 @@ void mlx_odp_rxe_destroy_queues(void)
 	rxe_destroy_wq();
 }
 
+static bool task_runs(struct rxe_task *task)
+{
+	int state = READ_ONCE(task->state);
+
+	return state == TASK_STATE_BUSY || state == TASK_STATE_ARMED || state == TASK_STATE_DRAINING;
+}
+
+static bool qp_runs(struct rxe_pool_elem *elem)
+{
+	struct rxe_qp *qp = container_of(elem, struct rxe_qp, elem);
+
+	return task_runs(&qp->recv_task) || task_runs(&qp->send_task);
+}
+
 /*
  * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an
  * object any more. rxe gives up after 50 s and frees it all the same. A fault may take longer than
- * that, on a file system that does not answer for instance, and it uses the region: it is waited for.
+ * that, on a file system that does not answer for instance, and it uses the region, and the queue
+ * pair whose task it is in: they are waited for.
  *
  * A memory window that is still bound would use its region and its queue pair for ever: its binding ends here.
  */
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
 {
 	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
+	unsigned long left;
 
-	if (elem->pool->type == RXE_TYPE_MR || elem->pool->type == RXE_TYPE_QP)
+	switch (elem->pool->type) {
+	case RXE_TYPE_MR:
 		mlx_odp_rxe_unbind_windows(elem);
-	if (elem->pool->type != RXE_TYPE_MR)
+		wait_for_completion(unused);
+		return 1;
+	case RXE_TYPE_QP:
+		mlx_odp_rxe_unbind_windows(elem);
+		do {
+			left = wait_for_completion_timeout(unused, timeout);
+		} while (!left && qp_runs(elem));
+		return left;
+	default:
 		return wait_for_completion_timeout(unused, timeout);
-	wait_for_completion(unused);
-	return 1;
+	}
 }

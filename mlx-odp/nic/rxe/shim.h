@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
- * rxe_bindings.rs of it. No logic lives here, but for what has to wait in C and
- * the work queue.
+ * rxe_bindings.rs of it. No logic lives here, but for how rxe's objects are waited for, the step
+ * from one window to the next, and the work queue of prefetches.
  */
 #ifndef MLX_ODP_RXE_SHIM_H
 #define MLX_ODP_RXE_SHIM_H
