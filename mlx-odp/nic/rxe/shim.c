@@ -49,6 +49,7 @@ struct rxe_mw *rxe_shim_next_window(struct rxe_dev *rxe, unsigned long *index)
 {
 	struct rxe_mw *mw = NULL;
 
+	cond_resched();
 	while (!mw && xa_find(&rxe->mw_pool.xa, index, ULONG_MAX, XA_PRESENT)) {
 		mw = rxe_pool_get_index(&rxe->mw_pool, *index);
 		++*index;

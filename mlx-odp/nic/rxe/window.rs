@@ -27,7 +27,7 @@
 //! A reregistration keeps windows away meanwhile, by the region's count of them ([`NoWindows`]).
 
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{fence, AtomicI32, Ordering};
 
 use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
@@ -584,8 +584,18 @@ unsafe extern "C" fn rxe_lookup_mw(
 /// Called by `mlx_odp_rxe_wait_unused` with a valid element; may sleep.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_unbind_windows(elem: *mut rxe::rxe_pool_elem) {
-    // SAFETY: Elements know their pool, and pools their device, which is as old as they are.
-    let device = unsafe { (*(*elem).pool).rxe };
+    // SAFETY: Elements know their pool, and pools their type and their device, which is as old as they are.
+    let (kind, device) = unsafe { ((*(*elem).pool).type_, (*(*elem).pool).rxe) };
+    if kind == rxe::rxe_elem_type_RXE_TYPE_MR {
+        // A binding counts itself before it looks whether the region is in its pool: it sees that it is not,
+        // or is seen here.
+        fence(Ordering::SeqCst);
+        // SAFETY: Regions contain their elements, and this one is valid.
+        let windows = unsafe { windows_of(kernel::container_of!(elem, rxe::rxe_mr, elem)) };
+        if windows.load(Ordering::Relaxed) <= 0 {
+            return;
+        }
+    }
     let mut index: c_ulong = 0;
     // SAFETY: `device` is valid; a window comes with a reference for us.
     let mut next = || unsafe { Ref::from_raw(rxe::rxe_shim_next_window(device, &raw mut index)) };
