@@ -33,7 +33,7 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
     let left_to_completer = unsafe {
         let failed = rxe::rxe_shim_send_index_before(qp, (*qp).req.wqe_index as u32);
         let wqe = rxe::rxe_shim_send_wqe(qp, failed);
-        let status = (*wqe).status;
+        let status = (&raw const (*wqe).status).read_volatile();
         if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR {
             false
         } else if failed == rxe::rxe_shim_oldest_send_index(qp) {
@@ -70,11 +70,14 @@ unsafe fn put_back(wqe: *mut rxe::rxe_send_wqe, max_sge: u32) -> bool {
     // SAFETY: The entry is in the queue's memory, and the elements are within its room.
     unsafe {
         let dma = &raw mut (*wqe).dma;
-        let (length, resid) = ((*dma).length, (*dma).resid);
+        let length = (&raw const (*dma).length).read_volatile();
+        let resid = (&raw const (*dma).resid).read_volatile();
+        let offset = (&raw const (*dma).sge_offset).read_volatile();
+        let count = (&raw const (*dma).num_sge).read_volatile().min(max_sge);
         let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
-        let lengths = (0..(*dma).num_sge.min(max_sge)).map(|i| (*elements.add(i as usize)).length);
-        let Some(current) = element_at(length.wrapping_sub(resid), (*dma).sge_offset, lengths)
-        else {
+        let lengths =
+            (0..count).map(|i| (&raw const (*elements.add(i as usize)).length).read_volatile());
+        let Some(current) = element_at(length.wrapping_sub(resid), offset, lengths) else {
             return false;
         };
         (*dma).cur_sge = current;

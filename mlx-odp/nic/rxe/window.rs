@@ -401,8 +401,8 @@ unsafe extern "C" fn rxe_dealloc_mw(ibmw: *mut rxe::ib_mw) -> c_int {
 unsafe extern "C" fn rxe_mw_cleanup(elem: *mut rxe::rxe_pool_elem) {
     // SAFETY: Windows contain their elements.
     let mw = unsafe { kernel::container_of!(elem, rxe::rxe_mw, elem) };
-    // SAFETY: Nobody else has the window any more: it may be looked at and changed without its lock, and the
-    // references in it are its own.
+    // SAFETY: It is in its pool no more, and who found it there before has given it back, within far less time
+    // than rxe waits: it may be looked at and changed without its lock, and the references in it are its own.
     unsafe {
         if let Some(region) = Ref::from_raw((*mw).mr) {
             count_of(&region).fetch_sub(1, Ordering::Relaxed);
