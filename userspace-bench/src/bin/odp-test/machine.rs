@@ -220,7 +220,7 @@ pub fn page_states(memory: &Mapping, range: Range<usize>) -> Result<Vec<PageStat
     let file = File::open("/proc/self/pagemap").context("/proc/self/pagemap")?;
     let mut bytes = vec![0; range.len().div_ceil(PAGE) * 8];
     file.read_exact_at(&mut bytes, memory.at(range.start) / PAGE as u64 * 8)?;
-    let state = |word: u64| match (word >> 63 & 1, word >> 62 & 1) {
+    let state = |word: u64| match ((word >> 63) & 1, (word >> 62) & 1) {
         (1, _) => PageState::Frame(word & ((1 << 55) - 1)),
         (_, 1) => PageState::Swapped,
         _ => PageState::None,
