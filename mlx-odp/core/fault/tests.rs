@@ -385,7 +385,11 @@ proptest! {
                 let ended = run_queue(&requests, false, false);
                 for (request, expected) in ended.iter().zip(&expected) {
                     assert_eq!(request.ended[0], expected.1);
-                    assert_eq!(request.done / PAGE_SIZE, expected.0);
+                    // A fault that reaches out of the region fails at once; how far a request comes before its
+                    // first fault depends on what the others have brought in.
+                    if expected.1 != Err(AccessError::OutOfRange) {
+                        assert_eq!(request.done / PAGE_SIZE, expected.0);
+                    }
                 }
             },
             3,
