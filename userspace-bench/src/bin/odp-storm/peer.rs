@@ -39,7 +39,7 @@ struct Task {
 
 /// The content of a slot, version by version.
 fn version(seed: u64, version: u64) -> Pattern {
-    Pattern::new(seed << 32 | version)
+    Pattern::new((seed << 32) | version)
 }
 
 /// The part of a peer: writes version after version, until it is killed.
