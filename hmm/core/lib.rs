@@ -33,6 +33,8 @@ pub mod event;
 pub mod flat;
 pub mod frames;
 pub mod life;
+#[cfg(test)]
+mod one_page;
 pub mod pfn;
 pub mod policy;
 pub mod run;

@@ -15,30 +15,10 @@ use shuttle::sync::{Arc, Mutex, MutexGuard, RwLock};
 use shuttle::thread;
 
 use super::*;
-use crate::addr::{PageIndex, PageRange};
-use crate::pfn::{Access, Memory, Perm, Pfn};
-use crate::run::{Run, Runs};
-use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
-use crate::table::{NoRoom, Pages, Room, Slot, Table};
-use crate::walk::{Collect, FaultError};
-
-const PAGE: PageIndex = PageIndex::new(7);
-const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
-
-type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
-
-/// Room for the one page.
-struct OnePage;
-
-impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
-    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
-        Some(Vec::from([Pages::default()]))
-    }
-
-    fn slots(&mut self, _pages: u64) -> Option<Vec<Slot>> {
-        Some(Vec::from([Slot::default()]))
-    }
-}
+use crate::addr::PageRange;
+use crate::one_page::{translations, Cpu, Translations, RANGE};
+use crate::seq::{Domain, History};
+use crate::table::NoRoom;
 
 /// What a machine leaves out that must not be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,10 +43,9 @@ struct Part {
 
 impl Part {
     fn new() -> Arc<Self> {
-        let table = Table::new(RANGE, Vec::from([Slot::default()]));
         Arc::new(Self {
             life: Life::held(),
-            table: Mutex::new((table, History::new(0))),
+            table: Mutex::new((translations(), History::new(0))),
             freed: AtomicBool::new(false),
         })
     }
@@ -87,10 +66,7 @@ impl Part {
 
 struct Machine {
     broken: Broken,
-    /// What the CPU's page table says: the frame of `PAGE`.
-    pte: Mutex<u64>,
-    /// Frames that went back to the allocator.
-    freed: Mutex<Vec<u64>>,
+    cpu: Cpu,
     /// Odd while an invalidation is under way; those to be told. An invalidation holds the list.
     seq: Mutex<u64>,
     registered: Mutex<Vec<Arc<Part>>>,
@@ -113,8 +89,7 @@ impl Machine {
     fn new(broken: Broken) -> Self {
         Self {
             broken,
-            pte: Mutex::new(100),
-            freed: Mutex::new(Vec::new()),
+            cpu: Cpu::new(),
             seq: Mutex::new(0),
             registered: Mutex::new(Vec::new()),
             map: Mutex::new(None),
@@ -133,25 +108,9 @@ impl Machine {
                 history.record(RANGE);
                 table.zap(RANGE, &mut NoRoom, |_| ());
             }
-            let old = {
-                let mut pte = self.pte.lock().unwrap();
-                *pte += 1;
-                *pte - 1
-            };
-            self.freed.lock().unwrap().push(old);
+            self.cpu.replace();
         }
         *self.seq.lock().unwrap() += 1;
-    }
-
-    fn touch(&self, table: &Translations) -> bool {
-        let Some(pfn) = table.translate(PAGE, Access::Read) else {
-            return false;
-        };
-        assert!(
-            !self.freed.lock().unwrap().contains(&pfn.get()),
-            "the device used a freed frame"
-        );
-        true
     }
 
     /// The warm path: looks at the part without holding it.
@@ -161,7 +120,7 @@ impl Machine {
         thread::yield_now();
         part.is_some_and(|part| {
             part.life.touch();
-            let hit = self.touch(&part.lock().0);
+            let hit = self.cpu.touch(&part.lock().0);
             hit
         })
     }
@@ -195,39 +154,7 @@ impl Machine {
         if self.access_mapped() {
             return;
         }
-        let held = self.hold();
-        let mut valid = until_valid(
-            &held,
-            &Never,
-            Nothing,
-            Runs::new(),
-            |_, (), found| self.fault(found),
-            || (),
-        )
-        .unwrap();
-        let (runs, guard) = valid.split();
-        for run in runs.as_slice() {
-            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
-        }
-        assert!(
-            self.touch(&valid.guard().0),
-            "a valid fault serves its access"
-        );
-    }
-
-    fn fault(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
-        let pfn = Pfn::new(*self.pte.lock().unwrap());
-        thread::yield_now();
-        let run = Run {
-            start: PAGE,
-            pfn,
-            pages: 1,
-            perm: Perm::ReadWrite,
-            order: 0,
-            memory: Memory::System,
-        };
-        found.mapped(run).map_err(|_| FaultError::NoMemory)?;
-        Ok(run.range())
+        self.cpu.fault_and_touch(&self.hold());
     }
 
     /// Gives the part up and unregisters it; nobody can get at it any more.
@@ -293,21 +220,6 @@ impl Domain for Held {
     }
 
     fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
-        false
-    }
-}
-
-struct Nothing;
-
-impl Hold for Nothing {
-    type Held = ();
-    fn hold(&mut self, _collisions: u32) {}
-}
-
-struct Never;
-
-impl Deadline for Never {
-    fn passed(&self) -> bool {
         false
     }
 }

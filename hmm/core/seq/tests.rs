@@ -14,28 +14,12 @@ use shuttle::thread;
 
 use super::*;
 use crate::addr::PageIndex;
-use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::one_page::{translations, Cpu, Never, Nothing, Translations, PAGE, RANGE};
 use crate::policy::Refusal;
-use crate::run::{Run, Runs};
-use crate::table::{NoRoom, Pages, Room, Slot, Table};
+use crate::run::Runs;
+use crate::table::NoRoom;
 
-const PAGE: PageIndex = PageIndex::new(7);
 const SWAPS: u64 = 3;
-
-type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
-
-/// Room for the one page.
-struct OnePage;
-
-impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
-    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
-        Some(Vec::from([Pages::default()]))
-    }
-
-    fn slots(&mut self, _pages: u64) -> Option<Vec<Slot>> {
-        Some(Vec::from([Slot::default()]))
-    }
-}
 
 /// The notifier's side, as `mm/mmu_notifier.c` keeps it: odd while an invalidation is under way.
 #[derive(Default)]
@@ -44,10 +28,7 @@ struct Notifier {
 }
 
 struct Machine {
-    /// What the CPU's page table says: the frame of `PAGE`.
-    pte: Mutex<u64>,
-    /// Frames that went back to the allocator.
-    freed: Mutex<Vec<u64>>,
+    cpu: Cpu,
     notifier: Mutex<Notifier>,
     /// The domain's lock: the translations, and the invalidations so far.
     table: Mutex<(Translations, History)>,
@@ -57,14 +38,11 @@ struct Machine {
 
 impl Machine {
     fn new(broken: bool) -> Self {
-        let huge = Vec::from([Slot::default()]);
-        let range = PageRange::new(PAGE, PAGE.saturating_add(1));
         Self {
-            pte: Mutex::new(100),
-            freed: Mutex::new(Vec::new()),
+            cpu: Cpu::new(),
             notifier: Mutex::new(Notifier::default()),
             // The count is about to wrap.
-            table: Mutex::new((Table::new(range, huge), History::new(u64::MAX - 1))),
+            table: Mutex::new((translations(), History::new(u64::MAX - 1))),
             broken,
         }
     }
@@ -74,71 +52,19 @@ impl Machine {
         self.notifier.lock().unwrap().seq += 1;
         {
             let (table, history) = &mut *self.table.lock().unwrap();
-            history.record(PageRange::new(PAGE, PAGE.saturating_add(1)));
-            table.zap(
-                PageRange::new(PAGE, PAGE.saturating_add(1)),
-                &mut NoRoom,
-                |_| (),
-            );
+            history.record(RANGE);
+            table.zap(RANGE, &mut NoRoom, |_| ());
         }
-        let old = {
-            let mut pte = self.pte.lock().unwrap();
-            let old = *pte;
-            *pte += 1;
-            old
-        };
-        self.freed.lock().unwrap().push(old);
+        self.cpu.replace();
         self.notifier.lock().unwrap().seq += 1;
-    }
-
-    fn touch(&self, table: &Translations) -> bool {
-        let Some(pfn) = table.translate(PAGE, Access::Read) else {
-            return false;
-        };
-        assert!(
-            !self.freed.lock().unwrap().contains(&pfn.get()),
-            "the device used a freed frame"
-        );
-        true
     }
 
     /// The device uses the page: through its translation, or by a fault.
     fn access(&self) {
-        if self.touch(&self.table.lock().unwrap().0) {
-            return;
+        let mapped = self.cpu.touch(&self.table.lock().unwrap().0);
+        if !mapped {
+            self.cpu.fault_and_touch(self);
         }
-        let mut valid = until_valid(
-            self,
-            &Never,
-            Nothing,
-            Runs::new(),
-            |_, (), found| self.fault(found),
-            || (),
-        )
-        .unwrap();
-        let (runs, guard) = valid.split();
-        for run in runs.as_slice() {
-            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
-        }
-        assert!(
-            self.touch(&valid.guard().0),
-            "a valid fault serves its access"
-        );
-    }
-
-    fn fault(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
-        let pfn = Pfn::new(*self.pte.lock().unwrap());
-        thread::yield_now();
-        let run = Run {
-            start: PAGE,
-            pfn,
-            pages: 1,
-            perm: Perm::ReadWrite,
-            order: 0,
-            memory: Memory::System,
-        };
-        found.mapped(run).map_err(|_| FaultError::NoMemory)?;
-        Ok(run.range())
     }
 }
 
@@ -162,22 +88,6 @@ impl Domain for Machine {
     }
 
     fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
-        false
-    }
-}
-
-/// A fault that holds nothing, however often it loses.
-struct Nothing;
-
-impl Hold for Nothing {
-    type Held = ();
-    fn hold(&mut self, _collisions: u32) {}
-}
-
-struct Never;
-
-impl Deadline for Never {
-    fn passed(&self) -> bool {
         false
     }
 }

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page whose frame the CPU replaces again and again, and a device's access to it: what the
+//! explorations of thread schedules in [`crate::seq`] and [`crate::life`] have in common. Each adds its
+//! own notifiers, locks and domain.
+
+use std::vec::Vec;
+
+use shuttle::sync::{Mutex, MutexGuard};
+use shuttle::thread;
+
+use crate::addr::{PageIndex, PageRange};
+use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::run::{Run, Runs};
+use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
+use crate::table::{Pages, Room, Slot, Table};
+use crate::walk::{Collect, FaultError};
+
+pub(crate) const PAGE: PageIndex = PageIndex::new(7);
+pub(crate) const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
+
+pub(crate) type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+
+pub(crate) fn translations() -> Translations {
+    Table::new(RANGE, Vec::from([Slot::default()]))
+}
+
+/// Room for the one page.
+pub(crate) struct OnePage;
+
+impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
+    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(Vec::from([Pages::default()]))
+    }
+
+    fn slots(&mut self, _pages: u64) -> Option<Vec<Slot>> {
+        Some(Vec::from([Slot::default()]))
+    }
+}
+
+/// What the CPU knows of the page.
+pub(crate) struct Cpu {
+    /// What its page table says: the frame of [`PAGE`].
+    pte: Mutex<u64>,
+    /// Frames that went back to the allocator.
+    freed: Mutex<Vec<u64>>,
+}
+
+impl Cpu {
+    pub(crate) fn new() -> Self {
+        Self {
+            pte: Mutex::new(100),
+            freed: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Maps another frame, then frees the old one. Everybody has been told.
+    pub(crate) fn replace(&self) {
+        let old = {
+            let mut pte = self.pte.lock().unwrap();
+            *pte += 1;
+            *pte - 1
+        };
+        self.freed.lock().unwrap().push(old);
+    }
+
+    /// The device uses the page, if it has a translation.
+    pub(crate) fn touch(&self, table: &Translations) -> bool {
+        let Some(pfn) = table.translate(PAGE, Access::Read) else {
+            return false;
+        };
+        assert!(
+            !self.freed.lock().unwrap().contains(&pfn.get()),
+            "the device used a freed frame"
+        );
+        true
+    }
+
+    /// The device faults on the page in `domain`, and uses it.
+    pub(crate) fn fault_and_touch<D>(&self, domain: &D)
+    where
+        D: for<'d> Domain<Guard<'d> = MutexGuard<'d, (Translations, History)>> + 'static,
+    {
+        let walk = |_: &_, (): &mut (), found: &mut _| self.walk(found);
+        let mut valid = until_valid(domain, &Never, Nothing, Runs::new(), walk, || ()).unwrap();
+        let (runs, guard) = valid.split();
+        for run in runs.as_slice() {
+            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
+        }
+        assert!(
+            self.touch(&valid.guard().0),
+            "a valid fault serves its access"
+        );
+    }
+
+    fn walk(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
+        let pfn = Pfn::new(*self.pte.lock().unwrap());
+        thread::yield_now();
+        let run = Run {
+            start: PAGE,
+            pfn,
+            pages: 1,
+            perm: Perm::ReadWrite,
+            order: 0,
+            memory: Memory::System,
+        };
+        found.mapped(run).map_err(|_| FaultError::NoMemory)?;
+        Ok(run.range())
+    }
+}
+
+/// A fault that holds nothing, however often it loses.
+pub(crate) struct Nothing;
+
+impl Hold for Nothing {
+    type Held = ();
+    fn hold(&mut self, _collisions: u32) {}
+}
+
+/// No deadline.
+pub(crate) struct Never;
+
+impl Deadline for Never {
+    fn passed(&self) -> bool {
+        false
+    }
+}
