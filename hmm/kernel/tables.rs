@@ -290,7 +290,6 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             first,
             _rcu: rcu,
         });
-        self.batch.read = 0;
     }
 
     /// Descends from the top to the entry for `page`.
