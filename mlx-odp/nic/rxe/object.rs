@@ -113,8 +113,18 @@ impl<T: Object> Ref<T> {
     /// Whether nobody has begun to destroy it.
     pub(crate) fn registered(&self) -> bool {
         // SAFETY: The object is valid.
-        unsafe { rxe::rxe_shim_registered(T::elem(self.as_ptr())) }
+        unsafe { registered(self.as_ptr()) }
     }
+}
+
+/// Whether nobody has begun to destroy `object`.
+///
+/// # Safety
+///
+/// `object` is valid and referenced.
+pub(crate) unsafe fn registered<T: Object>(object: *mut T) -> bool {
+    // SAFETY: By the contract.
+    unsafe { rxe::rxe_shim_registered(T::elem(object)) }
 }
 
 impl<T: Object> Drop for Ref<T> {

@@ -9,7 +9,6 @@
 //! neither rxe's queue pairs nor anybody else waits for them. [`MOST_QUEUED`] bounds how many there are, and
 //! with that what they keep alive; the queue itself, how many run at once.
 
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::ffi::{c_int, c_uint, c_void};
@@ -19,11 +18,12 @@ use kernel::workqueue::{impl_has_work, new_work, Queue, Work, WorkItem};
 use mlx_odp::advice::Advice;
 use mlx_odp::region::{AccessError, Region};
 
+use crate::object::Ref;
 use crate::rxe;
 use crate::umem::{errno, not_supported, region_of};
 
 /// A counted reference to an MR that is an ODP region.
-struct MrRef(NonNull<rxe::rxe_mr>);
+struct MrRef(Ref<rxe::rxe_mr>);
 
 // SAFETY: The reference count is atomic, and regions may be used from any thread.
 unsafe impl Send for MrRef {}
@@ -40,30 +40,18 @@ impl MrRef {
     /// `pd` is valid.
     unsafe fn find(pd: *mut rxe::rxe_pd, lkey: u32) -> Result<Self> {
         // SAFETY: `pd` is valid. Returns null or an MR with a reference for us.
-        let mr = unsafe { rxe::lookup_mr(pd, 0, lkey, rxe::rxe_mr_lookup_type_RXE_LOOKUP_LOCAL) };
-        let mr = Self(NonNull::new(mr).ok_or(ENOENT)?);
-        // SAFETY: The reference is held.
-        match unsafe { region_of(mr.0.as_ptr()) } {
-            Some(_) => Ok(mr),
-            None => Err(EINVAL),
-        }
+        let mr = unsafe {
+            let local = rxe::rxe_mr_lookup_type_RXE_LOOKUP_LOCAL;
+            Ref::from_raw(rxe::lookup_mr(pd, 0, lkey, local))
+        };
+        let mr = Self(mr.ok_or(ENOENT)?);
+        mr.region()?;
+        Ok(mr)
     }
 
     fn region(&self) -> Result<&Region> {
         // SAFETY: The reference is held for as long as `self` lives.
         unsafe { region_of(self.0.as_ptr()) }.ok_or(EINVAL)
-    }
-
-    fn registered(&self) -> bool {
-        // SAFETY: The reference is held.
-        unsafe { rxe::rxe_shim_mr_registered(self.0.as_ptr()) }
-    }
-}
-
-impl Drop for MrRef {
-    fn drop(&mut self) {
-        // SAFETY: The reference is ours to give back.
-        unsafe { rxe::rxe_shim_put_mr(self.0.as_ptr()) };
     }
 }
 
@@ -92,7 +80,7 @@ impl Target {
         self.mr
             .region()?
             .prefetch(self.iova, self.length, advice, || {
-                self.mr.registered() && go_on()
+                self.mr.0.registered() && go_on()
             })
             .map_err(prefetch_error)
     }

@@ -15,19 +15,9 @@ void rxe_shim_atomic_unlock(void)
 	spin_unlock_bh(&atomic_ops_lock);
 }
 
-void rxe_shim_put_mr(struct rxe_mr *mr)
-{
-	rxe_put(mr);
-}
-
 bool rxe_shim_registered(struct rxe_pool_elem *elem)
 {
 	return xa_load(&elem->pool->xa, elem->index) == elem;
-}
-
-bool rxe_shim_mr_registered(struct rxe_mr *mr)
-{
-	return rxe_shim_registered(&mr->elem);
 }
 
 void rxe_shim_init_window_lock(struct rxe_mw *mw)

@@ -17,11 +17,7 @@
 void rxe_shim_atomic_lock(void);
 void rxe_shim_atomic_unlock(void);
 
-void rxe_shim_put_mr(struct rxe_mr *mr);
-/* Whether nobody has begun to deregister mr, to which the caller has a reference. */
-bool rxe_shim_mr_registered(struct rxe_mr *mr);
-
-/* The same of any object, by its element of its pool. */
+/* Whether nobody has begun to destroy the object with this element, to which the caller has a reference. */
 bool rxe_shim_registered(struct rxe_pool_elem *elem);
 
 bool rxe_shim_writable(int access);

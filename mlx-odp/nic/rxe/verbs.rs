@@ -14,6 +14,7 @@ use hmm::pfn::Access;
 use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;
+use crate::object::registered;
 use crate::rxe;
 use crate::umem::{attach, errno, region_of, with_current_mm};
 
@@ -221,7 +222,7 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
         region.access_present(iova, whole, write_back)
     } else {
         // SAFETY: The reference to `mr` is held for as long as this call lasts.
-        let registered = || unsafe { rxe::rxe_shim_mr_registered(mr) };
+        let registered = || unsafe { registered(mr) };
         flush_range(region, iova, u64::from(length), registered)
     };
     errno(result.map_err(|_| EFAULT))
