@@ -303,16 +303,10 @@ impl QueuePair {
 
     /// Offers the memory of `sges` to the next message that arrives.
     pub fn post_recv(&self, id: u64, sges: &[Sge]) -> Result<()> {
-        let mut list: Vec<_> = sges.iter().map(Sge::raw).collect();
-        let mut wr = sys::ibv_recv_wr {
-            wr_id: id,
-            next: ptr::null_mut(),
-            sg_list: list.as_mut_ptr(),
-            num_sge: list.len() as i32,
-        };
-        let mut bad = ptr::null_mut();
         // SAFETY: as in `post_send`.
-        let r = unsafe { sys::ibv_post_recv(self.raw.as_ptr(), &mut wr, &mut bad) };
+        let r = work::post_receive(id, sges, |wr, bad| unsafe {
+            sys::ibv_post_recv(self.raw.as_ptr(), wr, bad)
+        });
         check("ibv_post_recv", r)
     }
 

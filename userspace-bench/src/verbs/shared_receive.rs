@@ -10,6 +10,7 @@ use rdma_mummy_sys as sys;
 
 use super::{
     error::{check, object},
+    work::post_receive,
     ProtectionDomain, Result, Sge,
 };
 
@@ -51,17 +52,11 @@ impl SharedReceiveQueue {
 
     /// Offers the memory of `sges` to a message that arrives at any of the queue pairs.
     pub fn post_recv(&self, id: u64, sges: &[Sge]) -> Result<()> {
-        let mut list: Vec<_> = sges.iter().map(Sge::raw).collect();
-        let mut wr = sys::ibv_recv_wr {
-            wr_id: id,
-            next: ptr::null_mut(),
-            sg_list: list.as_mut_ptr(),
-            num_sge: list.len() as i32,
-        };
-        let mut bad = ptr::null_mut();
-        // SAFETY: the queue is alive, the request and its list outlive the call, and what the NIC does with
-        // the memory is covered by its keys (see the crate's documentation).
-        let r = unsafe { sys::ibv_post_srq_recv(self.raw(), &mut wr, &mut bad) };
+        // SAFETY: the queue is alive, `post_receive` lets the request and its list outlive the call, and what
+        // the NIC does with the memory is covered by its keys (see the crate's documentation).
+        let r = post_receive(id, sges, |wr, bad| unsafe {
+            sys::ibv_post_srq_recv(self.raw(), wr, bad)
+        });
         check("ibv_post_srq_recv", r)
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Work requests: what is asked of a queue pair, and how that is written down for the library.
 
+use std::ptr;
+
 use rdma_mummy_sys as sys;
 use serde::{Deserialize, Serialize};
 use sys::ibv_wr_opcode as opcode;
@@ -24,6 +26,22 @@ impl Sge {
             lkey: self.lkey,
         }
     }
+}
+
+/// Writes a receive into `sges` down and hands it to `post`, with room for the request that was refused.
+pub(super) fn post_receive(
+    id: u64,
+    sges: &[Sge],
+    post: impl FnOnce(*mut sys::ibv_recv_wr, *mut *mut sys::ibv_recv_wr) -> i32,
+) -> i32 {
+    let mut list: Vec<_> = sges.iter().map(Sge::raw).collect();
+    let mut wr = sys::ibv_recv_wr {
+        wr_id: id,
+        next: ptr::null_mut(),
+        sg_list: list.as_mut_ptr(),
+        num_sge: list.len() as i32,
+    };
+    post(&mut wr, &mut ptr::null_mut())
 }
 
 /// A place in a peer's memory.
