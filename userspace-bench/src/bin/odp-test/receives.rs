@@ -224,24 +224,41 @@ fn uc_send(env: &Env, mode: Mode) -> Result<()> {
     if !env.context.odp_caps()?.uc.send && mode != Mode::Pinned {
         return Err(skip("the device has no on-demand paging for UC"));
     }
-    const MESSAGES: usize = 16;
+    let messages: Vec<_> = (0..16).map(length).collect();
+    burst(env, mode, Transport::Uc, 0, &messages)
+}
+
+/// Datagrams one after the other, each into a receive whose pages have to be faulted in.
+fn ud_burst(env: &Env, mode: Mode) -> Result<()> {
+    burst(env, mode, Transport::Ud, GRH, &[env.mtu.bytes(); 32])
+}
+
+/// Messages of these lengths one after the other; each receive begins with `header` bytes that are not the
+/// message's.
+fn burst(
+    env: &Env,
+    mode: Mode,
+    transport: Transport,
+    header: usize,
+    lengths: &[usize],
+) -> Result<()> {
     let (near, far) = (
-        env.buffer(mode, MESSAGES * SLOT)?,
-        env.buffer(mode, MESSAGES * SLOT)?,
+        env.buffer(mode, lengths.len() * SLOT)?,
+        env.buffer(mode, lengths.len() * SLOT)?,
     );
-    fill(&near, MESSAGES);
-    let link = env.pair(QpConfig::new(Transport::Uc))?;
-    for message in 0..MESSAGES {
+    let link = env.pair(QpConfig::new(transport))?;
+    for (message, len) in lengths.iter().enumerate() {
         let at = message * SLOT + AT;
+        near.memory.write(at, &pattern(message).bytes(0, *len));
         link.second
             .post_recv(message as u64, &[far.sge(at, SLOT - AT)])?;
     }
-    for message in 0..MESSAGES {
-        let sge = near.sge(message * SLOT + AT, length(message));
+    for (message, len) in lengths.iter().enumerate() {
+        let sge = near.sge(message * SLOT + AT, *len);
         link.first
             .post_send(message as u64, Op::SendImm(message as u32), &[sge])?;
     }
-    for message in 0..MESSAGES {
+    for (message, len) in lengths.iter().enumerate() {
         let end = link.second.completions().wait(env.patience)?;
         let end = end.expect(&[Status::SUCCESS])?;
         ensure!(
@@ -249,52 +266,15 @@ fn uc_send(env: &Env, mode: Mode) -> Result<()> {
             "{:?} came as message {message}",
             end.imm
         );
-        let at = message * SLOT + AT;
-        far.check_from(pattern(message), 0, at, length(message))
+        let (start, at) = (message * SLOT, message * SLOT + AT + header);
+        far.check_from(pattern(message), 0, at, *len)
             .with_context(|| format!("message {message}"))?;
-        far.check_zero(message * SLOT, AT)?;
+        far.check_zero(start, AT)?;
+        far.check_zero(at + len, start + SLOT - at - len)?;
         link.first
             .completions()
             .wait(env.patience)?
             .expect(&[Status::SUCCESS])?;
-    }
-    Ok(())
-}
-
-/// Datagrams one after the other, each into a receive whose pages have to be faulted in.
-fn ud_burst(env: &Env, mode: Mode) -> Result<()> {
-    const MESSAGES: usize = 32;
-    let len = env.mtu.bytes();
-    let (near, far) = (
-        env.buffer(mode, MESSAGES * SLOT)?,
-        env.buffer(mode, MESSAGES * SLOT)?,
-    );
-    let link = env.pair(QpConfig::new(Transport::Ud))?;
-    for message in 0..MESSAGES {
-        let at = message * SLOT + AT;
-        near.memory.write(at, &pattern(message).bytes(0, len));
-        link.second
-            .post_recv(message as u64, &[far.sge(at, GRH + len)])?;
-    }
-    for message in 0..MESSAGES {
-        let sge = near.sge(message * SLOT + AT, len);
-        link.first
-            .post_send(message as u64, Op::SendImm(message as u32), &[sge])?;
-    }
-    for message in 0..MESSAGES {
-        let end = link.second.completions().wait(env.patience)?;
-        let end = end.expect(&[Status::SUCCESS])?;
-        ensure!(
-            end.imm == Some(message as u32),
-            "{:?} came as datagram {message}",
-            end.imm
-        );
-        let at = message * SLOT + AT;
-        far.check_from(pattern(message), 0, at + GRH, len)
-            .with_context(|| format!("datagram {message}"))?;
-        far.check_zero(message * SLOT, AT)?;
-        let rest = at + GRH + len;
-        far.check_zero(rest, (message + 1) * SLOT - rest)?;
     }
     Ok(())
 }
