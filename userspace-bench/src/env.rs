@@ -32,6 +32,14 @@ pub enum Mode {
 impl Mode {
     /// The two that are on demand.
     pub const ON_DEMAND: [Mode; 2] = [Mode::Explicit, Mode::Implicit];
+
+    /// The access flag that registers in this way.
+    pub fn flag(self) -> Access {
+        match self {
+            Self::Pinned => Access::NONE,
+            Self::Explicit | Self::Implicit => Access::ON_DEMAND,
+        }
+    }
 }
 
 impl fmt::Display for Mode {
@@ -96,9 +104,12 @@ impl Env {
 
     /// Another region that covers the whole address space.
     pub fn new_implicit(&self, access: Access) -> Result<Region> {
-        // SAFETY: every address that these programs put into a work request is taken from a
-        // `Mapping` (or lies in a hole of one, or beside one, where nothing is ever mapped).
-        unsafe { self.domain.register_implicit(access) }
+        new_implicit(&self.domain, access)
+    }
+
+    /// All of `memory` as a new region.
+    pub fn register(&self, mode: Mode, memory: &Mapping, access: Access) -> Result<Region> {
+        register(&self.domain, mode, memory, access)
     }
 
     /// `len` untouched bytes, registered for everything.
@@ -108,16 +119,9 @@ impl Env {
 
     /// All of `memory`, registered.
     pub fn cover(&self, mode: Mode, memory: Mapping, access: Access) -> Result<Buffer> {
-        let all = 0..memory.len();
         let region = match mode {
-            Mode::Pinned => Arc::new(self.domain.register(&memory, all, access)?),
-            Mode::Explicit => Arc::new(self.domain.register(
-                &memory,
-                all,
-                access | Access::ON_DEMAND,
-            )?),
             Mode::Implicit if access == Access::ALL => self.implicit()?,
-            Mode::Implicit => Arc::new(self.new_implicit(access)?),
+            _ => Arc::new(self.register(mode, &memory, access)?),
         };
         Ok(Buffer {
             iova: memory.addr(),
@@ -166,6 +170,25 @@ impl Env {
     pub fn rc(&self) -> Result<Loopback> {
         self.pair(QpConfig::new(Transport::Rc))
     }
+}
+
+/// All of `memory` as a new region of `domain`; if implicit, with everything else.
+pub fn register(
+    domain: &Arc<ProtectionDomain>,
+    mode: Mode,
+    memory: &Mapping,
+    access: Access,
+) -> Result<Region> {
+    match mode {
+        Mode::Implicit => new_implicit(domain, access),
+        _ => domain.register(memory, 0..memory.len(), access | mode.flag()),
+    }
+}
+
+fn new_implicit(domain: &Arc<ProtectionDomain>, access: Access) -> Result<Region> {
+    // SAFETY: every address that these programs put into a work request is taken from a
+    // `Mapping` (or lies in a hole of one, or beside one, where nothing is ever mapped).
+    unsafe { domain.register_implicit(access) }
 }
 
 /// Untouched memory.

@@ -221,13 +221,7 @@ impl Bench {
 
     /// Registers all of `memory`.
     pub(super) fn register(&self, mode: Mode, memory: &Mapping) -> Result<Region> {
-        let access = match mode {
-            Mode::Pinned => Access::ALL,
-            Mode::Explicit => Access::ALL | Access::ON_DEMAND,
-            Mode::Implicit => return Ok(self.env.new_implicit(Access::ALL)?),
-        };
-        let all = 0..memory.len();
-        let region = self.env.domain.register(memory, all, access);
+        let region = self.env.register(mode, memory, Access::ALL);
         region.map_err(|error| explain(mode, memory.len(), error))
     }
 

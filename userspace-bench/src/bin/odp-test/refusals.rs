@@ -3,10 +3,10 @@
 
 use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
-    env::{anonymous, Env, Mode},
+    env::{anonymous, register, Env, Mode},
     memory::PAGE,
     pattern::Pattern,
-    verbs::{Access, Op, ProtectionDomain, Region, Remote, Result as VerbsResult, Sge, Span},
+    verbs::{Access, Op, ProtectionDomain, Remote, Result as VerbsResult, Sge, Span},
 };
 
 use crate::harness::{Test, LOCAL_REFUSED, REMOTE_REFUSED};
@@ -23,26 +23,10 @@ pub const TESTS: &[Test] = &[
     Test::once("register-many", register_many),
 ];
 
-fn on_demand(mode: Mode) -> Access {
-    match mode {
-        Mode::Pinned => Access::NONE,
-        _ => Access::ON_DEMAND,
-    }
-}
-
-fn region(env: &Env, mode: Mode, memory: &odp_verbs::memory::Mapping) -> VerbsResult<Region> {
-    match mode {
-        Mode::Implicit => env.new_implicit(Access::ALL),
-        _ => env
-            .domain
-            .register(memory, 0..memory.len(), Access::ALL | on_demand(mode)),
-    }
-}
-
 fn deregistered(env: &Env, mode: Mode) -> Result<()> {
     let (near, memory) = (env.buffer(mode, PAGE)?, anonymous(4 * PAGE)?);
     let (pattern, own) = (Pattern::new(1), [near.sge(0, 64)]);
-    let old = region(env, mode, &memory)?;
+    let old = env.register(mode, &memory, Access::ALL)?;
     let (remote, local) = (old.remote(memory.at(100)), old.sge(memory.at(100), 64));
     near.fill(pattern, 0, 64);
     env.rc()?.write(near.sge(0, 64), remote)?;
@@ -61,7 +45,7 @@ fn deregistered(env: &Env, mode: Mode) -> Result<()> {
         memory.bytes(100, 64) == [0; 64],
         "the memory of the old key was written"
     );
-    let new = region(env, mode, &memory)?;
+    let new = env.register(mode, &memory, Access::ALL)?;
     env.rc()?
         .write(near.sge(0, 64), new.remote(memory.at(100)))
         .context("registered again")?;
@@ -112,11 +96,7 @@ fn other_domain(env: &Env, mode: Mode) -> Result<()> {
     let near = env.buffer(mode, PAGE)?;
     let domain = ProtectionDomain::new(&env.context)?;
     let memory = anonymous(PAGE)?;
-    let region = match mode {
-        // SAFETY: used for the memory of a mapping only.
-        Mode::Implicit => unsafe { domain.register_implicit(Access::ALL) }?,
-        _ => domain.register(&memory, 0..PAGE, Access::ALL | on_demand(mode))?,
-    };
+    let region = register(&domain, mode, &memory, Access::ALL)?;
     let (remote, own) = (region.remote(memory.at(0)), [near.sge(0, 64)]);
     env.rc()?
         .refused(Op::Write(remote), &own, REMOTE_REFUSED)

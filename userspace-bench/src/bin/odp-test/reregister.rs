@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
-    env::{anonymous, Buffer, Env, Mode},
+    env::{anonymous, register, Buffer, Env, Mode},
     memory::{Mapping, PAGE},
     pattern::Pattern,
     verbs::{
@@ -33,13 +33,6 @@ const SIZE: usize = 4 * PAGE;
 const AT: usize = PAGE - 9;
 const LEN: usize = 2 * PAGE + 5;
 
-fn demand(mode: Mode) -> Access {
-    match mode {
-        Mode::Pinned => Access::NONE,
-        _ => Access::ON_DEMAND,
-    }
-}
-
 fn span(memory: &Mapping) -> Span {
     Span {
         addr: memory.at(0),
@@ -53,15 +46,6 @@ const WHOLE: Span = Span {
     len: usize::MAX,
     iova: 0,
 };
-
-fn region(env: &Env, mode: Mode, memory: &Mapping, access: Access) -> Result<Region> {
-    Ok(match mode {
-        Mode::Implicit => env.new_implicit(access)?,
-        _ => env
-            .domain
-            .register(memory, 0..memory.len(), access | demand(mode))?,
-    })
-}
 
 /// Changes `region`, of which only memory of mappings is used afterwards.
 fn rereg(region: &mut Region, change: Change<'_>) -> odp_verbs::verbs::Result<()> {
@@ -104,7 +88,7 @@ fn nothing(env: &Env, near: &Buffer, region: &Region, memory: &Mapping) -> Resul
 fn translation(env: &Env, mode: Mode) -> Result<()> {
     let (old, new) = (anonymous(SIZE)?, anonymous(SIZE)?);
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, mode, &old, Access::ALL)?;
+    let mut region = env.register(mode, &old, Access::ALL)?;
     works(env, &near, &region, &old, 1)?;
     let (lkey, rkey) = (region.lkey(), region.rkey());
     rereg(
@@ -160,7 +144,7 @@ fn translation(env: &Env, mode: Mode) -> Result<()> {
 fn kind(env: &Env, mode: Mode) -> Result<()> {
     let memory = anonymous(SIZE)?;
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, Mode::Pinned, &memory, Access::ALL)?;
+    let mut region = env.register(Mode::Pinned, &memory, Access::ALL)?;
     for (seed, to) in [mode, Mode::Pinned, Mode::Explicit, Mode::Implicit, mode]
         .into_iter()
         .enumerate()
@@ -173,7 +157,7 @@ fn kind(env: &Env, mode: Mode) -> Result<()> {
             &mut region,
             Change {
                 span: Some(to_span),
-                access: Some(Access::ALL | demand(to)),
+                access: Some(Access::ALL | to.flag()),
                 ..Change::default()
             },
         )
@@ -226,11 +210,7 @@ fn domain(env: &Env, mode: Mode) -> Result<()> {
     let near = env.buffer(mode, SIZE)?;
     let first = ProtectionDomain::new(&env.context)?;
     let second = ProtectionDomain::new(&env.context)?;
-    let mut region = match mode {
-        // SAFETY: used for the memory of a mapping only.
-        Mode::Implicit => unsafe { first.register_implicit(Access::ALL) }?,
-        _ => first.register(&memory, 0..SIZE, Access::ALL | demand(mode))?,
-    };
+    let mut region = register(&first, mode, &memory, Access::ALL)?;
     near.fill(Pattern::new(1), AT, LEN);
     let status = write_through(env, &first, &near, &region, &memory)?;
     ensure!(status == Status::SUCCESS, "before: {status}");
@@ -267,12 +247,12 @@ fn domain(env: &Env, mode: Mode) -> Result<()> {
 fn access(env: &Env, mode: Mode) -> Result<()> {
     let memory = anonymous(SIZE)?;
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, mode, &memory, Access::ALL)?;
+    let mut region = env.register(mode, &memory, Access::ALL)?;
     let to = |region: &mut Region, access: Access| {
         rereg(
             region,
             Change {
-                access: Some(access | demand(mode)),
+                access: Some(access | mode.flag()),
                 ..Change::default()
             },
         )
@@ -292,7 +272,7 @@ fn access(env: &Env, mode: Mode) -> Result<()> {
 
     if mode != Mode::Pinned {
         // One that was never for writing.
-        let mut region = self::region(env, mode, &memory, Access::READ_ONLY)?;
+        let mut region = env.register(mode, &memory, Access::READ_ONLY)?;
         env.rc()?
             .read(region.remote(memory.at(AT)), near.sge(AT, LEN))?;
         to(&mut region, Access::ALL).context("to writing")?;
@@ -306,17 +286,13 @@ fn all(env: &Env, mode: Mode) -> Result<()> {
     let (old, new) = (anonymous(SIZE)?, anonymous(SIZE)?);
     let near = env.buffer(mode, SIZE)?;
     let domain = ProtectionDomain::new(&env.context)?;
-    let mut region = match mode {
-        // SAFETY: used for the memory of a mapping only.
-        Mode::Implicit => unsafe { domain.register_implicit(Access::READ_ONLY) }?,
-        _ => domain.register(&old, 0..SIZE, Access::READ_ONLY | demand(mode))?,
-    };
+    let mut region = register(&domain, mode, &old, Access::READ_ONLY)?;
     rereg(
         &mut region,
         Change {
             span: Some(span(&new)),
             domain: Some(&env.domain),
-            access: Some(Access::ALL | demand(mode)),
+            access: Some(Access::ALL | mode.flag()),
         },
     )?;
     works(env, &near, &region, &new, 1)?;
@@ -329,7 +305,7 @@ fn all(env: &Env, mode: Mode) -> Result<()> {
 fn refused(env: &Env, mode: Mode) -> Result<()> {
     let memory = anonymous(SIZE)?;
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, mode, &memory, Access::ALL)?;
+    let mut region = env.register(mode, &memory, Access::ALL)?;
     let good = span(&memory);
     let span = |span: Span| Change {
         span: Some(span),
@@ -366,15 +342,15 @@ fn refused(env: &Env, mode: Mode) -> Result<()> {
         ),
         (
             "remote write without local write",
-            access(Access::REMOTE_WRITE | demand(mode)),
+            access(Access::REMOTE_WRITE | mode.flag()),
         ),
         (
             "an unknown right",
-            access(Access::ALL | demand(mode) | Access::from_bits(1 << 18)),
+            access(Access::ALL | mode.flag() | Access::from_bits(1 << 18)),
         ),
         (
             "huge pages that are none",
-            access(Access::ALL | demand(mode) | Access::HUGETLB),
+            access(Access::ALL | mode.flag() | Access::HUGETLB),
         ),
     ];
     if mode == Mode::Pinned {
@@ -405,7 +381,7 @@ fn refused(env: &Env, mode: Mode) -> Result<()> {
 fn window(env: &Env, mode: Mode) -> Result<()> {
     let (memory, other) = (anonymous(SIZE)?, anonymous(SIZE)?);
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, mode, &memory, Access::ALL | Access::MW_BIND)?;
+    let mut region = env.register(mode, &memory, Access::ALL | Access::MW_BIND)?;
     let (link, window) = (env.rc()?, Window::new(&env.domain, WindowType::One)?);
     window.post_bind(
         &link.second,
@@ -443,12 +419,8 @@ fn window_race(env: &Env, mode: Mode) -> Result<()> {
     let memories = [anonymous(SIZE)?, anonymous(SIZE)?];
     let near = env.buffer(mode, SIZE)?;
     let domain = ProtectionDomain::new(&env.context)?;
-    let rights = Access::ALL | Access::MW_BIND | demand(mode);
-    let mut region = match mode {
-        // SAFETY: used for the memory of a mapping only.
-        Mode::Implicit => unsafe { domain.register_implicit(rights) }?,
-        _ => domain.register(&memories[0], 0..SIZE, rights)?,
-    };
+    let rights = Access::ALL | Access::MW_BIND;
+    let mut region = register(&domain, mode, &memories[0], rights)?;
     let mut at = 0;
     for round in 0..48 {
         let (from, to) = (&memories[at], &memories[1 - at]);
@@ -459,7 +431,7 @@ fn window_race(env: &Env, mode: Mode) -> Result<()> {
                 ..Change::default()
             },
             false => Change {
-                access: Some(rights),
+                access: Some(rights | mode.flag()),
                 ..Change::default()
             },
         };
@@ -554,7 +526,7 @@ fn race(
 fn in_traffic(env: &Env, mode: Mode) -> Result<()> {
     let memories = [anonymous(SIZE)?, anonymous(SIZE)?];
     let near = env.buffer(mode, SIZE)?;
-    let mut region = region(env, mode, &memories[0], Access::ALL)?;
+    let mut region = env.register(mode, &memories[0], Access::ALL)?;
     for round in 0..20 {
         let (from, to) = (&memories[round % 2], &memories[(round + 1) % 2]);
         let (link, pattern) = (env.rc()?, Pattern::new(round as u64));

@@ -241,12 +241,7 @@ fn deregister(env: &Env, mode: Mode) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < TIME / 2 {
         let memory = anonymous(64 * PAGE)?;
-        let region = match mode {
-            Mode::Implicit => env.new_implicit(Access::ALL)?,
-            _ => env
-                .domain
-                .register(&memory, 0..64 * PAGE, Access::ALL | Access::ON_DEMAND)?,
-        };
+        let region = env.register(mode, &memory, Access::ALL)?;
         let link = env.rc()?;
         for i in 0..16 {
             let at = region.remote(memory.at(3 * i as usize * PAGE));

@@ -77,15 +77,7 @@ fn any_order(env: &Env, mode: Mode) -> Result<()> {
 
 /// All of it, with requests under way from one region to the other and through a window.
 fn things(env: &Env, mode: Mode, near: &Mapping, far: &Mapping) -> Result<Vec<Thing>> {
-    let region = |memory: &Mapping| -> Result<Region> {
-        let access = Access::ALL | Access::MW_BIND;
-        Ok(match mode {
-            Mode::Implicit => env.new_implicit(access)?,
-            _ => env
-                .domain
-                .register(memory, 0..SIZE, access | Access::ON_DEMAND)?,
-        })
-    };
+    let region = |memory| env.register(mode, memory, Access::ALL | Access::MW_BIND);
     let (source, target) = (region(near)?, region(far)?);
     let Loopback { first, second, .. } = env.rc()?;
     let windows = [WindowType::One, WindowType::Two]

@@ -444,14 +444,7 @@ fn deregister(env: &Env, mode: Mode) -> Result<()> {
     let near = env.buffer(mode, PAGE)?;
     for kind in BOTH {
         let memory = anonymous(SIZE)?;
-        let access = Access::ALL | Access::MW_BIND;
-        let region = match mode {
-            Mode::Implicit => env.new_implicit(access)?,
-            Mode::Explicit => env
-                .domain
-                .register(&memory, 0..SIZE, access | Access::ON_DEMAND)?,
-            Mode::Pinned => env.domain.register(&memory, 0..SIZE, access)?,
-        };
+        let region = env.register(mode, &memory, Access::ALL | Access::MW_BIND)?;
         let binding = Binding {
             region: &region,
             addr: memory.at(FIRST),
@@ -479,13 +472,7 @@ fn deregister_race(env: &Env, mode: Mode) -> Result<()> {
     let memory = anonymous(SIZE)?;
     let access = Access::ALL | Access::MW_BIND;
     for round in 0..60 {
-        let region = match mode {
-            Mode::Implicit => env.new_implicit(access)?,
-            Mode::Explicit => env
-                .domain
-                .register(&memory, 0..SIZE, access | Access::ON_DEMAND)?,
-            Mode::Pinned => env.domain.register(&memory, 0..SIZE, access)?,
-        };
+        let region = env.register(mode, &memory, access)?;
         let kind = BOTH[round % 2];
         let (link, window) = (env.rc()?, Window::new(&env.domain, kind)?);
         window.post_bind(
