@@ -10,6 +10,7 @@ use crate::build::{self, Wanted};
 use crate::kernel::Variant;
 use crate::klog;
 use crate::programs;
+use crate::session;
 use crate::table::{Cell, Table};
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Outcome, Vm};
@@ -176,7 +177,7 @@ fn on_driver(vm: &mut Vm, driver: Driver) -> Result<Results> {
 
 /// Runs one of the unmodified programs; gives what it measured, or why it failed.
 fn unmodified(vm: &mut Vm, command: &str) -> Result<Result<String, String>> {
-    let script = format!("PATH=/usr/local/lib/testbed:$PATH {command}");
+    let script = session::with_scripts(command);
     let mut output = Vec::new();
     let mut errors = Vec::new();
     let outcome = vm.run(&script, PINGPONG_LIMIT, &mut output, &mut errors)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 
 use crate::build::World;
+use crate::session;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
 /// A server that listens is soon there; one that does not is not waited for.
@@ -131,7 +132,7 @@ pub(crate) fn finish(
 }
 
 fn script(text: &str) -> String {
-    format!("PATH=/usr/local/lib/testbed:$PATH\ncd /root; {text}")
+    session::with_scripts(&format!("cd /root; {text}"))
 }
 
 /// Runs a script whose output and errors are one.

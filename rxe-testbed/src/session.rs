@@ -9,6 +9,11 @@ use anyhow::{bail, Context, Result};
 use crate::build::World;
 use crate::vm::Config;
 
+/// `script`, with the guest's own scripts among its commands.
+pub(crate) fn with_scripts(script: &str) -> String {
+    format!("PATH=/usr/local/lib/testbed:$PATH\n{script}")
+}
+
 /// The guest's scripts and where they go.
 const SCRIPTS: &[(&str, &str)] = &[
     (

@@ -13,6 +13,7 @@ use super::{Job, Record, Status};
 use crate::kernel::Variant;
 use crate::process;
 use crate::qemu::Extra;
+use crate::session;
 use crate::ucx;
 use crate::vm::Driver;
 
@@ -172,7 +173,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 fn test((name, script): &Client) -> VmTest {
     VmTest {
         name: full(name),
-        script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
+        script: session::with_scripts(script),
         seconds: SECONDS,
         extra: Extra::None,
     }

@@ -7,6 +7,7 @@
 use crate::bench::counting;
 use crate::kernel::Variant;
 use crate::qemu::Extra;
+use crate::session;
 
 /// A test in the VM.
 #[derive(Clone, Debug)]
@@ -143,7 +144,7 @@ const LEAKS: Row<'_> = ("vm/kmemleak", "kmemleak", 120);
 pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<VmTest> {
     let with = |(name, script, seconds): &Row<'_>, extra| VmTest {
         name: (*name).into(),
-        script: format!("PATH=/usr/local/lib/testbed:$PATH\n{script}"),
+        script: session::with_scripts(script),
         seconds: *seconds,
         extra,
     };
@@ -160,10 +161,10 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
     });
     let mirror = mirror.iter().map(|name| VmTest {
         name: format!("mirror/{name}"),
-        script: format!(
-            "PATH=/usr/local/lib/testbed:$PATH\nwith-module hmm_oracle hmm-mirror {}",
+        script: session::with_scripts(&format!(
+            "with-module hmm_oracle hmm-mirror {}",
             crate::exec::quote(name)
-        ),
+        )),
         seconds: 120,
         extra: Extra::None,
     });
