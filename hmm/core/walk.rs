@@ -354,11 +354,15 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
     /// The pages to call the fault handler for: `page`, whose entry is `found`, and some behind it.
     fn next_burst(&mut self, page: PageIndex, found: &Found, until: PageIndex) -> PageRange {
         let one = PageRange::new(page, page.saturating_add(1));
-        // In a larger hole, the first page may bring in a huge one.
+        let goes_on = page == self.burst_end;
         if found.entry != Entry::Absent || found.order > 0 {
+            // In a larger hole, the first page may bring in a huge one. If not, this was no interruption.
+            if found.entry == Entry::Absent && goes_on {
+                self.burst_end = one.end();
+            }
             return one;
         }
-        self.burst = match page == self.burst_end {
+        self.burst = match goes_on {
             true => (self.burst * 2).min(LONGEST_BURST),
             false => 1,
         };

@@ -29,6 +29,8 @@ struct Synthetic {
     poisoned: Vec<u64>,
     /// Faults so far: page and access.
     faults: Vec<(u64, Access)>,
+    /// How many pages each call was for.
+    bursts: Vec<u64>,
     /// Pages at which the fault handler has to wait, once, and lets go of the address space.
     waits_at: BTreeSet<u64>,
     /// An invalidation hits after this many faults.
@@ -97,6 +99,7 @@ impl AddressSpace for Synthetic {
     }
 
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
+        self.bursts.push(pages.len());
         for page in pages.start().get()..pages.end().get() {
             if self.fault_page(page, access)? == Handled::LetGo {
                 return Ok(Handled::LetGo);
@@ -476,6 +479,20 @@ fn a_collision_ends_the_walk() {
     );
     assert_eq!(result, Err(FaultError::Collided));
     assert_eq!(space.faults.len(), 3);
+}
+
+#[test]
+fn a_hole_without_a_table_does_not_interrupt_a_burst() {
+    let mut space = one_area();
+    let hole = 1 << HUGE_ORDER;
+    // A table's worth of pages that are absent, between others that are.
+    space.entries.insert(4 * hole, (Entry::Absent, HUGE_ORDER));
+    let mut words = vec![PageWord::ABSENT; PAGES as usize];
+    let mut flat = Flat::new(ALL.start(), &mut words);
+    let read = Policy::Fault(Access::Read);
+    assert_eq!(walk(&mut space, ALL, &read, &mut flat), Ok(ALL));
+    // Twice as many each time, up to the hole; one that may be huge; then more than ever.
+    assert_eq!(space.bursts, [1, 2, 4, 8, 16, 1, 1, 31]);
 }
 
 #[test]
