@@ -58,9 +58,8 @@ fn ours_by_runs(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u6
     let domain = ours::domain(mm, range)?;
     let mut found = 0;
     let begun = Instant::<Monotonic>::now();
-    ours::by_runs(&domain, mm, range, policy, |run| {
-        found += run.range().intersection(&range).len();
-    })?;
+    // As `range` begins and ends with its huge pages, no run leaves it.
+    ours::by_runs(&domain, mm, range, policy, |run| found += run.pages)?;
     Ok((begun.elapsed().as_nanos() as u64, found))
 }
 
