@@ -76,6 +76,14 @@ fn named(name: String, run: impl Fn(&Bench, &str) -> Result<()> + 'static) -> Ca
 /// Over so many blocks the median of each access is taken.
 const GROUP: usize = 4;
 
+/// How many blocks to take where `wanted` are wanted: those of a whole group, or fewer than one group has.
+fn whole_groups(wanted: usize) -> usize {
+    match wanted < GROUP {
+        true => wanted,
+        false => wanted - wanted % GROUP,
+    }
+}
+
 /// What a case collects, in nanoseconds.
 #[derive(Default)]
 struct Times {
@@ -119,7 +127,7 @@ fn minor(
     pattern: Pattern,
 ) -> Result<()> {
     bench.needs(mode)?;
-    let blocks = bench.times(4) * GROUP;
+    let blocks = whole_groups(bench.times(4 * GROUP));
     let target = bench.target(mode, kind, blocks * HUGE_PAGE)?;
     let mut lane = Lane::new(bench, PER_HUGE)?;
     lane.warm_up()?;
@@ -236,5 +244,10 @@ mod tests {
         // One access of eight faults; each block has a hiccup elsewhere.
         assert_eq!(typical(&[block(3), block(1), block(5), block(7)]), 200.0);
         assert_eq!(typical(&[vec![4.0, 2.0]]), 3.0);
+    }
+
+    #[test]
+    fn no_group_is_cut_off_but_the_only_one() {
+        assert_eq!([1, 3, 4, 7, 8].map(whole_groups), [1, 3, 4, 4, 8]);
     }
 }
