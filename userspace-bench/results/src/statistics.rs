@@ -3,10 +3,10 @@
 //!
 //! Times of a fault are neither normal nor independent: a machine that is busy stays so for a while. So
 //! intervals of one pair of runs come from a bootstrap over *blocks* of neighbouring samples, and those of
-//! repeated pairs from the pairs alone.
+//! repeated pairs from the pairs alone: from their order, where there are enough.
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
 
 /// How often a bootstrap draws. The limits of a 95 % interval then have some 25 draws beyond them.
 const DRAWS: usize = 1000;
@@ -97,20 +97,32 @@ impl Ratio {
             .then_some(Self { value, low, high })
     }
 
-    /// The mean of ratios that were measured independently, with the interval that Student's distribution
-    /// gives. One alone has no interval: it is as wide as can be.
+    /// The middle of ratios that were measured independently. Of six and more it is the median, with the narrowest
+    /// interval between two of them that is sure enough, whatever their distribution: a pair that was measured
+    /// while the machine did something else widens it no further than to the next one. Of fewer it is the mean,
+    /// with the interval of Student's distribution. One alone has no interval: it is as wide as can be.
     pub fn of_pairs(ratios: &[f64]) -> Option<Self> {
         if ratios.is_empty() || !ratios.iter().all(|ratio| ratio.is_finite()) {
             return None;
         }
-        let count = ratios.len() as f64;
-        let value = ratios.iter().sum::<f64>() / count;
-        let spread = ratios.iter().map(|r| (r - value).powi(2)).sum::<f64>();
-        let half = match ratios.len() {
+        let mut sorted = ratios.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let count = sorted.len();
+        if let Some(beyond) = beyond(count) {
+            return Some(Self {
+                value: (sorted[(count - 1) / 2] + sorted[count / 2]) / 2.0,
+                low: sorted[beyond],
+                high: sorted[count - 1 - beyond],
+            });
+        }
+        let value = ratios.iter().sum::<f64>() / count as f64;
+        let half = match count {
             1 => f64::INFINITY,
             _ => {
-                let student = StudentsT::new(0.0, 1.0, count - 1.0).ok()?;
-                let error = (spread / (count - 1.0) / count).sqrt();
+                let spread = ratios.iter().map(|r| (r - value).powi(2)).sum::<f64>();
+                let freedom = (count - 1) as f64;
+                let student = StudentsT::new(0.0, 1.0, freedom).ok()?;
+                let error = (spread / freedom / count as f64).sqrt();
                 student.inverse_cdf(0.5 + CONFIDENCE / 2.0) * error
             }
         };
@@ -120,6 +132,16 @@ impl Ratio {
             high: value + half,
         })
     }
+}
+
+/// How many of `count` values may lie beyond either end of an interval that still holds their median with enough
+/// confidence: whether a value is above the median is the toss of a coin. None if not even all of them suffice.
+fn beyond(count: usize) -> Option<usize> {
+    let tail = (1.0 - CONFIDENCE) / 2.0;
+    let coin = Binomial::new(0.5, count as u64).ok()?;
+    (0..count)
+        .take_while(|&few| coin.cdf(few as u64) <= tail)
+        .last()
 }
 
 /// As many samples again, in blocks of neighbours drawn at random.
@@ -184,7 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn pairs_give_students_interval() {
+    fn many_pairs_give_the_interval_of_their_order() {
+        // From the tables of the sign test.
+        let ranks = [6, 8, 9, 12, 15, 20].map(|count| beyond(count).unwrap());
+        assert_eq!(ranks, [0, 0, 1, 2, 3, 5]);
+        let ratio = Ratio::of_pairs(&[0.5, 0.4, 0.6, 0.5, 90.0, 0.5, 0.4, 0.6, 0.6]).unwrap();
+        assert_eq!((ratio.value, ratio.low, ratio.high), (0.5, 0.4, 0.6));
+        let even = Ratio::of_pairs(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        assert_eq!((even.value, even.low, even.high), (3.5, 1.0, 6.0));
+    }
+
+    #[test]
+    fn few_pairs_give_students_interval() {
         let ratio = Ratio::of_pairs(&[0.5, 0.5, 0.5]).unwrap();
         assert!((ratio.value - 0.5).abs() < 1e-12 && (ratio.high - 0.5).abs() < 1e-12);
         // By hand: the error of the mean is 0.5, t for one degree of freedom 12.706.
@@ -194,6 +227,7 @@ mod tests {
             (ratio.high - (1.0 + 12.706 * 0.5)).abs() < 1e-3,
             "{ratio:?}"
         );
+        assert_eq!(beyond(5), None);
         let alone = Ratio::of_pairs(&[0.5]).unwrap();
         assert_eq!((alone.low, alone.high), (f64::NEG_INFINITY, f64::INFINITY));
         assert_eq!(Ratio::of_pairs(&[]), None);
