@@ -79,7 +79,7 @@ pub(super) fn against_baseline(
 ) -> Result<Vec<String>> {
     let step = Step::start("counting the instructions of our driver");
     vm.use_driver(Driver::Ours)?;
-    let counted = legs::odp_bench(vm, &script(legs::FILE), LIMIT, &step)?;
+    let counted = legs::odp_bench(vm, &script(legs::FILE), LIMIT)?;
     step.done();
     counted.save(&folder.join("counted.json"))?;
     if let Some(failed) = counted.failed.first() {

@@ -9,6 +9,7 @@ mod goals;
 mod legs;
 mod publish;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,7 @@ fn report(
     folder: &Path,
 ) -> Result<String> {
     let mut text = format!("{heading}\n\n{}", goals::table(lines));
+    text.push_str(&refusals(legs));
     if !hmm.is_empty() {
         text.push_str("\nhmm without RDMA, ours and the kernel's own:\n\n");
         text.push_str(&hmm_table(hmm));
@@ -202,6 +204,24 @@ fn report(
         }
     }
     Ok(text)
+}
+
+/// What the stock driver cannot do, a line for each.
+fn refusals(legs: &[Leg]) -> String {
+    let all: BTreeSet<String> = legs
+        .iter()
+        .flat_map(Leg::refusals)
+        .map(|missing| {
+            format!(
+                "the stock driver cannot: {}: {}\n",
+                missing.case, missing.why
+            )
+        })
+        .collect();
+    match all.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", Vec::from_iter(all).concat()),
+    }
 }
 
 /// Where figures are from, and how to read them.
