@@ -41,6 +41,16 @@ impl Loopback {
         })
     }
 
+    /// Makes both usable again after an operation has failed. What was posted and has not ended is gone.
+    pub fn restore(&mut self, env: &Env) -> Result<()> {
+        self.first.reset()?;
+        self.second.reset()?;
+        while self.first.completions().poll()?.is_some() {}
+        while self.second.completions().poll()?.is_some() {}
+        self.first.connect(&self.second.endpoint()?, env.mtu)?;
+        self.second.connect(&self.first.endpoint()?, env.mtu)
+    }
+
     /// Asks for `op` and waits until it ends, well or not.
     pub fn run(&self, op: Op, sges: &[Sge]) -> Result<Completion> {
         self.first.post_send(1, op, sges)?;

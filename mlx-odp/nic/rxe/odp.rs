@@ -7,8 +7,9 @@
 //! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
 //! [`hw_counters`] and [`netlink`] say what has happened. [`registration`] and [`reregistration`] look at a
 //! region before rxe does, [`umem`] hangs a region on rxe's MR, [`request`] gives a request that fails here
-//! its completion, [`responder`] says how long messages are. [`window`] takes the place of another of rxe's
-//! objects, that of memory windows.
+//! its completion, [`reset`] a queue pair that is used again after that a clean beginning, [`responder`]
+//! says how long messages are. [`window`] takes the place of another of rxe's objects, that of memory
+//! windows.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -41,6 +42,7 @@ mod prefetch;
 mod registration;
 mod request;
 mod reregistration;
+mod reset;
 mod responder;
 mod umem;
 mod verbs;

@@ -94,6 +94,15 @@ bool rxe_shim_fatal_signal_pending(void)
 	return fatal_signal_pending(current);
 }
 
+void rxe_shim_set_reset_state(struct rxe_qp *qp)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&qp->state_lock, flags);
+	qp->attr.qp_state = IB_QPS_RESET;
+	spin_unlock_irqrestore(&qp->state_lock, flags);
+}
+
 unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index)
 {
 	return (index - 1) & qp->sq.queue->index_mask;

@@ -48,6 +48,9 @@ bool rxe_shim_fatal_signal_pending(void);
 /* Where prefetches in the background run; there while the module is. */
 struct workqueue_struct *rxe_shim_prefetch_queue(void);
 
+/* Puts qp into the reset state, whatever state it is in. */
+void rxe_shim_set_reset_state(struct rxe_qp *qp);
+
 /* The send queue: the index before this one, that of the oldest request, the request at an index. */
 unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index);
 unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp);
@@ -67,6 +70,7 @@ void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
 int mlx_odp_rxe_make_queues(void);
 void mlx_odp_rxe_destroy_queues(void);
+void mlx_odp_rxe_enable_task(struct rxe_task *task);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);
 
 #endif

@@ -184,6 +184,16 @@ impl QueuePair {
         Ok(())
     }
 
+    /// Throws away all of its work, whatever its state, and makes it ready to be connected again.
+    ///
+    /// Its packets get other numbers from here on, so that nothing that is still on its way is taken
+    /// for one of them.
+    pub fn reset(&mut self) -> Result<()> {
+        self.modify(attr(state::IBV_QPS_RESET), mask(0))?;
+        self.psn = self.psn.wrapping_add(0x5a_a5a5) & 0xff_ffff;
+        Ok(())
+    }
+
     fn to_init(&self) -> Result<()> {
         let mut attr = attr(state::IBV_QPS_INIT);
         attr.pkey_index = 0;

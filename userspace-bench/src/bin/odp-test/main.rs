@@ -29,6 +29,7 @@ mod processes;
 mod receives;
 mod refusals;
 mod reregister;
+mod reuse;
 mod scatter;
 mod stress;
 mod taken_away;
@@ -101,6 +102,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         windows::TESTS,
         reregister::TESTS,
         refusals::TESTS,
+        reuse::TESTS,
         prefetch::TESTS,
         prefetch_pending::TESTS,
         counters::TESTS,
