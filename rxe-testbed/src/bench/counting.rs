@@ -44,7 +44,7 @@ const METRICS: &[&str] = &[
     "warm/write/pinned",
     "warm/write/explicit",
     "warm/write/implicit",
-    "fault/explicit/4k/untouched/random/cost-per-page",
+    "fault/explicit/4k/untouched/random/cost-of-a-fault",
     "invalidation/dontneed/4k/explicit",
     "invalidation/dontneed/thp/explicit",
 ];

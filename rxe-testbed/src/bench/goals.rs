@@ -59,7 +59,7 @@ const fn told(title: &'static str, figure: Figure) -> Goal {
     }
 }
 
-const UNTOUCHED: &str = "fault/explicit/4k/untouched/random/cost-per-page";
+const UNTOUCHED: &str = "fault/explicit/4k/untouched/random/cost-of-a-fault";
 
 const GOALS: &[Goal] = &[
     goal(
