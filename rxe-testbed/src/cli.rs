@@ -61,8 +61,8 @@ pub(crate) struct TestArguments {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     /// How many times A B B A; 3 if not given, 1 with --icount. One round more, of the stock driver alone,
-    /// shows the noise
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50))]
+    /// shows the noise. 0 leaves only that, or with --icount only the comparison with the baseline
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=50))]
     pub(crate) rounds: Option<u32>,
     /// How many samples to take, as a share of odp-bench's usual number; 0.25 if not given
     #[arg(long, value_name = "SHARE", value_parser = effort)]
