@@ -8,6 +8,7 @@ use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
     memory::{Advice, PAGE},
+    patience,
     pattern::Pattern,
     process::{self, Helper, Parent},
     verbs::{Access, Advise, Error},
@@ -79,7 +80,10 @@ fn deregister(env: &Env) -> Result<()> {
         let start = Instant::now();
         drop(region);
         let took = start.elapsed();
-        ensure!(took < PROMPT, "deregistration took {took:?}");
+        ensure!(
+            took < patience::scaled(PROMPT),
+            "deregistration took {took:?}"
+        );
         drop(memory);
         works(env).with_context(|| format!("round {round}"))?;
     }
@@ -114,7 +118,7 @@ fn exit(env: &Env) -> Result<()> {
             helper.finish(PROMPT)?;
         }
         let took = start.elapsed();
-        ensure!(took < PROMPT, "its end took {took:?}");
+        ensure!(took < patience::scaled(PROMPT), "its end took {took:?}");
         works(env).with_context(|| format!("round {round}"))?;
     }
     Ok(())
