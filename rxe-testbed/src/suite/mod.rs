@@ -128,7 +128,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     names.extend(guest::names(world));
     names.extend(clients::names());
     names.extend(pyverbs::names(world)?);
-    names.extend(pairs::names(world.kernel.variant));
+    names.extend(pairs::names());
     names.extend(selftests::names(world)?);
     names.retain(|name| filter.takes(name));
     if names.is_empty() {

@@ -8,7 +8,6 @@ use anyhow::Result;
 
 use super::report::Report;
 use super::{Job, Record, Status};
-use crate::kernel::Variant;
 use crate::klog;
 use crate::pair::Pair;
 use crate::process;
@@ -97,11 +96,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 const SHORT: Duration = Duration::from_secs(30);
 
 /// The names of all tests.
-pub(crate) fn names(kernel: Variant) -> Vec<String> {
-    if kernel == Variant::Debug {
-        // Its configuration has neither the network card nor netem.
-        return Vec::new();
-    }
+pub(crate) fn names() -> Vec<String> {
     let mut names: Vec<String> = tests()
         .map(|(network, (name, _, _))| full(network, name))
         .collect();
@@ -115,7 +110,7 @@ fn full(network: &str, name: &str) -> String {
 
 /// Runs the tests that are wanted.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let names = names(job.world.kernel.variant);
+    let names = names();
     let wanted = |name: &str| job.filter.takes(name) && names.iter().any(|known| known == name);
     if !names.iter().any(|name| wanted(name)) {
         return Ok(());
@@ -149,7 +144,6 @@ impl Tester<'_> {
                 let step = Step::start("booting two VMs");
                 let config = Config {
                     cpus: 1,
-                    memory_mib: 1024,
                     ..Config::default()
                 };
                 let pair = Pair::boot(self.job.world, &config, Driver::Ours)?;
@@ -187,7 +181,8 @@ impl Tester<'_> {
             quietly(vm, &format!("network {network}"))?;
         }
         let logs = [pair.first.kernel_log()?, pair.second.kernel_log()?];
-        let ends = pair.run(server, client, LIMIT)?;
+        let limit = pair.first.patience(LIMIT);
+        let ends = pair.run(server, client, limit)?;
         let mut detail = String::new();
         if !ends.good() {
             for (who, (end, said)) in [("server", ends.server), ("client", ends.client)] {
@@ -293,7 +288,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let names = names(Variant::Stock);
+        let names = names();
         let unique: BTreeSet<_> = names.iter().collect();
         assert_eq!(unique.len(), names.len());
         assert!(names.iter().any(|name| name == "pair/bad/atomics"));
