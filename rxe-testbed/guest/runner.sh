@@ -41,12 +41,15 @@ port() {
 # Runs the script file $1 for at most $2 seconds in a process group of its own. A command that
 # overruns is killed after the kernel has logged which tasks are blocked and where.
 bounded() {
-	local script=$1 seconds=$2 pid watch status
+	local script=$1 seconds=$2 pid watch nap status
 	setsid bash "$script" </dev/null >&4 2>&5 3>&- 4>&- 5>&- &
 	pid=$!
 	(
 		exec 3>&- 4>&- 5>&-
-		sleep "$seconds"
+		trap 'kill $nap; exit' TERM
+		sleep "$seconds" &
+		nap=$!
+		wait $nap
 		say "a command ran longer than $seconds seconds"
 		echo w >/proc/sysrq-trigger
 		echo l >/proc/sysrq-trigger
@@ -57,7 +60,6 @@ bounded() {
 	wait "$pid"
 	status=$?
 	kill "$watch" 2>/dev/null
-	pkill -P "$watch" sleep
 	wait "$watch" 2>/dev/null
 	if [ -e /run/overrun ]; then
 		rm /run/overrun
