@@ -62,16 +62,6 @@ pub(crate) enum Extra {
 }
 
 impl Extra {
-    /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::None,
-        Self::TwoNodes,
-        Self::Counting,
-        Self::Edu,
-        Self::EduIommu,
-        Self::EduPeers,
-    ];
-
     /// What it is, where the VM's name says it.
     pub(crate) fn suffix(self) -> &'static str {
         match self {

@@ -4,9 +4,14 @@
 //! Everything goes to standard error, so that standard output is the guest command's alone.
 
 use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The spinners: there may be several steps at once.
+static SPINNERS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
 /// One long step in progress.
 pub(crate) struct Step {
@@ -40,10 +45,7 @@ impl Step {
 
     /// Prints lines that stay, above the spinner.
     pub(crate) fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| line(text)),
-            None => line(text),
-        }
+        line(text);
     }
 
     /// Ends the step with success.
@@ -65,8 +67,7 @@ impl Drop for Step {
 }
 
 fn spinner(title: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    bar.set_draw_target(ProgressDrawTarget::stderr());
+    let bar = SPINNERS.add(ProgressBar::new_spinner());
     if let Ok(style) =
         ProgressStyle::with_template("  {spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
     {
@@ -77,9 +78,16 @@ fn spinner(title: &str) -> ProgressBar {
     bar
 }
 
+/// Prints something with no spinner in the way.
+pub(crate) fn beside(print: impl FnOnce()) {
+    SPINNERS.suspend(print);
+}
+
 /// Prints one line to standard error. A closed standard error is not worth dying for.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    beside(|| {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    });
 }
 
 /// Prints a remark that the user should see but that stops nothing.

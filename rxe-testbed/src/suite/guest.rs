@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::report::Report;
 use super::table::{self, VmTest};
-use super::{Job, Record, Status};
+use super::{lanes, Job, Record, Status};
 use crate::build::World;
 use crate::klog;
 use crate::process;
@@ -23,21 +23,57 @@ const DEATHS: u32 = 3;
 /// How long the modules may take to come out.
 const UNLOAD: Duration = Duration::from_secs(60);
 
-/// Runs the tests.
-pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let tests: Vec<VmTest> = known(job.world)
-        .into_iter()
-        .filter(|test| job.filter.takes(&test.name))
-        .collect();
-    for extra in Extra::ALL {
-        let tests: Vec<_> = tests.iter().filter(|test| test.extra == extra).collect();
-        if !tests.is_empty() {
-            let mut boots = Boots::new(job, Driver::Ours);
-            boots.extra = extra;
-            boots.run_all(&tests, report)?;
+/// Tests that share a boot.
+pub(crate) struct Group {
+    name: String,
+    extra: Extra,
+    tests: Vec<VmTest>,
+}
+
+impl Group {
+    /// Runs them.
+    pub(crate) fn run(self, job: &Job<'_>, report: &mut Report) -> Result<()> {
+        let mut boots = Boots::new(job, Driver::Ours, &self.name);
+        boots.extra = self.extra;
+        for test in &self.tests {
+            let record = boots.run_one(test);
+            report.add(record);
+        }
+        let named = |what: &str| format!("vm/{what}/{}", self.name);
+        report.extend(boots.finish(named)?);
+        Ok(())
+    }
+}
+
+/// The wanted tests, by the VM that they need.
+pub(crate) fn groups(job: &Job<'_>) -> Vec<Group> {
+    let beside = lanes::width(job.world.kernel.variant) > 1;
+    let mut groups: Vec<Group> = Vec::new();
+    for test in known(job.world) {
+        if !job.filter.takes(&test.name) {
+            continue;
+        }
+        let name = group_of(&test, beside);
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.tests.push(test),
+            None => groups.push(Group {
+                name,
+                extra: test.extra,
+                tests: vec![test],
+            }),
         }
     }
-    Ok(())
+    groups
+}
+
+/// The name of a test's group. Half of the tests are `verbs/`: they have a VM of their own where groups are run
+/// `beside` each other.
+fn group_of(test: &VmTest, beside: bool) -> String {
+    let tier = match beside && test.name.starts_with("verbs/") {
+        true => "-verbs",
+        false => "",
+    };
+    format!("{}{}{tier}", Driver::Ours.name(), test.extra.suffix())
 }
 
 fn known(world: &World) -> Vec<VmTest> {
@@ -56,6 +92,8 @@ pub(crate) fn names(world: &World) -> Vec<String> {
 pub(crate) struct Boots<'a> {
     pub(crate) job: &'a Job<'a>,
     pub(crate) driver: Driver,
+    /// What its logs are called.
+    name: String,
     extra: Extra,
     /// Files of the host for the VM.
     pub(crate) puts: Vec<Put>,
@@ -65,10 +103,11 @@ pub(crate) struct Boots<'a> {
 }
 
 impl<'a> Boots<'a> {
-    pub(crate) fn new(job: &'a Job<'a>, driver: Driver) -> Self {
+    pub(crate) fn new(job: &'a Job<'a>, driver: Driver, name: &str) -> Self {
         Self {
             job,
             driver,
+            name: name.into(),
             extra: Extra::None,
             puts: Vec::new(),
             vm: None,
@@ -77,19 +116,11 @@ impl<'a> Boots<'a> {
         }
     }
 
-    /// What is booted.
-    fn name(&self) -> String {
-        format!("{}{}", self.driver.name(), self.extra.suffix())
-    }
-
     pub(crate) fn vm(&mut self) -> Result<&mut Vm> {
         let vm = match self.vm.take() {
             Some(vm) => vm,
             None => {
-                let step = Step::start(format!(
-                    "booting the VM for the {} driver",
-                    self.driver.name()
-                ));
+                let step = Step::start(format!("booting the VM {}", self.name));
                 let config = Config {
                     extra: self.extra,
                     puts: self.puts.clone(),
@@ -103,17 +134,6 @@ impl<'a> Boots<'a> {
             }
         };
         Ok(self.vm.insert(vm))
-    }
-
-    fn run_all(mut self, tests: &[&VmTest], report: &mut Report) -> Result<()> {
-        for test in tests {
-            let record = self.run_one(test);
-            report.add(record);
-        }
-        if let Some(record) = self.finish()? {
-            report.add(record);
-        }
-        Ok(())
     }
 
     /// Runs a test in the VM that is there, or a new one.
@@ -209,24 +229,35 @@ impl<'a> Boots<'a> {
     }
 
     fn save(&self, log: &str) -> Result<()> {
-        let name = format!("kernel-{}-{}.log", self.name(), self.count);
+        let name = format!("kernel-{}-{}.log", self.name, self.count);
         crate::vm::save_log(log, &self.job.results.join(name))
     }
 
     /// Ends the VM: the modules have to come out, and the whole log has to be clean.
-    pub(crate) fn finish(mut self) -> Result<Option<Record>> {
-        let Some(mut vm) = self.vm.take() else {
-            return Ok(None);
-        };
-        let started = Instant::now();
-        let mut said = Vec::new();
-        let mut errors = Vec::new();
-        let unloaded = vm.run(
-            "rxe-driver none",
-            vm.patience(UNLOAD),
-            &mut said,
-            &mut errors,
-        );
+    /// `named` gives the names of these tests.
+    pub(crate) fn finish(mut self, named: impl Fn(&str) -> String) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        if let Some(vm) = self.vm.take() {
+            let started = Instant::now();
+            let problems = self.end(vm)?;
+            records.push(Record {
+                name: named("kernel-log"),
+                status: match problems.is_empty() {
+                    true => Status::Pass,
+                    false => Status::Fail,
+                },
+                time: Some(started.elapsed()),
+                detail: problems.join("\n"),
+            });
+        }
+        Ok(records)
+    }
+
+    /// What is wrong when the modules go and in the log.
+    fn end(&self, mut vm: Vm) -> Result<Vec<String>> {
+        let (mut said, mut errors) = (Vec::new(), Vec::new());
+        let limit = vm.patience(UNLOAD);
+        let unloaded = vm.run("rxe-driver none", limit, &mut said, &mut errors);
         let log = vm.off()?;
         self.save(&log)?;
         said.extend(errors);
@@ -238,15 +269,24 @@ impl<'a> Boots<'a> {
             ));
         }
         problems.truncate(20);
-        Ok(Some(Record {
-            name: format!("vm/kernel-log/{}", self.name()),
-            status: if problems.is_empty() {
-                Status::Pass
-            } else {
-                Status::Fail
-            },
-            time: Some(started.elapsed()),
-            detail: problems.join("\n"),
-        }))
+        Ok(problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tests_of_verbs_have_their_own_vm_beside_others() {
+        let tests = table::all(&["a".into()], &["b".into()], crate::kernel::Variant::Debug);
+        let of = |name: &str, beside| {
+            let test = tests.iter().find(|test| test.name == name);
+            test.map(|test| group_of(test, beside)).unwrap_or_default()
+        };
+        assert_eq!(of("verbs/a", true), "ours-verbs");
+        assert_eq!(of("mirror/b", true), "ours");
+        assert_eq!(of("verbs/a", false), "ours");
+        assert_eq!(of("diff/random", true), "ours-two-nodes");
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
-//! `host` runs what needs no VM, `guest` the tests that `table` declares, `clients` programs of others,
+//! `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares, `clients` programs of others,
 //! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
 
 mod clients;
 mod guest;
 mod host;
+mod lanes;
 mod pairs;
 mod pyverbs;
 mod report;
@@ -26,6 +27,7 @@ use crate::build::{self, Wanted, World};
 use crate::cli::TestArguments;
 use crate::kernel::Variant;
 use crate::ui;
+use lanes::Part;
 use report::Report;
 
 /// How a test ended.
@@ -98,14 +100,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     };
     let started = Instant::now();
     let mut report = Report::default();
-    if arguments.kernel == Variant::Stock {
-        host::run(&job, &mut report)?;
-    }
-    guest::run(&job, &mut report)?;
-    clients::run(&job, &mut report)?;
-    pyverbs::run(&job, &mut report)?;
-    pairs::run(&job, &mut report)?;
-    selftests::run(&job, &mut report)?;
+    lanes::run(parts(&job), lanes::width(arguments.kernel), &mut report)?;
     if report.is_empty() {
         bail!("{}", nothing_matches(&filter));
     }
@@ -118,6 +113,22 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
     );
     println!("{}", report.closing_line());
     Ok(u8::from(report.failed()))
+}
+
+/// The parts of the run, in the order of the report.
+fn parts<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    if job.world.kernel.variant == Variant::Stock {
+        parts.push(Box::new(|report| host::run(job, report)));
+    }
+    for group in guest::groups(job) {
+        parts.push(Box::new(move |report| group.run(job, report)));
+    }
+    parts.push(Box::new(|report| clients::run(job, report)));
+    parts.push(Box::new(|report| pyverbs::run(job, report)));
+    parts.push(Box::new(|report| pairs::run(job, report)));
+    parts.push(Box::new(|report| selftests::run(job, report)));
+    parts
 }
 
 fn list(world: &World, filter: &Filter) -> Result<u8> {

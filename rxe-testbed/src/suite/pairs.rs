@@ -62,13 +62,13 @@ const ROWS: &[Row] = &[
 const GOOD_ROWS: &[Row] = &[
     (
         "rc-pingpong-implicit",
-        "ibv_rc_pingpong -d rxe0 -g 1 -c -O",
-        "ibv_rc_pingpong -d rxe0 -g 1 -c -O 10.77.0.1",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 10.77.0.1",
     ),
     (
         "rc-pingpong-explicit",
-        "ibv_rc_pingpong -d rxe0 -g 1 -c -o",
-        "ibv_rc_pingpong -d rxe0 -g 1 -c -o 10.77.0.1",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -o -n 200",
+        "ibv_rc_pingpong -d rxe0 -g 1 -c -o -n 200 10.77.0.1",
     ),
     (
         "rping",

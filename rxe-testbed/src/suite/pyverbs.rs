@@ -42,12 +42,9 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let mut boots = Boots::new(job, Driver::Ours);
+    let mut boots = Boots::new(job, Driver::Ours, "ours-pyverbs");
     let ours = results(&mut boots, &wanted);
-    report.extend(boots.finish()?.map(|log| Record {
-        name: full("kernel-log"),
-        ..log
-    }));
+    report.extend(boots.finish(full)?);
     let stock = on_stock(job, &wanted)?;
     match (ours, stock) {
         (Ok(ours), Ok(stock)) => tell(job, report, &ours, &stock)?,
@@ -66,9 +63,9 @@ fn on_stock(job: &Job<'_>, modules: &[String]) -> Result<Result<Results>> {
     if job.world.kernel.variant == Variant::Debug {
         return Ok(Ok(Results::new()));
     }
-    let mut boots = Boots::new(job, Driver::Stock);
+    let mut boots = Boots::new(job, Driver::Stock, "stock-pyverbs");
     let stock = results(&mut boots, modules);
-    boots.finish()?;
+    boots.finish(full)?;
     Ok(stock)
 }
 

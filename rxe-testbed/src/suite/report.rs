@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use super::{Record, Status};
+use crate::ui;
 
 /// The results so far.
 #[derive(Default)]
@@ -17,13 +18,20 @@ pub(crate) struct Report {
 impl Report {
     /// Takes a result and prints its line, with the reason for a failure, or the figures, below it.
     pub(crate) fn add(&mut self, record: Record) {
-        println!("{}", line(&record));
+        let mut text = line(&record);
         if record.status != Status::Skip {
             for line in record.detail.trim_end().lines() {
-                println!("      | {line}");
+                text.push_str(&format!("\n      | {line}"));
             }
         }
+        // At once: others may have something to say, too.
+        ui::beside(|| println!("{text}"));
         self.records.push(record);
+    }
+
+    /// Takes those of another report, which has printed them.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.records.extend(other.records);
     }
 
     /// Takes some more.
@@ -39,6 +47,12 @@ impl Report {
     /// Whether any test failed.
     pub(crate) fn failed(&self) -> bool {
         self.count(Status::Fail) > 0
+    }
+
+    /// The names of the tests that were run.
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.records.iter().map(|record| &*record.name).collect()
     }
 
     fn count(&self, status: Status) -> usize {

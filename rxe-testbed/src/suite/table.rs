@@ -38,7 +38,7 @@ const ROWS: &[Row<'_>] = &[
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
     (
         "vm/rdma/rc-pinned",
-        "pair ibv_rc_pingpong -d rxe0 -g 1 -c",
+        "pair ibv_rc_pingpong -d rxe0 -g 1 -c -n 200",
         60,
     ),
     (
@@ -53,12 +53,12 @@ const ROWS: &[Row<'_>] = &[
     ),
     (
         "vm/rdma/uc-pinned",
-        "pair ibv_uc_pingpong -d rxe0 -g 1 -c",
+        "pair ibv_uc_pingpong -d rxe0 -g 1 -c -n 200",
         60,
     ),
     (
         "vm/rdma/ud-pinned",
-        "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024",
+        "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024 -n 200",
         60,
     ),
     ("bench/odp-errors", "bench-errors", 300),
