@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The tests in the VM that `table` declares. Those that need the same VM share a boot; the kernel log is
-//! checked around each of them, and a VM that dies is booted again for the tests that are left.
+//! checked around each of them, and a VM that dies is booted again for the tests that are left. The debug kernel
+//! is searched for leaks at the end of each VM.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::report::Report;
 use super::table::{self, VmTest};
 use super::{lanes, Job, Record, Status};
 use crate::build::World;
+use crate::kernel::Variant;
 use crate::klog;
 use crate::process;
 use crate::qemu::Extra;
@@ -233,10 +235,13 @@ impl<'a> Boots<'a> {
         crate::vm::save_log(log, &self.job.results.join(name))
     }
 
-    /// Ends the VM: the modules have to come out, and the whole log has to be clean.
+    /// Ends the VM: nothing may have leaked, the modules have to come out, and the whole log has to be clean.
     /// `named` gives the names of these tests.
     pub(crate) fn finish(mut self, named: impl Fn(&str) -> String) -> Result<Vec<Record>> {
         let mut records = Vec::new();
+        if self.vm.is_some() && self.job.world.kernel.variant == Variant::Debug {
+            records.push(self.run_one(&table::leaks(named("kmemleak"))));
+        }
         if let Some(vm) = self.vm.take() {
             let started = Instant::now();
             let problems = self.end(vm)?;
@@ -279,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_tests_of_verbs_have_their_own_vm_beside_others() {
-        let tests = table::all(&["a".into()], &["b".into()], crate::kernel::Variant::Debug);
+        let tests = table::all(&["a".into()], &["b".into()], Variant::Debug);
         let of = |name: &str, beside| {
             let test = tests.iter().find(|test| test.name == name);
             test.map(|test| group_of(test, beside)).unwrap_or_default()

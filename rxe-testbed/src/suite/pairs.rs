@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::report::Report;
 use super::{Job, Record, Status};
+use crate::kernel::Variant;
 use crate::klog;
 use crate::pair::Pair;
 use crate::process;
@@ -230,7 +231,7 @@ impl Tester<'_> {
         }
     }
 
-    /// Ends the VMs: the modules have to come out, and both logs have to be clean.
+    /// Ends the VMs: nothing may have leaked, the modules have to come out, and both logs have to be clean.
     fn finish(self) -> Result<Option<Record>> {
         let Some(pair) = self.pair else {
             return Ok(None);
@@ -238,6 +239,11 @@ impl Tester<'_> {
         let started = Instant::now();
         let mut problems = Vec::new();
         for (mut vm, host) in [(pair.first, 1), (pair.second, 2)] {
+            if self.job.world.kernel.variant == Variant::Debug {
+                if let Err(error) = quietly(&mut vm, "kmemleak") {
+                    problems.push(format!("VM {host}: memory has leaked: {error:#}"));
+                }
+            }
             if let Err(error) = quietly(&mut vm, "rxe-driver none") {
                 problems.push(format!("VM {host}: the modules stay: {error:#}"));
             }

@@ -15,14 +15,18 @@ use super::{Job, Record, Status};
 use crate::build::World;
 use crate::cache::Key;
 use crate::chroot::Bind;
+use crate::kernel::Variant;
 use crate::klog;
 use crate::process;
-use crate::session::Put;
+use crate::session::{self, Put};
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
 /// All of them take about one minute and a half under emulation.
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// How long the search for leaks may take.
+const LEAKS: Duration = Duration::from_secs(120);
 
 /// Where the tests are in the kernel's source tree.
 const SOURCE: &str = "tree/tools/testing/selftests/mm/hmm-tests.c";
@@ -49,6 +53,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     let started = Instant::now();
     let mut vm = boot(job.world)?;
     let ran = run_wanted(job, &mut vm, &wanted, all.len());
+    let leaks = leaks(job.world, &mut vm)?;
     let log = vm.off()?;
     crate::vm::save_log(&log, &job.results.join("kernel-selftests.log"))?;
     match ran {
@@ -64,7 +69,9 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
             detail: format!("{error:#}"),
         }),
     }
-    let complaints = klog::complaints(&log);
+    let mut complaints = klog::complaints(&log);
+    complaints.truncate(20);
+    complaints.extend(leaks);
     report.add(Record {
         name: log_name,
         status: match complaints.is_empty() {
@@ -72,11 +79,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
             false => Status::Fail,
         },
         time: None,
-        detail: complaints
-            .into_iter()
-            .take(20)
-            .collect::<Vec<_>>()
-            .join("\n"),
+        detail: complaints.join("\n"),
     });
     Ok(())
 }
@@ -92,6 +95,19 @@ fn run_wanted(job: &Job<'_>, vm: &mut Vm, wanted: &[&String], all: usize) -> Res
             .collect(),
     };
     run_tests(job, vm, &chosen)
+}
+
+/// Where memory comes from that has leaked, as far as the kernel looks for that.
+fn leaks(world: &World, vm: &mut Vm) -> Result<Option<String>> {
+    if world.kernel.variant == Variant::Stock {
+        return Ok(None);
+    }
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let search = session::with_scripts("kmemleak");
+    let outcome = vm.run(&search, vm.patience(LEAKS), &mut output, &mut errors)?;
+    output.extend(errors);
+    let said = String::from_utf8_lossy(&output).into_owned();
+    Ok((outcome != Outcome::Exit(0)).then_some(said))
 }
 
 /// The names of all tests.

@@ -136,8 +136,15 @@ const ELSEWHERE: &[(Row<'_>, Extra)] = &[
     ),
 ];
 
-/// The last test of the debug kernel, after all that may have leaked something.
-const LEAKS: Row<'_> = ("vm/kmemleak", "kmemleak", 120);
+/// The last test in each VM of the debug kernel, after all that may have leaked something.
+pub(crate) fn leaks(name: String) -> VmTest {
+    VmTest {
+        name,
+        script: session::with_scripts("kmemleak"),
+        seconds: 120,
+        extra: Extra::None,
+    }
+}
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
@@ -152,7 +159,6 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
     let elsewhere = ELSEWHERE.iter().map(|(row, extra)| with(row, *extra));
     let script = counting::test();
     let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
-    let leaks = (kernel == Variant::Debug).then(|| row(&LEAKS));
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
         script: format!("odp-test {}", crate::exec::quote(name)),
@@ -172,7 +178,6 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
     fixed
         .chain(verbs)
         .chain(mirror)
-        .chain(leaks)
         .chain(elsewhere)
         .chain([counted])
         // What things cost on a kernel full of checks says nothing.
