@@ -20,21 +20,27 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::sync::{Arc, Mutex};
 use kernel::time::msecs_to_jiffies;
-use kernel::workqueue::{
-    self, impl_has_delayed_work, new_delayed_work, DelayedWork, Work, WorkItem,
-};
+use kernel::workqueue::{self, impl_has_delayed_work, DelayedWork, Work, WorkItem};
 
 use crate::chunk::WatchedChunk;
 use crate::chunk_map::{ChunkMap, Grave, Held};
 use crate::life::{Life, Reap};
+use crate::lock_class::LockClass;
 use crate::mirror::{Limits, Observer, Removal};
 
 /// How long an empty chunk is left alone, in milliseconds.
 const A_WHILE: u32 = 100;
 /// How often the clock's hand goes round at most. The last time it takes what nobody holds.
 const ROUNDS: u32 = 3;
+
+// SAFETY: It is a static's.
+static HAND: LockClass = unsafe { LockClass::new(c"hmm::chunks::hand") };
+// SAFETY: It is a static's.
+static REAPER: LockClass = unsafe { LockClass::new(c"hmm::chunks::reaper") };
+// SAFETY: It is a static's.
+static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::chunks::reaper_timer") };
 
 /// The chunks of one mirror by number.
 #[pin_data]
@@ -72,8 +78,13 @@ impl<O: Observer> Chunks<O> {
                 memory: AtomicUsize::new(0),
                 closed: AtomicBool::new(false),
                 map <- ChunkMap::new(),
-                hand <- new_mutex!(0),
-                reaper <- new_delayed_work!("hmm::chunks::reaper"),
+                hand <- Mutex::new(0, HAND.name(), HAND.key()),
+                reaper <- DelayedWork::new(
+                    REAPER.name(),
+                    REAPER.key(),
+                    REAPER_TIMER.name(),
+                    REAPER_TIMER.key(),
+                ),
             }),
             GFP_KERNEL_ACCOUNT,
         )

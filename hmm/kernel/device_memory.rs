@@ -28,13 +28,14 @@ use kernel::mm::virt::{self, VmaRef};
 use kernel::mm::MmWithUser;
 use kernel::page::Page;
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, new_spinlock, Mutex, SpinLock};
+use kernel::sync::{Mutex, SpinLock};
 use kernel::time::{delay::fsleep, Delta};
 use kernel::types::Opaque;
 
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
 use crate::device_shim as shim;
 use crate::frames::{Block, Frames, BLOCK_ORDER, BLOCK_PAGES};
+use crate::lock_class::LockClass;
 use crate::page::MappedPage;
 use crate::pfn::{Owner, Pfn};
 use crate::range::killed;
@@ -147,6 +148,11 @@ pub enum Huge {
     Split,
 }
 
+// SAFETY: It is a static's.
+static FRAMES: LockClass = unsafe { LockClass::new(c"hmm::device_memory::frames") };
+// SAFETY: It is a static's.
+static EVICTION: LockClass = unsafe { LockClass::new(c"hmm::device_memory::words") };
+
 /// The pages of a device's memory.
 ///
 /// Dropping it brings everything back to system memory first, and waits until that is done, however
@@ -202,8 +208,16 @@ impl<M: DeviceMemory> Pool<M> {
     ) -> impl PinInit<Self, Error> + 'a {
         let blocks = pages.div_ceil(BLOCK_PAGES);
         try_pin_init!(Self {
-            frames <- new_spinlock!(Frames::new(free_blocks(blocks)?)),
-            words <- new_mutex!(KVec::from_elem(0, WORDS, GFP_KERNEL)?),
+            frames <- SpinLock::new(
+                Frames::new(free_blocks(blocks)?),
+                FRAMES.name(),
+                FRAMES.key(),
+            ),
+            words <- Mutex::new(
+                KVec::from_elem(0, WORDS, GFP_KERNEL)?,
+                EVICTION.name(),
+                EVICTION.key(),
+            ),
             region: Region::request(name, blocks)?,
             memory <- memory,
             // Last: callbacks use the other fields as soon as there are pages.

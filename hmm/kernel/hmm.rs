@@ -67,6 +67,7 @@ pub mod device_memory;
 pub mod dma;
 pub mod exclusive;
 pub mod interval;
+mod lock_class;
 pub mod mirror;
 pub mod page;
 pub mod range;
