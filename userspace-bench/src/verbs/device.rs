@@ -5,6 +5,7 @@ use std::{
     ffi::CStr,
     mem::MaybeUninit,
     net::Ipv6Addr,
+    os::fd::BorrowedFd,
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -141,6 +142,12 @@ impl Context {
     /// What the device is called.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The file through which the library talks to the kernel.
+    pub fn command_file(&self) -> BorrowedFd<'_> {
+        // SAFETY: the context is open, and the descriptor stays open as long as it is.
+        unsafe { BorrowedFd::borrow_raw(self.raw.as_ref().cmd_fd) }
     }
 
     fn port(&self) -> Result<sys::ibv_port_attr> {

@@ -122,7 +122,7 @@ impl ProtectionDomain {
     }
 
     /// What the kernel calls it.
-    pub(super) fn handle(&self) -> u32 {
+    pub fn handle(&self) -> u32 {
         // SAFETY: the domain is alive; the library does not change it.
         unsafe { self.raw.as_ref() }.handle
     }

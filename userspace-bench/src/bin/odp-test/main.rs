@@ -13,6 +13,7 @@ mod disk;
 mod exec;
 mod fork;
 mod geometry;
+mod handed_over;
 mod harness;
 mod hugetlb;
 mod kinds;
@@ -110,6 +111,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         processes::TESTS,
         exec::TESTS,
         teardown::TESTS,
+        handed_over::TESTS,
         stress::TESTS,
     ]
     .into_iter()
