@@ -82,8 +82,16 @@ impl Request {
             va, length, iova, ..
         } = self;
         // SAFETY: By the contract; rxe gets its own function's arguments.
-        let mr = unsafe { register(pd, va, length, iova, access, dmah, udata) };
-        from_err_ptr(mr)
+        let mr = from_err_ptr(unsafe { register(pd, va, length, iova, access, dmah, udata) })?;
+        // Where the region begins and ends. The core sets this for the regions of one of its two interfaces,
+        // and for none that takes another's place; rxe goes by it when an access is to pinned memory.
+        //
+        // SAFETY: The region is valid and not known to the core yet.
+        unsafe {
+            (*mr).iova = iova;
+            (*mr).length = length;
+        }
+        Ok(mr)
     }
 
     /// The rights as rxe knows them, once the application's word on its pages is checked.

@@ -129,12 +129,6 @@ unsafe fn replace(
 ) -> Result<*mut rxe::ib_mr> {
     // SAFETY: By the contract.
     let mr = unsafe { new.register(pd, null_mut(), udata)? };
-    // SAFETY: The new region is valid and not known to the core yet, which sets these for new regions, but
-    // not for those that take an old one's place.
-    unsafe {
-        (*mr).iova = new.iova;
-        (*mr).length = new.length;
-    }
     no_windows.for_good();
     Ok(mr)
 }

@@ -7,6 +7,7 @@
 //! on standard error that says why.
 
 mod addresses;
+mod by_attributes;
 mod children;
 mod counters;
 mod disk;
@@ -112,6 +113,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         exec::TESTS,
         teardown::TESTS,
         handed_over::TESTS,
+        by_attributes::TESTS,
         stress::TESTS,
     ]
     .into_iter()
