@@ -8,8 +8,8 @@
 //! [`hw_counters`] and [`netlink`] say what has happened. [`registration`] and [`reregistration`] look at a
 //! region before rxe does, [`umem`] hangs a region on rxe's MR, [`request`] gives a request that fails here
 //! its completion, [`reset`] a queue pair that is used again after that a clean beginning, [`responder`]
-//! says how long messages are. [`window`] takes the place of another of rxe's objects, that of memory
-//! windows.
+//! says how long messages are, [`kernel_only`] refuses applications what only the kernel may ask for.
+//! [`window`] takes the place of another of rxe's objects, that of memory windows.
 //!
 //! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
 //! own call until the page is there, and fails alone if it cannot be had.
@@ -36,6 +36,7 @@ use rxe_bindings as rxe;
 
 mod device;
 mod hw_counters;
+mod kernel_only;
 mod netlink;
 mod object;
 mod prefetch;

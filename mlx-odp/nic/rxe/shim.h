@@ -71,6 +71,7 @@ int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
 int mlx_odp_rxe_make_queues(void);
 void mlx_odp_rxe_destroy_queues(void);
 void mlx_odp_rxe_enable_task(struct rxe_task *task);
+int mlx_odp_rxe_register_by_pointer(struct rxe_qp *qp, struct rxe_send_wqe *wqe);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);
 
 #endif
