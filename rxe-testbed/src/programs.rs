@@ -30,6 +30,9 @@ pub(crate) const BENCH: &str = "odp-bench";
 /// Data in memory that is in a storm.
 pub(crate) const STORM: &str = "odp-storm";
 
+/// Requests that should not be granted.
+pub(crate) const FUZZ: &str = "odp-fuzz";
+
 /// hmm's walk beside the kernel's.
 pub(crate) const DIFF: &str = "hmm-diff";
 
@@ -167,7 +170,7 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let programs = [DEMO, TEST, BENCH, STORM, DIFF, MIRROR];
+        let programs = [DEMO, TEST, BENCH, STORM, FUZZ, DIFF, MIRROR];
         let collect = chroot.script(&binds, COLLECT, &programs);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();

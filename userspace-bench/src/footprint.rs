@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What RDMA leaves behind in a kernel: objects of devices, uses of modules, kernel memory.
+//! What RDMA leaves behind in a kernel: objects of devices, uses of modules, pinned pages, kernel memory.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{bail, Result};
 use serde_json::Value;
 
-use crate::patience;
+use crate::{counters, patience};
 
 /// The modules whose uses are counted.
 const MODULES: [&str; 3] = ["hmm", "mlx_odp", "rdma_rxe"];
@@ -31,7 +31,7 @@ pub fn is_blurred() -> bool {
 /// How much of everything there is.
 #[derive(Clone, Debug, Default)]
 pub struct Footprint {
-    /// Objects of RDMA devices and uses of modules: exact.
+    /// Objects of RDMA devices, uses of modules, pinned pages: exact.
     exact: BTreeMap<String, u64>,
     /// Objects in the caches of the kernel's allocator.
     caches: BTreeMap<String, u64>,
@@ -42,6 +42,9 @@ impl Footprint {
     pub fn take() -> Self {
         let mut exact = BTreeMap::new();
         devices(&resources(), &mut exact);
+        chunks(&mut exact);
+        let pinned = pinned_pages(&fs::read_to_string("/proc/vmstat").unwrap_or_default());
+        exact.insert("pinned pages".into(), pinned);
         for module in MODULES {
             let uses = fs::read_to_string(format!("/sys/module/{module}/refcnt"));
             if let Some(uses) = uses.ok().and_then(|text| text.trim().parse().ok()) {
@@ -121,6 +124,27 @@ fn devices(resources: &Value, counts: &mut BTreeMap<String, u64>) {
     }
 }
 
+/// How many chunks the regions of each device have, as the driver counts them.
+fn chunks(counts: &mut BTreeMap<String, u64>) {
+    let devices = fs::read_dir("/sys/class/infiniband");
+    for device in devices.into_iter().flatten().flatten() {
+        let name = device.file_name().to_string_lossy().into_owned();
+        let values = counters::of_device(&name).unwrap_or_default();
+        if let Some(chunks) = values.get("chunks_alive") {
+            counts.insert(format!("chunks of {name}"), *chunks);
+        }
+    }
+}
+
+/// How many pages are pinned, for whatever reason; a page that is pinned twice counts twice.
+fn pinned_pages(vmstat: &str) -> u64 {
+    let value = |name: &str| -> u64 {
+        let rest = vmstat.lines().find_map(|line| line.strip_prefix(name));
+        rest.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+    };
+    value("nr_foll_pin_acquired ").saturating_sub(value("nr_foll_pin_released "))
+}
+
 /// The numbers of objects in the caches that drivers allocate from.
 fn caches(slabinfo: &str) -> BTreeMap<String, u64> {
     let lines = slabinfo.lines().filter_map(|line| {
@@ -137,6 +161,13 @@ fn caches(slabinfo: &str) -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_pinned_until_they_are_released() {
+        let vmstat = "nr_foll_pin_acquired 70\nnr_foll_pin_released 30\nnr_other 5\n";
+        assert_eq!(pinned_pages(vmstat), 40);
+        assert_eq!(pinned_pages("nr_other 5\n"), 0);
+    }
 
     #[test]
     fn what_has_grown_is_named() {

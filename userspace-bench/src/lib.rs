@@ -12,7 +12,7 @@
 //! - [`bench`]: what `odp-bench` measures.
 //! - [`counters`]: what the driver itself counted.
 //! - [`footprint`]: what is left behind in the kernel.
-//! - [`uverbs`]: the kernel's own interface, for what libibverbs would not let through.
+//! - [`uverbs`], [`ring`]: the kernel's own interface, for what libibverbs would not let through.
 //!
 //! # Why posting work is safe
 //!
@@ -36,6 +36,7 @@ pub mod patience;
 pub mod pattern;
 pub mod peer;
 pub mod process;
+pub mod ring;
 pub mod traffic;
 pub mod uverbs;
 pub mod verbs;

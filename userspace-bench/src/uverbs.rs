@@ -40,8 +40,31 @@ pub struct Registration {
     pub access: u32,
 }
 
+/// What is asked for when a region is registered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reregistration {
+    /// The handle of the region.
+    pub region: u32,
+    /// What of it is to change: [`CHANGE_TRANSLATION`], [`CHANGE_DOMAIN`], [`CHANGE_ACCESS`].
+    pub flags: u32,
+    /// What it is to be.
+    pub new: Registration,
+}
+
+/// The addresses of a region change.
+pub const CHANGE_TRANSLATION: u32 = 1;
+/// The protection domain of a region changes.
+pub const CHANGE_DOMAIN: u32 = 2;
+/// The rights of a region change.
+pub const CHANGE_ACCESS: u32 = 4;
+
 mod command {
+    pub const REG_MR: u32 = 9;
+    pub const REREG_MR: u32 = 11;
     pub const DEREG_MR: u32 = 13;
+    pub const ALLOC_MW: u32 = 14;
+    pub const DEALLOC_MW: u32 = 16;
+    pub const POST_SEND: u32 = 28;
 }
 
 /// A command and its argument. Every argument here begins with the address of the answer, or has none.
@@ -77,9 +100,145 @@ fn errno() -> i32 {
         .unwrap_or(libc::EIO)
 }
 
+#[repr(C)]
+struct RegMr {
+    response: u64,
+    start: u64,
+    length: u64,
+    hca_va: u64,
+    pd_handle: u32,
+    access_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RegMrResponse {
+    mr_handle: u32,
+    lkey: u32,
+    rkey: u32,
+}
+
+/// Registers memory by a written command.
+pub fn register(file: BorrowedFd<'_>, wanted: &Registration) -> Answer<Made> {
+    let mut response = RegMrResponse::default();
+    let argument = RegMr {
+        response: (&raw mut response).expose_provenance() as u64,
+        start: wanted.addr,
+        length: wanted.len,
+        hca_va: wanted.iova,
+        pd_handle: wanted.domain,
+        access_flags: wanted.access,
+    };
+    write(
+        file,
+        command::REG_MR,
+        argument,
+        mem::size_of::<RegMrResponse>(),
+    )?;
+    Ok(Made {
+        handle: response.mr_handle,
+        key: response.lkey,
+    })
+}
+
+#[repr(C)]
+struct ReregMr {
+    response: u64,
+    mr_handle: u32,
+    flags: u32,
+    start: u64,
+    length: u64,
+    hca_va: u64,
+    pd_handle: u32,
+    access_flags: u32,
+}
+
+/// Changes a registration; the key that the region has then.
+pub fn reregister(file: BorrowedFd<'_>, wanted: &Reregistration) -> Answer<u32> {
+    let mut response = [0u32; 2];
+    let argument = ReregMr {
+        response: (&raw mut response).expose_provenance() as u64,
+        mr_handle: wanted.region,
+        flags: wanted.flags,
+        start: wanted.new.addr,
+        length: wanted.new.len,
+        hca_va: wanted.new.iova,
+        pd_handle: wanted.new.domain,
+        access_flags: wanted.new.access,
+    };
+    write(
+        file,
+        command::REREG_MR,
+        argument,
+        mem::size_of_val(&response),
+    )?;
+    Ok(response[0])
+}
+
 /// Deregisters a region.
 pub fn deregister(file: BorrowedFd<'_>, region: u32) -> Answer<()> {
     write(file, command::DEREG_MR, region, 0)
+}
+
+#[repr(C)]
+struct AllocMw {
+    response: u64,
+    pd_handle: u32,
+    mw_type: u8,
+    reserved: [u8; 3],
+}
+
+/// Makes a memory window of type `kind`: 1 or 2, if it is to succeed.
+pub fn allocate_window(file: BorrowedFd<'_>, domain: u32, kind: u8) -> Answer<Made> {
+    let mut response = [0u32; 2];
+    let argument = AllocMw {
+        response: (&raw mut response).expose_provenance() as u64,
+        pd_handle: domain,
+        mw_type: kind,
+        reserved: [0; 3],
+    };
+    write(
+        file,
+        command::ALLOC_MW,
+        argument,
+        mem::size_of_val(&response),
+    )?;
+    let [handle, key] = response;
+    Ok(Made { handle, key })
+}
+
+/// Gives a memory window back.
+pub fn free_window(file: BorrowedFd<'_>, window: u32) -> Answer<()> {
+    write(file, command::DEALLOC_MW, window, 0)
+}
+
+#[repr(C)]
+struct PostSend {
+    response: u64,
+    qp_handle: u32,
+    wr_count: u32,
+    sge_count: u32,
+    wqe_size: u32,
+}
+
+/// Has the kernel look into the send queue of a queue pair.
+pub fn ring_doorbell(file: BorrowedFd<'_>, queue_pair: u32) -> Answer<()> {
+    // What a request written here would have; there is none.
+    const REQUEST: u32 = 128;
+    let mut response = 0u32;
+    let argument = PostSend {
+        response: (&raw mut response).expose_provenance() as u64,
+        qp_handle: queue_pair,
+        wr_count: 0,
+        sge_count: 0,
+        wqe_size: REQUEST,
+    };
+    write(
+        file,
+        command::POST_SEND,
+        argument,
+        mem::size_of_val(&response),
+    )
 }
 
 /// The ioctl: its number, object, methods, and the attributes of each.
@@ -250,7 +409,11 @@ mod tests {
 
     #[test]
     fn the_messages_have_the_sizes_that_the_kernel_expects() {
+        assert_eq!(mem::size_of::<Written<RegMr>>(), 8 + 40);
+        assert_eq!(mem::size_of::<Written<ReregMr>>(), 8 + 48);
         assert_eq!(mem::size_of::<Written<u32>>(), 8 + 4);
+        assert_eq!(mem::size_of::<Written<AllocMw>>(), 8 + 16);
+        assert_eq!(mem::size_of::<Written<PostSend>>(), 8 + 24);
         assert_eq!(mem::size_of::<Attribute>(), 16);
         assert_eq!(mem::size_of::<Call<3>>(), 24 + 3 * 16);
         assert_eq!(mem::size_of::<Piece>(), 16);

@@ -156,6 +156,12 @@ impl QueuePair {
         unsafe { self.raw.as_ref() }.qp_num
     }
 
+    /// What the kernel calls it.
+    pub fn handle(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { self.raw.as_ref() }.handle
+    }
+
     /// Where its work requests end.
     pub fn completions(&self) -> &Arc<CompletionQueue> {
         &self.completions
@@ -204,7 +210,7 @@ impl QueuePair {
             what |= mask::IBV_QP_QKEY;
         } else {
             let access = match self.extended {
-                Some(_) => Access::ALL | Access::FLUSH_GLOBAL,
+                Some(_) => Access::ALL | Access::FLUSH_GLOBAL | Access::FLUSH_PERSISTENT,
                 None => Access::ALL,
             };
             attr.qp_access_flags = access.bits();

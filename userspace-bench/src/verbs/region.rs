@@ -37,6 +37,8 @@ impl Access {
     pub const ZERO_BASED: Self = Self(sys::ibv_access_flags::IBV_ACCESS_ZERO_BASED.0);
     /// Flushes by a peer, as far as other devices see.
     pub const FLUSH_GLOBAL: Self = Self(sys::ibv_access_flags::IBV_ACCESS_FLUSH_GLOBAL.0);
+    /// Flushes by a peer, as far as memory that outlives a loss of power.
+    pub const FLUSH_PERSISTENT: Self = Self(sys::ibv_access_flags::IBV_ACCESS_FLUSH_PERSISTENT.0);
     /// Pages are faulted in when they are needed, not pinned.
     pub const ON_DEMAND: Self = Self(sys::ibv_access_flags::IBV_ACCESS_ON_DEMAND.0);
     /// The region consists of huge pages.
@@ -265,6 +267,12 @@ impl Region {
     pub fn rkey(&self) -> u32 {
         // SAFETY: as in `lkey`.
         unsafe { self.raw.as_ref() }.rkey
+    }
+
+    /// What the kernel calls it.
+    pub fn handle(&self) -> u32 {
+        // SAFETY: as in `lkey`.
+        unsafe { self.raw.as_ref() }.handle
     }
 
     pub(super) fn raw(&self) -> *mut sys::ibv_mr {
