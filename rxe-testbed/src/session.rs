@@ -50,6 +50,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/load-unload.sh"),
     ),
     (
+        "usr/local/lib/testbed/come-and-go",
+        include_str!("../guest/come-and-go.sh"),
+    ),
+    (
         "usr/local/lib/testbed/with-swap",
         include_str!("../guest/with-swap.sh"),
     ),

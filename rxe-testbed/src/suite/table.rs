@@ -23,9 +23,15 @@ pub(crate) struct VmTest {
 impl VmTest {
     /// Whether what it says is of interest though it passes: a seed, figures.
     pub(crate) fn tells(&self) -> bool {
-        ["diff/random", "bench/", "vm/fuzz", "vm/storm"]
-            .iter()
-            .any(|start| self.name.starts_with(start))
+        [
+            "diff/random",
+            "bench/",
+            "vm/fuzz",
+            "vm/storm",
+            "vm/modules/come",
+        ]
+        .iter()
+        .any(|start| self.name.starts_with(start))
     }
 }
 
@@ -36,6 +42,11 @@ type Row<'a> = (&'static str, &'a str, u64);
 const ROWS: &[Row<'_>] = &[
     ("vm/modules/load-unload", "load-unload", 60),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
+    (
+        "vm/modules/come-and-go",
+        "come-and-go $((50 / ${TESTBED_PATIENCE:-1}))",
+        900,
+    ),
     (
         "vm/fuzz",
         "odp-fuzz --requests $((100000 / ${TESTBED_PATIENCE:-1}))",
