@@ -306,6 +306,10 @@ impl Predictor<'_> {
         if len == 0 {
             return Some(Outcome::ends(&[Status::SUCCESS]));
         }
+        if len == LONGEST {
+            // rxe's responder counts with a sign, and answers this one with "not ready" for ever.
+            return None;
+        }
         let (addr, key) = (work.remote.addr, work.remote.rkey);
         let remote = self.remote(key, addr, len, REMOTE_READ)?;
         let local = match &remote.failure {
