@@ -78,6 +78,11 @@ impl<O: Observer> Chunk<O> {
         self.change(|table| table.zap(range, &mut AtOnce, written))
     }
 
+    /// Removes all translations, as [`Chunk::zap`] does.
+    pub(crate) fn give_up(&mut self) -> u64 {
+        self.zap(self.table.range())
+    }
+
     /// Changes the table and keeps account of its memory.
     fn change<R>(&mut self, change: impl FnOnce(&mut Translations) -> R) -> R {
         let before = self.memory();
@@ -108,9 +113,10 @@ impl<O: Observer> Invalidate for Chunk<O> {
         }
     }
 
+    /// What was in the map has given up everything before ([`Chunk::give_up`]), and what was not never
+    /// had anything.
     fn retire(&mut self) {
-        let pages = self.zap(self.table.range());
-        self.chunks.observer().gave_up(pages);
+        self.give_up();
     }
 }
 

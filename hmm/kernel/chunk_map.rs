@@ -213,14 +213,14 @@ impl<T> ChunkMap<T> {
         }
     }
 
-    /// Takes out and frees everything at once. Returns how many values there were. Sleeps.
+    /// Takes out and frees everything at once, each value after `last` has seen it. Sleeps.
     ///
     /// # Safety
     ///
     /// Nobody holds a value or looks at one, or will before this returns, and [`ChunkMap::retire`] is
     /// not running.
-    pub(crate) unsafe fn clear(&self) -> u64 {
-        let (mut from, mut count) = (0, 0);
+    pub(crate) unsafe fn clear(&self, mut last: impl FnMut(&T)) {
+        let mut from = 0;
         while let Some((index, entry)) = self.next_raw(from) {
             // SAFETY: The array is initialised, and the lock is held around the removal.
             unsafe {
@@ -229,10 +229,11 @@ impl<T> ChunkMap<T> {
                 bindings::xa_unlock(self.xa.get());
             }
             // SAFETY: Ours, by the type invariant, and by the contract nobody else uses it.
-            drop(unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) });
-            (from, count) = (index + 1, count + 1);
+            let entry = unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) };
+            last(&entry.value);
+            drop(entry);
+            from = index + 1;
         }
-        count
     }
 }
 
@@ -240,7 +241,7 @@ impl<T> ChunkMap<T> {
 impl<T> PinnedDrop for ChunkMap<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: `&mut self`: nobody else uses the map.
-        unsafe { self.clear() };
+        unsafe { self.clear(|_| ()) };
         // SAFETY: Nothing uses the array any more.
         unsafe { bindings::xa_destroy(self.xa.get()) };
     }
@@ -268,29 +269,41 @@ impl<T> Drop for Held<'_, T> {
     }
 }
 
-/// Values that have been taken out of a map. They are freed when this is dropped, which sleeps: after
-/// a grace period, when nobody looks at them any more.
+/// Values that have been taken out of a map. They are freed after a grace period, when nobody looks at
+/// them any more: by [`Grave::bury`], or when this is dropped, and both sleep.
 ///
 /// # Invariants
 ///
 /// Those in the list were owned by a map, have been retired and taken out, and are owned by this.
 pub(crate) struct Grave<T> {
     first: Option<NonNull<Entry<T>>>,
-    count: u64,
 }
 
 impl<T> Grave<T> {
     /// Nothing yet.
     pub(crate) const fn new() -> Self {
-        Self {
-            first: None,
-            count: 0,
-        }
+        Self { first: None }
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
+    /// Frees them, each after `last` has seen it, when nobody else looks at it any more. Sleeps.
+    pub(crate) fn bury(mut self, last: impl FnMut(&T)) {
+        self.free(last);
+    }
+
+    fn free(&mut self, mut last: impl FnMut(&T)) {
+        if self.first.is_none() {
+            return;
+        }
+        // SAFETY: May sleep here, by the contract of the callers.
+        unsafe { bindings::synchronize_rcu() };
+        while let Some(entry) = self.first {
+            // SAFETY: In the list, by the type invariant.
+            self.first = unsafe { entry.as_ref() }.next.get();
+            // SAFETY: Ours, by the type invariant. Whoever has looked at it since it was taken out
+            // began before the grace period, and has ended.
+            let entry = unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) };
+            last(&entry.value);
+        }
     }
 
     /// `entry` has just been retired and taken out.
@@ -298,23 +311,11 @@ impl<T> Grave<T> {
         entry.next.set(self.first);
         // INVARIANT: By the contract of this function.
         self.first = Some(NonNull::from(entry));
-        self.count += 1;
     }
 }
 
 impl<T> Drop for Grave<T> {
     fn drop(&mut self) {
-        if self.first.is_none() {
-            return;
-        }
-        // SAFETY: May sleep here, by the contract of the type.
-        unsafe { bindings::synchronize_rcu() };
-        while let Some(entry) = self.first {
-            // SAFETY: In the list, by the type invariant.
-            self.first = unsafe { entry.as_ref() }.next.get();
-            // SAFETY: Ours, by the type invariant. Whoever has looked at it since it was taken out
-            // began before the grace period, and has ended.
-            drop(unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) });
-        }
+        self.free(|_| ());
     }
 }

@@ -109,6 +109,7 @@ impl<O: Observer> Chunks<O> {
     pub(crate) fn account(&self, before: usize, after: usize) {
         // Most changes of a table change nothing about its memory.
         if before != after {
+            self.observer.resized(before, after);
             // Relaxed, as everywhere: the sum stands for itself. It wraps on the way, and not as a whole.
             self.memory
                 .fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
@@ -127,7 +128,7 @@ impl<O: Observer> Chunks<O> {
     ) -> Result<Held<'_, WatchedChunk<O>>> {
         let (chunk, added) = self.map.hold_or_insert(number, chunk)?;
         if added {
-            self.observer.chunk_added();
+            self.observer.chunk_added(chunk.range());
         }
         Ok(chunk)
     }
@@ -177,9 +178,13 @@ impl<O: Observer> Chunks<O> {
             self.retire_empty(&mut grave);
             self.retire_idle(&mut hand, &mut grave);
         }
-        let reaped = grave.count();
-        drop(grave);
-        (0..reaped).for_each(|_| self.observer.chunk_removed(Removal::Reaped));
+        grave.bury(|chunk| self.give_up(chunk, Removal::Reaped));
+    }
+
+    /// The last that is done to a chunk.
+    fn give_up(&self, chunk: &WatchedChunk<O>, why: Removal) {
+        let pages = chunk.write().give_up();
+        self.observer.chunk_removed(chunk.range(), pages, why);
     }
 
     fn retire_empty(&self, grave: &mut Grave<WatchedChunk<O>>) {
@@ -226,13 +231,12 @@ impl<O: Observer> Chunks<O> {
     pub(crate) unsafe fn close(&self) {
         // Release: pairs with `call_reaper`. Once all notifiers are gone nobody calls it at all.
         self.closed.store(true, Ordering::Release);
-        let removed = {
+        {
             // The reaper is not choosing now. What it has taken out is not in the map.
             let _hand = self.hand.lock();
             // SAFETY: By the contract, and as said.
-            unsafe { self.map.clear() }
-        };
-        (0..removed).for_each(|_| self.observer.chunk_removed(Removal::Closed));
+            unsafe { self.map.clear(|chunk| self.give_up(chunk, Removal::Closed)) };
+        }
         // Once for what it is taking down, whose last invalidations may have called it again; and once
         // more if they have.
         self.wait_for_reaper();

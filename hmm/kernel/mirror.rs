@@ -78,12 +78,12 @@ pub trait Observer: Send + Sync + 'static {
     /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
     /// do not count.
     fn invalidated(&self, range: PageRange, event: Event, pages: u64);
-    /// A chunk has come into being.
-    fn chunk_added(&self);
-    /// A chunk is no more.
-    fn chunk_removed(&self, why: Removal);
-    /// With a chunk that is removed so many translations go.
-    fn gave_up(&self, pages: u64);
+    /// A chunk of these pages has come into being.
+    fn chunk_added(&self, range: PageRange);
+    /// The chunk of these pages is no more, and with it `pages` translations that it still had.
+    fn chunk_removed(&self, range: PageRange, pages: u64, why: Removal);
+    /// What took `before` bytes of kernel memory takes `after` now.
+    fn resized(&self, before: usize, after: usize);
 }
 
 /// Why a chunk is no more.

@@ -64,6 +64,8 @@ pub struct Stats {
     pub chunks_reaped: Counter,
     /// Translations that went with them.
     pub pages_reaped: Counter,
+    /// How many bytes of kernel memory the chunks take now.
+    pub memory_bytes: Counter,
     /// How long page faults took, each.
     pub fault_latency: Histogram,
 }
@@ -96,7 +98,7 @@ impl Entry {
 
 impl Stats {
     /// How many counters there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// Every counter.
     pub fn entries(&self) -> [Entry; Self::COUNT] {
@@ -119,6 +121,7 @@ impl Stats {
             entry(c"odp_chunks_alive", self.chunks_alive.get()),
             entry(c"odp_chunks_reaped", self.chunks_reaped.get()),
             entry(c"odp_pages_reaped", self.pages_reaped.get()),
+            entry(c"odp_memory_bytes", self.memory_bytes.get()),
         ]
     }
 }
@@ -148,6 +151,8 @@ mod tests {
         let stats = Stats::default();
         stats.page_faults.add(3);
         stats.chunks.add(7);
+        stats.memory_bytes.add(4096);
+        stats.memory_bytes.sub(96);
         let value = |name: &str| {
             let entries = stats.entries();
             let found = entries
@@ -157,6 +162,7 @@ mod tests {
         };
         assert_eq!(value("page_faults"), Some(3));
         assert_eq!(value("chunks"), Some(7));
+        assert_eq!(value("memory_bytes"), Some(4000));
         assert_eq!(value("pages_mapped"), Some(0));
     }
 }

@@ -164,23 +164,32 @@ impl Observer for Counting {
         trace::invalidate(self.lkey(), range, event, pages);
     }
 
-    fn chunk_added(&self) {
+    #[inline(never)]
+    fn chunk_added(&self, range: PageRange) {
         self.count(|stats| {
             stats.chunks.add(1);
             stats.chunks_alive.add(1);
         });
+        trace::chunk_add(self.lkey(), range);
     }
 
-    fn chunk_removed(&self, why: Removal) {
+    #[inline(never)]
+    fn chunk_removed(&self, range: PageRange, pages: u64, why: Removal) {
         self.count(|stats| {
             stats.chunks_alive.sub(1);
+            stats.pages_reaped.add(pages);
             if why == Removal::Reaped {
                 stats.chunks_reaped.add(1);
             }
         });
+        trace::chunk_remove(self.lkey(), range, pages, why);
     }
 
-    fn gave_up(&self, pages: u64) {
-        self.count(|stats| stats.pages_reaped.add(pages));
+    fn resized(&self, before: usize, after: usize) {
+        // The sum may be too large for a moment, but it never wraps.
+        self.count(|stats| {
+            stats.memory_bytes.add(after as u64);
+            stats.memory_bytes.sub(before as u64);
+        });
     }
 }

@@ -146,11 +146,6 @@ impl Region {
         self.counting.stats()
     }
 
-    /// How many bytes of kernel memory the translations take.
-    pub fn memory(&self) -> usize {
-        self.mirror().memory()
-    }
-
     /// A message is going to use the `len` bytes from `iova` one after the other. They are in the region.
     #[inline]
     pub fn announce(&self, iova: u64, len: u64) {

@@ -141,6 +141,46 @@ TRACE_EVENT(mlx_odp_prefetch,
 		  __entry->pages, __entry->result)
 );
 
+/* The NIC has come to a part of the region for the first time, or for the first time since it was reaped. */
+TRACE_EVENT(mlx_odp_chunk_add,
+	TP_PROTO(u32 lkey, u64 start, u64 end),
+	TP_ARGS(lkey, start, end),
+	TP_STRUCT__entry(
+		__field(u64, start)
+		__field(u64, end)
+		__field(u32, lkey)
+	),
+	TP_fast_assign(
+		__entry->start = start;
+		__entry->end = end;
+		__entry->lkey = lkey;
+	),
+	TP_printk("lkey=0x%x range=0x%llx-0x%llx", __entry->lkey, __entry->start, __entry->end)
+);
+
+/* reaped: in the background, and not with the region; pages is how many translations went with it. */
+TRACE_EVENT(mlx_odp_chunk_remove,
+	TP_PROTO(u32 lkey, u64 start, u64 end, bool reaped, u64 pages),
+	TP_ARGS(lkey, start, end, reaped, pages),
+	TP_STRUCT__entry(
+		__field(u64, start)
+		__field(u64, end)
+		__field(u64, pages)
+		__field(u32, lkey)
+		__field(bool, reaped)
+	),
+	TP_fast_assign(
+		__entry->start = start;
+		__entry->end = end;
+		__entry->pages = pages;
+		__entry->lkey = lkey;
+		__entry->reaped = reaped;
+	),
+	TP_printk("lkey=0x%x range=0x%llx-0x%llx why=%s pages=%llu", __entry->lkey,
+		  __entry->start, __entry->end, __entry->reaped ? "reaped" : "deregistered",
+		  __entry->pages)
+);
+
 #endif
 
 #undef TRACE_INCLUDE_PATH

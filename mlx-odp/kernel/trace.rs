@@ -4,6 +4,7 @@
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
+use hmm::mirror::Removal;
 use hmm::pfn::Access;
 
 use kernel::ffi::c_int;
@@ -102,6 +103,22 @@ tracepoints! {
             number_of_advice(advice),
             pages,
             result
+        );
+
+    /// The NIC has come to the chunk of these pages.
+    fn chunk_add(lkey: u32, range: PageRange)
+        => __tracepoint_mlx_odp_chunk_add,
+        rust_do_trace_mlx_odp_chunk_add(lkey, range.start().addr(), range.end().addr());
+
+    /// The chunk of these pages has been taken down, with `pages` translations that it still had.
+    fn chunk_remove(lkey: u32, range: PageRange, pages: u64, why: Removal)
+        => __tracepoint_mlx_odp_chunk_remove,
+        rust_do_trace_mlx_odp_chunk_remove(
+            lkey,
+            range.start().addr(),
+            range.end().addr(),
+            why == Removal::Reaped,
+            pages
         );
 }
 

@@ -143,9 +143,9 @@ impl Observer for Indifferent {
     fn fault_failed(&self, _fault: (), _error: FaultError) {}
     fn collided(&self) {}
     fn invalidated(&self, _range: PageRange, _event: Event, _pages: u64) {}
-    fn chunk_added(&self) {}
-    fn chunk_removed(&self, _why: Removal) {}
-    fn gave_up(&self, _pages: u64) {}
+    fn chunk_added(&self, _range: PageRange) {}
+    fn chunk_removed(&self, _range: PageRange, _pages: u64, _why: Removal) {}
+    fn resized(&self, _before: usize, _after: usize) {}
 }
 
 /// The mirrors of one open file. How much memory they take is seen from outside: it is charged to

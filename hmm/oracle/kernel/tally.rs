@@ -89,15 +89,15 @@ impl Observer for Tally {
         add(&self.events[index(event)], 1);
     }
 
-    fn chunk_added(&self) {
+    fn chunk_added(&self, _range: PageRange) {
         add(&self.chunks, 1);
     }
 
-    fn chunk_removed(&self, why: Removal) {
+    fn chunk_removed(&self, _range: PageRange, _pages: u64, why: Removal) {
         if why == Removal::Reaped {
             add(&self.reaped, 1);
         }
     }
 
-    fn gave_up(&self, _pages: u64) {}
+    fn resized(&self, _before: usize, _after: usize) {}
 }

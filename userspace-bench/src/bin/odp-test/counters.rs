@@ -3,7 +3,11 @@
 //!
 //! Nobody else uses the device meanwhile. The other end of each transfer is pinned, so that it counts nothing.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{ensure, Context as _, Result};
 use odp_verbs::{
@@ -11,11 +15,15 @@ use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
     loopback::Loopback,
     memory::{Advice, Protection, HUGE_PAGE, PAGE},
+    patience,
     pattern::Pattern,
     verbs::{Access, Advise, Op, PREFETCH_FLUSH},
 };
 
-use crate::harness::{skip, Test, REMOTE_REFUSED};
+use crate::{
+    harness::{skip, Test, REMOTE_REFUSED},
+    userfault::Handler,
+};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
@@ -24,8 +32,10 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("counters-huge", huge),
     Test::on_demand("counters-taken-away", taken_away),
     Test::on_demand("counters-failed", failed),
+    Test::on_demand("counters-retries", retries),
     Test::on_demand("counters-prefetch", prefetch),
     Test::on_demand("counters-chunks", chunks),
+    Test::on_demand("counters-memory", memory),
     Test::once("counters-of-device", of_device),
 ];
 
@@ -35,8 +45,11 @@ const REMEMBERED: Duration = Duration::from_millis(30);
 /// These change when the reaper comes, which is some time after the last page of a chunk has gone.
 const REAPERS: &[&str] = &["chunks_alive", "chunks_reaped"];
 
-/// Counters that depend on the time that things take.
-const TIMES: &[&str] = &["page_fault_nanoseconds"];
+/// How long page faults took.
+const TIME: &str = "page_fault_nanoseconds";
+
+/// How much memory the translations take.
+const MEMORY: &str = "memory_bytes";
 
 /// What is expected of the counters: by how much each has grown. Those not named have not moved.
 type Grown = &'static [(&'static str, u64)];
@@ -103,7 +116,7 @@ impl<'e> Watched<'e> {
                 let before = before.get(name).copied().unwrap_or(0);
                 let expected = expected.get(name.as_str()).copied().unwrap_or(0);
                 ensure!(
-                    TIMES.contains(&name.as_str())
+                    [TIME, MEMORY].contains(&name.as_str())
                         || REAPERS.contains(&name.as_str())
                         || *now == before + expected,
                     "{what}: {name} of the {whose} went from {before} to {now}, not by {expected}"
@@ -111,7 +124,7 @@ impl<'e> Watched<'e> {
             }
         }
         let faults = grown.iter().any(|(name, _)| *name == "page_faults");
-        let took = |values: &Values| values.get(TIMES[0]).copied().unwrap_or(0);
+        let took = |values: &Values| values.get(TIME).copied().unwrap_or(0);
         ensure!(
             (took(&region) > took(&self.region)) == faults,
             "{what}: the time of faults grew without one, or did not grow with one"
@@ -290,12 +303,106 @@ fn chunks(env: &Env, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// Netlink says what sysfs does, and what has happened stays when the region goes.
+/// Pages are taken away while a fault brings them in: it begins again.
+fn retries(env: &Env, mode: Mode) -> Result<()> {
+    let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
+    let handler = Handler::new(&watched.far.memory, 9 * PAGE)?;
+    thread::scope(|threads| {
+        let memory = &watched.far.memory;
+        let taker = threads.spawn(|| {
+            handler.wait()?;
+            memory.advise(9 * PAGE..10 * PAGE, Advice::DontNeed)?;
+            handler.give(&Pattern::new(2).bytes(0, PAGE))
+        });
+        let touched = watched.touch(9 * PAGE + 8);
+        let taken = taker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        touched.and(taken)
+    })?;
+    watched.have_grown(
+        "a page taken away before the NIC had it",
+        &[
+            ("page_faults", 1),
+            ("page_faults_handled", 1),
+            ("page_fault_retries", 1),
+            ("pages_mapped", 1),
+            ("invalidations", 1),
+            ("chunks", 1),
+        ],
+    )
+}
+
+/// Translations of single pages take memory by units of 2 MiB, and give it back.
+fn memory(env: &Env, mode: Mode) -> Result<()> {
+    /// A word for each page of a unit.
+    const UNIT: u64 = 4096;
+    let far = env.buffer(mode, 4 * HUGE_PAGE)?;
+    let all = 0..far.memory.len();
+    far.memory.advise(all.clone(), Advice::NoHugePage)?;
+    let first = far.memory.addr().next_multiple_of(HUGE_PAGE as u64) - far.memory.addr();
+    let (first, second) = (first as usize, first as usize + HUGE_PAGE);
+    let watched = Watched::new(env, far)?;
+    let memory = |values: &Values| {
+        let value = values.get(MEMORY).copied();
+        value.with_context(|| format!("there is no counter {MEMORY}"))
+    };
+    let before = memory(&watched.device)?;
+    let read = || -> Result<(u64, u64)> {
+        let (region, device) = watched.read()?;
+        Ok((memory(&region)?, memory(&device)?))
+    };
+    let taken = || -> Result<u64> {
+        let (region, device) = read()?;
+        ensure!(
+            device == before + region,
+            "the region takes {region} bytes, the device went from {before} to {device}"
+        );
+        Ok(region)
+    };
+    ensure!(taken()? == 0, "a region takes memory before it is used");
+    watched.touch(first + PAGE)?;
+    let one = taken()?;
+    ensure!(
+        (UNIT + 1..2 * UNIT).contains(&one),
+        "a page takes {one} bytes"
+    );
+    watched.touch(first + 3 * PAGE)?;
+    let same = taken()?;
+    ensure!(same == one, "{same} bytes after another page, {one} before");
+    watched.touch(second + 5 * PAGE)?;
+    let two = taken()?;
+    ensure!(two == one + UNIT, "{two} bytes in two units, {one} in one");
+    let mapping = &watched.far.memory;
+    mapping.advise(second..second + HUGE_PAGE, Advice::DontNeed)?;
+    let back = taken()?;
+    ensure!(
+        back == one,
+        "{back} bytes without the second unit, not {one}"
+    );
+    mapping.advise(all, Advice::DontNeed)?;
+    let (start, limit) = (Instant::now(), patience::scaled(Duration::from_secs(30)));
+    // The reaper may come between the two readings.
+    loop {
+        let (left, _) = read()?;
+        if left == 0 {
+            break;
+        }
+        ensure!(
+            start.elapsed() < limit,
+            "{left} bytes are left when nothing is mapped"
+        );
+    }
+    ensure!(taken()? == 0, "there is memory of no chunk");
+    Ok(())
+}
+
+/// Netlink says what sysfs does. What has happened stays when the region goes, what there is goes with it.
 fn of_device(env: &Env) -> Result<()> {
     let name = env.context.name();
     let watched = Watched::new(env, env.buffer(Mode::Explicit, 64 * PAGE)?)?;
     watched.touch(0)?;
-    let (_, with) = watched.read()?;
+    let (region, with) = watched.read()?;
     let link = counters::of_link(name);
     ensure!(link == with, "netlink has {link:?}, sysfs {with:?}");
     drop(watched);
@@ -304,8 +411,8 @@ fn of_device(env: &Env) -> Result<()> {
     for (counter, with) in with {
         let now = without.get(&counter).copied().unwrap_or(0);
         let right = match counter.as_str() {
-            // What there is goes with the region, and is counted as gone.
             "chunks_alive" => now + 1 == with,
+            MEMORY => now + region[MEMORY] == with && region[MEMORY] > 0,
             "pages_reaped" => now >= with,
             _ => now == with,
         };

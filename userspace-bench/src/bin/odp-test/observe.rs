@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context as _, Result};
@@ -16,6 +16,7 @@ use odp_verbs::{
     counters,
     env::{Buffer, Env, Mode},
     memory::{Advice, PAGE},
+    patience,
     verbs::{Advise, Op, Sge, PREFETCH_FLUSH},
 };
 
@@ -24,6 +25,7 @@ use crate::harness::{skip, Test, REMOTE_REFUSED};
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
     Test::on_demand("trace", traced),
+    Test::once("trace-chunks", traced_chunks),
     Test::on_demand("debugfs", debugfs),
     Test::once("debugfs-gone", gone),
     Test::once("debugfs-superuser", superuser),
@@ -166,6 +168,7 @@ fn traced(env: &Env, mode: Mode) -> Result<()> {
     ];
     let expected = [
         fault_begin(&far, 8, "write"),
+        ("chunk_add", vec![]),
         fault_end(&far, 8, "write", 1, 0),
         fault_begin(&far, 19, "read"),
         fault_end(&far, 19, "read", 2, 0),
@@ -198,6 +201,50 @@ fn traced(env: &Env, mode: Mode) -> Result<()> {
     far.memory.advise(0..30 * PAGE, Advice::DontNeed)?;
     let after = tracing.events(lkey)?.len();
     ensure!(after == expected.len(), "events come though they are off");
+    Ok(())
+}
+
+/// The part of a region that the NIC has come to goes when nothing is left in it, comes again, and goes with
+/// the region.
+fn traced_chunks(env: &Env) -> Result<()> {
+    need_superuser()?;
+    let near = env.buffer(Mode::Pinned, PAGE)?;
+    let far = env.buffer(Mode::Explicit, 64 * PAGE)?;
+    let (link, lkey) = (env.rc()?, far.region.lkey());
+    let tracing = Tracing::begin()?;
+    let seen = || -> Result<Vec<(String, Fields)>> {
+        let events = tracing.events(lkey)?.into_iter();
+        Ok(events.filter(|(n, _)| n.starts_with("chunk_")).collect())
+    };
+    let range = ("range", range(&far, 0..64));
+    link.write(near.sge(0, 100), far.remote(8 * PAGE))?;
+    far.memory.advise(0..64 * PAGE, Advice::DontNeed)?;
+    let (start, limit) = (Instant::now(), patience::scaled(Duration::from_secs(30)));
+    while seen()?.len() < 2 {
+        ensure!(start.elapsed() < limit, "nothing is taken down");
+        thread::sleep(Duration::from_millis(20));
+    }
+    link.write(near.sge(0, 100), far.remote(8 * PAGE))?;
+    link.write(near.sge(0, 100), far.remote(18 * PAGE))?;
+    drop(far);
+    let removed = |why: &str, pages: u64| {
+        let fields = [("why", why.to_owned()), ("pages", pages.to_string())];
+        ("chunk_remove", Vec::from(fields))
+    };
+    let expected: [Expected; 4] = [
+        ("chunk_add", vec![]),
+        removed("reaped", 0),
+        ("chunk_add", vec![]),
+        removed("deregistered", 2),
+    ];
+    let found = seen()?;
+    let same = |((name, fields), (expected, values)): (&(String, Fields), &Expected)| {
+        name == expected && has(fields, values) && has(fields, std::slice::from_ref(&range))
+    };
+    ensure!(
+        found.len() == expected.len() && found.iter().zip(&expected).all(same),
+        "{found:?}, expected {expected:?} with {range:?}"
+    );
     Ok(())
 }
 

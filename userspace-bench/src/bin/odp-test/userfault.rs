@@ -150,13 +150,14 @@ struct Copy {
 }
 
 /// What serves the faults of one page.
-struct Handler {
+pub struct Handler {
     file: File,
     page: u64,
 }
 
 impl Handler {
-    fn new(memory: &Mapping, offset: usize) -> Result<Self> {
+    /// For the page at `offset` of `memory`.
+    pub fn new(memory: &Mapping, offset: usize) -> Result<Self> {
         // SAFETY: Makes a new descriptor.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
         ensure!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
@@ -187,12 +188,22 @@ impl Handler {
 
     /// Waits for a fault, and gives the page these bytes after a while.
     fn serve(&self, bytes: &[u8]) -> Result<()> {
-        ensure!(bytes.len() == PAGE, "not a page");
+        self.wait()?;
+        thread::sleep(DELAY);
+        self.give(bytes)
+    }
+
+    /// Waits for a fault.
+    pub fn wait(&self) -> Result<()> {
         let mut message = [0; 32];
         (&self.file)
             .read_exact(&mut message)
-            .context("waiting for a fault")?;
-        thread::sleep(DELAY);
+            .context("waiting for a fault")
+    }
+
+    /// Gives the page these bytes, and lets those go on who wait for it.
+    pub fn give(&self, bytes: &[u8]) -> Result<()> {
+        ensure!(bytes.len() == PAGE, "not a page");
         let mut copy = Copy {
             to: self.page,
             from: bytes.as_ptr() as u64,
