@@ -12,16 +12,16 @@ use crate::addr::{PageIndex, PageRange};
 
 /// The first window, in pages.
 const FIRST: u64 = 8;
-/// The largest window, in pages.
-const LARGEST: u64 = 512;
 /// For how many faults in order, at most, nothing is looked at after it was in vain.
 const LONGEST_PAUSE: u32 = 64;
 
 /// The state of one mirror.
 ///
 /// Several faults may use it at once and mix up each other's stream: a hint may be wrong.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ahead {
+    /// The largest window, in pages.
+    largest: u64,
     /// The page at which a fault would be in order.
     next: AtomicU64,
     window: AtomicU64,
@@ -32,6 +32,17 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// That of a mirror in which `largest` pages may come along with a fault.
+    pub fn new(largest: u64) -> Self {
+        Self {
+            largest,
+            next: AtomicU64::new(0),
+            window: AtomicU64::new(0),
+            pause: AtomicU32::new(0),
+            next_pause: AtomicU32::new(0),
+        }
+    }
+
     /// How many pages behind `wanted` the fault should look at.
     pub fn window(&self, wanted: PageRange) -> u64 {
         if self.next.load(Ordering::Relaxed) != wanted.start().get() {
@@ -45,7 +56,9 @@ impl Ahead {
             self.pause.store(pause - 1, Ordering::Relaxed);
             return 0;
         }
-        let window = (self.window.load(Ordering::Relaxed) * 2).clamp(FIRST, LARGEST);
+        let window = (self.window.load(Ordering::Relaxed) * 2)
+            .max(FIRST)
+            .min(self.largest);
         self.window.store(window, Ordering::Relaxed);
         window
     }
@@ -77,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_stream_over_resident_pages_looks_further_and_further() {
-        let ahead = Ahead::default();
+        let ahead = Ahead::new(512);
         let mut page = 100;
         let mut windows = std::vec::Vec::new();
         for _ in 0..9 {
@@ -91,8 +104,23 @@ mod tests {
     }
 
     #[test]
+    fn the_window_ends_where_it_was_told_to() {
+        for largest in [0, 1, 5, 8, 100] {
+            let ahead = Ahead::new(largest);
+            let mut page = 100;
+            for fault in 0..9 {
+                let window = ahead.window(at(page));
+                let expected = if fault == 0 { 0 } else { FIRST << (fault - 1) };
+                assert_eq!(window, expected.min(largest));
+                ahead.record(at(page), window, PageIndex::new(page + 1 + window));
+                page += 1 + window;
+            }
+        }
+    }
+
+    #[test]
     fn jumps_are_left_alone() {
-        let ahead = Ahead::default();
+        let ahead = Ahead::new(512);
         for page in [10, 500, 3, 77] {
             assert_eq!(ahead.window(at(page)), 0);
             ahead.record(at(page), 0, PageIndex::new(page + 1));
@@ -101,7 +129,7 @@ mod tests {
 
     #[test]
     fn untouched_memory_is_looked_at_less_and_less() {
-        let ahead = Ahead::default();
+        let ahead = Ahead::new(512);
         let mut looked = std::vec::Vec::new();
         for page in 0..200 {
             let window = ahead.window(at(page));

@@ -16,7 +16,7 @@
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
 //! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
-//! finds the CPU's pages, to [`dma_run`].
+//! finds the CPU's pages, to [`dma_run`]. How a mirror is cut into pieces is its [`shape`].
 //!
 //! An invalidation is an [`event`] that ends in [`table::Table::zap`] or in
 //! [`table::Table::write_protect`].
@@ -39,5 +39,6 @@ pub mod pfn;
 pub mod policy;
 pub mod run;
 pub mod seq;
+pub mod shape;
 pub mod table;
 pub mod walk;

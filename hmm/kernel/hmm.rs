@@ -24,7 +24,8 @@
 //! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
 //! The reaper of a mirror's chunks ([`mirror`]) holds a mutex of its own outside of 3, and an access the RCU
-//! read lock.
+//! read lock. Where the faults of a mirror are limited in number (`turns`), a fault waits for its turn before
+//! all of these, and has it until it is done.
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
 //! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
@@ -54,6 +55,8 @@ pub mod policy;
 pub mod run;
 #[path = "../core/seq.rs"]
 pub mod seq;
+#[path = "../core/shape.rs"]
+pub mod shape;
 #[path = "../core/table.rs"]
 pub mod table;
 #[path = "../core/walk.rs"]
@@ -73,6 +76,7 @@ pub mod page;
 pub mod range;
 pub mod rwlock;
 mod tables;
+mod turns;
 
 #[expect(
     dead_code,

@@ -2,7 +2,7 @@
 
 //! A mirror: the part of a process's address space that a device uses, as far as it has used it.
 //!
-//! The address space is cut into chunks of [`CHUNK_PAGES`] pages, and these into units of 2 MiB. A
+//! The address space is cut into chunks, as the [`Shape`] says, and these into units of 2 MiB. A
 //! chunk comes into being when the device first faults in it, the slots of a unit when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
 //! whole address space, and memory is spent where the device has been. Each chunk has its own
@@ -24,6 +24,7 @@
 //! [`Table::write_protect`]: crate::table::Table::write_protect
 //! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
 
+use core::num::NonZeroU32;
 use core::ops::ControlFlow;
 
 use kernel::alloc::flags::__GFP_NOWARN;
@@ -46,17 +47,12 @@ use crate::policy::{Policy, Refusal};
 use crate::range::{range_fault, HoldStill, TimeLimit};
 use crate::run::{Run, Runs, MAX_RUNS};
 use crate::seq::{until_valid, ValidRange};
+use crate::shape::Shape;
 use crate::shim;
 use crate::table::{unit_around, UNIT_ORDER, UNIT_PAGES};
 use crate::tables::{Batch, LockedMm};
+use crate::turns::Turns;
 use crate::walk::{walk, AddressSpace, FaultError, Request};
-
-/// log2 of [`CHUNK_PAGES`]: 128 MiB. Larger, and accesses wait for more invalidations that do not
-/// concern them; smaller, and a region that is used throughout needs more notifiers: with 64 MiB, a
-/// mirror of 1 GiB of huge pages takes 8.8 KiB, with 128 MiB 6.7 KiB.
-const CHUNK_ORDER: u32 = 15;
-/// Pages in a chunk.
-pub const CHUNK_PAGES: u64 = 1 << CHUNK_ORDER;
 
 /// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
 /// of them under a spinlock: must not sleep.
@@ -99,34 +95,49 @@ pub enum Removal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     memory: usize,
+    shape: Shape,
+    faults: Option<NonZeroU32>,
 }
 
 impl Limits {
-    /// The least that works well: some chunks in which every page has a translation of its own.
-    pub const LEAST_MEMORY: usize = 1 << 20;
-
     /// The translations of one mirror may take `memory` bytes, but not less than
-    /// [`Limits::LEAST_MEMORY`]. What was used least recently goes when there would be more; an access
+    /// [`Shape::least_memory`]. What was used least recently goes when there would be more; an access
     /// that is under way may exceed it for that time.
     pub fn new(memory: usize) -> Self {
         Self {
-            memory: memory.max(Self::LEAST_MEMORY),
+            memory,
+            shape: Shape::default(),
+            faults: None,
         }
+    }
+
+    /// The same for a mirror of another `shape`.
+    pub fn with_shape(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// The same with so many faults under way at once; those beyond wait for their turn. `None`, as
+    /// without this: no limit. Prefetches are not among them.
+    ///
+    /// A fault that can end only after another one, as the handler of a userfaultfd uses the device
+    /// itself, waits for ever if that does not get its turn.
+    pub fn with_faults(self, faults: Option<NonZeroU32>) -> Self {
+        Self { faults, ..self }
     }
 
     /// In bytes.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.memory.max(self.shape.least_memory())
     }
 
     /// From here on the reaper is called.
     pub(crate) fn soon(&self) -> usize {
-        self.memory / 8 * 7
+        self.memory() / 8 * 7
     }
 
     /// How far the reaper goes.
     pub(crate) fn low(&self) -> usize {
-        self.memory / 4 * 3
+        self.memory() / 4 * 3
     }
 }
 
@@ -144,7 +155,10 @@ pub struct Mirror<O: Observer> {
     mm: ARef<Mm>,
     span: PageRange,
     limit: Perm,
+    shape: Shape,
     ahead: Ahead,
+    /// If its faults are limited in number.
+    turns: Option<Pin<KBox<Turns>>>,
     chunks: Arc<Chunks<O>>,
 }
 
@@ -169,7 +183,9 @@ impl<O: Observer> Mirror<O> {
             mm: mm.into(),
             span: span.intersection(&user_pages(mm)),
             limit,
-            ahead: Ahead::default(),
+            shape: limits.shape,
+            ahead: Ahead::new(limits.shape.look_ahead()),
+            turns: limits.faults.map(Turns::new).transpose()?,
             chunks: Chunks::new(observer, limits)?,
         })
     }
@@ -278,6 +294,7 @@ impl<O: Observer> Mirror<O> {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
+        let _turn = self.turns.as_ref().map(|turns| turns.take()).transpose()?;
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
         let chunk = self.hold_chunk(page, one)?;
@@ -458,8 +475,7 @@ impl<O: Observer> Mirror<O> {
 
     /// Chunks are numbered from the first one of the span, so that a small region's map is small.
     fn chunk_number(&self, page: PageIndex) -> usize {
-        let first = self.span.start().get() >> CHUNK_ORDER;
-        (page.get() >> CHUNK_ORDER).saturating_sub(first) as usize
+        self.shape.chunk_number(self.span.start(), page)
     }
 
     /// The chunk that `page` is in, held for a fault. Made, if there is none and there is an area
@@ -491,7 +507,7 @@ impl<O: Observer> Mirror<O> {
         if !has_vma(&mm, wanted) {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        let range = chunk_around(page).intersection(&self.span);
+        let range = self.shape.chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
@@ -558,12 +574,6 @@ fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
     let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, || false);
     let next = space.vma_from(pages.start());
     next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
-}
-
-/// The pages of the chunk that `page` is in.
-fn chunk_around(page: PageIndex) -> PageRange {
-    let start = PageIndex::new(page.get() & !(CHUNK_PAGES - 1));
-    PageRange::new(start, start.saturating_add(CHUNK_PAGES))
 }
 
 /// The pages that user space of `mm` may map.

@@ -8,6 +8,7 @@
 //! * [`key`]: from a request's iova to the process's virtual address, bounds included;
 //! * [`announced`]: how much of it a message is going to want;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
+//! * [`parameters`]: what the module can be loaded with;
 //! * [`sge`]: where in a scatter-gather list a copy is;
 //! * [`stats`], [`histogram`]: the counters of a region and of a device.
 #![no_std]
@@ -21,6 +22,7 @@ pub mod announced;
 pub mod fault;
 pub mod histogram;
 pub mod key;
+pub mod parameters;
 pub mod resolve;
 pub mod sge;
 pub mod stats;

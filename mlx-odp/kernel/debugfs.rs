@@ -15,6 +15,7 @@ use crate::device::Device;
 use crate::histogram::{Bucket, Histogram};
 use crate::key::KeyKind;
 use crate::observer::Counting;
+use crate::parameters::Parameters;
 use crate::stats::Entry;
 
 kernel::sync::global_lock! {
@@ -22,20 +23,33 @@ kernel::sync::global_lock! {
     unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
 }
 
-/// The directory of the module, removed when dropped.
-pub(crate) struct Root(());
+/// The directory of the module and the files in it, removed when dropped.
+pub(crate) struct Root {
+    _parameters: Pin<KBox<File<Parameters>>>,
+}
 
 impl Root {
-    /// Makes it. If debugfs will not have it, there is none: nothing depends on it.
+    /// Makes it, for a module with these `parameters`. If debugfs will not have it, there is none: nothing
+    /// depends on it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
     ///
     /// # Safety
     ///
     /// Called once, before anything else of this file.
-    pub(crate) unsafe fn new() -> Self {
+    pub(crate) unsafe fn new(parameters: Parameters) -> Result<Self> {
         // SAFETY: By the contract.
         unsafe { ROOT.init() };
-        *ROOT.lock() = Some(Dir::new(c"mlx_odp"));
-        Self(())
+        let dir = Dir::new(c"mlx_odp");
+        let parameters = Ok::<_, Error>(parameters);
+        let file = dir.read_callback_file(c"parameters", parameters, &show_parameters);
+        let root = Self {
+            _parameters: KBox::pin_init(file, GFP_KERNEL)?,
+        };
+        *ROOT.lock() = Some(dir);
+        Ok(root)
     }
 }
 
@@ -73,6 +87,14 @@ impl DeviceFiles {
         });
         KBox::pin_init(files, GFP_KERNEL)
     }
+}
+
+/// One parameter a line.
+fn show_parameters(parameters: &Parameters, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (name, value) in parameters.entries() {
+        writeln!(f, "{name} {value}")?;
+    }
+    Ok(())
 }
 
 /// One counter a line.

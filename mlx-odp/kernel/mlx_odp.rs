@@ -25,6 +25,8 @@ pub mod fault;
 pub mod histogram;
 #[path = "../core/key.rs"]
 pub mod key;
+#[path = "../core/parameters.rs"]
+pub mod parameters;
 #[path = "../core/resolve.rs"]
 pub mod resolve;
 #[path = "../core/sge.rs"]
@@ -40,12 +42,47 @@ mod trace;
 
 use kernel::prelude::*;
 
+use parameters::Parameters;
+
 module! {
     type: MlxOdpModule,
     name: "mlx_odp",
     authors: ["hmm-odp"],
     description: "On-demand paging for RDMA in Rust",
     license: "GPL v2",
+    params: {
+        fault_around: u32 {
+            default: crate::parameters::Parameters::DEFAULT.fault_around,
+            description: "Resident pages that may come along with a page fault when the NIC goes through memory in order: 0 to 512 (default 512)",
+        },
+        chunk_size: u32 {
+            default: crate::parameters::Parameters::DEFAULT.chunk_size,
+            description: "MiB of addresses in each chunk (child) of a region: a power of two from 2 to 1024 (default 128)",
+        },
+        fault_workers: u32 {
+            default: crate::parameters::Parameters::DEFAULT.fault_workers,
+            description: "Page faults of one region that are served at once: 1 to 512, or 0 for no limit (default 0)",
+        },
+        prefetch_workers: u32 {
+            default: crate::parameters::Parameters::DEFAULT.prefetch_workers,
+            description: "Prefetches in the background that run at once: 1 to 32 (default 4)",
+        },
+        region_memory: u32 {
+            default: crate::parameters::Parameters::DEFAULT.region_memory,
+            description: "MiB of kernel memory for the translations of each region: 1 to 1048576 and at least chunk_size/128, or 0 for a 128th of the machine's memory (default 0)",
+        },
+    },
+}
+
+/// The parameters with which the module was loaded.
+pub fn parameters() -> Parameters {
+    Parameters {
+        fault_around: *module_parameters::fault_around.value(),
+        chunk_size: *module_parameters::chunk_size.value(),
+        fault_workers: *module_parameters::fault_workers.value(),
+        prefetch_workers: *module_parameters::prefetch_workers.value(),
+        region_memory: *module_parameters::region_memory.value(),
+    }
 }
 
 struct MlxOdpModule {
@@ -54,10 +91,15 @@ struct MlxOdpModule {
 
 impl kernel::Module for MlxOdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        let parameters = parameters();
+        if let Err(bad) = parameters.check() {
+            pr_err!("{}\n", format_args!("{bad}"));
+            return Err(EINVAL);
+        }
         pr_info!("on-demand paging for RDMA in Rust\n");
         Ok(Self {
             // SAFETY: The module is loaded once, and users of it come later.
-            _debugfs: unsafe { debugfs::Root::new() },
+            _debugfs: unsafe { debugfs::Root::new(parameters)? },
         })
     }
 }

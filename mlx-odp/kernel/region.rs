@@ -84,6 +84,17 @@ impl<F: FnOnce(MappedPage<'_>)> Waiter for InCall<'_, F> {
     }
 }
 
+/// What the module's parameters say of each region.
+fn limits() -> Limits {
+    let parameters = crate::parameters();
+    let memory = parameters.region_memory().map(Limits::new);
+    memory
+        .unwrap_or_default()
+        // The parameters were checked when the module was loaded: there is such a shape.
+        .with_shape(parameters.shape().unwrap_or_default())
+        .with_faults(parameters.fault_workers())
+}
+
 /// Registered memory of one process.
 pub struct Region {
     writable: bool,
@@ -121,7 +132,7 @@ impl Region {
         let counting = Counting::new(device, identity)?;
         let observer = counting.clone();
         let limit = Perm::from_writable(writable);
-        let mirror = Mirror::new(mm, key.span(), limit, Limits::default(), observer)?;
+        let mirror = Mirror::new(mm, key.span(), limit, limits(), observer)?;
         Ok(Self {
             writable,
             _listed: Listed::new(device, counting.clone())?,

@@ -84,6 +84,9 @@ const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe"];
 /// that is not the distribution's, and the word of rxe's C code when it is unloaded.
 const FROM_KERNEL: &[&str] = &["taints kernel", "tainting kernel", "unloaded"];
 
+/// What is said of a parameter that makes no sense: by the kernel, and by our modules.
+const REFUSED: &[&str] = &["invalid for parameter", "is not possible: it has to be"];
+
 /// The lines of `log` from the byte `from` on that must not be there. What comes before tells
 /// which lines the modules print when they are loaded.
 pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
@@ -132,8 +135,8 @@ fn is_chatter<'a>(text: &'a str, load_lines: &mut BTreeMap<&'static str, &'a str
         let rest = text
             .strip_prefix(module)
             .and_then(|rest| rest.strip_prefix(": "));
-        let Some(rest) = rest.filter(|rest| !FROM_KERNEL.iter().any(|said| rest.contains(said)))
-        else {
+        let expected = |rest: &&str| FROM_KERNEL.iter().chain(REFUSED).any(|s| rest.contains(s));
+        let Some(rest) = rest.filter(|rest| !expected(rest)) else {
             return false;
         };
         *load_lines.entry(module).or_insert(rest) != rest
@@ -165,7 +168,10 @@ mod tests {
 [    2.000000] hmm: loading out-of-tree module taints kernel.
 [    2.000001] hmm: module verification failed: signature and/or required key missing - tainting kernel
 [    2.100000] hmm: loaded
+[    2.150000] mlx_odp: loaded
 [    2.200000] rdma_rxe: loaded
+[    2.250000] mlx_odp: `x' invalid for parameter `chunk_size'
+[    2.260000] mlx_odp: chunk_size=3 is not possible: it has to be 4
 [    2.300000] infiniband rxe0: set active
 ";
         assert_eq!(complaints(log), Vec::<String>::new());

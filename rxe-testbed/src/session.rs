@@ -62,6 +62,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/bench-errors.sh"),
     ),
     (
+        "usr/local/lib/testbed/parameters",
+        include_str!("../guest/parameters.sh"),
+    ),
+    (
         "usr/local/lib/testbed/prefetch-removal",
         include_str!("../guest/prefetch-removal.sh"),
     ),

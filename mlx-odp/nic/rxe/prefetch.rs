@@ -7,7 +7,7 @@
 //!
 //! Those in the background have a work queue of their own (`mlx_odp_rxe_make_queues`, `shim.c`), so that
 //! neither rxe's queue pairs nor anybody else waits for them. [`MOST_QUEUED`] bounds how many there are, and
-//! with that what they keep alive; the queue itself, how many run at once.
+//! with that what they keep alive; the queue itself, by a parameter of `mlx_odp.ko`, how many run at once.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +16,7 @@ use kernel::prelude::*;
 use kernel::workqueue::{impl_has_work, new_work, Queue, Work, WorkItem};
 
 use mlx_odp::advice::Advice;
+use mlx_odp::parameters::MOST_PREFETCHES;
 use mlx_odp::region::{AccessError, Region};
 
 use crate::object::Ref;
@@ -96,7 +97,7 @@ fn prefetch_error(error: AccessError) -> Error {
 
 /// How many prefetches there are in the background, queued or running, over all devices. Those beyond
 /// are dropped: they are advice, and whoever needs the pages will fault on them.
-const MOST_QUEUED: usize = 32;
+const MOST_QUEUED: usize = MOST_PREFETCHES as usize;
 
 static QUEUED: AtomicUsize = AtomicUsize::new(0);
 
@@ -118,6 +119,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         QUEUED.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// How many of them run at once. Each faults memory in, and may wait for a disk.
+#[no_mangle]
+extern "C" fn mlx_odp_rxe_prefetch_workers() -> c_uint {
+    mlx_odp::parameters().prefetch_workers
 }
 
 /// A prefetch in the background.

@@ -118,9 +118,6 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 	return queue_addr_from_index(qp->sq.queue, index);
 }
 
-/* How many prefetches in the background run at once; each faults in memory, and may wait for a disk. */
-#define PREFETCHES_AT_ONCE 4
-
 static struct workqueue_struct *prefetch_queue;
 
 struct workqueue_struct *rxe_shim_prefetch_queue(void)
@@ -137,7 +134,7 @@ int mlx_odp_rxe_make_queues(void)
 {
 	int err;
 
-	prefetch_queue = alloc_workqueue("rxe_prefetch", WQ_UNBOUND, PREFETCHES_AT_ONCE);
+	prefetch_queue = alloc_workqueue("rxe_prefetch", WQ_UNBOUND, mlx_odp_rxe_prefetch_workers());
 	if (!prefetch_queue)
 		return -ENOMEM;
 	err = rxe_alloc_wq();

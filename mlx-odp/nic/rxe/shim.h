@@ -68,6 +68,7 @@ void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
+unsigned int mlx_odp_rxe_prefetch_workers(void);
 int mlx_odp_rxe_make_queues(void);
 void mlx_odp_rxe_destroy_queues(void);
 void mlx_odp_rxe_enable_task(struct rxe_task *task);

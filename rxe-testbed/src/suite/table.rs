@@ -41,6 +41,7 @@ type Row<'a> = (&'static str, &'a str, u64);
 /// Tests on our driver alone.
 const ROWS: &[Row<'_>] = &[
     ("vm/modules/load-unload", "load-unload", 60),
+    ("vm/modules/parameters", "parameters", 300),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
     (
         "vm/modules/come-and-go",

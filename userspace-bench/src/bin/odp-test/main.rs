@@ -19,6 +19,7 @@ mod harness;
 mod hugetlb;
 mod kinds;
 mod large;
+mod limits;
 mod machine;
 mod mappings;
 mod observe;
@@ -109,6 +110,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         prefetch_pending::TESTS,
         counters::TESTS,
         observe::TESTS,
+        limits::TESTS,
         processes::TESTS,
         exec::TESTS,
         teardown::TESTS,

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a mirror is cut into chunks, and how far its faults look ahead.
+
+use crate::addr::{PageIndex, PageRange};
+use crate::table::{UNIT_ORDER, UNIT_PAGES};
+
+/// The shape of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    chunk_order: u32,
+    look_ahead: u64,
+}
+
+/// log2 of the most pages in a chunk: 1 GiB. An invalidation may look through all of a chunk under its
+/// lock.
+const LARGEST_CHUNK_ORDER: u32 = 18;
+
+impl Shape {
+    /// Chunks of `chunk_pages` pages, a power of two from 2 MiB to 1 GiB; and `look_ahead` resident
+    /// pages at most that come along with a fault, cut to the unit. `None` for any other chunks.
+    ///
+    /// Larger chunks, and accesses wait for more invalidations that do not concern them; smaller ones,
+    /// and a mirror that is used throughout needs more notifiers: with 64 MiB, a mirror of 1 GiB of
+    /// huge pages takes 8.8 KiB, with 128 MiB 6.7 KiB.
+    pub const fn new(chunk_pages: u64, look_ahead: u64) -> Option<Self> {
+        let chunk_order = chunk_pages.trailing_zeros();
+        if !chunk_pages.is_power_of_two()
+            || chunk_order < UNIT_ORDER
+            || chunk_order > LARGEST_CHUNK_ORDER
+        {
+            return None;
+        }
+        Some(Self {
+            chunk_order,
+            look_ahead,
+        })
+    }
+
+    /// How many pages may come along with a fault.
+    pub fn look_ahead(&self) -> u64 {
+        self.look_ahead
+    }
+
+    /// The least memory, in bytes, with which a mirror works well: that of four chunks in which every
+    /// page has a translation of its own, and not less than 1 MiB. With less, what is in use would be
+    /// taken down for what is in use.
+    pub const fn least_memory(&self) -> usize {
+        const TRANSLATION: usize = 8;
+        const MIB: usize = 1 << 20;
+        let four = (4 * TRANSLATION) << self.chunk_order;
+        if four > MIB {
+            four
+        } else {
+            MIB
+        }
+    }
+
+    /// The pages of the chunk that `page` is in.
+    pub fn chunk_around(&self, page: PageIndex) -> PageRange {
+        let start = PageIndex::new(page.get() >> self.chunk_order << self.chunk_order);
+        PageRange::new(start, start.saturating_add(1 << self.chunk_order))
+    }
+
+    /// The number of the chunk that `page` is in, counted from the one that `first` is in. 0 for a page
+    /// before that.
+    #[inline]
+    pub fn chunk_number(&self, first: PageIndex, page: PageIndex) -> usize {
+        let first = first.get() >> self.chunk_order;
+        (page.get() >> self.chunk_order).saturating_sub(first) as usize
+    }
+}
+
+impl Default for Shape {
+    /// Chunks of 128 MiB; pages come along as far as the unit goes.
+    fn default() -> Self {
+        Self {
+            chunk_order: 15,
+            look_ahead: UNIT_PAGES,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_each_size_are_numbered_and_cover_their_pages() {
+        for order in UNIT_ORDER..=LARGEST_CHUNK_ORDER {
+            let shape = Shape::new(1 << order, 8).unwrap();
+            let pages = 1 << order;
+            let first = PageIndex::new(5 * pages + 3);
+            for (page, number) in [
+                (5 * pages + 3, 0),
+                (6 * pages - 1, 0),
+                (6 * pages, 1),
+                (105 * pages + 1, 100),
+                (3, 0),
+            ] {
+                let page = PageIndex::new(page);
+                assert_eq!(shape.chunk_number(first, page), number, "{order} {page:?}");
+                let chunk = shape.chunk_around(page);
+                assert!(chunk.contains(page) && chunk.len() == pages);
+                assert_eq!(chunk.start().get() % pages, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn only_such_chunks_can_be_had() {
+        assert_eq!(Shape::new(1 << 15, UNIT_PAGES), Some(Shape::default()));
+        for pages in [0, 1, UNIT_PAGES / 2, 3 * UNIT_PAGES, 1 << 19, u64::MAX] {
+            assert_eq!(Shape::new(pages, 8), None, "{pages}");
+        }
+    }
+
+    #[test]
+    fn some_chunks_full_of_single_pages_fit_into_the_least_memory() {
+        let least = |mib: u64| Shape::new(mib << 8, 8).unwrap().least_memory() >> 10;
+        // In MiB and KiB.
+        assert_eq!([2, 128, 256, 1024].map(least), [1024, 1024, 2048, 8192]);
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's parameters: what they may be, and what is said of one that is something else.
+
+use core::fmt;
+use core::num::NonZeroU32;
+
+use hmm::addr::PAGE_SHIFT;
+use hmm::shape::Shape;
+
+/// Where [`Parameters::fault_around`] ends: the pages of a unit.
+const MOST_AROUND: u32 = 512;
+/// The most faults of a region at once; more workers than that no NIC has.
+const MOST_FAULTS: u32 = 512;
+/// The most prefetches at once: no more than that are kept.
+pub const MOST_PREFETCHES: u32 = 32;
+/// The most memory for a region's translations, in MiB: 1 TiB.
+const MOST_MEMORY: u32 = 1 << 20;
+
+/// The parameters, as they were given or by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// How many resident pages behind the one that faulted may come along, when the NIC goes through
+    /// memory in order. 0: none.
+    pub fault_around: u32,
+    /// How much of the address space a chunk covers, in MiB.
+    pub chunk_size: u32,
+    /// How many faults of one region are served at once. 0: as many as there are.
+    pub fault_workers: u32,
+    /// How many prefetches in the background run at once.
+    pub prefetch_workers: u32,
+    /// How much kernel memory the translations of one region may take, in MiB. 0: a 128th of the
+    /// machine's memory.
+    pub region_memory: u32,
+}
+
+impl Parameters {
+    /// What is used if nothing is said.
+    pub const DEFAULT: Self = Self {
+        fault_around: MOST_AROUND,
+        chunk_size: 128,
+        fault_workers: 0,
+        prefetch_workers: 4,
+        region_memory: 0,
+    };
+
+    /// Whether each is one that makes sense.
+    ///
+    /// # Errors
+    ///
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), Bad> {
+        let bad = |name, value, allowed| {
+            Err(Bad {
+                name,
+                value,
+                allowed,
+            })
+        };
+        if self.fault_around > MOST_AROUND {
+            return bad("fault_around", self.fault_around, "0 to 512 (pages)");
+        }
+        let Some(shape) = self.shape() else {
+            let allowed = "a power of two from 2 to 1024 (MiB)";
+            return bad("chunk_size", self.chunk_size, allowed);
+        };
+        if self.fault_workers > MOST_FAULTS {
+            let allowed = "1 to 512, or 0 for no limit";
+            return bad("fault_workers", self.fault_workers, allowed);
+        }
+        if !(1..=MOST_PREFETCHES).contains(&self.prefetch_workers) {
+            return bad("prefetch_workers", self.prefetch_workers, "1 to 32");
+        }
+        let least = shape.least_memory();
+        if self.region_memory > MOST_MEMORY || self.region_memory().is_some_and(|m| m < least) {
+            let allowed = "1 to 1048576 (MiB) and at least a 128th of chunk_size, \
+                           or 0 for a 128th of the machine's memory";
+            return bad("region_memory", self.region_memory, allowed);
+        }
+        Ok(())
+    }
+
+    /// The shape of a region's mirror; `None` if there is no such one.
+    pub fn shape(&self) -> Option<Shape> {
+        let chunk_pages = (u64::from(self.chunk_size) << 20) >> PAGE_SHIFT;
+        Shape::new(chunk_pages, self.fault_around.into())
+    }
+
+    /// How many faults of one region are served at once, if there is a limit.
+    pub fn fault_workers(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.fault_workers)
+    }
+
+    /// How many bytes of kernel memory a region's translations may take, if that was said.
+    pub fn region_memory(&self) -> Option<usize> {
+        let bytes = usize::try_from(u64::from(self.region_memory) << 20).ok()?;
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// The name and the value of each.
+    pub fn entries(&self) -> [(&'static str, u32); 5] {
+        [
+            ("fault_around", self.fault_around),
+            ("chunk_size", self.chunk_size),
+            ("fault_workers", self.fault_workers),
+            ("prefetch_workers", self.prefetch_workers),
+            ("region_memory", self.region_memory),
+        ]
+    }
+}
+
+/// A parameter that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bad {
+    name: &'static str,
+    value: u32,
+    allowed: &'static str,
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            value,
+            allowed,
+        } = self;
+        write!(f, "{name}={value} is not possible: it has to be {allowed}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    /// The defaults, but for one.
+    fn with(name: &str, value: u32) -> Parameters {
+        let mut parameters = Parameters::DEFAULT;
+        let parameter = match name {
+            "fault_around" => &mut parameters.fault_around,
+            "chunk_size" => &mut parameters.chunk_size,
+            "fault_workers" => &mut parameters.fault_workers,
+            "prefetch_workers" => &mut parameters.prefetch_workers,
+            "region_memory" => &mut parameters.region_memory,
+            _ => panic!("no parameter is called {name}"),
+        };
+        *parameter = value;
+        parameters
+    }
+
+    #[test]
+    fn the_defaults_and_the_limits_are_possible() {
+        assert_eq!(Parameters::DEFAULT.check(), Ok(()));
+        for (name, values) in [
+            ("fault_around", [0, 512]),
+            ("chunk_size", [2, 1024]),
+            ("fault_workers", [0, 512]),
+            ("prefetch_workers", [1, 32]),
+            ("region_memory", [1, 1 << 20]),
+        ] {
+            for value in values {
+                assert_eq!(with(name, value).check(), Ok(()), "{name}={value}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_is_among_the_entries() {
+        for (name, default) in Parameters::DEFAULT.entries() {
+            let entries = with(name, 77).entries();
+            let value = entries.iter().find(|entry| entry.0 == name);
+            assert_eq!(value, Some(&(name, 77)));
+            assert_ne!(default, 77);
+        }
+    }
+
+    #[test]
+    fn whatever_is_possible_is_a_shape_of_its_own() {
+        assert_eq!(Parameters::DEFAULT.shape(), Some(Shape::default()));
+        assert_eq!(Parameters::DEFAULT.region_memory(), None);
+        assert_eq!(Parameters::DEFAULT.fault_workers(), None);
+        assert_eq!(with("region_memory", 3).region_memory(), Some(3 << 20));
+        assert_eq!(with("fault_workers", 3).fault_workers(), NonZeroU32::new(3));
+        for order in 1..=10 {
+            let parameters = Parameters {
+                fault_around: order,
+                ..with("chunk_size", 1 << order)
+            };
+            assert_eq!(parameters.check(), Ok(()));
+            let shape = Shape::new(256 << order, order.into());
+            assert_eq!(parameters.shape(), shape);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said_by_name() {
+        for (name, values) in [
+            ("fault_around", [513, u32::MAX].as_slice()),
+            ("chunk_size", &[0, 1, 96, 2048, u32::MAX]),
+            ("fault_workers", &[513, u32::MAX]),
+            ("prefetch_workers", &[0, 33, u32::MAX]),
+            ("region_memory", &[(1 << 20) + 1, u32::MAX]),
+        ] {
+            for &value in values {
+                let bad = with(name, value).check().unwrap_err().to_string();
+                let start = std::format!("{name}={value} is not possible: it has to be ");
+                assert!(bad.starts_with(&start), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_region_has_memory_for_some_chunks() {
+        for (memory, possible) in [(7, false), (8, true), (0, true)] {
+            let parameters = Parameters {
+                region_memory: memory,
+                ..with("chunk_size", 1024)
+            };
+            assert_eq!(parameters.check().is_ok(), possible, "{memory}");
+        }
+    }
+}
