@@ -50,7 +50,7 @@ const ROWS: &[Row<'_>] = &[
     ),
     (
         "vm/fuzz",
-        "odp-fuzz --requests $((100000 / ${TESTBED_PATIENCE:-1}))",
+        "odp-fuzz --seed 2026 --requests $((100000 / ${TESTBED_PATIENCE:-1}))",
         1200,
     ),
     (
