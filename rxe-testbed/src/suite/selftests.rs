@@ -11,22 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 
 use super::report::Report;
-use super::{Job, Record, Status};
+use super::{table, Job, Record, Status};
 use crate::build::World;
 use crate::cache::Key;
 use crate::chroot::Bind;
 use crate::kernel::Variant;
 use crate::klog;
 use crate::process;
-use crate::session::{self, Put};
+use crate::session::Put;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
 /// All of them take about one minute and a half under emulation.
 const LIMIT: Duration = Duration::from_secs(900);
-
-/// How long the search for leaks may take.
-const LEAKS: Duration = Duration::from_secs(120);
 
 /// Where the tests are in the kernel's source tree.
 const SOURCE: &str = "tree/tools/testing/selftests/mm/hmm-tests.c";
@@ -103,8 +100,9 @@ fn leaks(world: &World, vm: &mut Vm) -> Result<Option<String>> {
         return Ok(None);
     }
     let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let search = session::with_scripts("kmemleak");
-    let outcome = vm.run(&search, vm.patience(LEAKS), &mut output, &mut errors)?;
+    let search = table::leaks(full("kmemleak"));
+    let limit = vm.patience(Duration::from_secs(search.seconds));
+    let outcome = vm.run(&search.script, limit, &mut output, &mut errors)?;
     output.extend(errors);
     let said = String::from_utf8_lossy(&output).into_owned();
     Ok((outcome != Outcome::Exit(0)).then_some(said))
