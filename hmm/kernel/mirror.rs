@@ -190,11 +190,6 @@ impl<O: Observer> Mirror<O> {
         })
     }
 
-    /// How many bytes the translations take.
-    pub fn memory(&self) -> usize {
-        self.chunks.memory()
-    }
-
     fn observer(&self) -> &O {
         self.chunks.observer()
     }
