@@ -44,6 +44,7 @@ impl Life {
 
     /// Holds the part; every `true` is to be followed by one [`Life::release`]. `false` if it has been
     /// retired.
+    #[inline]
     pub fn hold(&self) -> bool {
         let held = |word: u32| (word & RETIRED == 0).then(|| (word + ONE) | USED);
         // Acquire: what earlier holders have done to the part is seen. Relaxed would do for `retire`,
@@ -54,6 +55,7 @@ impl Life {
     }
 
     /// Lets go of the part.
+    #[inline]
     pub fn release(&self) {
         // Release: what this holder did is done before the part can be retired.
         self.0.fetch_sub(ONE, Ordering::Release);

@@ -38,6 +38,7 @@ impl Shape {
     }
 
     /// How many pages may come along with a fault.
+    #[inline]
     pub fn look_ahead(&self) -> u64 {
         self.look_ahead
     }
@@ -45,6 +46,7 @@ impl Shape {
     /// The least memory, in bytes, with which a mirror works well: that of four chunks in which every
     /// page has a translation of its own, and not less than 1 MiB. With less, what is in use would be
     /// taken down for what is in use.
+    #[inline]
     pub const fn least_memory(&self) -> usize {
         const TRANSLATION: usize = 8;
         const MIB: usize = 1 << 20;

@@ -10,7 +10,7 @@
 //! shared lock; all else takes `&mut self`, so the exclusive lock is in the signature. Memory comes
 //! from [`Room`], as nothing can be allocated at leisure under a lock.
 
-use core::ops::DerefMut;
+use core::ops::{AddAssign, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{PageIndex, PageRange};
@@ -53,6 +53,7 @@ impl Slot {
     }
 
     /// Enters a translation; returns whether there was none.
+    #[inline]
     fn fill(&mut self, pfn: Pfn, perm: Perm) -> bool {
         let slot = self.0.get_mut();
         let old = *slot;
@@ -82,6 +83,7 @@ impl Slot {
     }
 
     /// The frame and the rights, without using them.
+    #[inline]
     fn get(&self) -> Option<(Pfn, Perm)> {
         let value = self.0.load(Ordering::Relaxed);
         let perm = Perm::from_writable(value & WRITABLE != 0);
@@ -144,7 +146,7 @@ pub struct Table<H, P> {
     slots: u32,
 }
 
-/// What became of the pages of a run.
+/// What became of the pages of a run, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
     /// How many were not there before.
@@ -153,7 +155,16 @@ pub struct Filled {
     pub left_out: bool,
 }
 
+impl AddAssign for Filled {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        self.added += other.added;
+        self.left_out |= other.left_out;
+    }
+}
+
 /// How many units it takes to cover `range`.
+#[inline]
 pub fn units_in(range: PageRange) -> u64 {
     match range.is_empty() {
         true => 0,
@@ -163,11 +174,13 @@ pub fn units_in(range: PageRange) -> u64 {
     }
 }
 
+#[inline]
 fn unit_number(page: PageIndex) -> u64 {
     page.get() >> UNIT_ORDER
 }
 
 /// The pages of the unit that `page` is in.
+#[inline]
 pub fn unit_around(page: PageIndex) -> PageRange {
     let start = PageIndex::new(unit_number(page) << UNIT_ORDER);
     PageRange::new(start, start.saturating_add(UNIT_PAGES))
@@ -208,6 +221,7 @@ where
         self.range
     }
 
+    #[inline]
     fn unit_index(&self, page: PageIndex) -> Option<usize> {
         if !self.range.contains(page) {
             return None;
@@ -215,6 +229,13 @@ where
         usize::try_from(unit_number(page) - unit_number(self.range.start())).ok()
     }
 
+    /// The page of the first slot of the unit that `page` is in.
+    #[inline]
+    fn first_slot(&self, page: PageIndex) -> PageIndex {
+        unit_around(page).start().max(self.range.start())
+    }
+
+    #[inline]
     fn pages_of(&self, unit: usize) -> Option<&B> {
         self.pages.as_ref()?.get(unit)?.slots.as_ref()
     }
@@ -243,7 +264,7 @@ where
         if let Some(pfn) = self.huge.get(unit)?.translate(access) {
             return Some(pfn.add(page.get() - start));
         }
-        let first = start.max(self.range.start().get());
+        let first = self.first_slot(page).get();
         let slot = usize::try_from(page.get() - first).ok()?;
         self.pages_of(unit)?.get(slot)?.translate(access)
     }
@@ -257,18 +278,39 @@ where
             (Perm::ReadWrite, Perm::ReadWrite) => Perm::ReadWrite,
             _ => Perm::ReadOnly,
         };
-        let covered = run.range().intersection(&self.range);
         let mut filled = Filled::default();
-        filled.added = self.each_unit(covered, |table, unit, part, hit| {
-            if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
-                return table.fill_huge(unit, part, run, perm);
-            }
-            let added = table.fill_pages(unit, part, run, perm, room);
-            filled.left_out |= added.is_none();
-            added.unwrap_or(0)
-        });
+        // Most runs of single pages, of which there are many at a time.
+        if let Some(added) = self.fill_slots(run.range(), run.pfn, perm) {
+            filled.added = added;
+        } else {
+            filled.added = self.each_unit(run.range(), |table, unit, part, hit| {
+                if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
+                    return table.fill_huge(unit, part, run, perm);
+                }
+                let added = table.fill_pages(unit, part, run, perm, room);
+                filled.left_out |= added.is_none();
+                added.unwrap_or(0)
+            });
+        }
         self.used += filled.added as u32;
         filled
+    }
+
+    /// Enters `pages`, mapped from frame `first` on; returns how many were not there before. `None` if they
+    /// do not lie in one unit that has slots.
+    #[inline]
+    fn fill_slots(&mut self, pages: PageRange, first: Pfn, perm: Perm) -> Option<u64> {
+        let start = self.first_slot(pages.start());
+        let unit = self.unit_index(pages.start())?;
+        let Pages { slots, used } = self.pages.as_mut()?.get_mut(unit)?;
+        let from = usize::try_from(pages.start().get() - start.get()).ok()?;
+        let slots = slots.as_mut()?.get_mut(from..from + pages.len() as usize)?;
+        let mut added = 0;
+        for (slot, pfn) in slots.iter_mut().zip(first.get()..) {
+            added += u64::from(slot.fill(Pfn::new(pfn), perm));
+        }
+        *used += added;
+        Some(added)
     }
 
     fn fill_huge(&mut self, unit: usize, part: PageRange, run: &Run, perm: Perm) -> u64 {
@@ -299,28 +341,19 @@ where
         if self.huge.get(unit).is_some_and(|slot| slot.get().is_some()) {
             return Some(0);
         }
-        let pages = self.make_pages(unit, part, room)?;
+        self.make_slots(unit, part, room)?;
         let covered = run.range().intersection(&part);
-        let mut added = 0;
-        for page in covered.start().get()..covered.end().get() {
-            let pfn = run.pfn.add(page - run.start.get());
-            let slot = pages.slots.as_mut();
-            let slot = slot.and_then(|slots| slots.get_mut((page - part.start().get()) as usize));
-            if let Some(slot) = slot {
-                added += u64::from(slot.fill(pfn, perm));
-            }
-        }
-        pages.used += added;
-        Some(added)
+        let first = run.pfn.add(covered.start().get() - run.start.get());
+        self.fill_slots(covered, first, perm)
     }
 
-    /// The single pages of `unit`, with slots.
-    fn make_pages(
+    /// Sees to it that `unit` has slots for its single pages; `None` if there is no room for them.
+    fn make_slots(
         &mut self,
         unit: usize,
         part: PageRange,
         room: &mut impl Room<P, B>,
-    ) -> Option<&mut Pages<B>> {
+    ) -> Option<()> {
         if self.pages.is_none() {
             self.pages = Some(room.pages(self.huge.len())?);
         }
@@ -329,7 +362,7 @@ where
             pages.slots = Some(room.slots(part.len())?);
             self.slots += part.len() as u32;
         }
-        Some(pages)
+        Some(())
     }
 
     /// Removes the translations of `range`; returns how many pages there were.
@@ -472,6 +505,7 @@ where
 }
 
 /// The slots for the pages of `some` among those for the pages of `part`.
+#[inline]
 fn slots_of(slots: &mut [Slot], part: PageRange, some: PageRange) -> &mut [Slot] {
     let from = (some.start().get() - part.start().get()) as usize;
     let slots = slots.get_mut(from..from + some.len() as usize);

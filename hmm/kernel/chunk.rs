@@ -67,9 +67,15 @@ impl<O: Observer> Chunk<O> {
         Some(unsafe { MappedPage::map(pfn) })
     }
 
-    /// Enters the pages of `run`; see [`Table::fill`].
-    pub(crate) fn fill(&mut self, run: &Run, limit: Perm, room: &mut RoomForFault) -> Filled {
-        self.change(|table| table.fill(run, limit, room))
+    /// Enters the pages of `runs`; see [`Table::fill`].
+    pub(crate) fn fill(&mut self, runs: &[Run], limit: Perm, room: &mut RoomForFault) -> Filled {
+        self.change(|table| {
+            let mut filled = Filled::default();
+            for run in runs {
+                filled += table.fill(run, limit, room);
+            }
+            filled
+        })
     }
 
     /// Removes the translations of `range` and marks what the device wrote as dirty; returns how

@@ -69,9 +69,10 @@ impl<T> ChunkMap<T> {
     }
 
     /// The entry at `index`.
+    #[inline]
     fn entry<'g>(&'g self, index: usize, _looking: &'g rcu::Guard) -> Option<&'g Entry<T>> {
-        // SAFETY: The array is initialised; `xa_load` takes the RCU lock itself.
-        let entry = NonNull::new(unsafe { bindings::xa_load(self.xa.get(), index) })?;
+        // SAFETY: The array is initialised; the RCU lock is held.
+        let entry = NonNull::new(unsafe { shim::hmm_shim_xa_load(self.xa.get(), index) })?;
         // SAFETY: A pointer of ours, by the type invariant. It was in the array when the RCU lock was
         // held already, so it is not freed while that is.
         Some(unsafe { entry.cast::<Entry<T>>().as_ref() })

@@ -79,6 +79,7 @@ mod tables;
 mod turns;
 
 #[expect(
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     non_camel_case_types,

@@ -126,11 +126,13 @@ impl Limits {
     }
 
     /// In bytes.
+    #[inline]
     pub fn memory(&self) -> usize {
         self.memory.max(self.shape.least_memory())
     }
 
     /// From here on the reaper is called.
+    #[inline]
     pub(crate) fn soon(&self) -> usize {
         self.memory() / 8 * 7
     }
@@ -404,13 +406,9 @@ impl<O: Observer> Mirror<O> {
             let found = self.find(&mm, chunk, request, runs, &mut room);
             let mut valid = found.inspect_err(|_| self.note_if_empty(chunk))?;
             let (found, chunk) = valid.split();
-            let mut left_out = false;
-            for run in found.as_slice() {
-                let filled = chunk.fill(run, self.limit, &mut room);
-                added += filled.added;
-                left_out |= filled.left_out;
-            }
-            if !left_out {
+            let filled = chunk.fill(found.as_slice(), self.limit, &mut room);
+            added += filled.added;
+            if !filled.left_out {
                 if chunk.is_empty() {
                     self.chunks.emptied();
                 }

@@ -153,6 +153,7 @@ pub fn is_zero_page(pfn: Pfn) -> bool {
     unsafe { device_shim::hmm_shim_is_zero_pfn(pfn.get() as usize) }
 }
 
+#[inline]
 fn page(pfn: Pfn) -> *mut bindings::page {
     // SAFETY: Arithmetic on the frame number only.
     unsafe { shim::hmm_shim_pfn_to_page(pfn.get() as usize) }

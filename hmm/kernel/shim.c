@@ -11,6 +11,7 @@
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/xarray.h>
 
 #include "shim.h"
 
@@ -50,25 +51,8 @@ static hmm_shim_entry not_present(softleaf_t leaf, const void *owner)
 	}
 }
 
-pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift)
+static hmm_shim_entry pud_entry(pud_t pud)
 {
-	pgd_t *pgd = pgd_offset(mm, addr);
-	p4d_t *p4d;
-
-	*shift = PGDIR_SHIFT;
-	if (pgd_none(*pgd) || pgd_bad(*pgd))
-		return NULL;
-	p4d = p4d_offset(pgd, addr);
-	*shift = P4D_SHIFT;
-	if (p4d_none(*p4d) || p4d_bad(*p4d))
-		return NULL;
-	return pud_offset(p4d, addr);
-}
-
-hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
-{
-	pud_t pud = pudp_get(pudp);
-
 	if (pud_none(pud))
 		return HMM_SHIM_ABSENT;
 	/* Only hugetlb has entries here that are not present. */
@@ -82,13 +66,35 @@ hmm_shim_entry hmm_shim_pud_entry(pud_t *pudp)
 	return HMM_SHIM_TABLE;
 }
 
-pmd_t *hmm_shim_pmd(pud_t *pudp, unsigned long addr)
+static bool is_table(pmd_t pmd)
 {
-	pud_t pud = pudp_get(pudp);
+	return pmd_present(pmd) && !pmd_leaf(pmd) && !pmd_bad(pmd);
+}
 
-	if (pud_none(pud) || !pud_present(pud) || pud_leaf(pud) || pud_bad(pud))
-		return NULL;
-	return pmd_offset(&pud, addr);
+unsigned int hmm_shim_descend(struct mm_struct *mm, unsigned long addr, struct hmm_shim_place *place)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	place->entry = HMM_SHIM_ABSENT;
+	if (pgd_none(*pgd) || pgd_bad(*pgd))
+		return PGDIR_SHIFT;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d) || p4d_bad(*p4d))
+		return P4D_SHIFT;
+	pud = pudp_get(pud_offset(p4d, addr));
+	place->entry = pud_entry(pud);
+	if (place->entry != HMM_SHIM_TABLE)
+		return PUD_SHIFT;
+	pmd = pmdp_get_lockless(pmd_offset(&pud, addr));
+	if (!is_table(pmd)) {
+		place->pmds = pmd_offset(&pud, addr & PUD_MASK);
+		return PMD_SHIFT;
+	}
+	place->ptes = pte_offset_kernel(&pmd, addr & PMD_MASK);
+	return PAGE_SHIFT;
 }
 
 static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
@@ -114,15 +120,6 @@ void hmm_shim_pmd_entries(pmd_t *pmdp, unsigned int count, const void *owner, hm
 {
 	for (; count; count--)
 		*to++ = pmd_entry(pmdp_get_lockless(pmdp++), owner);
-}
-
-pte_t *hmm_shim_pte(pmd_t *pmdp, unsigned long addr)
-{
-	pmd_t pmd = pmdp_get_lockless(pmdp);
-
-	if (pmd_none(pmd) || !pmd_present(pmd) || pmd_leaf(pmd) || pmd_bad(pmd))
-		return NULL;
-	return pte_offset_kernel(&pmd, addr);
 }
 
 static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
@@ -237,6 +234,27 @@ bool hmm_shim_mm_has_owner(struct mm_struct *mm)
 void hmm_shim_mmap_write_unlock(struct mm_struct *mm)
 {
 	mmap_write_unlock(mm);
+}
+
+static noinline void *load_below(struct xarray *xa, unsigned long index)
+{
+	XA_STATE(xas, xa, index);
+	void *entry;
+
+	do {
+		entry = xas_load(&xas);
+	} while (xas_retry(&xas, entry));
+	return entry;
+}
+
+void *hmm_shim_xa_load(struct xarray *xa, unsigned long index)
+{
+	void *head = xa_head(xa);
+
+	/* Not a node: it is the entry at 0. */
+	if (!xa_is_internal(head))
+		return index ? NULL : head;
+	return load_below(xa, index);
 }
 
 unsigned long hmm_shim_ram(void)

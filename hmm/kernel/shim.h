@@ -36,23 +36,29 @@ enum hmm_shim_bits {
 };
 
 /*
- * The page table, top down. An address in a user's part of the mm; the mmap lock held; from
- * hmm_shim_pud_entry() on also the RCU read lock, so that no table goes away under the reader.
- * Entries may change at any time: the caller learns of it through its interval notifier.
+ * The page table. An address in a user's part of the mm; the mmap lock held, and the RCU read lock, so that
+ * no table goes away under the reader. Entries may change at any time: the caller learns of it through its
+ * interval notifier.
  */
 
-/* owner, if not NULL, is whose device memory counts as DEVICE; that of others is ELSEWHERE. */
+/* Where a descent has ended: one of them is written. */
+struct hmm_shim_place {
+	/* Above the tables of PMDs: the entry. */
+	hmm_shim_entry entry;
+	/* The first entry of a table of PMDs, of which that for the address is not a table. */
+	pmd_t *pmds;
+	/* The first entry of a table of PTEs. */
+	pte_t *ptes;
+};
 
-/* The PUD entry for addr, or NULL where a level above it is empty: then *shift is its log2 size. */
-pud_t *hmm_shim_pud(struct mm_struct *mm, unsigned long addr, unsigned int *shift);
-hmm_shim_entry hmm_shim_pud_entry(pud_t *pud);
-/* The PMD entry for addr in the table that *pud points to, or NULL if it has ceased to be one. */
-pmd_t *hmm_shim_pmd(pud_t *pud, unsigned long addr);
-/* count entries from pmd on, all in one table. */
+/* Goes down to the entry for addr; returns the log2 size of what it covers. */
+unsigned int hmm_shim_descend(struct mm_struct *mm, unsigned long addr, struct hmm_shim_place *place);
+
+/*
+ * count entries from pmd or pte on, all in one table. owner, if not NULL, is whose device memory counts as
+ * DEVICE; that of others is ELSEWHERE.
+ */
 void hmm_shim_pmd_entries(pmd_t *pmd, unsigned int count, const void *owner, hmm_shim_entry *to);
-/* The PTE for addr in the table that *pmd points to, or NULL if it has ceased to be one. */
-pte_t *hmm_shim_pte(pmd_t *pmd, unsigned long addr);
-/* count entries from pte on, all in one table. */
 void hmm_shim_pte_entries(pte_t *pte, unsigned int count, const void *owner, hmm_shim_entry *to);
 
 /* Whether vma maps memfd_secret(2) memory: ordinary pages that the kernel itself cannot reach. */
@@ -82,6 +88,9 @@ bool hmm_shim_mm_has_owner(struct mm_struct *mm);
 enum hmm_shim_xa {
 	HMM_SHIM_XA_ACCOUNT = (__force unsigned int)XA_FLAGS_ACCOUNT,
 };
+
+/* xa_load(), with the RCU read lock held; without a walk for an array that has its only entry at 0. */
+void *hmm_shim_xa_load(struct xarray *xa, unsigned long index);
 
 /* How much memory the machine has, in bytes. */
 unsigned long hmm_shim_ram(void);

@@ -7,7 +7,7 @@
 
 use core::iter::FusedIterator;
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
+use core::ptr::{null_mut, NonNull};
 
 use kernel::bindings;
 use kernel::mm::{MmWithUser, MmapReadGuard};
@@ -183,12 +183,7 @@ impl Table {
         }
         let index = self.index(page);
         let pages = PageRange::new(page, until.min(self.range.end())).len();
-        // The first entry of a table of PMDs may be all that is of interest: the table that it points to.
-        let most = match self.first {
-            First::Pmd(_) if batch.read == 0 => 1,
-            _ => MOST_AT_ONCE,
-        };
-        let count = ((pages >> self.order()) as usize).clamp(1, most);
+        let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
         let owner = owner.identity() as *const _;
         let to = batch.entries.as_mut_ptr().cast();
         // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
@@ -277,69 +272,39 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         (*first, &behind[..behind.len().min(room as usize)])
     }
 
-    /// Reads from another table from now on.
-    fn read_table(&mut self, first: First, page: PageIndex, rcu: rcu::Guard) {
-        let order = match first {
-            First::Pmd(_) => PUD_ORDER,
-            First::Pte(_) => PMD_ORDER,
+    /// Descends from the top to the table that has an entry for `page`, which is read from now on. Where
+    /// there is none, the entry above it is returned.
+    fn descend(&mut self, page: PageIndex) -> Option<Found> {
+        let rcu = rcu::read_lock();
+        let mut place = shim::hmm_shim_place {
+            entry: 0,
+            pmds: null_mut(),
+            ptes: null_mut(),
+        };
+        let addr = page.addr() as usize;
+        // SAFETY: The mmap lock is held, and RCU's; `addr` lies in an area, `place` can be written.
+        let shift = unsafe { shim::hmm_shim_descend(self.mm.as_raw(), addr, &mut place) };
+        let order = shift - PAGE_SHIFT;
+        // SAFETY: The order says which of the fields has been written, and no entry is at address 0.
+        let (first, size) = unsafe {
+            match order {
+                0 => (First::Pte(NonNull::new_unchecked(place.ptes)), PMD_ORDER),
+                PMD_ORDER => (First::Pmd(NonNull::new_unchecked(place.pmds)), PUD_ORDER),
+                _ => {
+                    // A table it is not, or the descent would have gone on.
+                    let entry = entry_of(place.entry).unwrap_or(Entry::Bad);
+                    return Some(Found::around(page, order, entry));
+                }
+            }
         };
         self.batch.read = 0;
-        // INVARIANT: The caller has come to `first`, the table's very first entry, with `rcu` held.
+        // INVARIANT: The descent has come to `first` under the RCU lock, which is held on.
         self.table = Some(Table {
-            range: Found::around(page, order, Entry::Absent).range(),
+            range: Found::around(page, size, Entry::Absent).range(),
             first,
             _rcu: rcu,
         });
-    }
-
-    /// Descends from the top to the entry for `page`.
-    fn descend(&mut self, page: PageIndex, until: PageIndex) -> Found {
-        self.table = None;
-        let addr = page.addr() as usize;
-        let rcu = rcu::read_lock();
-        let mut shift = 0;
-        // SAFETY: The mmap lock is held, `addr` lies in an area, `shift` can be written.
-        let pud = unsafe { shim::hmm_shim_pud(self.mm.as_raw(), addr, &mut shift) };
-        let Some(pud) = NonNull::new(pud) else {
-            return Found::around(page, shift - PAGE_SHIFT, Entry::Absent);
-        };
-        // SAFETY: `pud` points into a table that stays while the mmap lock is held.
-        let entry = unsafe { shim::hmm_shim_pud_entry(pud.as_ptr()) };
-        if let Some(entry) = entry_of(entry) {
-            return Found::around(page, PUD_ORDER, entry);
-        }
-        let start = Found::around(page, PUD_ORDER, Entry::Absent).start;
-        // SAFETY: As above; the RCU lock keeps the table below, which hugetlb may unshare.
-        let pmd = unsafe { shim::hmm_shim_pmd(pud.as_ptr(), start.addr() as usize) };
-        let Some(pmd) = NonNull::new(pmd) else {
-            return Found::around(page, 0, Entry::Absent);
-        };
-        self.read_table(First::Pmd(pmd), page, rcu);
-        self.entry(page, until)
-    }
-
-    /// Goes on to the table of PTEs that the entry for `page` in the PMD table points to.
-    fn descend_to_ptes(&mut self, page: PageIndex, until: PageIndex) -> Found {
-        let absent = Found::around(page, 0, Entry::Absent);
-        let Some(Table {
-            first: First::Pmd(first),
-            _rcu: rcu,
-            range,
-            ..
-        }) = self.table.take()
-        else {
-            return absent;
-        };
-        let index = ((page.get() - range.start().get()) >> PMD_ORDER) as usize;
-        let start = Found::around(page, PMD_ORDER, Entry::Absent).start;
-        // SAFETY: `page` is in the table's range, and the table is alive by its type invariant. A table
-        // of PTEs that is withdrawn now is freed after a grace period.
-        let pte = unsafe { shim::hmm_shim_pte(first.as_ptr().add(index), start.addr() as usize) };
-        let Some(pte) = NonNull::new(pte) else {
-            return absent;
-        };
-        self.read_table(First::Pte(pte), page, rcu);
-        self.entry(page, until)
+        None
     }
 }
 
@@ -392,12 +357,17 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
 
     #[inline]
     fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found {
-        match self.in_table(page, until) {
-            Some((entry, order)) => match entry_of(entry) {
-                Some(entry) => Found::around(page, order, entry),
-                None => self.descend_to_ptes(page, until),
-            },
-            None => self.descend(page, until),
+        loop {
+            if let Some((entry, order)) = self.in_table(page, until) {
+                if let Some(entry) = entry_of(entry) {
+                    return Found::around(page, order, entry);
+                }
+            }
+            // In another table, maybe in one below this; again if that has changed since.
+            self.table = None;
+            if let Some(found) = self.descend(page) {
+                return found;
+            }
         }
     }
 

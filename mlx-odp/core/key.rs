@@ -97,6 +97,7 @@ impl Key {
     }
 
     /// The virtual address of the `len` bytes from `iova`, if they are all in the region.
+    #[inline]
     pub fn translate(&self, iova: u64, len: u64) -> Result<u64, OutOfRange> {
         let offset = iova.checked_sub(self.iova).ok_or(OutOfRange)?;
         let end = offset.checked_add(len).ok_or(OutOfRange)?;

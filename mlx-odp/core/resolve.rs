@@ -44,11 +44,13 @@ impl<M: Memory> Resolver<M> {
     }
 
     /// The key.
+    #[inline]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
     /// The memory.
+    #[inline]
     pub fn memory(&self) -> &M {
         &self.memory
     }

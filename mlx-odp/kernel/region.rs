@@ -266,10 +266,12 @@ impl Region {
         self.translate(iova, len).is_ok()
     }
 
+    #[inline]
     fn mirror(&self) -> &Mirror<Counting> {
         &self.resolver.memory().0
     }
 
+    #[inline]
     fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {
         self.resolver
             .key()
