@@ -8,6 +8,9 @@ for program; do
 		install -s "/build/target/release/$program" /build/out/bin/
 	fi
 done
+# A benchmark's file has a name that ends with a hash.
+benchmark=$(find /build/target/release/deps -name 'access-*' -type f -executable)
+install -s "$benchmark" /build/out/bin/odp-criterion
 # The names of the tests are wanted before a VM is booted.
 if [ -x /build/out/bin/odp-test ]; then
 	/build/out/bin/odp-test --list >/build/out/tests

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The programs for the guest, of userspace-bench and hmm-oracle, built with the chroot's cargo.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -26,6 +26,9 @@ pub(crate) const TEST: &str = "odp-test";
 
 /// The benchmark.
 pub(crate) const BENCH: &str = "odp-bench";
+
+/// What `cargo bench` runs, in the guest as `odp-criterion`.
+const CRITERION: &str = "access";
 
 /// Data in memory that is in a storm.
 pub(crate) const STORM: &str = "odp-storm";
@@ -152,12 +155,16 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             chroot,
         };
         cargo.fetch(&step)?;
+        let target = cargo.target()?;
+        forget_benchmarks(&target)?;
         let build = [
             "build",
             "--release",
             "--locked",
             "--offline",
             "--bins",
+            "--bench",
+            CRITERION,
             "-p",
             PACKAGE,
             "-p",
@@ -165,7 +172,6 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
         ];
         process::run_logged(cargo.command(&build)?, &log, &step)
             .with_context(|| format!("building {PACKAGE} and {ORACLE}"))?;
-        let target = cargo.target()?;
         let binds = [
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
@@ -176,4 +182,21 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
         step.done();
         Ok(())
     })
+}
+
+/// Removes the benchmarks that were built before. Their files' names end with a hash of how they were built: the one
+/// that is there after the next build is that build's.
+fn forget_benchmarks(target: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(target.join("release/deps"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(&format!("{CRITERION}-")) {
+            std::fs::remove_file(entry.path())
+                .with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }

@@ -66,6 +66,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/parameters.sh"),
     ),
     (
+        "usr/local/lib/testbed/bench-suites",
+        include_str!("../guest/bench-suites.sh"),
+    ),
+    (
         "usr/local/lib/testbed/prefetch-removal",
         include_str!("../guest/prefetch-removal.sh"),
     ),

@@ -79,6 +79,13 @@ const ROWS: &[Row<'_>] = &[
         60,
     ),
     ("bench/odp-errors", "bench-errors", 300),
+    ("bench/odp-suites", "with-swap 256 bench-suites", 900),
+    (
+        // Three kinds of regions warm, two that fault, four registrations.
+        "bench/odp-criterion",
+        "odp-criterion --test >/run/said && cat /run/said && test $(grep -c Success /run/said) = 9",
+        300,
+    ),
     ("diff/kinds", "with-module hmm_oracle hmm-diff kinds", 120),
     (
         "selftest/device-memory",

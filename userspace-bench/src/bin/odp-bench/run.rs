@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use odp_results::{
     html,
@@ -125,6 +125,12 @@ fn one(case: &Case, bench: &Bench, run: &mut Run, device: &str, progress: &Progr
     let goes_on = !released.as_ref().is_err_and(gone);
     // That the other machine is gone explains whatever else went wrong.
     let result = released.and(result);
+    // A case that has nothing to show for itself is no success.
+    let nothing = result.is_ok() && metrics.is_empty() && skipped.is_empty();
+    let result = match nothing {
+        true => Err(anyhow!("nothing was measured")),
+        false => result,
+    };
     if progress.is_hidden() {
         // Where nobody sees a bar, a line tells how far it has come.
         eprintln!("{}{}", case.name, remark(&result));
