@@ -231,8 +231,11 @@ fn heading(place: &str, icount: bool) -> String {
         false => "Times, of an emulated processor if it says so: only the ratios mean something.",
     };
     let noise = match icount {
-        true => "",
-        false => " C/C is the same ratio with C on both sides: the noise.",
+        true => " ± in a goal is what two boots may differ by.",
+        false => {
+            " C/C is the same ratio with C on both sides: the noise. ± in a goal is how far C's ratio may be from \
+             what it is in another run."
+        }
     };
     format!(
         "{place}. {what} The stock driver (C) and ours in one boot, in turns; accesses that C does right. Ratios \
