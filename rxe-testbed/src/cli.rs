@@ -77,6 +77,9 @@ pub(crate) struct BenchArguments {
     /// rxe-testbed/baseline.json: exit status 1 if a metric takes over 5 % more
     #[arg(long)]
     pub(crate) icount: bool,
+    /// Measure between two VMs what makes sense there
+    #[arg(long, conflicts_with_all = ["icount", "publish"])]
+    pub(crate) pair: bool,
     /// Put the table and the picture into the repository's documents
     #[arg(long)]
     pub(crate) publish: bool,

@@ -12,12 +12,12 @@ use anyhow::{bail, Context, Result};
 use odp_results::compare::Comparison;
 use odp_results::run::{write_atomically, Run};
 
-use super::legs;
+use super::stage::{self, Stage};
 use crate::build::World;
 use crate::cli::BenchArguments;
 use crate::qemu::INSTRUCTION;
 use crate::ui::Step;
-use crate::vm::{Driver, Vm};
+use crate::vm::Driver;
 
 /// The baseline, in the repository.
 const BASELINE: &str = "rxe-testbed/baseline.json";
@@ -54,10 +54,8 @@ const EFFORT: f64 = 0.25;
 
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// What runs odp-bench where instructions are counted, and leaves its result in `file`.
-pub(crate) fn script(file: &str) -> String {
-    let options = format!("--instruction {INSTRUCTION} --effort {EFFORT}");
-    legs::script(file, &options, CASES)
+fn options() -> String {
+    format!("--instruction {INSTRUCTION} --effort {EFFORT}")
 }
 
 /// The test: no metric of the baseline is worse by more than what is tolerated.
@@ -66,20 +64,20 @@ pub(crate) fn test() -> String {
     format!(
         "cat >/run/baseline.json <<'END'\n{BASELINE_TEXT}\nEND\n\
          {} && odp-bench compare --baseline --threshold {percent} /run/baseline.json /run/counted.json",
-        script("/run/counted.json")
+        stage::script("/run/counted.json", &options(), CASES)
     )
 }
 
 /// Counts on our driver, and makes that the baseline or compares it; what has become worse by too much.
 pub(super) fn against_baseline(
-    vm: &mut Vm,
+    stage: &mut Stage,
     arguments: &BenchArguments,
     world: &World,
     folder: &Path,
 ) -> Result<Vec<String>> {
     let step = Step::start("counting the instructions of our driver");
-    vm.use_driver(Driver::Ours)?;
-    let counted = legs::odp_bench(vm, &script(legs::FILE), LIMIT)?;
+    stage.use_driver(Driver::Ours)?;
+    let counted = stage.odp_bench(&options(), CASES, LIMIT)?;
     step.done();
     counted.save(&folder.join("counted.json"))?;
     if let Some(failed) = counted.failed.first() {

@@ -172,9 +172,31 @@ const GOALS: &[Goal] = &[
     ),
 ];
 
-/// The cases of odp-bench that the goals take.
-pub(super) fn cases() -> Vec<&'static str> {
-    vec![
+impl Figure {
+    /// The metrics, or beginnings of names of metrics, that it takes.
+    fn names(self) -> Vec<&'static str> {
+        match self {
+            Self::Within(one, other) => vec![one, other],
+            Self::AgainstC(name) | Self::Amount(name, _) | Self::Spread(name) => vec![name],
+        }
+    }
+
+    /// Whether it can be had between two machines.
+    fn of_two(self) -> bool {
+        self.names().into_iter().all(between_two)
+    }
+}
+
+/// Whether odp-bench measures a metric, or a case, between two machines, too.
+fn between_two(name: &str) -> bool {
+    !["registration/", "fault/cpu/", "invalidation/"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
+/// The cases of odp-bench that the goals take, those of `two` machines or all.
+pub(super) fn cases(two: bool) -> Vec<&'static str> {
+    let mut cases = vec![
         "registration/explicit",
         "registration/memory",
         "warm/write",
@@ -188,7 +210,9 @@ pub(super) fn cases() -> Vec<&'static str> {
         "prefetch/explicit/4k/sync",
         "prefetch/explicit/thp/sync",
         "invalidation/dontneed",
-    ]
+    ];
+    cases.retain(|case| !two || between_two(case));
+    cases
 }
 
 /// How it stands with a goal.
@@ -244,9 +268,10 @@ const USEFUL: f64 = 0.05;
 /// What counted instructions may differ by: two boots of one build do so by little less.
 const COUNTED: f64 = 0.005;
 
-/// Judges all goals.
-pub(super) fn judge(legs: &[Leg]) -> Vec<Line> {
-    GOALS.iter().map(|goal| line(goal, legs)).collect()
+/// Judges all goals, or those that `two` machines can measure.
+pub(super) fn judge(legs: &[Leg], two: bool) -> Vec<Line> {
+    let goals = GOALS.iter().filter(|goal| !two || goal.figure.of_two());
+    goals.map(|goal| line(goal, legs)).collect()
 }
 
 fn line(goal: &Goal, legs: &[Leg]) -> Line {
@@ -539,7 +564,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_met() {
-        let lines = judge(&[]);
+        let lines = judge(&[], false);
         assert!(lines.iter().all(|line| line.verdict == Verdict::Unknown));
         assert!(table(&lines).contains("not measured"));
         assert_eq!(picture(&lines), None);
@@ -636,15 +661,14 @@ mod tests {
     #[test]
     fn every_goal_has_its_cases() {
         for goal in GOALS {
-            let names = match goal.figure {
-                Figure::Within(one, other) => vec![one, other],
-                Figure::AgainstC(name) | Figure::Amount(name, _) | Figure::Spread(name) => {
-                    vec![name]
+            for two in [false, goal.figure.of_two()] {
+                for name in goal.figure.names() {
+                    let found = cases(two).iter().any(|case| name.starts_with(case));
+                    assert!(found, "{name}");
                 }
-            };
-            for name in names {
-                assert!(cases().iter().any(|case| name.starts_with(case)), "{name}");
             }
         }
+        assert!(!cases(true).contains(&"invalidation/dontneed"));
+        assert!(judge(&[], true).len() < GOALS.len());
     }
 }

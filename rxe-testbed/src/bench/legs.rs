@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Runs of odp-bench on one driver and the other, in turns within one VM.
+//! Runs of odp-bench on one driver and the other, in turns within one boot.
 //!
 //! A block is A B B A: whatever drifts while it runs affects both sides alike. Each leg loads its driver anew,
 //! also when the one before it was of the same driver: what a load makes different is part of the noise.
@@ -7,17 +7,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{bail, Context, Result};
+use anyhow::Result;
 use odp_results::run::{Missing, Run, State};
 
-use crate::exec::quote;
-use crate::process;
-use crate::programs;
-use crate::ui::{self, Step};
-use crate::vm::{Driver, Outcome, Vm};
-
-/// How long its result may take to fetch.
-const COPY: Duration = Duration::from_secs(60);
+use super::stage::Stage;
+use crate::ui::Step;
+use crate::vm::Driver;
 
 /// What is run.
 pub(crate) struct Plan {
@@ -103,7 +98,7 @@ pub(crate) fn pairs(number: u32, driver: Driver) -> &'static [(usize, usize)] {
 
 impl Plan {
     /// Runs all legs; each result is kept in `folder` as soon as it is there.
-    pub(crate) fn run(&self, vm: &mut Vm, folder: &Path) -> Result<Vec<Leg>> {
+    pub(crate) fn run(&self, stage: &mut Stage, folder: &Path) -> Result<Vec<Leg>> {
         let mut legs = Vec::new();
         let numbers = u32::from(!self.null)..=self.rounds;
         let total = 4 * numbers.clone().count();
@@ -114,7 +109,7 @@ impl Plan {
                     legs.len() + 1,
                     driver.name()
                 ));
-                let run = self.leg(vm, driver)?;
+                let run = self.leg(stage, driver)?;
                 let leg = Leg {
                     block: number,
                     place,
@@ -131,43 +126,10 @@ impl Plan {
         Ok(legs)
     }
 
-    fn leg(&self, vm: &mut Vm, driver: Driver) -> Result<Run> {
-        vm.use_driver(driver)?;
-        odp_bench(vm, &script(FILE, &self.options, &self.cases), self.limit)
+    fn leg(&self, stage: &mut Stage, driver: Driver) -> Result<Run> {
+        stage.use_driver(driver)?;
+        stage.odp_bench(&self.options, &self.cases, self.limit)
     }
-}
-
-/// Where odp-bench leaves its result in the guest.
-pub(super) const FILE: &str = "/run/odp-bench.json";
-
-/// What runs odp-bench's `cases` and leaves the result in `file`.
-pub(super) fn script(file: &str, options: &str, cases: &[&str]) -> String {
-    let cases: Vec<String> = cases.iter().map(|case| quote(case)).collect();
-    format!(
-        "rm -f {file}; cd /root; {} run --device rxe0 --aligned {options} --quiet --json {file} {} >&2",
-        programs::BENCH,
-        cases.join(" ")
-    )
-}
-
-/// Runs such a `script`, which leaves its result in [`FILE`], and fetches that.
-pub(super) fn odp_bench(vm: &mut Vm, script: &str, limit: Duration) -> Result<Run> {
-    let (mut nothing, mut said) = (std::io::sink(), Vec::new());
-    let outcome = vm.run(script, limit, &mut nothing, &mut said)?;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    match outcome {
-        // What failed is in the result.
-        Outcome::Exit(0 | 1) => {}
-        Outcome::Exit(_) => bail!("{}: {}", programs::BENCH, process::tail(&said, 5)),
-        Outcome::TimedOut => ui::note(&format!("killed after {} s", limit.as_secs())),
-    }
-    let mut json = Vec::new();
-    let fetch = format!("cat {FILE}");
-    let fetched = vm.run(&fetch, COPY, &mut json, &mut std::io::sink())?;
-    if fetched != Outcome::Exit(0) {
-        bail!("{} left no result", programs::BENCH);
-    }
-    serde_json::from_slice(&json).context("reading the result")
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `bench`: the stock driver and ours in one VM, in turns, and how the performance goals stand.
 //!
-//! `legs` swaps the drivers and runs odp-bench on each, `goals` says what is to be reached and judges what
-//! was measured; `counting` compares the instructions that paths take with those of a baseline.
+//! `stage` is the VM, or two of them. `legs` swaps the drivers and runs odp-bench on each, `goals` says what is to
+//! be reached and judges what was measured; `counting` compares the instructions that paths take with those of a
+//! baseline.
 
 pub(crate) mod counting;
 mod goals;
 mod legs;
 mod publish;
+mod stage;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,6 +31,7 @@ use crate::vm::{Config, Driver, Outcome, Vm};
 
 use goals::Line;
 use legs::{Leg, Plan};
+use stage::Stage;
 
 /// The walks and the mirror beside the kernel's own, without RDMA.
 const HMM: &str =
@@ -57,23 +60,19 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     write_atomically(&folder.join("goals.txt"), b"")?;
 
-    let config = Config {
-        extra: match arguments.icount {
-            true => Extra::Counting,
-            false => Extra::None,
-        },
-        ..Config::default()
-    };
-    let step = Step::start("booting the VM");
-    let mut vm = Vm::boot(&world, &config)?;
+    let step = Step::start(match arguments.pair {
+        true => "booting two VMs",
+        false => "booting the VM",
+    });
+    let mut stage = Stage::boot(&world, &config(arguments), arguments.pair)?;
     step.done();
     let place = format!(
         "Linux {} under {}, soft-RoCE",
         world.kernel.version.release,
-        vm.accelerator().name()
+        stage.vm.accelerator().name()
     );
-    let measured = measure(&mut vm, arguments, &world, &folder);
-    let log = vm.off()?;
+    let measured = measure(&mut stage, arguments, &world, &folder);
+    let log = stage.off()?;
     crate::vm::save_log(&log, &world.cache.log("last-kernel"))?;
     let Measured {
         legs,
@@ -82,7 +81,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     } = measured?;
 
     if !legs.is_empty() {
-        let (lines, heading) = (goals::judge(&legs), heading(&place, arguments.icount));
+        let lines = goals::judge(&legs, arguments.pair);
+        let heading = heading(&place, arguments);
         println!("\n{}", report(&lines, &legs, &hmm, &heading, &folder)?);
         if arguments.publish {
             publish::publish(world.repository.root(), &lines, arguments.icount, &heading)?;
@@ -102,6 +102,23 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     Ok(u8::from(!problems.is_empty()))
 }
 
+/// What a VM is to be like.
+fn config(arguments: &BenchArguments) -> Config {
+    let usual = Config::default();
+    Config {
+        extra: match arguments.icount {
+            true => Extra::Counting,
+            false => Extra::None,
+        },
+        // Two VMs share the host.
+        cpus: match arguments.pair {
+            true => 1,
+            false => usual.cpus,
+        },
+        ..usual
+    }
+}
+
 /// What came of it.
 struct Measured {
     legs: Vec<Leg>,
@@ -110,7 +127,7 @@ struct Measured {
 }
 
 fn measure(
-    vm: &mut Vm,
+    stage: &mut Stage,
     arguments: &BenchArguments,
     world: &World,
     folder: &Path,
@@ -118,7 +135,7 @@ fn measure(
     let mut problems = Vec::new();
     if arguments.icount {
         // First, as in the test: what ran before in a VM leaves its traces in where memory lies.
-        problems.extend(counting::against_baseline(vm, arguments, world, folder)?);
+        problems.extend(counting::against_baseline(stage, arguments, world, folder)?);
         if arguments.update_baseline {
             return Ok(Measured {
                 legs: Vec::new(),
@@ -137,12 +154,12 @@ fn measure(
             false => format!("--effort {effort}"),
         },
         limit: LEG.mul_f64(effort.max(0.5)),
-        cases: goals::cases(),
+        cases: goals::cases(arguments.pair),
     };
-    let legs = plan.run(vm, folder)?;
-    let hmm = match arguments.icount || arguments.without_hmm {
+    let legs = plan.run(stage, folder)?;
+    let hmm = match arguments.icount || arguments.pair || arguments.without_hmm {
         true => Vec::new(),
-        false => hmm(vm)?,
+        false => hmm(&mut stage.vm)?,
     };
     Ok(Measured {
         legs,
@@ -225,10 +242,15 @@ fn refusals(legs: &[Leg]) -> String {
 }
 
 /// Where figures are from, and how to read them.
-fn heading(place: &str, icount: bool) -> String {
+fn heading(place: &str, arguments: &BenchArguments) -> String {
+    let icount = arguments.icount;
     let what = match icount {
         true => "Instructions of one emulated processor whose clock counts them, kernel and program together.",
         false => "Times, of an emulated processor if it says so: only the ratios mean something.",
+    };
+    let machines = match arguments.pair {
+        true => " Between two VMs with one processor each.",
+        false => "",
     };
     let noise = match icount {
         true => " ± in a goal is what two boots may differ by.",
@@ -238,7 +260,7 @@ fn heading(place: &str, icount: bool) -> String {
         }
     };
     format!(
-        "{place}. {what} The stock driver (C) and ours in one boot, in turns; accesses that C does right. Ratios \
+        "{place}. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. Ratios \
          come with the interval that holds the true one in 95 of 100 cases.{noise} The second column is what \
          the ratio is of: C, or what the title says."
     )
