@@ -61,9 +61,55 @@ odp-bench report limited.json | grep -q registration/explicit/register/4KiB || {
 	failed=1
 }
 
+# A user who may not use the device.
+chmod 600 /dev/infiniband/uverbs*
+expect 2 "cannot open rxe0: " setpriv --reuid=65534 --regid=65534 --clear-groups odp-bench run warm/read
+chmod 666 /dev/infiniband/uverbs*
+
+# holds STATUS COMMAND...: the command ends with the status.
+holds() {
+	local status=$1 ended
+	shift
+	"$@" >said 2>&1
+	ended=$?
+	if [ $ended != "$status" ]; then
+		echo "$*: status $ended instead of $status:"
+		cat said
+		failed=1
+	fi
+}
+
+# What has become worse is a regression, what has become better or is the same is none.
+holds 0 odp-bench run --effort 0.05 --quiet --json old.json --html old.html warm/write registration/implicit
+python3 - <<'END'
+import json
+
+run = json.load(open("old.json"))
+for metric in run["metrics"]:
+    metric["samples"] = [1000 * sample for sample in metric["samples"]]
+json.dump(run, open("slow.json", "w"))
+END
+holds 0 odp-bench compare old.json old.json
+holds 1 odp-bench compare old.json slow.json
+holds 0 odp-bench compare slow.json old.json
+holds 0 grep '<svg' old.html
+
+# A driver that moves wrong bytes at odd offsets, and has no implicit regions.
+rxe-driver stock || exit
+expect 1 "warm/write: wrong data at offset 0x" odp-bench run --effort 0.05 --json wrong.json warm/write
+holds 0 odp-bench run --aligned --effort 0.05 --json right.json warm/write
+odp-bench report right.json >right
+holds 0 grep '^skipped  warm/write/implicit: the device has no implicit' right
+holds 0 grep 'limited to aligned' right
+rxe-driver none || exit
+expect 2 "no RDMA device: " odp-bench run
+rxe-driver ours || exit
+
 # A machine that goes away in the middle.
 odp-bench run --server --port 18521 2>/dev/null &
 server=$!
+# No word from the shell that it was killed.
+disown
 expect 1 "the peer does not answer" bash -c "(sleep 4; kill -KILL $server) & \
 	exec odp-bench run --connect 10.77.0.1 --port 18521 --effort 20 --json gone.json warm/read warm/write"
 odp-bench report gone.json >/dev/null || failed=1

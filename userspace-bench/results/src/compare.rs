@@ -43,6 +43,8 @@ pub struct Line {
     pub verdict: Verdict,
     /// Whether it is worse by more than what is tolerated, even at the good end of the interval.
     pub regression: bool,
+    /// Whether no difference is seen, but one beyond what is tolerated could hide in the interval.
+    pub uncertain: bool,
 }
 
 /// A comparison.
@@ -113,6 +115,11 @@ impl Comparison {
         worse.count() + self.missing.len()
     }
 
+    /// How many metrics scatter too much for a regression to be seen.
+    pub fn uncertain(&self) -> usize {
+        self.lines.iter().filter(|line| line.uncertain).count()
+    }
+
     /// The comparison for people.
     pub fn table(&self) -> String {
         let widest = self.lines.iter().map(|l| l.name.chars().count()).max();
@@ -123,7 +130,11 @@ impl Comparison {
         }
         for line in &self.lines {
             let Ratio { value, low, high } = line.ratio;
-            let mark = if line.regression { "  REGRESSION" } else { "" };
+            let mark = match (line.regression, line.uncertain) {
+                (true, _) => "  REGRESSION",
+                (_, true) => " seen: too few samples, or they scatter too much",
+                _ => "",
+            };
             let _ = writeln!(
                 text,
                 "{:<width$}  {:>10} -> {:>10}  x{value:.3} [{low:.3}, {high:.3}]  {}{mark}",
@@ -183,6 +194,7 @@ fn line(old: &Metric, new: &Metric, threshold: f64) -> Option<Line> {
         ratio,
         verdict,
         regression: best > 1.0 + threshold,
+        uncertain: verdict == Verdict::NoDifference && worst > 1.0 + threshold,
     })
 }
 
@@ -220,6 +232,18 @@ mod tests {
         let unit = Unit::BytesPerSecond;
         assert_eq!(verdict(1.0, 1.5, unit), (Verdict::Faster, false));
         assert_eq!(verdict(1.0, 0.5, unit), (Verdict::Slower, true));
+    }
+
+    #[test]
+    fn what_scatters_hides_a_regression() {
+        let mut restless = run(1.0, Unit::Nanoseconds);
+        restless.metrics[0].samples = vec![10.0, 100.0, 1000.0];
+        let uncertain = |new: &Run| Comparison::new(&restless, new, 0.05).uncertain();
+        assert_eq!(uncertain(&restless), 1);
+        let calm = run(1.0, Unit::Nanoseconds);
+        let comparison = Comparison::new(&calm, &calm, 0.05);
+        assert_eq!(comparison.uncertain(), 0);
+        assert!(!comparison.table().contains("scatter"));
     }
 
     #[test]

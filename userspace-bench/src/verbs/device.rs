@@ -3,6 +3,7 @@
 
 use std::{
     ffi::CStr,
+    io,
     mem::MaybeUninit,
     net::Ipv6Addr,
     os::fd::BorrowedFd,
@@ -114,7 +115,12 @@ impl Context {
         // SAFETY: the count outlives the call.
         let list = unsafe { sys::ibv_get_device_list(&mut count) };
         if list.is_null() {
-            return Err(Error::NoDevice(name.map(Into::into)));
+            // What stands for a library that is not there says this.
+            let missing = io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP);
+            return Err(match missing {
+                true => Error::NoLibrary,
+                false => Error::NoDevice(name.map(Into::into)),
+            });
         }
         let found = (0..count as usize).find_map(|i| {
             // SAFETY: the list holds `count` devices.
@@ -127,7 +133,11 @@ impl Context {
         let context = found.map(|(device, this)| {
             // SAFETY: the device is in the list, which has not been freed.
             let raw = unsafe { sys::ibv_open_device(device) };
-            (object("ibv_open_device", raw), this)
+            let raw = object("ibv_open_device", raw).map_err(|error| Error::Closed {
+                device: this.clone(),
+                errno: error.errno().unwrap_or(libc::EIO),
+            });
+            (raw, this)
         });
         // SAFETY: the list came from ibv_get_device_list and is not used after this.
         unsafe { sys::ibv_free_device_list(list) };

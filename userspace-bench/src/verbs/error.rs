@@ -19,9 +19,26 @@ pub enum Error {
         /// What it said.
         errno: i32,
     },
+    /// The library is not there.
+    #[error("libibverbs.so.1 cannot be loaded: it comes with rdma-core (on Debian libibverbs1 and ibverbs-providers)")]
+    NoLibrary,
     /// There is no such device.
-    #[error("no RDMA device{}", .0.as_ref().map(|n| format!(" named {n}")).unwrap_or_default())]
+    #[error(
+        "no RDMA device{}: `rdma link` lists those there are",
+        .0.as_ref().map(|n| format!(" named {n}")).unwrap_or_default()
+    )]
     NoDevice(Option<String>),
+    /// The device is there and does not open.
+    #[error(
+        "cannot open {device}: {}; its file in /dev/infiniband has to be one that this user may read and write",
+        io::Error::from_raw_os_error(*errno)
+    )]
+    Closed {
+        /// Its name.
+        device: String,
+        /// What the library said.
+        errno: i32,
+    },
     /// The port has no address that can be used.
     #[error("no usable GID on port 1 of {0}")]
     NoGid(String),

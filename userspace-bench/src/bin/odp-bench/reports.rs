@@ -64,9 +64,10 @@ pub fn compare(arguments: &Compare) -> Outcome {
     print!("{}", comparison.table());
     let regressions = comparison.regressions();
     println!(
-        "\n{} metrics compared, {regressions} worse by more than {} %",
+        "\n{} metrics compared, {regressions} worse by more than {} %, {} too uncertain to tell",
         comparison.lines.len(),
-        arguments.threshold
+        arguments.threshold,
+        comparison.uncertain()
     );
     Ok(match regressions {
         0 => ExitCode::SUCCESS,
