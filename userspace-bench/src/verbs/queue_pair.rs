@@ -48,6 +48,9 @@ pub struct QpConfig {
     pub extended: bool,
     /// How often a message is sent again to a peer that has no receive for it; 7 is without end.
     pub rnr_retries: u8,
+    /// How often a packet is sent again that nobody answers; soft-RoCE takes 7, the most there is, for
+    /// without end.
+    pub retries: u8,
 }
 
 impl QpConfig {
@@ -59,6 +62,7 @@ impl QpConfig {
             sges: 4,
             extended: false,
             rnr_retries: 7,
+            retries: 7,
         }
     }
 }
@@ -85,6 +89,7 @@ pub struct QueuePair {
     gid: Gid,
     psn: u32,
     rnr_retries: u8,
+    retries: u8,
     /// Where datagrams go.
     peer: OnceLock<(AddressHandle, u32)>,
     domain: Arc<ProtectionDomain>,
@@ -139,6 +144,7 @@ impl QueuePair {
             // Anything will do, as long as it differs from one queue pair to the next.
             psn: qpn.wrapping_mul(0x9e37_79b1) & 0xff_ffff,
             rnr_retries: config.rnr_retries,
+            retries: config.retries,
             peer: OnceLock::new(),
             domain: domain.clone(),
             completions: completions.clone(),
@@ -247,7 +253,7 @@ impl QueuePair {
         if self.transport == Transport::Rc {
             // 4.096 us * 2^16: a quarter of a second. Emulated processors are slow.
             attr.timeout = 16 + patience::factor().next_power_of_two().ilog2() as u8;
-            attr.retry_cnt = 7;
+            attr.retry_cnt = self.retries;
             attr.rnr_retry = self.rnr_retries;
             attr.max_rd_atomic = READS;
             what = what

@@ -37,7 +37,11 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn queue_pair(env: &Env) -> Result<QueuePair> {
     let queue = CompletionQueue::new(&env.context, 128)?;
-    let config = QpConfig::new(Transport::Rc);
+    let config = QpConfig {
+        // The other side may be gone before any request finds its memory gone.
+        retries: 6,
+        ..QpConfig::new(Transport::Rc)
+    };
     Ok(QueuePair::new(&env.domain, &queue, env.gid, config)?)
 }
 
