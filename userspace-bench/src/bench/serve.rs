@@ -118,7 +118,7 @@ impl Hello {
 
 /// Greets the other machine; what both can do is left of `caps`.
 fn greet(peer: &mut Peer, caps: &mut OdpCaps) -> Result<()> {
-    peer.tell(&Hello::of(*caps))?;
+    peer.tell(&Hello::of(*caps)).map_err(Problem::PeerGone)?;
     let other: Hello = peer.hear().context("the peer is no odp-bench")?;
     if other.greeting != GREETING {
         bail!("the peer is {}, this is {GREETING}", other.greeting);
@@ -198,8 +198,9 @@ pub fn serve(bench: &Bench, mut peer: Peer) -> Result<()> {
         let reply = match request {
             Request::Bye => return Ok(()),
             Request::Connect(depth) => {
-                peer.tell(&Reply::Done)?;
-                links.push(peer.link(bench, config(depth))?);
+                peer.tell(&Reply::Done).map_err(Problem::PeerGone)?;
+                let link = peer.link(bench, config(depth));
+                links.push(link.context("connecting a queue pair to the peer's")?);
                 continue;
             }
             Request::Release => {
@@ -218,7 +219,8 @@ pub fn serve(bench: &Bench, mut peer: Peer) -> Result<()> {
                 None => bail!("the peer speaks of memory that it was not given"),
             },
         };
-        peer.tell(&reply.unwrap_or_else(|error| Reply::of_error(&error)))?;
+        let reply = reply.unwrap_or_else(|error| Reply::of_error(&error));
+        peer.tell(&reply).map_err(Problem::PeerGone)?;
     }
 }
 
