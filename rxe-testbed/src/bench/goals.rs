@@ -7,6 +7,7 @@
 //! [`USEFUL`], equality cannot be told from a real difference, and no goal of this kind is met.
 
 use odp_results::chart::{self, Bars};
+use odp_results::compare::COUNTED;
 use odp_results::run::{Run, Unit};
 use odp_results::statistics::Ratio;
 
@@ -264,9 +265,6 @@ struct Bar {
 
 /// Noise above this hides differences that matter.
 const USEFUL: f64 = 0.05;
-
-/// What counted instructions may differ by: two boots of one build do so by little less.
-const COUNTED: f64 = 0.005;
 
 /// Judges all goals, or those that `two` machines can measure.
 pub(super) fn judge(legs: &[Leg], two: bool) -> Vec<Line> {

@@ -8,6 +8,10 @@ use crate::{
     statistics::Ratio,
 };
 
+/// By what share counted instructions may differ though nothing has changed: two boots of one build were seen to
+/// differ by a little less.
+pub const COUNTED: f64 = 0.005;
+
 /// What may be said about a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -62,8 +66,8 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares what a run has with a baseline of medians, on a machine whose clock counts instructions: the
-    /// medians are what they are, without an interval. What the baseline has and the run has not, counts as a
-    /// regression; what only the run has, is not looked at.
+    /// medians are what they are, without an interval, and [`COUNTED`] is no difference. What the baseline has and
+    /// the run has not, counts as a regression; what only the run has, is not looked at.
     pub fn with_baseline(baseline: &Run, new: &Run, threshold: f64) -> Self {
         let mut comparison = Self {
             remarks: remarks(baseline, new),
@@ -81,6 +85,12 @@ impl Comparison {
                 line(&median(metric), &median(now), threshold)
             });
             match line {
+                Some(line) if (line.ratio.value - 1.0).abs() <= COUNTED => {
+                    comparison.lines.push(Line {
+                        verdict: Verdict::NoDifference,
+                        ..line
+                    });
+                }
                 Some(line) => comparison.lines.push(line),
                 None => comparison.missing.push(metric.name.clone()),
             }
@@ -254,6 +264,10 @@ mod tests {
         assert_eq!(regressions(&run(1.04, unit)), 0);
         assert_eq!(regressions(&run(1.06, unit)), 1);
         assert_eq!(regressions(&run(0.5, unit)), 0);
+        let verdict = |new: &Run| Comparison::with_baseline(&baseline, new, 0.05).lines[0].verdict;
+        assert_eq!(verdict(&run(1.004, unit)), Verdict::NoDifference);
+        assert_eq!(verdict(&run(1.006, unit)), Verdict::Slower);
+        assert_eq!(verdict(&run(0.994, unit)), Verdict::Faster);
         assert_eq!(regressions(&Run::new(false, BTreeMap::new())), 1);
     }
 

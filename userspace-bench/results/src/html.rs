@@ -80,11 +80,18 @@ fn section(body: &mut String, run: &Run, suite: &str) {
 }
 
 fn counters(body: &mut String, run: &Run) {
-    body.push_str("<h2>What the driver counted</h2><table>");
+    body.push_str(
+        "<h2>What the driver counted</h2><table><tr><th>case<th>counter<th>before<th>after<th>more",
+    );
     for counted in &run.counters {
         for (name, by) in counted.growth() {
+            let after = counted.after.get(name).copied().unwrap_or(by);
             let (case, name) = (escaped(&counted.case), escaped(name));
-            let _ = write!(body, "<tr><td>{case}<td>{name}<td>{by}");
+            let before = after - by;
+            let _ = write!(
+                body,
+                "<tr><td>{case}<td>{name}<td>{before}<td>{after}<td>{by}"
+            );
         }
     }
     body.push_str("</table>");
@@ -110,6 +117,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Counted;
     use std::collections::BTreeMap;
 
     #[test]
@@ -123,9 +131,15 @@ mod tests {
             case: "fault/y".into(),
             why: "byte 3 is wrong".into(),
         });
+        run.counters.push(Counted {
+            case: "fault/x".into(),
+            before: BTreeMap::from([("faults".into(), 40)]),
+            after: BTreeMap::from([("faults".into(), 52)]),
+        });
         let page = page(&run);
         assert!(page.contains("&lt;rxe0&gt;") && !page.contains("<rxe0>"));
         assert!(page.contains("<svg") && page.contains("fault/x"));
         assert!(page.contains("byte 3 is wrong"));
+        assert!(page.contains("<td>fault/x<td>faults<td>40<td>52<td>12"));
     }
 }
