@@ -253,16 +253,14 @@ fn heading(place: &str, arguments: &BenchArguments) -> String {
         false => "",
     };
     let noise = match icount {
-        true => " ± in a goal is what two boots may differ by.",
-        false => {
-            " C/C is the same ratio with C on both sides: the noise. ± in a goal is how far C's ratio may be from \
-             what it is in another run."
-        }
+        true => "",
+        false => " C/C is the same ratio with C on both sides: the noise.",
     };
     format!(
-        "{place}. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. Ratios \
-         come with the interval that holds the true one in 95 of 100 cases.{noise} The second column is what \
-         the ratio is of: C, or what the title says."
+        "{place}. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. \
+         Ratios come with the interval that holds the true one in 95 of 100 cases.{noise} ± in a goal is how far C's \
+         ratio may be from what it is in another run. The second column is what the ratio is of: C, or what the \
+         title says."
     )
 }
 
