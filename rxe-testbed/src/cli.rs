@@ -70,6 +70,9 @@ pub(crate) struct BenchArguments {
     /// Where the results go; into the cache if not given
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+    /// Measure nothing, but judge anew what an earlier run has left in FOLDER
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["rounds", "effort", "out", "icount", "pair"])]
+    pub(crate) again: Option<PathBuf>,
     /// Leave out hmm's own benchmark, which needs no RDMA
     #[arg(long)]
     pub(crate) without_hmm: bool,

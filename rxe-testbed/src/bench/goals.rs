@@ -2,7 +2,7 @@
 //! What the driver is to reach, and how it stands.
 //!
 //! A goal is met if the whole interval of its figure is within the limit, missed if all of it is beyond, and else
-//! too close to say. Nothing that is measured is ever equal to something else: where equality is the goal, the limit
+//! too close to say; so is what is compared with C, if C differs too much from itself. Nothing that is measured is ever equal to something else: where equality is the goal, the limit
 //! is above it by the noise, which is how far the stock driver differs from itself. Where that is more than
 //! [`USEFUL`], equality cannot be told from a real difference, and no goal of this kind is met.
 
@@ -286,7 +286,7 @@ fn line(goal: &Goal, legs: &[Leg]) -> Line {
         ),
         _ => (of(Driver::Ours), of(Driver::Stock)),
     };
-    let ratio = Ratio::of_pairs(&ratios);
+    let (ratio, reference) = (Ratio::of_pairs(&ratios), Ratio::of_pairs(&references));
     let unit = unit(goal.figure, legs);
     let bar = match goal.limit {
         Limit::Unlimited => None,
@@ -301,10 +301,24 @@ fn line(goal: &Goal, legs: &[Leg]) -> Line {
         sides: sides(goal.figure, legs),
         unit,
         ratio,
-        reference: Ratio::of_pairs(&references),
+        reference,
         bar,
-        verdict: verdict(bar, ratio),
+        verdict: match (goal.figure, bar) {
+            (Figure::AgainstC(_), Some(_)) if !steady(reference) => Verdict::Open,
+            _ => verdict(bar, ratio),
+        },
     }
+}
+
+/// Whether C's driver is a yardstick, where two runs of it differ by `reference`: if that may be more than a half,
+/// what is measured drowns in something else.
+fn steady(reference: Option<Ratio>) -> bool {
+    let near = |ratio: f64| (ratio - 1.0).abs() <= 0.5;
+    reference.is_none_or(|Ratio { value, low, high }| match high.is_infinite() {
+        // One alone has no interval.
+        true => near(value),
+        false => near(low) && near(high),
+    })
 }
 
 fn verdict(bar: Option<Bar>, ratio: Option<Ratio>) -> Verdict {
@@ -560,6 +574,17 @@ mod tests {
         assert_eq!(line.sides[0], Some(100.0));
         assert_eq!(untouched(100.0, 70.0).verdict, Verdict::Missed);
         assert_eq!(untouched(100.0, 59.8).verdict, Verdict::Open);
+    }
+
+    #[test]
+    fn nothing_is_compared_with_what_differs_from_itself() {
+        let mut legs = block(0, 100.0, 100.0);
+        legs.extend(block(1, 100.0, 1.0));
+        legs.extend(block(2, 100.0, 1.0));
+        let goal = goal("x", Figure::AgainstC(UNTOUCHED), 0.6);
+        assert_eq!(line(&goal, &legs).verdict, Verdict::Met);
+        legs[0] = leg(0, 0, Driver::Stock, &[(UNTOUCHED, 40.0)]);
+        assert_eq!(line(&goal, &legs).verdict, Verdict::Open);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! A block is A B B A: whatever drifts while it runs affects both sides alike. Each leg loads its driver anew,
 //! also when the one before it was of the same driver: what a load makes different is part of the noise.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{ensure, Context, Result};
 use odp_results::run::{Missing, Run, State};
 
 use super::stage::Stage;
@@ -96,9 +97,59 @@ pub(crate) fn pairs(number: u32, driver: Driver) -> &'static [(usize, usize)] {
     }
 }
 
+/// Where the run at `place` of block `number` is kept.
+fn file(number: u32, place: usize, driver: Driver) -> String {
+    format!("{number}-{place}-{}.json", driver.name())
+}
+
+/// Where the legs are that there are in `folder`, in their order.
+fn left_in(folder: &Path) -> Vec<(u32, usize, Driver, PathBuf)> {
+    let mut all = Vec::new();
+    for number in 0.. {
+        let legs = block(number).into_iter().enumerate();
+        let paths =
+            legs.map(|(place, driver)| (place, driver, folder.join(file(number, place, driver))));
+        let before = all.len();
+        all.extend(
+            paths
+                .filter(|(.., path)| path.exists())
+                .map(|(place, driver, path)| (number, place, driver, path)),
+        );
+        // Where instructions are counted, there is no block 0.
+        if number > 0 && all.len() == before {
+            break;
+        }
+    }
+    all
+}
+
+/// The legs that an earlier run has left in `folder`, as far as it got.
+pub(crate) fn load(folder: &Path) -> Result<Vec<Leg>> {
+    let left = left_in(folder);
+    ensure!(
+        !left.is_empty(),
+        "{} holds no run of cargo testbed bench: no {}",
+        folder.display(),
+        file(1, 0, Driver::Stock)
+    );
+    let legs = left.into_iter().map(|(block, place, driver, path)| {
+        Ok(Leg {
+            block,
+            place,
+            driver,
+            run: Run::load(&path)?,
+        })
+    });
+    legs.collect()
+}
+
 impl Plan {
-    /// Runs all legs; each result is kept in `folder` as soon as it is there.
+    /// Runs all legs; each result is kept in `folder` as soon as it is there, those of an earlier
+    /// run go.
     pub(crate) fn run(&self, stage: &mut Stage, folder: &Path) -> Result<Vec<Leg>> {
+        for (.., old) in left_in(folder) {
+            fs::remove_file(&old).with_context(|| format!("removing {}", old.display()))?;
+        }
         let mut legs = Vec::new();
         let numbers = u32::from(!self.null)..=self.rounds;
         let total = 4 * numbers.clone().count();
@@ -116,8 +167,7 @@ impl Plan {
                     driver,
                     run,
                 };
-                let name = format!("{number}-{place}-{}.json", driver.name());
-                leg.run.save(&folder.join(name))?;
+                leg.run.save(&folder.join(file(number, place, driver)))?;
                 leg.failures().iter().for_each(|failure| step.say(failure));
                 legs.push(leg);
                 step.done();
@@ -147,6 +197,23 @@ mod tests {
             driver,
             run,
         }
+    }
+
+    #[test]
+    fn what_a_run_has_left_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = load(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("1-0-stock.json"), "{error}");
+        // One that has counted, and broke off in its second block.
+        let legs = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)];
+        for (number, place) in legs {
+            let driver = block(number)[place];
+            let path = folder.path().join(file(number, place, driver));
+            finished(driver).run.save(&path).unwrap();
+        }
+        let found = load(folder.path()).unwrap();
+        let found = found.iter().map(|leg| (leg.block, leg.place));
+        assert_eq!(Vec::from_iter(found), legs);
     }
 
     #[test]

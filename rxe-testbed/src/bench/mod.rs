@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use odp_results::html;
-use odp_results::run::write_atomically;
+use odp_results::run::{write_atomically, Unit};
 use serde::Deserialize;
 
 use crate::build::{self, Wanted, World};
@@ -25,7 +25,8 @@ use crate::cli::BenchArguments;
 use crate::kernel::Variant;
 use crate::klog;
 use crate::programs;
-use crate::qemu::{Extra, INSTRUCTION};
+use crate::qemu::{Accelerator, Extra, INSTRUCTION};
+use crate::repository::Repository;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -43,6 +44,9 @@ const HMM_LIMIT: Duration = Duration::from_secs(900);
 
 /// Measures; the exit status says whether data was wrong or a run broke off, not how the goals stand.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
+    if let Some(folder) = &arguments.again {
+        return again(folder, arguments.publish);
+    }
     let started = Instant::now();
     let world = build::ensure(Wanted {
         kernel: Variant::Stock,
@@ -66,11 +70,6 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     });
     let mut stage = Stage::boot(&world, &config(arguments), arguments.pair)?;
     step.done();
-    let place = format!(
-        "Linux {} under {}, soft-RoCE",
-        world.kernel.version.release,
-        stage.vm.accelerator().name()
-    );
     let measured = measure(&mut stage, arguments, &world, &folder);
     let log = stage.off()?;
     crate::vm::save_log(&log, &world.cache.log("last-kernel"))?;
@@ -82,7 +81,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
 
     if !legs.is_empty() {
         let lines = goals::judge(&legs, arguments.pair);
-        let heading = heading(&place, arguments);
+        let heading = heading(&legs, arguments.pair);
         println!("\n{}", report(&lines, &legs, &hmm, &heading, &folder)?);
         if arguments.publish {
             publish::publish(world.repository.root(), &lines, arguments.icount, &heading)?;
@@ -100,6 +99,24 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
         println!("FAILED: {problem}");
     }
     Ok(u8::from(!problems.is_empty()))
+}
+
+/// Judges what an earlier run has left in `folder`, on one machine.
+fn again(folder: &Path, publish: bool) -> Result<u8> {
+    let legs = legs::load(folder)?;
+    let lines = goals::judge(&legs, false);
+    let heading = heading(&legs, false);
+    println!("{}", report(&lines, &legs, &[], &heading, folder)?);
+    if publish {
+        publish::publish(Repository::find()?.root(), &lines, counted(&legs), &heading)?;
+    }
+    Ok(0)
+}
+
+/// Whether instructions were counted.
+fn counted(legs: &[Leg]) -> bool {
+    let mut metrics = legs.iter().flat_map(|leg| &leg.run.metrics);
+    metrics.any(|metric| metric.unit == Unit::Instructions)
 }
 
 /// What a VM is to be like.
@@ -242,13 +259,19 @@ fn refusals(legs: &[Leg]) -> String {
 }
 
 /// Where figures are from, and how to read them.
-fn heading(place: &str, arguments: &BenchArguments) -> String {
-    let icount = arguments.icount;
+fn heading(legs: &[Leg], pair: bool) -> String {
+    let about = |key: &str| legs.iter().find_map(|leg| leg.run.environment.get(key));
+    let release = about("kernel").map_or("", String::as_str);
+    let accelerator = match about("emulation") {
+        Some(_) => Accelerator::Tcg,
+        None => Accelerator::Kvm,
+    };
+    let icount = counted(legs);
     let what = match icount {
         true => "Instructions of one emulated processor whose clock counts them, kernel and program together.",
         false => "Times, of an emulated processor if it says so: only the ratios mean something.",
     };
-    let machines = match arguments.pair {
+    let machines = match pair {
         true => " Between two VMs with one processor each.",
         false => "",
     };
@@ -257,10 +280,11 @@ fn heading(place: &str, arguments: &BenchArguments) -> String {
         false => " C/C is the same ratio with C on both sides: the noise.",
     };
     format!(
-        "{place}. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. \
+        "Linux {release} under {}, soft-RoCE. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. \
          Ratios come with the interval that holds the true one in 95 of 100 cases.{noise} ± in a goal is how far C's \
          ratio may be from what it is in another run. The second column is what the ratio is of: C, or what the \
-         title says."
+         title says.",
+        accelerator.name()
     )
 }
 
