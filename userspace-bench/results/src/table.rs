@@ -44,11 +44,17 @@ pub fn closing_line(run: &Run) -> String {
 
 fn environment(run: &Run) -> String {
     let mut text = String::new();
+    let longest = run
+        .environment
+        .keys()
+        .map(|name| name.chars().count())
+        .max();
+    let width = longest.unwrap_or(0).max(12);
     for (name, value) in &run.environment {
-        let _ = writeln!(text, "{name:<12} {value}");
+        let _ = writeln!(text, "{name:<width$} {value}");
     }
     if run.aligned {
-        let _ = writeln!(text, "{:<12} limited to aligned: {ALIGNED}", "accesses");
+        let _ = writeln!(text, "{:<width$} limited to aligned: {ALIGNED}", "accesses");
     }
     text
 }

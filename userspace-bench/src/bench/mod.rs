@@ -26,8 +26,6 @@ mod storm;
 mod stream;
 mod warm;
 
-pub use environment::environment;
-pub use meters::meters;
 pub use serve::serve;
 pub use setting::{Bench, Options, Problem};
 

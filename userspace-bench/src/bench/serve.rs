@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Two machines: one measures, the other serves it with memory and with what its owner has to do with it.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
 
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    environment::environment,
+    meters::meters,
     pages::Kind,
     setting::{Bench, Problem},
     target::{Act, Connection, Target},
 };
 use crate::{
-    env::{Buffer, Mode},
+    env::{Buffer, Env, Mode},
     peer::{Link, Peer},
     verbs::{OdpCaps, QpConfig, Remote, Transport},
 };
@@ -57,6 +59,8 @@ enum Request {
     Map(How, Kind, usize),
     /// Something done with memory.
     Do(usize, Act),
+    /// What its driver has counted.
+    Meters,
     /// All memory and all queue pairs given back.
     Release,
     /// The end.
@@ -64,10 +68,11 @@ enum Request {
 }
 
 /// What the one that serves answers.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Reply {
     Done,
     Mapped(usize, Remote),
+    Counted(BTreeMap<String, u64>),
     /// It takes something that is not there.
     Lacking(String),
     /// A wrong byte, at this offset.
@@ -84,10 +89,10 @@ impl Reply {
         }
     }
 
-    fn into_result(self) -> Result<Option<(usize, Remote)>> {
+    /// An answer of the kinds that are no error.
+    fn into_result(self) -> Result<Self> {
         match self {
-            Self::Done => Ok(None),
-            Self::Mapped(id, remote) => Ok(Some((id, remote))),
+            Self::Done | Self::Mapped(..) | Self::Counted(_) => Ok(self),
             Self::Lacking(why) => Err(Problem::Lacking(format!("on the peer: {why}")).into()),
             Self::Wrong(offset, what) => Err(Problem::WrongData { offset, what }.into()),
             Self::Failed(why) => bail!("on the peer: {why}"),
@@ -96,7 +101,13 @@ impl Reply {
 }
 
 /// The machine at the other end, for the one that measures.
-pub(super) struct Far(RefCell<Peer>);
+pub(super) struct Far {
+    peer: RefCell<Peer>,
+    /// Why it is not asked any more: what it may still answer would be taken for the answer to something else.
+    gone: RefCell<Option<(io::ErrorKind, String)>>,
+    /// What it says of itself.
+    pub(super) environment: BTreeMap<String, String>,
+}
 
 /// What two machines tell each other first.
 #[derive(Serialize, Deserialize)]
@@ -104,28 +115,31 @@ struct Hello {
     greeting: String,
     supported: bool,
     implicit: bool,
+    environment: BTreeMap<String, String>,
 }
 
 impl Hello {
-    fn of(caps: OdpCaps) -> Self {
+    fn of(env: &Env, caps: OdpCaps) -> Self {
         Self {
             greeting: GREETING.into(),
             supported: caps.supported,
             implicit: caps.implicit,
+            environment: environment(env),
         }
     }
 }
 
-/// Greets the other machine; what both can do is left of `caps`.
-fn greet(peer: &mut Peer, caps: &mut OdpCaps) -> Result<()> {
-    peer.tell(&Hello::of(*caps)).map_err(Problem::PeerGone)?;
+/// Greets the other machine, and gives its environment; what both can do is left of `caps`.
+fn greet(peer: &mut Peer, env: &Env, caps: &mut OdpCaps) -> Result<BTreeMap<String, String>> {
+    let hello = Hello::of(env, *caps);
+    peer.tell(&hello).map_err(Problem::PeerGone)?;
     let other: Hello = peer.hear().context("the peer is no odp-bench")?;
     if other.greeting != GREETING {
         bail!("the peer is {}, this is {GREETING}", other.greeting);
     }
     caps.supported &= other.supported;
     caps.implicit &= other.implicit;
-    Ok(())
+    Ok(other.environment)
 }
 
 fn config(depth: u32) -> QpConfig {
@@ -137,15 +151,34 @@ fn config(depth: u32) -> QpConfig {
 
 impl Far {
     /// Begins to talk; what both machines can do is left of `caps`.
-    pub(super) fn new(mut peer: Peer, caps: &mut OdpCaps) -> Result<Self> {
-        greet(&mut peer, caps)?;
-        Ok(Self(RefCell::new(peer)))
+    pub(super) fn new(mut peer: Peer, env: &Env, caps: &mut OdpCaps) -> Result<Self> {
+        let environment = greet(&mut peer, env, caps)?;
+        Ok(Self {
+            peer: RefCell::new(peer),
+            gone: RefCell::default(),
+            environment,
+        })
     }
 
-    fn ask(&self, request: &Request) -> Result<Option<(usize, Remote)>> {
-        let mut peer = self.0.borrow_mut();
+    fn ask(&self, request: &Request) -> Result<Reply> {
+        if let Some((kind, why)) = &*self.gone.borrow() {
+            let why = io::Error::new(*kind, why.clone());
+            return Err(Problem::PeerGone(why).into());
+        }
+        let mut peer = self.peer.borrow_mut();
         let heard = peer.tell(request).and_then(|()| peer.hear::<Reply>());
+        if let Err(error) = &heard {
+            *self.gone.borrow_mut() = Some((error.kind(), error.to_string()));
+        }
         heard.map_err(Problem::PeerGone)?.into_result()
+    }
+
+    /// What its driver has counted; nothing if it is gone.
+    pub(super) fn meters(&self) -> BTreeMap<String, u64> {
+        match self.ask(&Request::Meters) {
+            Ok(Reply::Counted(all)) => all,
+            _ => BTreeMap::new(),
+        }
     }
 
     pub(super) fn does(&self, id: usize, act: Act) -> Result<()> {
@@ -154,7 +187,7 @@ impl Far {
 
     pub(super) fn connect(&self, bench: &Bench, depth: u32) -> Result<Connection> {
         self.ask(&Request::Connect(depth))?;
-        let link = self.0.borrow_mut().link(bench, config(depth))?;
+        let link = self.peer.borrow_mut().link(bench, config(depth))?;
         Ok(Connection::new(link.qp, None, link.patience))
     }
 
@@ -166,8 +199,8 @@ impl Far {
         len: usize,
     ) -> Result<Target<'a>> {
         match self.ask(&Request::Map(mode.into(), kind, len))? {
-            Some((id, first)) => Ok(Target::There(bench, id, first)),
-            None => bail!("the peer gives no memory"),
+            Reply::Mapped(id, first) => Ok(Target::There(bench, id, first)),
+            _ => bail!("the peer gives no memory"),
         }
     }
 
@@ -180,7 +213,7 @@ impl Far {
 impl Drop for Far {
     fn drop(&mut self) {
         // A peer that is gone needs no farewell.
-        let _ = self.0.borrow_mut().tell(&Request::Bye);
+        let _ = self.peer.borrow_mut().tell(&Request::Bye);
     }
 }
 
@@ -190,7 +223,7 @@ impl Drop for Far {
 ///
 /// If it ends without a goodbye, or says what is not understood.
 pub fn serve(bench: &Bench, mut peer: Peer) -> Result<()> {
-    greet(&mut peer, &mut bench.caps.clone())?;
+    greet(&mut peer, bench, &mut bench.caps.clone())?;
     let mut links: Vec<Link> = Vec::new();
     let mut buffers: Vec<Rc<Buffer>> = Vec::new();
     loop {
@@ -214,6 +247,7 @@ pub fn serve(bench: &Bench, mut peer: Peer) -> Result<()> {
                 buffers.push(buffer);
                 Reply::Mapped(buffers.len() - 1, first)
             }),
+            Request::Meters => Ok(Reply::Counted(meters(bench.context.name()))),
             Request::Do(id, act) => match buffers.get(id) {
                 Some(buffer) => act.perform(bench, buffer).map(|()| Reply::Done),
                 None => bail!("the peer speaks of memory that it was not given"),
@@ -234,7 +268,7 @@ mod tests {
     use crate::bench::{prefetch::Way, setting::lacking, target::Piece};
 
     /// What comes out at the other end of the wire.
-    fn sent(reply: &Reply) -> Result<Option<(usize, Remote)>> {
+    fn sent(reply: &Reply) -> Result<Reply> {
         let line = serde_json::to_string(reply).unwrap();
         serde_json::from_str::<Reply>(&line).unwrap().into_result()
     }
@@ -262,9 +296,14 @@ mod tests {
             addr: 0x1000,
             rkey: 7,
         };
-        let given = sent(&Reply::Mapped(3, first)).unwrap();
-        assert_eq!(given, Some((3, first)));
-        assert_eq!(sent(&Reply::Done).unwrap(), None);
+        let counted = BTreeMap::from([("faults".into(), 7)]);
+        for reply in [
+            Reply::Mapped(3, first),
+            Reply::Done,
+            Reply::Counted(counted),
+        ] {
+            assert_eq!(sent(&reply).unwrap(), reply);
+        }
     }
 
     #[test]

@@ -2,12 +2,16 @@
 //! Where a case is played: the device, the memory that stays registered until the driver's counters have been
 //! read, and what was measured.
 
-use std::{cell::RefCell, io, ops::Deref, path::PathBuf, rc::Rc, time::Instant};
+use std::{
+    cell::RefCell, collections::BTreeMap, io, ops::Deref, path::PathBuf, rc::Rc, time::Instant,
+};
 
 use anyhow::{bail, Result};
 use odp_results::run::{Metric, Missing, Unit};
 
 use super::{
+    environment::environment,
+    meters::meters,
     pages::Kind,
     serve::Far,
     target::{Act, Connection, Target},
@@ -111,8 +115,27 @@ impl Bench {
     /// If the peer is no odp-bench of the same version.
     pub fn with_peer(env: Env, options: Options, peer: Peer) -> Result<Self> {
         let mut bench = Self::new(env, options)?;
-        bench.far = Some(Far::new(peer, &mut bench.caps)?);
+        bench.far = Some(Far::new(peer, &bench.env, &mut bench.caps)?);
         Ok(bench)
+    }
+
+    /// What a reader of the figures has to know of the machine, and of the peer's as `peer NAME`.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let far = self.far.iter().flat_map(|far| &far.environment);
+        let far = far.map(|(name, value)| (format!("peer {name}"), value.clone()));
+        let mut all = environment(&self.env);
+        all.extend(far);
+        all
+    }
+
+    /// The driver's own counters, and those of the peer's as `peer.NAME`.
+    pub fn meters(&self) -> BTreeMap<String, u64> {
+        let mut all = meters(self.context.name());
+        if let Some(far) = &self.far {
+            let theirs = far.meters().into_iter();
+            all.extend(theirs.map(|(name, count)| (format!("peer.{name}"), count)));
+        }
+        all
     }
 
     /// Ends a case that makes sense on one machine only, if there are two.

@@ -97,7 +97,8 @@ fn share(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Args)]
 pub struct Report {
-    /// A result
+    /// A result: what `run` leaves if it is not told otherwise
+    #[arg(default_value = "odp-bench.json")]
     pub file: PathBuf,
     /// Write a page of HTML there instead of printing a table
     #[arg(long, value_name = "FILE")]

@@ -31,7 +31,6 @@ pub fn run(arguments: &arguments::Run) -> Outcome {
     if !env.context.odp_caps()?.supported {
         bail!("{device} has no on-demand paging: there is nothing to measure");
     }
-    let environment = bench::environment(&env);
     let options = Options {
         aligned: arguments.aligned,
         effort: arguments.effort,
@@ -41,22 +40,25 @@ pub fn run(arguments: &arguments::Run) -> Outcome {
     if arguments.server {
         return serve(env, options, arguments.port);
     }
-    let mut run = Run::new(arguments.aligned, environment);
     // Now rather than after the first case.
+    let mut run = Run::new(arguments.aligned, BTreeMap::new());
     keep(&run, arguments)?;
     let bench = match &arguments.connect {
         None => Bench::new(env, options)?,
         Some(host) => {
             let peer = Peer::connect(host, arguments.port, PATIENCE)
                 .with_context(|| format!("nobody answers at port {} of {host}", arguments.port))?;
-            run.environment.insert("peer".into(), host.clone());
             Bench::with_peer(env, options, peer)?
         }
     };
+    run.environment = bench.environment();
+    if let Some(host) = &arguments.connect {
+        run.environment.insert("peer".into(), host.clone());
+    }
     let progress = progress(cases.len() as u64);
     for case in &cases {
         progress.set_message(case.name.clone());
-        let goes_on = one(case, &bench, &mut run, &device, &progress);
+        let goes_on = one(case, &bench, &mut run, &progress);
         keep(&run, arguments)?;
         progress.inc(1);
         if !goes_on {
@@ -116,10 +118,10 @@ fn progress(cases: u64) -> ProgressBar {
 
 /// Runs one case; whatever comes of it goes into `run`. Whether there can be another one: not if the other
 /// machine is gone.
-fn one(case: &Case, bench: &Bench, run: &mut Run, device: &str, progress: &ProgressBar) -> bool {
-    let before = bench::meters(device);
+fn one(case: &Case, bench: &Bench, run: &mut Run, progress: &ProgressBar) -> bool {
+    let before = bench.meters();
     let result = case.run(bench);
-    let after = bench::meters(device);
+    let after = bench.meters();
     let (metrics, skipped, released) = bench.finish();
     let gone = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Problem::PeerGone(_)));
     let goes_on = !released.as_ref().is_err_and(gone);
