@@ -300,13 +300,16 @@ impl<O: Observer> Mirror<O> {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (mut one_run, mut runs, mut again);
-        let room: &mut [Run] = if request.ahead == 0 && wanted.len() == 1 {
-            one_run = [Run::NONE];
-            &mut one_run
-        } else {
-            runs = [Run::NONE; MAX_RUNS];
-            &mut runs
+        let (mut one_run, mut few, mut many, mut again);
+        let room: &mut [Run] = match wanted.len() + request.ahead {
+            1 => {
+                one_run = [Run::NONE];
+                &mut one_run
+            }
+            pages => {
+                (few, many) = ([Run::NONE; MAX_RUNS], room_for(pages));
+                many.as_deref_mut().unwrap_or(&mut few)
+            }
         };
         let (valid, added) = match self.fault(&chunk, &request, room) {
             // A later page may be the one: then this one is still served.
@@ -346,7 +349,7 @@ impl<O: Observer> Mirror<O> {
         if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let (mut few, mut many) = ([Run::NONE; MAX_RUNS], room_for_a_unit());
+        let (mut few, mut many) = ([Run::NONE; MAX_RUNS], room_for(UNIT_PAGES));
         let runs = many.as_deref_mut().unwrap_or(&mut few);
         let mut page = range.start();
         while page < range.end() {
@@ -544,10 +547,13 @@ impl<O: Observer> Drop for Mirror<O> {
     }
 }
 
-/// Room for as many runs as a unit can have, so that it takes one walk, however its pages lie in memory;
-/// `None` if there is no memory for that.
-fn room_for_a_unit() -> Option<KVec<Run>> {
-    KVec::from_elem(Run::NONE, UNIT_PAGES as usize, GFP_KERNEL | __GFP_NOWARN).ok()
+/// Room for as many runs as `pages` can have, so that it takes one walk, however they lie in memory; `None` if
+/// [`MAX_RUNS`] do, or if there is no memory for more.
+fn room_for(pages: u64) -> Option<KVec<Run>> {
+    let runs = pages as usize;
+    (runs > MAX_RUNS)
+        .then(|| KVec::from_elem(Run::NONE, runs, GFP_KERNEL | __GFP_NOWARN).ok())
+        .flatten()
 }
 
 /// The end of the pages that a fault has found without a gap from the first one on.
