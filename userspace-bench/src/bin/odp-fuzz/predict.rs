@@ -270,6 +270,12 @@ impl Predictor<'_> {
     }
 
     fn write(&self, work: &Work) -> Option<Outcome> {
+        let (addr, key) = (work.remote.addr, work.remote.rkey);
+        self.outgoing(work, |len| self.remote(key, addr, len, REMOTE_WRITE))
+    }
+
+    /// What comes of data that leaves for `remote`, which depends on how many bytes they are.
+    fn outgoing(&self, work: &Work, remote: impl FnOnce(u32) -> Option<Side>) -> Option<Outcome> {
         let len = work.len();
         if len == 0 {
             // The key of no bytes is not looked at.
@@ -279,14 +285,8 @@ impl Predictor<'_> {
             return Some(Outcome::ends(&[Status::LOC_QP_OP_ERR]));
         }
         let local = self.local(&work.pieces, len, false, OUTGOING)?;
-        let (addr, key) = (work.remote.addr, work.remote.rkey);
-        let remote = self.remote(key, addr, len, REMOTE_WRITE)?;
-        self.outgoing(&local, &remote)
-    }
-
-    /// What comes of data that leaves `local` for `remote`.
-    fn outgoing(&self, local: &Side, remote: &Side) -> Option<Outcome> {
-        if local.overlaps(remote) || remote.overlaps_itself() {
+        let remote = remote(len)?;
+        if local.overlaps(&remote) || remote.overlaps_itself() {
             return None;
         }
         let statuses = match (&local.failure, &remote.failure) {
@@ -297,7 +297,7 @@ impl Predictor<'_> {
             (Some(here), Some(there)) if here.packet <= there.packet => here.statuses.clone(),
             (Some(here), Some(there)) => [&here.statuses[..], &there.statuses].concat(),
         };
-        let changes = self.moved(local, remote);
+        let changes = self.moved(&local, &remote);
         Some(Outcome { statuses, changes })
     }
 
@@ -332,16 +332,7 @@ impl Predictor<'_> {
     }
 
     fn send(&self, work: &Work) -> Option<Outcome> {
-        let len = work.len();
-        if len == 0 {
-            return Some(Outcome::ends(&[Status::SUCCESS]));
-        }
-        if len >= LONGEST {
-            return Some(Outcome::ends(&[Status::LOC_QP_OP_ERR]));
-        }
-        let local = self.local(&work.pieces, len, false, OUTGOING)?;
-        let remote = self.local(&work.receive, len, true, RECEIVED)?;
-        self.outgoing(&local, &remote)
+        self.outgoing(work, |len| self.local(&work.receive, len, true, RECEIVED))
     }
 
     fn atomic(&self, work: &Work, new: impl FnOnce(u64) -> u64) -> Option<Outcome> {
