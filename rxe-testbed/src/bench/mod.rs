@@ -45,7 +45,15 @@ const HMM_LIMIT: Duration = Duration::from_secs(900);
 /// Measures; the exit status says whether data was wrong or a run broke off, not how the goals stand.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     if let Some(folder) = &arguments.again {
-        return again(folder, arguments.publish);
+        // One machine's: it cannot be asked for together with --pair.
+        tell(
+            &legs::load(folder)?,
+            &[],
+            arguments,
+            folder,
+            &Repository::find()?,
+        )?;
+        return Ok(0);
     }
     let started = Instant::now();
     let world = build::ensure(Wanted {
@@ -80,12 +88,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     } = measured?;
 
     if !legs.is_empty() {
-        let lines = goals::judge(&legs, arguments.pair);
-        let heading = heading(&legs, arguments.pair);
-        println!("\n{}", report(&lines, &legs, &hmm, &heading, &folder)?);
-        if arguments.publish {
-            publish::publish(world.repository.root(), &lines, arguments.icount, &heading)?;
-        }
+        println!();
+        tell(&legs, &hmm, arguments, &folder, &world.repository)?;
     }
     println!(
         "results in {} ({:.0} s)",
@@ -101,16 +105,21 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     Ok(u8::from(!problems.is_empty()))
 }
 
-/// Judges what an earlier run has left in `folder`, on one machine.
-fn again(folder: &Path, publish: bool) -> Result<u8> {
-    let legs = legs::load(folder)?;
-    let lines = goals::judge(&legs, false);
-    let heading = heading(&legs, false);
-    println!("{}", report(&lines, &legs, &[], &heading, folder)?);
-    if publish {
-        publish::publish(Repository::find()?.root(), &lines, counted(&legs), &heading)?;
+/// Judges what was measured, and says and writes how the goals stand.
+fn tell(
+    legs: &[Leg],
+    hmm: &[HmmFigure],
+    arguments: &BenchArguments,
+    folder: &Path,
+    repository: &Repository,
+) -> Result<()> {
+    let lines = goals::judge(legs, arguments.pair);
+    let heading = heading(legs, arguments.pair);
+    println!("{}", report(&lines, legs, hmm, &heading, folder)?);
+    if arguments.publish {
+        publish::publish(repository.root(), &lines, counted(legs), &heading)?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Whether instructions were counted.
@@ -280,10 +289,10 @@ fn heading(legs: &[Leg], pair: bool) -> String {
         false => " C/C is the same ratio with C on both sides: the noise.",
     };
     format!(
-        "Linux {release} under {}, soft-RoCE. {what}{machines} The stock driver (C) and ours in one boot, in turns; accesses that C does right. \
-         Ratios come with the interval that holds the true one in 95 of 100 cases.{noise} ± in a goal is how far C's \
-         ratio may be from what it is in another run. The second column is what the ratio is of: C, or what the \
-         title says.",
+        "Linux {release} under {}, soft-RoCE. {what}{machines} The stock driver (C) and ours in one boot, in turns; \
+         accesses that C does right. Ratios come with the interval that holds the true one in 95 of 100 \
+         cases.{noise} ± in a goal is how far C's ratio may be from what it is in another run. The second column is \
+         what the ratio is of: C, or what the title says.",
         accelerator.name()
     )
 }
