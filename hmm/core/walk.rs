@@ -90,17 +90,7 @@ pub trait Collect {
     ///
     /// The same as a call of [`Collect::mapped`] for each entry, for whoever can do it faster.
     fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        let mut taken = 0;
-        let mut run = first;
-        let mut behind = behind;
-        while self.mapped(run).is_ok() {
-            taken += 1;
-            match behind.next() {
-                Some(pfn) => run = run.next_entry(pfn),
-                None => return Taken { taken, full: false },
-            }
-        }
-        Taken { taken, full: true }
+        one_by_one(self, first, behind)
     }
 
     /// Pages that no device could ever use.
@@ -110,6 +100,24 @@ pub trait Collect {
 
     /// Forgets everything: the walk begins anew.
     fn clear(&mut self);
+}
+
+/// [`Collect::entries`] for whoever cannot do it faster.
+pub(crate) fn one_by_one<C: Collect + ?Sized>(
+    collect: &mut C,
+    first: Run,
+    mut behind: impl FusedIterator<Item = Pfn>,
+) -> Taken {
+    let mut taken = 0;
+    let mut run = first;
+    while collect.mapped(run).is_ok() {
+        taken += 1;
+        match behind.next() {
+            Some(pfn) => run = run.next_entry(pfn),
+            None => return Taken { taken, full: false },
+        }
+    }
+    Taken { taken, full: true }
 }
 
 /// How many entries there was room for.
@@ -179,6 +187,13 @@ impl<W> Request<W> {
             ahead: 0,
             owner: Owner::NONE,
         }
+    }
+
+    /// The pages meant, and those to take along.
+    #[inline]
+    pub const fn pages(&self) -> PageRange {
+        let wanted = self.wanted;
+        PageRange::new(wanted.start(), wanted.end().saturating_add(self.ahead))
     }
 }
 
@@ -297,7 +312,13 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             let pages = pages_of(&found, page, until);
             match policy.decide(rights, found.entry) {
                 Decision::Report(pfn, perm, memory) => {
-                    let first = run_of(&found, pages, part, pfn, perm, memory);
+                    let first = run_of(
+                        &found,
+                        self.reported(&found, pages, part),
+                        pfn,
+                        perm,
+                        memory,
+                    );
                     // The same would be decided about those behind.
                     let behind = self.space.alike(&found, until);
                     let Taken { taken, full } = self.found.entries(first, behind);
@@ -323,6 +344,19 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             (page, self.tries) = (pages.end(), 0);
         }
         Ok(Left::Through)
+    }
+
+    /// How much of the entry `found` is reported: all of it if `pages` are all that is in `part`, and none of it
+    /// was reported before the address space may have changed.
+    #[inline]
+    fn reported(&self, found: &Found, pages: PageRange, part: PageRange) -> PageRange {
+        match found.order {
+            0 => pages,
+            _ if found.start >= self.reached && found.range().intersection(&part) == pages => {
+                found.range()
+            }
+            _ => pages,
+        }
     }
 
     /// Has `page`, whose entry is `found`, faulted in, and absent pages behind it.
@@ -401,21 +435,9 @@ fn pages_of(found: &Found, page: PageIndex, until: PageIndex) -> PageRange {
     PageRange::new(page, end)
 }
 
-/// How the entry `found`, or `pages` of it, is reported: whole if they are all that is in `part`.
+/// The pages `reported` of the entry `found`.
 #[inline]
-fn run_of(
-    found: &Found,
-    pages: PageRange,
-    part: PageRange,
-    pfn: Pfn,
-    perm: Perm,
-    memory: Memory,
-) -> Run {
-    let reported = match found.order {
-        0 => pages,
-        _ if found.range().intersection(&part) == pages => found.range(),
-        _ => pages,
-    };
+fn run_of(found: &Found, reported: PageRange, pfn: Pfn, perm: Perm, memory: Memory) -> Run {
     Run {
         start: reported.start(),
         pfn: pfn.add(reported.start().get() - found.start.get()),

@@ -581,6 +581,31 @@ fn one_page_of_a_huge_entry_can_be_wanted_for_more() {
 }
 
 #[test]
+fn what_was_reported_before_the_handler_waited_is_not_reported_again() {
+    let mut space = one_area();
+    space.map(8, 1008, Perm::ReadOnly, HUGE_ORDER);
+    space.waits_at.insert(14);
+    let range = PageRange::new(PageIndex::new(4), PageIndex::new(15));
+    let mut pages = [Policy::Snapshot; 11];
+    pages[10] = Policy::Fault(Access::Write);
+    let wants = Requests {
+        first: range.start(),
+        base: Policy::Snapshot,
+        most: Policy::Fault(Access::Write),
+        pages: &pages,
+    };
+    let mut runs = Runs::new();
+    assert_eq!(walk(&mut space, range, &wants, &mut runs), Ok(range));
+    let found: Vec<_> = runs
+        .as_slice()
+        .iter()
+        .map(|run| (run.start.get(), run.pages, run.perm))
+        .collect();
+    let (read, write) = (Perm::ReadOnly, Perm::ReadWrite);
+    assert_eq!(found, [(8, 6, read), (14, 1, write)]);
+}
+
+#[test]
 fn an_area_that_changed_while_the_handler_waited_is_looked_at_again() {
     let mut space = one_area();
     space.waits_at.insert(5);
