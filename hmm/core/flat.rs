@@ -11,7 +11,7 @@ use core::iter::FusedIterator;
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Memory, Perm, Pfn};
 use crate::run::{Full, Run};
-use crate::walk::{Collect, Taken};
+use crate::walk::{one_by_one, Collect, Taken};
 
 /// What a walk found for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +34,27 @@ pub enum PageState {
     },
 }
 
-/// A [`PageState`] in one word.
+/// A [`PageState`] in one word: 0, or a frame number, shifted, with flags below it.
+///
+/// Of a page, what a [`crate::table::Slot`] keeps is at the same place there.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PageWord(u64);
 
-const VALID: u64 = 1 << 63;
-const WRITABLE: u64 = 1 << 62;
-const UNUSABLE: u64 = 1 << 61;
-const DEVICE: u64 = 1 << 60;
+/// A page.
+pub(crate) const VALID: u64 = 1 << 0;
+/// It may be written.
+pub(crate) const WRITABLE: u64 = 1 << 1;
+// 1 << 2 is the slots' own.
+const UNUSABLE: u64 = 1 << 3;
+const DEVICE: u64 = 1 << 4;
 /// Five bits: entries of up to 2^31 pages.
-const ORDER_SHIFT: u32 = 55;
+const ORDER_SHIFT: u32 = 5;
 const ORDER_MASK: u64 = 0x1f;
-const PFN_MASK: u64 = (1 << ORDER_SHIFT) - 1;
+pub(crate) const PFN_SHIFT: u32 = 12;
+/// One frame further.
+const NEXT_FRAME: u64 = 1 << PFN_SHIFT;
+const FLAGS: u64 = NEXT_FRAME - 1;
 
 impl PageWord {
     /// A word for [`PageState::Absent`].
@@ -56,8 +64,8 @@ impl PageWord {
 
     /// A word for the first page of `run`.
     #[inline]
-    fn first_of(run: &Run) -> Self {
-        let mut word = VALID | (run.pfn.get() & PFN_MASK);
+    pub(crate) fn first_of(run: &Run) -> Self {
+        let mut word = VALID | (run.pfn.get() << PFN_SHIFT);
         word |= (u64::from(run.order) & ORDER_MASK) << ORDER_SHIFT;
         if run.perm == Perm::ReadWrite {
             word |= WRITABLE;
@@ -66,6 +74,34 @@ impl PageWord {
             word |= DEVICE;
         }
         Self(word)
+    }
+
+    /// The same with the frame `pages` further on.
+    #[inline]
+    pub(crate) fn add(self, pages: u64) -> Self {
+        Self(self.0.wrapping_add(pages << PFN_SHIFT))
+    }
+
+    /// This one and those of the frames behind, without end.
+    #[inline]
+    pub(crate) fn onwards(self) -> impl Iterator<Item = Self> {
+        core::iter::successors(Some(self), |word| Some(word.add(1)))
+    }
+
+    /// Whether it is a page.
+    #[inline]
+    pub(crate) fn is_mapped(self) -> bool {
+        self.0 & VALID != 0
+    }
+
+    /// What a [`crate::table::Slot`] keeps of a page, with no more rights than `limit` has; 0 of anything else.
+    #[inline]
+    pub(crate) fn translation(self, limit: Perm) -> u64 {
+        let kept = match limit {
+            Perm::ReadWrite => !FLAGS | VALID | WRITABLE,
+            Perm::ReadOnly => !FLAGS | VALID,
+        };
+        self.0 & kept
     }
 
     /// What it stands for.
@@ -77,7 +113,7 @@ impl PageWord {
             };
         }
         PageState::Mapped {
-            pfn: Pfn::new(self.0 & PFN_MASK),
+            pfn: Pfn::new(self.0 >> PFN_SHIFT),
             perm: Perm::from_writable(self.0 & WRITABLE != 0),
             order: ((self.0 >> ORDER_SHIFT) & ORDER_MASK) as u32,
             memory: match self.0 & DEVICE {
@@ -97,38 +133,100 @@ impl fmt::Debug for PageWord {
 /// An array with a word for each page from `start` on. What lies outside of it is left out.
 #[derive(Debug)]
 pub struct Flat<'a> {
-    range: PageRange,
+    start: PageIndex,
     words: &'a mut [PageWord],
 }
 
 impl<'a> Flat<'a> {
     /// The pages from `start`, as many as `words` has room for. What `words` holds is forgotten when a
     /// walk begins.
+    #[inline]
     pub fn new(start: PageIndex, words: &'a mut [PageWord]) -> Self {
-        Self {
-            range: PageRange::new(start, start.saturating_add(words.len() as u64)),
-            words,
-        }
+        Self { start, words }
+    }
+
+    /// The pages that there are words for.
+    #[inline]
+    pub fn range(&self) -> PageRange {
+        PageRange::new(
+            self.start,
+            self.start.saturating_add(self.words.len() as u64),
+        )
     }
 
     /// The words.
+    #[inline]
     pub fn words(&self) -> &[PageWord] {
         self.words
     }
 
     /// What was found for `page`; `Absent` if it is outside.
     pub fn at(&self, page: PageIndex) -> PageState {
-        let index = page.get().checked_sub(self.range.start().get());
+        let index = page.get().checked_sub(self.start.get());
         index
             .and_then(|index| self.words.get(usize::try_from(index).ok()?))
             .map_or(PageState::Absent, |word| word.state())
     }
 
+    /// The whole entry that maps the first page, if one does.
+    #[inline]
+    pub(crate) fn entry_at_start(&self) -> Option<Run> {
+        let word = self.words.first()?;
+        let PageState::Mapped {
+            pfn,
+            perm,
+            order,
+            memory,
+        } = word.state()
+        else {
+            return None;
+        };
+        let start = PageIndex::new(self.start.get() >> order << order);
+        Some(Run {
+            start,
+            pfn: Pfn::new(pfn.get() - (self.start.get() - start.get())),
+            pages: 1 << order,
+            perm,
+            order,
+            memory,
+        })
+    }
+
+    /// The first page is one of those of `run`.
+    #[inline]
+    pub(crate) fn set_start(&mut self, run: &Run) {
+        let skipped = self.start.get() - run.start.get();
+        if let Some(word) = self.words.first_mut() {
+            *word = PageWord::first_of(run).add(skipped);
+        }
+    }
+
+    /// The end of the pages that are mapped without a gap from `page` on.
+    #[inline]
+    pub fn reached_from(&self, page: PageIndex) -> PageIndex {
+        let behind = PageRange::new(page, self.range().end());
+        let mapped = self
+            .words_at(behind)
+            .iter()
+            .take_while(|word| word.is_mapped());
+        page.saturating_add(mapped.count() as u64)
+    }
+
+    /// The words of the pages of `pages`, if there are words for all of them.
+    #[inline]
+    pub(crate) fn words_at(&self, pages: PageRange) -> &[PageWord] {
+        let from = pages.start().get().wrapping_sub(self.start.get()) as usize;
+        let words = self
+            .words
+            .get(from..from.wrapping_add(pages.len() as usize));
+        words.unwrap_or_default()
+    }
+
     /// The words of the pages of `pages`, and the first of these pages that there is a word for.
     #[inline]
     fn words_of(&mut self, pages: PageRange) -> (PageIndex, &mut [PageWord]) {
-        let part = pages.intersection(&self.range);
-        let from = (part.start().get() - self.range.start().get()) as usize;
+        let part = pages.intersection(&self.range());
+        let from = (part.start().get() - self.start.get()) as usize;
         let words = self.words.get_mut(from..from + part.len() as usize);
         (part.start(), words.unwrap_or_default())
     }
@@ -139,7 +237,7 @@ impl Collect for Flat<'_> {
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         if run.pages == 1 {
             // The most frequent one.
-            let index = run.start.get().wrapping_sub(self.range.start().get());
+            let index = run.start.get().wrapping_sub(self.start.get());
             if let Some(word) = self.words.get_mut(index as usize) {
                 *word = PageWord::first_of(&run);
             }
@@ -147,38 +245,32 @@ impl Collect for Flat<'_> {
         }
         let (first, words) = self.words_of(run.range());
         let skipped = first.get().saturating_sub(run.start.get());
-        let mut word = PageWord::first_of(&Run {
-            pfn: run.pfn.add(skipped),
-            ..run
-        });
-        // The frame number is in the low bits.
-        for slot in words {
-            *slot = word;
-            word.0 += 1;
+        let found = PageWord::first_of(&run).add(skipped).onwards();
+        for (word, found) in words.iter_mut().zip(found) {
+            *word = found;
         }
         Ok(())
     }
 
     #[inline]
     fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        let _ = self.mapped(first);
+        let index = first.start.get().wrapping_sub(self.start.get()) as usize;
+        let words = match first.order {
+            0 => self.words.get_mut(index..).and_then(<[_]>::split_first_mut),
+            _ => None,
+        };
+        let Some((word, rest)) = words else {
+            return one_by_one(self, first, behind);
+        };
+        *word = PageWord::first_of(&first);
+        let flags = word.0 & FLAGS;
         let mut taken = 1;
-        let mut run = first;
-        if run.order == 0 && self.range.contains(run.range().end()) {
-            let flags = PageWord::first_of(&run).0 & !PFN_MASK;
-            let rest = PageRange::new(run.range().end(), self.range.end());
-            // The words first: when they are at their end, no frame is taken from `behind`.
-            for (word, pfn) in self.words_of(rest).1.iter_mut().zip(&mut behind) {
-                *word = PageWord(flags | (pfn.get() & PFN_MASK));
-                taken += 1;
-            }
-            run.start = run.start.saturating_add(taken - 1);
-        }
-        for pfn in behind {
-            run = run.next_entry(pfn);
-            let _ = self.mapped(run);
+        // The words first: when they are at their end, no frame is taken from `behind`.
+        for (word, pfn) in rest.iter_mut().zip(&mut behind) {
+            *word = PageWord(flags | (pfn.get() << PFN_SHIFT));
             taken += 1;
         }
+        taken += behind.count() as u64;
         Taken { taken, full: false }
     }
 

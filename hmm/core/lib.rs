@@ -11,7 +11,7 @@
 //! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
-//! | [`run`]    | how the pages found are put together; [`flat`]: one word for each      |
+//! | [`unit`]   | how the pages found are put together ([`run`], [`flat`])               |
 //! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`table`]  | what the device is allowed to use from then on                         |
 //!
@@ -41,4 +41,5 @@ pub mod run;
 pub mod seq;
 pub mod shape;
 pub mod table;
+pub mod unit;
 pub mod walk;

@@ -14,6 +14,7 @@ use core::ops::{AddAssign, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{PageIndex, PageRange};
+use crate::flat::{Flat, PageWord, PFN_SHIFT, VALID, WRITABLE};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::run::Run;
 
@@ -22,15 +23,12 @@ pub const UNIT_ORDER: u32 = 9;
 /// Pages in a unit.
 pub const UNIT_PAGES: u64 = 1 << UNIT_ORDER;
 
-/// A translation: 0, or a frame number, shifted, with flags below it.
+/// A translation: 0, or of a [`PageWord`] the frame, whether it is one and may be written, and the device's mark.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
-const VALID: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-/// The device has written through this translation.
+/// The device has written through this translation. No word has it.
 const WRITTEN: u64 = 1 << 2;
-const PFN_SHIFT: u32 = 12;
 
 impl Slot {
     /// The frame if `access` is allowed; for a write, remembers that it happened.
@@ -52,17 +50,14 @@ impl Slot {
         Some(Pfn::new(value >> PFN_SHIFT))
     }
 
-    /// Enters a translation; returns whether there was none.
+    /// Enters the page that `found` is, with no more rights than `limit`; returns whether there was none
+    /// before.
     #[inline]
-    fn fill(&mut self, pfn: Pfn, perm: Perm) -> bool {
+    fn fill(&mut self, found: PageWord, limit: Perm) -> bool {
         let slot = self.0.get_mut();
         let old = *slot;
-        let flags = match perm {
-            Perm::ReadWrite => VALID | WRITABLE,
-            Perm::ReadOnly => VALID,
-        };
         // A page that was written stays so until it is zapped, also if it is entered again.
-        *slot = (pfn.get() << PFN_SHIFT) | flags | (old & WRITTEN);
+        *slot = found.translation(limit) | (old & WRITTEN);
         old & VALID == 0
     }
 
@@ -274,54 +269,84 @@ where
     /// `limit` is the most that the device is allowed, whatever the CPU's entry allows. Pages for
     /// which there is no `room` are left out.
     pub fn fill(&mut self, run: &Run, limit: Perm, room: &mut impl Room<P, B>) -> Filled {
-        let perm = match (run.perm, limit) {
-            (Perm::ReadWrite, Perm::ReadWrite) => Perm::ReadWrite,
-            _ => Perm::ReadOnly,
-        };
-        let mut filled = Filled::default();
-        // Most runs of single pages, of which there are many at a time.
-        if let Some(added) = self.fill_slots(run.range(), run.pfn, perm) {
-            filled.added = added;
-        } else {
-            filled.added = self.each_unit(run.range(), |table, unit, part, hit| {
-                if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
-                    return table.fill_huge(unit, part, run, perm);
-                }
-                let added = table.fill_pages(unit, part, run, perm, room);
-                filled.left_out |= added.is_none();
-                added.unwrap_or(0)
-            });
-        }
-        self.used += filled.added as u32;
-        filled
+        let mut left_out = false;
+        let added = self.each_unit(run.range(), |table, unit, part, hit| {
+            if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
+                return table.fill_huge(unit, part, run, limit);
+            }
+            let added = table.fill_pages(unit, part, run, limit, room);
+            left_out |= added.is_none();
+            added.unwrap_or(0)
+        });
+        self.used += added as u32;
+        Filled { added, left_out }
     }
 
-    /// Enters `pages`, mapped from frame `first` on; returns how many were not there before. `None` if they
-    /// do not lie in one unit that has slots.
+    /// Enters the pages of `found`, which are single ones; as [`Table::fill`].
+    pub fn fill_single(
+        &mut self,
+        found: &Flat<'_>,
+        limit: Perm,
+        room: &mut impl Room<P, B>,
+    ) -> Filled {
+        let pages = found.range();
+        let mut left_out = false;
+        // Most lie in one unit that has slots.
+        let added = self.fill_slots(pages, found.words().iter().copied(), limit);
+        let added = added.unwrap_or_else(|| {
+            self.each_unit(pages, |table, unit, part, hit| {
+                let words = found.words_at(hit).iter().copied();
+                if !words.clone().any(PageWord::is_mapped) || table.has_huge(unit) {
+                    return 0;
+                }
+                let made = table.make_slots(unit, part, room);
+                let added = made.and_then(|()| table.fill_slots(hit, words, limit));
+                left_out |= added.is_none();
+                added.unwrap_or(0)
+            })
+        });
+        self.used += added as u32;
+        Filled { added, left_out }
+    }
+
+    /// Enters what `found` has for `pages`; returns how many were not there before. `None` if the pages do not
+    /// lie in one unit that has slots.
     #[inline]
-    fn fill_slots(&mut self, pages: PageRange, first: Pfn, perm: Perm) -> Option<u64> {
+    fn fill_slots(
+        &mut self,
+        pages: PageRange,
+        found: impl Iterator<Item = PageWord>,
+        limit: Perm,
+    ) -> Option<u64> {
         let start = self.first_slot(pages.start());
         let unit = self.unit_index(pages.start())?;
         let Pages { slots, used } = self.pages.as_mut()?.get_mut(unit)?;
         let from = usize::try_from(pages.start().get() - start.get()).ok()?;
         let slots = slots.as_mut()?.get_mut(from..from + pages.len() as usize)?;
         let mut added = 0;
-        for (slot, pfn) in slots.iter_mut().zip(first.get()..) {
-            added += u64::from(slot.fill(Pfn::new(pfn), perm));
+        for (slot, found) in slots.iter_mut().zip(found) {
+            if found.is_mapped() {
+                added += u64::from(slot.fill(found, limit));
+            }
         }
         *used += added;
         Some(added)
     }
 
-    fn fill_huge(&mut self, unit: usize, part: PageRange, run: &Run, perm: Perm) -> u64 {
+    /// Whether `unit` has a translation for all of it.
+    fn has_huge(&self, unit: usize) -> bool {
+        self.huge.get(unit).is_some_and(|slot| slot.get().is_some())
+    }
+
+    fn fill_huge(&mut self, unit: usize, part: PageRange, run: &Run, limit: Perm) -> u64 {
         let Some(slot) = self.huge.get_mut(unit) else {
             return 0;
         };
         // A huge slot holds the frame of the unit's very first page, which may be outside of the
         // table; entries are aligned to their size, so there is such a frame.
         let start = unit_around(part.start()).start().get();
-        let pfn = run.pfn.get() + start - run.start.get();
-        match slot.fill(Pfn::new(pfn), perm) {
+        let pfn = Pfn::new(run.pfn.get() + start - run.start.get());
+        match slot.fill(PageWord::first_of(&Run { pfn, ..*run }), limit) {
             true => part.len(),
             false => 0,
         }
@@ -333,18 +358,19 @@ where
         unit: usize,
         part: PageRange,
         run: &Run,
-        perm: Perm,
+        limit: Perm,
         room: &mut impl Room<P, B>,
     ) -> Option<u64> {
         // Splitting a huge entry invalidates it, so it has no translation any more; if only some of
         // its pages are entered anew, it covers them already.
-        if self.huge.get(unit).is_some_and(|slot| slot.get().is_some()) {
+        if self.has_huge(unit) {
             return Some(0);
         }
         self.make_slots(unit, part, room)?;
         let covered = run.range().intersection(&part);
-        let first = run.pfn.add(covered.start().get() - run.start.get());
-        self.fill_slots(covered, first, perm)
+        let skipped = covered.start().get() - run.start.get();
+        let first = PageWord::first_of(run).add(skipped);
+        self.fill_slots(covered, first.onwards(), limit)
     }
 
     /// Sees to it that `unit` has slots for its single pages; `None` if there is no room for them.

@@ -15,8 +15,9 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
-use crate::run::Run;
 use crate::table::{units_in, Filled, Pages, Room, Slot, Table};
+use crate::unit::UnitPages;
+use crate::zeroed::zeroed;
 
 /// The translations of one chunk.
 pub(crate) struct Chunk<O: Observer> {
@@ -29,7 +30,7 @@ pub(crate) struct Chunk<O: Observer> {
 pub(crate) type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
 
 // Not vectors: a chunk with its notifier is to fit into 256 bytes.
-type Slots = Pin<KBox<[Slot]>>;
+type Slots = KBox<[Slot]>;
 type Units = Pin<KBox<[Pages<Slots>]>>;
 type Translations = Table<Slots, Units>;
 
@@ -40,7 +41,7 @@ impl<O: Observer> Chunk<O> {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(range: PageRange, chunks: Arc<Chunks<O>>) -> Result<Self> {
-        let huge = defaults(units_in(range), GFP_KERNEL_ACCOUNT)?;
+        let huge = empty_slots(units_in(range), GFP_KERNEL_ACCOUNT)?;
         let table = Table::new(range, huge);
         let chunk = Self { table, chunks };
         chunk.chunks.account(0, chunk.memory());
@@ -67,14 +68,16 @@ impl<O: Observer> Chunk<O> {
         Some(unsafe { MappedPage::map(pfn) })
     }
 
-    /// Enters the pages of `runs`; see [`Table::fill`].
-    pub(crate) fn fill(&mut self, runs: &[Run], limit: Perm, room: &mut RoomForFault) -> Filled {
-        self.change(|table| {
-            let mut filled = Filled::default();
-            for run in runs {
-                filled += table.fill(run, limit, room);
-            }
-            filled
+    /// Enters the pages of `found`; see [`Table::fill`].
+    pub(crate) fn fill(
+        &mut self,
+        found: &UnitPages<'_>,
+        limit: Perm,
+        room: &mut RoomForFault,
+    ) -> Filled {
+        self.change(|table| match found.huge() {
+            Some(run) => table.fill(&run, limit, room),
+            None => table.fill_single(found.single(), limit, room),
         })
     }
 
@@ -133,9 +136,14 @@ fn written(pfn: Pfn) {
     unsafe { mark_dirty(pfn) }
 }
 
-/// So many default values.
-fn defaults<T: Default>(count: u64, flags: Flags) -> Result<Pin<KBox<[T]>>> {
-    KBox::pin_slice(|_| Ok::<_, Error>(T::default()), count as usize, flags)
+/// Empty slots for so many pages, or so many units.
+fn empty_slots(count: u64, flags: Flags) -> Result<Slots> {
+    Ok(zeroed(count as usize, flags)?)
+}
+
+/// So many units without slots.
+fn empty_units(count: usize, flags: Flags) -> Result<Units> {
+    KBox::pin_slice(|_| Ok::<_, Error>(Pages::default()), count, flags)
 }
 
 /// Room for the translations of a fault, made before the lock is taken and charged to the process.
@@ -169,10 +177,13 @@ impl RoomForFault {
             )
         };
         if !units && self.units.is_none() {
-            self.units = Some(defaults(units_in(chunk.range()), GFP_KERNEL_ACCOUNT)?);
+            self.units = Some(empty_units(
+                units_in(chunk.range()) as usize,
+                GFP_KERNEL_ACCOUNT,
+            )?);
         }
         if !slots && self.slots.is_none() {
-            self.slots = Some(defaults(part.len(), GFP_KERNEL_ACCOUNT)?);
+            self.slots = Some(empty_slots(part.len(), GFP_KERNEL_ACCOUNT)?);
         }
         Ok(())
     }
@@ -198,10 +209,10 @@ struct AtOnce;
 
 impl Room<Units, Slots> for AtOnce {
     fn pages(&mut self, units: usize) -> Option<Units> {
-        defaults(units as u64, GFP_NOWAIT | __GFP_NOWARN).ok()
+        empty_units(units, GFP_NOWAIT | __GFP_NOWARN).ok()
     }
 
     fn slots(&mut self, pages: u64) -> Option<Slots> {
-        defaults(pages, GFP_NOWAIT | __GFP_NOWARN).ok()
+        empty_slots(pages, GFP_NOWAIT | __GFP_NOWARN).ok()
     }
 }

@@ -59,6 +59,8 @@ pub mod seq;
 pub mod shape;
 #[path = "../core/table.rs"]
 pub mod table;
+#[path = "../core/unit.rs"]
+pub mod unit;
 #[path = "../core/walk.rs"]
 pub mod walk;
 
@@ -77,6 +79,7 @@ pub mod range;
 pub mod rwlock;
 mod tables;
 mod turns;
+mod zeroed;
 
 #[expect(
     clippy::undocumented_unsafe_blocks,

@@ -40,19 +40,22 @@ use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
 use crate::chunk_map::Held;
 use crate::chunks::Chunks;
 use crate::event::Event;
+use crate::flat::PageWord;
 use crate::interval::IntervalNotifier;
 use crate::page::{Bytes, MappedPage};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
 use crate::range::{range_fault, HoldStill, TimeLimit};
-use crate::run::{Run, Runs, MAX_RUNS};
+use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shape::Shape;
 use crate::shim;
 use crate::table::{unit_around, UNIT_ORDER, UNIT_PAGES};
 use crate::tables::{Batch, LockedMm};
 use crate::turns::Turns;
+use crate::unit::UnitPages;
 use crate::walk::{walk, AddressSpace, FaultError, Request};
+use crate::zeroed::zeroed;
 
 /// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
 /// of them under a spinlock: must not sleep.
@@ -164,8 +167,11 @@ pub struct Mirror<O: Observer> {
     chunks: Arc<Chunks<O>>,
 }
 
-/// What a fault has found. The runs are too large to be moved about: they stay where they were made.
-type Found<'d, 'r, O> = ValidRange<'d, WatchedChunk<O>, Runs<&'r mut [Run]>>;
+/// What a fault has found, in words that `'w` lends.
+type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, UnitPages<'w>>;
+
+/// For so many pages there is room on the stack: 512 bytes.
+const FEW: usize = 64;
 
 impl<O: Observer> Mirror<O> {
     /// A mirror of `span` in `mm`, cut to what user space may map. `limit` is the most that the
@@ -296,31 +302,45 @@ impl<O: Observer> Mirror<O> {
         let one = PageRange::new(page, page.saturating_add(1));
         let chunk = self.hold_chunk(page, one)?;
         let wanted = wanted.intersection(&self.unit(page));
-        let request = Request {
+        let mut request = Request {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (mut one_run, mut few, mut many, mut again);
-        let room: &mut [Run] = match wanted.len() + request.ahead {
+        let (mut one_word, mut few, mut many, mut again);
+        let words: &mut [PageWord] = match request.pages().len() as usize {
             1 => {
-                one_run = [Run::NONE];
-                &mut one_run
+                one_word = [PageWord::ABSENT];
+                &mut one_word
             }
-            pages => {
-                (few, many) = ([Run::NONE; MAX_RUNS], room_for(pages));
-                many.as_deref_mut().unwrap_or(&mut few)
+            ..=FEW => {
+                few = [PageWord::ABSENT; FEW];
+                &mut few
             }
+            pages => match room_for(pages) {
+                Ok(room) => {
+                    many = room;
+                    &mut many
+                }
+                // The device asks for the rest when it gets there.
+                Err(_) => {
+                    request = Request::new(one, Policy::Fault(access));
+                    one_word = [PageWord::ABSENT];
+                    &mut one_word
+                }
+            },
         };
-        let (valid, added) = match self.fault(&chunk, &request, room) {
+        let wanted = request.wanted;
+        let (valid, added) = match self.fault(&chunk, &request, words) {
             // A later page may be the one: then this one is still served.
             Err(FaultError::Refused(_)) if wanted.len() > 1 => {
-                again = [Run::NONE];
+                again = [PageWord::ABSENT];
                 let request = Request::new(one, Policy::Fault(access));
                 self.fault(&chunk, &request, &mut again)?
             }
             result => result?,
         };
-        self.ahead.record(wanted, request.ahead, reached(&valid));
+        let reached = valid.result().reached_from(valid.done().end());
+        self.ahead.record(wanted, request.ahead, reached);
         // The fault asked for this page with this access, and the limit allows it: it is there.
         let page = valid.guard().page(page, access);
         let page = page.ok_or(FaultError::Refused(Refusal::NoPage))?;
@@ -349,8 +369,7 @@ impl<O: Observer> Mirror<O> {
         if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let (mut few, mut many) = ([Run::NONE; MAX_RUNS], room_for(UNIT_PAGES));
-        let runs = many.as_deref_mut().unwrap_or(&mut few);
+        let mut words = room_for(UNIT_PAGES.min(range.len()) as usize)?;
         let mut page = range.start();
         while page < range.end() {
             let wanted = PageRange::new(page, range.end()).intersection(&self.unit(page));
@@ -359,8 +378,11 @@ impl<O: Observer> Mirror<O> {
             } else {
                 let request = Request::new(wanted, policy);
                 let chunk = self.hold_chunk(page, wanted)?;
-                let (valid, added) = self.fault(&chunk, &request, &mut *runs)?;
-                (valid.done().end(), added)
+                let (valid, added) = self.fault(&chunk, &request, &mut words)?;
+                let end = valid.done().end();
+                // Leaves the words as they were.
+                valid.give_up();
+                (end, added)
             };
             page = end;
             if step(added).is_break() {
@@ -391,25 +413,25 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table. `runs` is room for
-    /// what is found.
+    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table. `words` is room for
+    /// the pages found.
     ///
     /// The result holds the chunk's lock. Also returned: how many pages were added.
-    fn fault<'d, 'r>(
+    fn fault<'d, 'w>(
         &self,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
-        runs: &'r mut [Run],
-    ) -> Result<(Found<'d, 'r, O>, u64), FaultError> {
+        words: &'w mut [PageWord],
+    ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
         let mm = self.mm_user()?;
-        let mut runs = Runs::in_room(runs);
+        let mut pages = UnitPages::new(request.pages(), words);
         let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
-            let found = self.find(&mm, chunk, request, runs, &mut room);
+            let found = self.find(&mm, chunk, request, pages, &mut room);
             let mut valid = found.inspect_err(|_| self.note_if_empty(chunk))?;
             let (found, chunk) = valid.split();
-            let filled = chunk.fill(found.as_slice(), self.limit, &mut room);
+            let filled = chunk.fill(found, self.limit, &mut room);
             added += filled.added;
             if !filled.left_out {
                 if chunk.is_empty() {
@@ -418,7 +440,7 @@ impl<O: Observer> Mirror<O> {
                 return Ok((valid, added));
             }
             room.rely_on_nothing();
-            runs = valid.give_up();
+            pages = valid.give_up();
         }
     }
 
@@ -431,19 +453,19 @@ impl<O: Observer> Mirror<O> {
     }
 
     /// Finds the pages of `request`, and makes `room` for them.
-    fn find<'d, 'r>(
+    fn find<'d, 'w>(
         &self,
         mm: &MmWithUser,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
-        runs: Runs<&'r mut [Run]>,
+        pages: UnitPages<'w>,
         room: &mut RoomForFault,
-    ) -> Result<Found<'d, 'r, O>, FaultError> {
+    ) -> Result<Found<'d, 'w, O>, FaultError> {
         until_valid(
             chunk,
             &TimeLimit::default(),
             HoldStill(mm),
-            runs,
+            pages,
             |side, still, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
@@ -547,24 +569,9 @@ impl<O: Observer> Drop for Mirror<O> {
     }
 }
 
-/// Room for as many runs as `pages` can have, so that it takes one walk, however they lie in memory; `None` if
-/// [`MAX_RUNS`] do, or if there is no memory for more.
-fn room_for(pages: u64) -> Option<KVec<Run>> {
-    let runs = pages as usize;
-    (runs > MAX_RUNS)
-        .then(|| KVec::from_elem(Run::NONE, runs, GFP_KERNEL | __GFP_NOWARN).ok())
-        .flatten()
-}
-
-/// The end of the pages that a fault has found without a gap from the first one on.
-fn reached<O: Observer>(valid: &Found<'_, '_, O>) -> PageIndex {
-    let mut end = valid.done().end();
-    for run in valid.result().as_slice() {
-        if run.start <= end {
-            end = end.max(run.range().end());
-        }
-    }
-    end
+/// Words for so many pages.
+fn room_for(pages: usize) -> Result<KBox<[PageWord]>, FaultError> {
+    zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
 }
 
 /// Whether an area covers any of `pages`.

@@ -139,24 +139,25 @@ static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
 
 void hmm_shim_pte_entries(pte_t *ptep, unsigned int count, const void *owner, hmm_shim_entry *to)
 {
-	/* Of the last ordinary page: what its entry holds but for the frame, and what that amounts to. */
-	unsigned long plain = ~0UL;
+	/* An ordinary page, and what became of it. */
+	pteval_t plain = ~0UL;
 	hmm_shim_entry what = 0;
 
-	for (; count; count--, ptep++, to++) {
-		pte_t pte = ptep_get_lockless(ptep);
-		unsigned long prot = pgprot_val(pte_pgprot(pte));
-
+	while (count--) {
+		pte_t pte = ptep_get_lockless(ptep++);
 		/* Most pages are mapped as their neighbour is: then only the frame is another. */
-		if (prot == plain) {
-			*to = ((hmm_shim_entry)pte_pfn(pte) << HMM_SHIM_PFN_SHIFT) | what;
+		pteval_t differs = pte_val(pte) ^ plain;
+
+		if (!(differs & PTE_FLAGS_MASK)) {
+			*to++ = what ^ ((differs >> PAGE_SHIFT) << HMM_SHIM_PFN_SHIFT);
 			continue;
 		}
 		*to = pte_entry(pte, owner);
-		if ((*to & HMM_SHIM_KIND_MASK) == HMM_SHIM_MAPPED && !pte_special(pte)) {
-			plain = prot;
-			what = *to & ((1UL << HMM_SHIM_PFN_SHIFT) - 1);
+		if (count && (*to & HMM_SHIM_KIND_MASK) == HMM_SHIM_MAPPED && !pte_special(pte)) {
+			plain = pte_val(pte);
+			what = *to;
 		}
+		to++;
 	}
 }
 

@@ -3,11 +3,13 @@
 //! The table against a model that keeps one entry for each page.
 
 use std::collections::BTreeMap;
+use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::walk::Collect;
 
 /// Begins and ends inside of a unit, with one whole unit in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
@@ -37,6 +39,22 @@ impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for Plenty {
 
 fn fill(table: &mut TestTable, run: &Run, limit: Perm) -> u64 {
     let filled = table.fill(run, limit, &mut Plenty);
+    assert!(!filled.left_out);
+    filled.added
+}
+
+/// The same for what was found page by page: none where `found` has `None`, and whether it may be written.
+fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool>]) -> u64 {
+    let mut words = vec![PageWord::ABSENT; found.len()];
+    let mut flat = Flat::new(PageIndex::new(start), &mut words);
+    for (index, writable) in (0..).zip(found) {
+        if let Some(writable) = writable {
+            let perm = Perm::from_writable(*writable);
+            flat.mapped(run(start + index, pfn + index, 1, perm))
+                .unwrap();
+        }
+    }
+    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut Plenty);
     assert!(!filled.left_out);
     filled.added
 }
@@ -267,8 +285,51 @@ fn slots_come_with_the_first_page_and_go_with_the_last() {
     assert!(!table.has_slots(here));
 }
 
+#[test]
+fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
+    let mut table = table();
+    let mut words = [PageWord::ABSENT; 600];
+    let mut flat = Flat::new(PageIndex::new(1000), &mut words);
+    // Nothing needs no room.
+    let nothing = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    assert_eq!(nothing, Filled::default());
+    flat.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
+    flat.unusable(pages(1002, 1003));
+    // In the next unit, and beyond the table.
+    flat.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
+    flat.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
+    let without = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    assert_eq!((without.added, without.left_out), (0, true));
+    let filled = table.fill_single(&flat, Perm::ReadOnly, &mut Plenty);
+    assert_eq!((filled.added, filled.left_out), (3, false));
+    for (page, frame) in [(1000, 70), (1001, 71), (1030, 90)] {
+        assert_eq!(at(&table, page, Access::Read), Some(frame), "{page}");
+        assert_eq!(at(&table, page, Access::Write), None, "{page}");
+    }
+    for page in [999, 1002, 1003, 1029, 1031, 1540] {
+        assert_eq!(at(&table, page, Access::Read), None, "{page}");
+    }
+    // Again, with more rights: nothing new, but now it may be written.
+    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    assert_eq!((filled.added, filled.left_out), (0, false));
+    assert_eq!(at(&table, 1001, Access::Write), Some(71));
+    assert_eq!(at(&table, 1030, Access::Write), None);
+    assert_eq!(zap(&mut table, pages(0, 9999)), (3, Vec::from([71])));
+    // A huge entry has these pages already.
+    fill(&mut table, &huge(1, 4096, Perm::ReadOnly), Perm::ReadWrite);
+    fill(&mut table, &huge(2, 8192, Perm::ReadOnly), Perm::ReadWrite);
+    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    assert_eq!(filled, Filled::default());
+    assert_eq!(at(&table, 1000, Access::Read), Some(4096 + 488));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
+    FillSingle {
+        start: u64,
+        pfn: u64,
+        found: Vec<Option<bool>>,
+    },
     Fill {
         start: u64,
         pages: u64,
@@ -304,6 +365,12 @@ fn step() -> impl Strategy<Value = Step> {
                 writable
             }
         ),
+        (
+            490u64..1550,
+            0u64..9999,
+            prop::collection::vec(any::<Option<bool>>(), 1..40)
+        )
+            .prop_map(|(start, pfn, found)| Step::FillSingle { start, pfn, found }),
         (0u64..4, 0u64..9, any::<bool>()).prop_map(|(unit, pfn, writable)| Step::FillHuge {
             unit,
             pfn: pfn << 9,
@@ -414,6 +481,23 @@ proptest! {
                     for page in start..end.min(RANGE.end().get()) {
                         let pfn = unique + pfn + page - start;
                         model.pages.insert(page, Page { pfn, writable, entry: pfn });
+                    }
+                    prop_assert_eq!(added, (model.pages.len() - before) as u64);
+                }
+                Step::FillSingle { start, pfn, found } => {
+                    for page in [start, start + found.len() as u64 - 1] {
+                        clear_unit(&mut table, &mut model, page);
+                    }
+                    let added = fill_single(&mut table, start, unique + pfn, &found);
+                    let before = model.pages.len();
+                    for (page, pfn, writable) in found
+                        .iter()
+                        .zip(0..)
+                        .filter_map(|(found, index)| Some((start + index, unique + pfn + index, (*found)?)))
+                    {
+                        if RANGE.contains(PageIndex::new(page)) {
+                            model.pages.insert(page, Page { pfn, writable, entry: pfn });
+                        }
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);
                 }

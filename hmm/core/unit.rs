@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a fault of a mirror finds, all in one unit: a huge entry, or single pages.
+//!
+//! [`crate::run::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
+//! for them a word each ([`Flat`]) takes a quarter of the room of a run each, and less time to find and
+//! to enter.
+
+use core::iter::FusedIterator;
+
+use crate::addr::{PageIndex, PageRange};
+use crate::flat::{Flat, PageWord};
+use crate::pfn::Pfn;
+use crate::run::{Full, Run};
+use crate::table::UNIT_ORDER;
+use crate::walk::{Collect, Taken};
+
+/// A huge entry, or single pages, as far as there are words for them; never both, as the CPU maps a unit
+/// in one way or the other.
+///
+/// As small as it can be: a fault hands it on from hand to hand.
+#[derive(Debug)]
+pub struct UnitPages<'a> {
+    /// Of a huge entry, the word of the first page.
+    words: Flat<'a>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing was found yet; all words are [`PageWord::ABSENT`].
+    Nothing,
+    Single,
+    Huge,
+}
+
+impl<'a> UnitPages<'a> {
+    /// Nothing yet, and room for the single pages of `pages`. Of `words` there are as many, or more; all are
+    /// [`PageWord::ABSENT`].
+    #[inline]
+    pub fn new(pages: PageRange, words: &'a mut [PageWord]) -> Self {
+        debug_assert!(words.iter().all(|word| *word == PageWord::ABSENT));
+        let count = words.len().min(pages.len() as usize);
+        let words = words.get_mut(..count).unwrap_or_default();
+        Self {
+            words: Flat::new(pages.start(), words),
+            kind: Kind::Nothing,
+        }
+    }
+
+    /// The entry, of at least a unit, if that is what was found.
+    #[inline]
+    pub fn huge(&self) -> Option<Run> {
+        match self.kind {
+            Kind::Huge => self.words.entry_at_start(),
+            _ => None,
+        }
+    }
+
+    /// The single pages, if there is no huge entry.
+    #[inline]
+    pub fn single(&self) -> &Flat<'a> {
+        &self.words
+    }
+
+    /// The end of the pages that were found without a gap from `page` on.
+    #[inline]
+    pub fn reached_from(&self, page: PageIndex) -> PageIndex {
+        match self.huge() {
+            Some(run) => run.range().end().max(page),
+            None => self.words.reached_from(page),
+        }
+    }
+
+    /// Takes `run` if it is a huge entry for all pages that there is room for.
+    fn take_huge(&mut self, run: &Run) -> bool {
+        let pages = self.words.range();
+        let whole = run.order >= UNIT_ORDER && run.pages >> run.order > 0;
+        let covers = run.range().intersection(&pages) == pages;
+        let taken = self.kind == Kind::Nothing && whole && covers;
+        if taken {
+            self.words.set_start(run);
+            self.kind = Kind::Huge;
+        }
+        taken
+    }
+}
+
+impl Collect for UnitPages<'_> {
+    #[inline]
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        if self.kind == Kind::Huge {
+            return Err(Full);
+        }
+        if run.order >= UNIT_ORDER && self.take_huge(&run) {
+            return Ok(());
+        }
+        self.kind = Kind::Single;
+        self.words.mapped(run)
+    }
+
+    #[inline]
+    fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        if first.order < UNIT_ORDER && self.kind != Kind::Huge {
+            self.kind = Kind::Single;
+            return self.words.entries(first, behind);
+        }
+        match self.mapped(first) {
+            Ok(()) => Taken {
+                taken: 1,
+                full: behind.next().is_some(),
+            },
+            Err(Full) => Taken {
+                taken: 0,
+                full: true,
+            },
+        }
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        // Called before the first walk, too, when there is nothing to do.
+        if self.kind != Kind::Nothing {
+            self.words.clear();
+            self.kind = Kind::Nothing;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pfn::{Memory, Perm};
+    use crate::table::UNIT_PAGES;
+
+    fn entry(start: u64, order: u32) -> Run {
+        Run {
+            start: PageIndex::new(start),
+            pfn: Pfn::new((1 << 20) + start),
+            pages: 1 << order,
+            perm: Perm::ReadWrite,
+            order,
+            memory: Memory::System,
+        }
+    }
+
+    fn pages(start: u64, end: u64) -> PageRange {
+        PageRange::new(PageIndex::new(start), PageIndex::new(end))
+    }
+
+    #[test]
+    fn a_huge_entry_is_kept_whole_however_few_pages_are_asked_for() {
+        for (order, start) in [(UNIT_ORDER, 2 * UNIT_PAGES), (18, 0)] {
+            let mut words = [PageWord::ABSENT; 3];
+            let mut found = UnitPages::new(pages(1100, 1103), &mut words);
+            assert_eq!(found.huge(), None);
+            let huge = entry(start, order);
+            found.mapped(huge).unwrap();
+            assert_eq!(found.huge(), Some(huge));
+            let end = huge.range().end();
+            assert_eq!(found.reached_from(PageIndex::new(1103)), end);
+            // There is no room for anything else.
+            assert_eq!(found.mapped(entry(1102, 0)), Err(Full));
+            assert_eq!(found.mapped(huge), Err(Full));
+            assert_eq!(found.huge(), Some(huge));
+            found.clear();
+            assert_eq!(found.huge(), None);
+            found.mapped(entry(1101, 0)).unwrap();
+            assert_eq!(found.huge(), None);
+            assert!(!words[0].is_mapped() && words[1].is_mapped());
+        }
+    }
+
+    #[test]
+    fn entries_taken_together_are_as_those_taken_one_by_one() {
+        let single = |first: u64, count: u64| {
+            let behind = (1..count).map(|index| Pfn::new(77 * index));
+            (entry(first, 0), behind.collect::<std::vec::Vec<_>>())
+        };
+        let two_huge = (entry(1024, UNIT_ORDER), std::vec![Pfn::new(1 << 21)]);
+        let one_huge = (entry(1024, UNIT_ORDER), std::vec![]);
+        let cases = [
+            (std::vec![single(1100, 1)], 1),
+            (std::vec![single(1095, 20)], 20),
+            (std::vec![single(1101, 2), single(1104, 9)], 11),
+            (std::vec![one_huge.clone()], 1),
+            (std::vec![two_huge], 1),
+            (std::vec![one_huge, single(1100, 2)], 1),
+        ];
+        for (given, expected) in cases {
+            let (mut together, mut singly) = ([PageWord::ABSENT; 8], [PageWord::ABSENT; 8]);
+            let mut all = UnitPages::new(pages(1100, 1108), &mut together);
+            let mut each = UnitPages::new(pages(1100, 1108), &mut singly);
+            let mut taken = 0;
+            for (first, behind) in given {
+                let done = all.entries(first, behind.clone().into_iter());
+                let other = crate::walk::one_by_one(&mut each, first, behind.into_iter());
+                assert_eq!(done, other);
+                taken += done.taken;
+            }
+            assert_eq!(taken, expected);
+            assert_eq!(all.huge(), each.huge());
+            assert_eq!(together, singly);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_huge_entry_is_single_pages() {
+        let mut words = [PageWord::ABSENT; 8];
+        let mut found = UnitPages::new(pages(1024, 1032), &mut words);
+        let part = Run {
+            pages: 5,
+            ..entry(1024, UNIT_ORDER)
+        };
+        found.mapped(part).unwrap();
+        assert_eq!(found.huge(), None);
+        assert_eq!(
+            found.single().reached_from(PageIndex::new(1024)).get(),
+            1029
+        );
+        assert_eq!(found.reached_from(PageIndex::new(1030)).get(), 1030);
+    }
+
+    #[test]
+    fn a_gap_ends_what_was_reached() {
+        let mut words = [PageWord::ABSENT; 8];
+        let mut found = UnitPages::new(pages(1100, 1106), &mut words);
+        for page in [1100, 1101, 1103, 1104, 1105, 1106] {
+            found.mapped(entry(page, 0)).unwrap();
+        }
+        for (from, end) in [(1100, 1102), (1102, 1102), (1103, 1106), (1106, 1106)] {
+            assert_eq!(found.reached_from(PageIndex::new(from)).get(), end);
+        }
+        // More words than pages: they are not used.
+        assert_eq!(words[6..], [PageWord::ABSENT; 2]);
+    }
+}
