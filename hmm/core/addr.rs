@@ -54,35 +54,85 @@ pub const fn page_offset(addr: u64) -> usize {
 }
 
 /// The part of an access that lies in one page.
+///
+/// # Invariants
+///
+/// It ends where the page ends, or before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
+    page: PageIndex,
+    offset: usize,
+    len: usize,
+    done: usize,
+}
+
+impl Piece {
+    /// All of the `len` bytes from byte address `addr`, if they lie in one page and are any.
+    #[inline]
+    pub fn all_of(addr: u64, len: usize) -> Option<Self> {
+        let offset = page_offset(addr);
+        // Of no bytes, far more than there is.
+        let fits = len.wrapping_sub(1) < PAGE_SIZE as usize - offset;
+        // INVARIANT: Just checked.
+        fits.then_some(Self {
+            page: PageIndex::containing(addr),
+            offset,
+            len,
+            done: 0,
+        })
+    }
+
     /// The page.
-    pub page: PageIndex,
+    #[inline]
+    pub fn page(&self) -> PageIndex {
+        self.page
+    }
+
     /// Where in the page it begins, in bytes.
-    pub offset: usize,
+    #[inline]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// How many bytes it has.
-    pub len: usize,
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none: never.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// How many bytes of the access come before it.
-    pub done: usize,
+    #[inline]
+    pub fn done(&self) -> usize {
+        self.done
+    }
 }
 
 /// The `len` bytes from byte address `addr`, page by page. They do not pass the end of the address space.
 #[inline]
 pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
-    let mut done = 0;
+    let (mut at, mut left, mut done) = (addr, len, 0usize);
     core::iter::from_fn(move || {
-        if done == len {
+        if left == 0 {
             return None;
         }
-        let at = addr.wrapping_add(done as u64);
         let offset = page_offset(at);
+        // INVARIANT: No more than there is behind `offset` in a page.
         let piece = Piece {
             page: PageIndex::containing(at),
             offset,
-            len: (len - done).min(PAGE_SIZE as usize - offset),
+            len: left.min(PAGE_SIZE as usize - offset),
             done,
         };
-        done += piece.len;
+        left -= piece.len;
+        // Neither wraps, but for `at` behind the last byte of all; a check would cost each access.
+        done = done.wrapping_add(piece.len);
+        at = at.wrapping_add(piece.len as u64);
         Some(piece)
     })
 }
@@ -184,6 +234,8 @@ mod tests {
     fn pieces_add_up_and_stay_in_their_pages() {
         for (addr, len) in [(0, 0), (4095, 1), (4095, 2), (100, 12_000), (8192, 4096)] {
             let all: Vec<_> = pieces(addr, len).collect();
+            let only = (all.len() == 1).then(|| all[0]);
+            assert_eq!(Piece::all_of(addr, len), only);
             assert_eq!(all.iter().map(|piece| piece.len).sum::<usize>(), len);
             let mut done = 0;
             for piece in all {
@@ -195,6 +247,8 @@ mod tests {
         }
         // The last byte of the address space.
         assert_eq!(pieces(u64::MAX, 1).count(), 1);
+        assert_eq!(Piece::all_of(u64::MAX, 1), pieces(u64::MAX, 1).next());
+        assert_eq!(Piece::all_of(1, usize::MAX), None);
     }
 
     #[test]

@@ -221,13 +221,19 @@ where
         if !self.range.contains(page) {
             return None;
         }
-        usize::try_from(unit_number(page) - unit_number(self.range.start())).ok()
+        let first = unit_number(self.range.start());
+        usize::try_from(unit_number(page).wrapping_sub(first)).ok()
     }
 
-    /// The page of the first slot of the unit that `page` is in.
+    /// Which of the slots of `unit` is that of `page`, which is in it.
     #[inline]
-    fn first_slot(&self, page: PageIndex) -> PageIndex {
-        unit_around(page).start().max(self.range.start())
+    fn slot_index(&self, unit: usize, page: PageIndex) -> usize {
+        let index = match unit {
+            // The range may begin inside of it, and so do the slots.
+            0 => page.get().wrapping_sub(self.range.start().get()),
+            _ => page.get() % UNIT_PAGES,
+        };
+        index as usize
     }
 
     #[inline]
@@ -259,9 +265,8 @@ where
         if let Some(pfn) = self.huge.get(unit)?.translate(access) {
             return Some(pfn.add(page.get() - start));
         }
-        let first = self.first_slot(page).get();
-        let slot = usize::try_from(page.get() - first).ok()?;
-        self.pages_of(unit)?.get(slot)?.translate(access)
+        let slots = self.pages_of(unit)?;
+        slots.get(self.slot_index(unit, page))?.translate(access)
     }
 
     /// Enters the pages of `run` that the table covers.
@@ -318,10 +323,9 @@ where
         found: impl Iterator<Item = PageWord>,
         limit: Perm,
     ) -> Option<u64> {
-        let start = self.first_slot(pages.start());
         let unit = self.unit_index(pages.start())?;
+        let from = self.slot_index(unit, pages.start());
         let Pages { slots, used } = self.pages.as_mut()?.get_mut(unit)?;
-        let from = usize::try_from(pages.start().get() - start.get()).ok()?;
         let slots = slots.as_mut()?.get_mut(from..from + pages.len() as usize)?;
         let mut added = 0;
         for (slot, found) in slots.iter_mut().zip(found) {

@@ -58,14 +58,22 @@ impl<O: Observer> Chunk<O> {
         entry_size::<WatchedChunk<O>>() + self.table.memory()
     }
 
-    /// The page that `page` translates to, usable while the lock of the chunk is held, if `access` may
-    /// go there.
+    /// Hands the page that `page` translates to, to `use_page`, if `access` may go there; says whether. It is
+    /// usable while the lock of the chunk is held.
     #[inline]
-    pub(crate) fn page(&self, page: PageIndex, access: Access) -> Option<MappedPage<'_>> {
-        let pfn = self.table.translate(page, access)?;
+    pub(crate) fn use_page(
+        &self,
+        page: PageIndex,
+        access: Access,
+        use_page: impl FnOnce(MappedPage<'_>),
+    ) -> bool {
+        let Some(pfn) = self.table.translate(page, access) else {
+            return false;
+        };
         // SAFETY: The table holds only frames that the process's page table held, which have a `struct
         // page`, and an invalidation waits for the lock whose guard `self` was borrowed from.
-        Some(unsafe { MappedPage::map(pfn) })
+        use_page(unsafe { MappedPage::map(pfn) });
+        true
     }
 
     /// Enters the pages of `found`; see [`Table::fill`].

@@ -9,6 +9,7 @@ use core::sync::atomic::AtomicU64;
 
 use kernel::bindings;
 
+use crate::addr::Piece;
 use crate::device_shim;
 use crate::pfn::Pfn;
 use crate::shim;
@@ -34,12 +35,23 @@ impl MappedPage<'_> {
     #[inline]
     pub unsafe fn map(pfn: Pfn) -> Self {
         // SAFETY: By the contract there is a `struct page`, and it stays.
-        let base = unsafe { bindings::kmap_local_page(page(pfn)) };
+        let base = unsafe { shim::hmm_shim_map(pfn.get() as usize) };
         // SAFETY: A page of memory is never mapped at address 0.
         let base = unsafe { NonNull::new_unchecked(base.cast()) };
         // INVARIANT: `base` was just mapped; the rest is the caller's promise.
         Self {
             base,
+            _life: PhantomData,
+        }
+    }
+
+    /// The bytes of `piece`, which is one of this page.
+    #[inline]
+    pub fn piece(&self, piece: &Piece) -> Bytes<'_> {
+        Bytes {
+            // SAFETY: Within the page, by the type invariants of both.
+            start: unsafe { self.base.add(piece.offset()) },
+            len: piece.len(),
             _life: PhantomData,
         }
     }
@@ -62,6 +74,7 @@ impl MappedPage<'_> {
 }
 
 impl Drop for MappedPage<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: Mapped by `map`, and local mappings are dropped in reverse order, as they nest.
         unsafe { bindings::kunmap_local(self.base.as_ptr().cast()) };

@@ -237,7 +237,7 @@ void hmm_shim_mmap_write_unlock(struct mm_struct *mm)
 	mmap_write_unlock(mm);
 }
 
-static noinline void *load_below(struct xarray *xa, unsigned long index)
+static noinline void *load_again(struct xarray *xa, unsigned long index)
 {
 	XA_STATE(xas, xa, index);
 	void *entry;
@@ -250,12 +250,23 @@ static noinline void *load_below(struct xarray *xa, unsigned long index)
 
 void *hmm_shim_xa_load(struct xarray *xa, unsigned long index)
 {
-	void *head = xa_head(xa);
+	void *entry = xa_head(xa);
+	const struct xa_node *node;
 
 	/* Not a node: it is the entry at 0. */
-	if (!xa_is_internal(head))
-		return index ? NULL : head;
-	return load_below(xa, index);
+	if (!xa_is_internal(entry))
+		return index ? NULL : entry;
+	if (!xa_is_node(entry))
+		return load_again(xa, index);
+	node = xa_to_node(entry);
+	if (index >> node->shift > XA_CHUNK_MASK)
+		return NULL;
+	do {
+		node = xa_to_node(entry);
+		entry = xa_entry(xa, node, (index >> node->shift) & XA_CHUNK_MASK);
+	} while (xa_is_node(entry));
+	/* What is neither a pointer nor a node is there while the array changes. */
+	return xa_is_internal(entry) ? load_again(xa, index) : entry;
 }
 
 unsigned long hmm_shim_ram(void)
@@ -306,6 +317,11 @@ void hmm_shim_write_unlock(rwlock_t *lock)
 struct page *hmm_shim_pfn_to_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
+}
+
+void *hmm_shim_map(unsigned long pfn)
+{
+	return kmap_local_pfn(pfn);
 }
 
 struct mem_cgroup *hmm_shim_charge_begin(struct mm_struct *mm, struct mem_cgroup **outer)

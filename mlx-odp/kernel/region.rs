@@ -8,7 +8,7 @@
 
 use core::ops::ControlFlow;
 
-use hmm::addr::{pieces, PageRange};
+use hmm::addr::{pieces, PageRange, Piece};
 use hmm::mirror::{user_pages, Limits, Mirror};
 use hmm::page::{Bytes, MappedPage};
 use hmm::pfn::{Access, Perm};
@@ -163,43 +163,82 @@ impl Region {
         self.announced.announce(iova, len);
     }
 
-    /// Lets the NIC access the `len` bytes from `iova`; `use_bytes` is as for [`Mirror::access`].
+    /// Lets the NIC access the `len` bytes from `iova`; `use_bytes` is as for [`Mirror::access`], and is told how
+    /// many bytes come before the piece.
     ///
     /// # Errors
     ///
     /// [`AccessError::OutOfRange`] before anything is touched; otherwise as the mirror.
+    #[inline]
     pub fn access(
         &self,
         iova: u64,
         len: usize,
         access: Access,
-        mut use_bytes: impl FnMut(Bytes<'_>),
+        mut use_bytes: impl FnMut(usize, Bytes<'_>),
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len as u64)?;
-        for piece in pieces(va, len) {
-            let mut use_page =
-                |page: MappedPage<'_>| use_bytes(page.bytes(piece.offset, piece.len));
-            if self
-                .mirror()
-                .access_mapped(piece.page, access, &mut use_page)
-            {
-                continue;
-            }
-            let at = iova + piece.done as u64;
-            let wanted = Wanted {
-                iova: at,
-                len: self.announced.wanted(at, (len - piece.done) as u64),
-                access,
-            };
-            let mut outcome = Ok(());
-            let waiter = InCall {
-                use_page,
-                outcome: &mut outcome,
-            };
-            self.resolver.resolve(PendingFault::new(wanted, waiter));
-            outcome?;
+        match Piece::all_of(va, len) {
+            // As a rule: a packet is no longer than a page.
+            Some(piece) => self.access_piece(iova, len, piece, access, &mut use_bytes),
+            None => self.access_pieces(iova, va, len, access, &mut use_bytes),
         }
-        Ok(())
+    }
+
+    /// The `len` bytes from `iova`, which are those from `va`, piece by piece.
+    #[inline(never)]
+    fn access_pieces(
+        &self,
+        iova: u64,
+        va: u64,
+        len: usize,
+        access: Access,
+        use_bytes: &mut impl FnMut(usize, Bytes<'_>),
+    ) -> Result<(), AccessError> {
+        pieces(va, len).try_for_each(|piece| self.access_piece(iova, len, piece, access, use_bytes))
+    }
+
+    /// Lets the NIC access `piece` of the `len` bytes from `iova`.
+    #[inline]
+    fn access_piece(
+        &self,
+        iova: u64,
+        len: usize,
+        piece: Piece,
+        access: Access,
+        use_bytes: &mut impl FnMut(usize, Bytes<'_>),
+    ) -> Result<(), AccessError> {
+        let use_page = |page: MappedPage<'_>| use_bytes(piece.done(), page.piece(&piece));
+        match self.mirror().access_mapped(piece.page(), access, use_page) {
+            true => Ok(()),
+            false => self.access_missing(iova, len, piece, access, use_bytes),
+        }
+    }
+
+    /// The same where there is no translation that allows it.
+    #[cold]
+    #[inline(never)]
+    fn access_missing(
+        &self,
+        iova: u64,
+        len: usize,
+        piece: Piece,
+        access: Access,
+        use_bytes: &mut impl FnMut(usize, Bytes<'_>),
+    ) -> Result<(), AccessError> {
+        let at = iova + piece.done() as u64;
+        let wanted = Wanted {
+            iova: at,
+            len: self.announced.wanted(at, (len - piece.done()) as u64),
+            access,
+        };
+        let mut outcome = Ok(());
+        let waiter = InCall {
+            use_page: |page: MappedPage<'_>| use_bytes(piece.done(), page.piece(&piece)),
+            outcome: &mut outcome,
+        };
+        self.resolver.resolve(PendingFault::new(wanted, waiter));
+        outcome
     }
 
     /// As [`Region::access`] for reading, of what is in the mirror already.

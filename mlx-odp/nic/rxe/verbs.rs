@@ -74,28 +74,25 @@ unsafe extern "C" fn rxe_odp_mr_copy(
     length: c_int,
     direction: rxe::rxe_mr_copy_dir,
 ) -> c_int {
+    let Ok(length) = usize::try_from(length) else {
+        return EINVAL.to_errno();
+    };
     // SAFETY: `mr` is valid for as long as this call lasts.
     let Some(region) = (unsafe { region_of(mr) }) else {
         return EINVAL.to_errno();
     };
-    let Ok(length) = usize::try_from(length) else {
-        return EINVAL.to_errno();
-    };
     let packet = addr.cast::<u8>();
-    let mut done = 0;
     let result = if direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ {
-        region.access(iova, length, Access::Write, |bytes| {
+        region.access(iova, length, Access::Write, move |done, bytes| {
             // SAFETY: The pieces add up to `length`, so this one is inside the packet's bytes.
             bytes.write(unsafe { core::slice::from_raw_parts(packet.add(done), bytes.len()) });
-            done += bytes.len();
         })
     } else {
-        region.access(iova, length, Access::Read, |bytes| {
+        region.access(iova, length, Access::Read, move |done, bytes| {
             // SAFETY: As above; the packet is being made and nobody else's.
             bytes.read(unsafe {
                 core::slice::from_raw_parts_mut(packet.add(done).cast(), bytes.len())
             });
-            done += bytes.len();
         })
     };
     // Whatever the reason: on this side of the wire a local protection error, which rxe makes of
@@ -185,7 +182,9 @@ unsafe fn on_word<T>(
         return rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC;
     }
     let mut result = None;
-    match region.access(iova, WORD, Access::Write, |bytes| result = operate(&bytes)) {
+    match region.access(iova, WORD, Access::Write, |_, bytes| {
+        result = operate(&bytes)
+    }) {
         Ok(()) => match result {
             Some(value) => {
                 done(value);
@@ -240,7 +239,9 @@ fn flush_range(
     let mut done = 0;
     while done < length && registered() {
         let step = STEP.min(length - done);
-        region.access(iova + done, step as usize, Access::Read, write_back)?;
+        region.access(iova + done, step as usize, Access::Read, |_, bytes| {
+            write_back(bytes)
+        })?;
         done += step;
     }
     Ok(())
