@@ -10,7 +10,7 @@
 //! shared lock; all else takes `&mut self`, so the exclusive lock is in the signature. Memory comes
 //! from [`Room`], as nothing can be allocated at leisure under a lock.
 
-use core::ops::{AddAssign, DerefMut};
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{PageIndex, PageRange};
@@ -23,7 +23,7 @@ pub const UNIT_ORDER: u32 = 9;
 /// Pages in a unit.
 pub const UNIT_PAGES: u64 = 1 << UNIT_ORDER;
 
-/// A translation: 0, or of a [`PageWord`] the frame, whether it is one and may be written, and the device's mark.
+/// A translation: 0, or the frame of a [`PageWord`] with what is allowed there, and whether the device wrote.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
@@ -141,21 +141,13 @@ pub struct Table<H, P> {
     slots: u32,
 }
 
-/// What became of the pages of a run, or of several.
+/// What became of the pages that were to be entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
     /// How many were not there before.
     pub added: u64,
     /// Whether some were left out for want of room.
     pub left_out: bool,
-}
-
-impl AddAssign for Filled {
-    #[inline]
-    fn add_assign(&mut self, other: Self) {
-        self.added += other.added;
-        self.left_out |= other.left_out;
-    }
 }
 
 /// How many units it takes to cover `range`.
