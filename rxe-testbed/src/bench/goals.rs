@@ -19,6 +19,8 @@ use crate::vm::Driver;
 enum Figure {
     /// A metric on our driver over the same on C's.
     AgainstC(&'static str),
+    /// A metric that only our driver has over another one on C's.
+    CountedAgainstC(&'static str, &'static str),
     /// One metric over another, both of one run on our driver.
     Within(&'static str, &'static str),
     /// The largest of the metrics whose names begin so over the smallest, on our driver.
@@ -125,6 +127,14 @@ const GOALS: &[Goal] = &[
         0.1,
     ),
     goal(
+        "the same: all time in faults, counted / a typical page of C's",
+        Figure::CountedAgainstC(
+            "fault/explicit/4k/resident/sequential/in-faults-per-page",
+            "fault/explicit/4k/resident/sequential/typical-cost",
+        ),
+        0.1,
+    ),
+    goal(
         "THP, untouched, for each 4 KiB: cost over warm",
         Figure::AgainstC("fault/explicit/thp/untouched/sequential/cost-per-page"),
         0.02,
@@ -132,6 +142,14 @@ const GOALS: &[Goal] = &[
     goal(
         "THP, resident, for each 4 KiB: cost over warm",
         Figure::AgainstC("fault/explicit/thp/resident/sequential/cost-per-page"),
+        0.02,
+    ),
+    goal(
+        "the same: all time in faults, counted / a typical page of C's",
+        Figure::CountedAgainstC(
+            "fault/explicit/thp/resident/sequential/in-faults-per-page",
+            "fault/explicit/thp/resident/sequential/typical-cost",
+        ),
         0.02,
     ),
     goal(
@@ -177,7 +195,7 @@ impl Figure {
     /// The metrics, or beginnings of names of metrics, that it takes.
     fn names(self) -> Vec<&'static str> {
         match self {
-            Self::Within(one, other) => vec![one, other],
+            Self::Within(one, other) | Self::CountedAgainstC(one, other) => vec![one, other],
             Self::AgainstC(name) | Self::Amount(name, _) | Self::Spread(name) => vec![name],
         }
     }
@@ -281,9 +299,19 @@ fn line(goal: &Goal, legs: &[Leg]) -> Line {
     };
     let (ratios, references) = match goal.figure {
         Figure::AgainstC(name) => (
-            ratios(legs, Driver::Ours, |run| median(run, name)),
-            ratios(legs, Driver::Stock, |run| median(run, name)),
+            ratios(legs, Driver::Ours, |leg| median(&leg.run, name)),
+            ratios(legs, Driver::Stock, |leg| median(&leg.run, name)),
         ),
+        Figure::CountedAgainstC(ours, stock) => {
+            let amount = |leg: &Leg| match leg.driver {
+                Driver::Ours => median(&leg.run, ours),
+                Driver::Stock => median(&leg.run, stock),
+            };
+            (
+                ratios(legs, Driver::Ours, amount),
+                ratios(legs, Driver::Stock, amount),
+            )
+        }
         _ => (of(Driver::Ours), of(Driver::Stock)),
     };
     let (ratio, reference) = (Ratio::of_pairs(&ratios), Ratio::of_pairs(&references));
@@ -304,7 +332,9 @@ fn line(goal: &Goal, legs: &[Leg]) -> Line {
         reference,
         bar,
         verdict: match (goal.figure, bar) {
-            (Figure::AgainstC(_), Some(_)) if !steady(reference) => Verdict::Open,
+            (Figure::AgainstC(_) | Figure::CountedAgainstC(..), Some(_)) if !steady(reference) => {
+                Verdict::Open
+            }
             _ => verdict(bar, ratio),
         },
     }
@@ -339,7 +369,7 @@ fn verdict(bar: Option<Bar>, ratio: Option<Ratio>) -> Verdict {
 /// is infinite if it was not measured often enough. Counted instructions hardly scatter: of these it is the largest
 /// difference that was seen, and [`COUNTED`] at least.
 fn noise(null: Figure, unit: Unit, legs: &[Leg]) -> f64 {
-    let pairs = ratios(legs, Driver::Stock, |run| within(null, run));
+    let pairs = ratios(legs, Driver::Stock, |leg| within(null, &leg.run));
     if unit == Unit::Instructions {
         let differences = pairs.iter().map(|ratio| (ratio - 1.0).abs());
         return differences.fold(COUNTED, f64::max);
@@ -356,7 +386,7 @@ fn median(run: &Run, name: &str) -> Option<f64> {
 /// A figure that one run has alone.
 fn within(figure: Figure, run: &Run) -> Option<f64> {
     match figure {
-        Figure::AgainstC(_) => None,
+        Figure::AgainstC(_) | Figure::CountedAgainstC(..) => None,
         Figure::Within(one, other) => Some(median(run, one)? / median(run, other)?),
         Figure::Amount(name, amount) => Some(median(run, name)? / amount),
         Figure::Spread(start) => {
@@ -370,10 +400,10 @@ fn within(figure: Figure, run: &Run) -> Option<f64> {
 }
 
 /// What `amount` is on `driver` over what it is on the stock driver, for each pair of runs that can be compared.
-fn ratios(legs: &[Leg], driver: Driver, amount: impl Fn(&Run) -> Option<f64>) -> Vec<f64> {
+fn ratios(legs: &[Leg], driver: Driver, amount: impl Fn(&Leg) -> Option<f64>) -> Vec<f64> {
     let found = |block: u32, place: usize| {
         let leg = legs.iter().find(|l| l.block == block && l.place == place)?;
-        amount(&leg.run)
+        amount(leg)
     };
     let last = legs.iter().map(|leg| leg.block).max().unwrap_or(0);
     let pairs = (0..=last).flat_map(|block| {
@@ -395,6 +425,9 @@ fn sides(figure: Figure, legs: &[Leg]) -> [Option<f64>; 2] {
     };
     match figure {
         Figure::AgainstC(name) => [Driver::Stock, Driver::Ours].map(|driver| typical(driver, name)),
+        Figure::CountedAgainstC(ours, stock) => {
+            [typical(Driver::Stock, stock), typical(Driver::Ours, ours)]
+        }
         Figure::Within(one, other) => [other, one].map(|name| typical(Driver::Ours, name)),
         Figure::Amount(name, amount) => [Some(amount), typical(Driver::Ours, name)],
         Figure::Spread(start) => {
@@ -405,7 +438,10 @@ fn sides(figure: Figure, legs: &[Leg]) -> [Option<f64>; 2] {
 
 fn unit(figure: Figure, legs: &[Leg]) -> Unit {
     let name = match figure {
-        Figure::AgainstC(name) | Figure::Within(name, _) | Figure::Amount(name, _) => name,
+        Figure::AgainstC(name)
+        | Figure::CountedAgainstC(name, _)
+        | Figure::Within(name, _)
+        | Figure::Amount(name, _) => name,
         Figure::Spread(start) => start,
     };
     let mut all = legs.iter().flat_map(|leg| &leg.run.metrics);

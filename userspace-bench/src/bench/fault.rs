@@ -7,7 +7,10 @@
 //! over several blocks is taken, so that what else the machine does has no part in it. That figure is the one
 //! to look at where one fault serves many pages: there most of the first accesses are as fast as any. Where each
 //! access faults, on untouched small pages in random order, the cost of a fault is told, too: the median of all
-//! first accesses less that of all second ones, which is steadier still.
+//! first accesses less that of all second ones, which is steadier still. Of resident pages in order, where that is
+//! the cost only on a driver that faults on each of them, it is the typical cost; and if the driver counts the time
+//! that it spends in faults, what that is for each page is told beside it. The rest of an access, which scatters by
+//! more than either, is in neither.
 
 use std::{fs::File, os::fd::AsRawFd, time::Instant};
 
@@ -143,12 +146,15 @@ fn minor(
 ) -> Result<()> {
     bench.needs(mode)?;
     let blocks = whole_groups(bench.times(4 * GROUP));
-    let target = bench.target(mode, kind, blocks * HUGE_PAGE)?;
+    // One block more, for the first fault: what a region costs once is the cost of none of its pages.
+    let target = bench.target(mode, kind, (blocks + 1) * HUGE_PAGE)?;
     let mut lane = Lane::new(bench, PER_HUGE)?;
     lane.warm_up()?;
     if state == State::Resident {
         target.does(Act::Populate)?;
     }
+    lane.write(&target, blocks * PER_HUGE)?;
+    let before = in_faults(bench);
     let mut times = Times::default();
     for block in 0..blocks {
         let order = pattern.order(block * PER_HUGE, PER_HUGE);
@@ -161,11 +167,47 @@ fn minor(
         times.block(first, again);
     }
     target.does(Act::Confirm(kind))?;
-    if (kind, state, pattern) == (Kind::Small, State::Untouched, Pattern::Random) {
-        bench.times_of(format!("{name}/cost-of-a-fault"), times.costs(median));
+    match (kind, state, pattern) {
+        (Kind::Small, State::Untouched, Pattern::Random) => {
+            bench.times_of(format!("{name}/cost-of-a-fault"), times.costs(median));
+        }
+        (_, State::Resident, Pattern::Sequential) => {
+            bench.times_of(format!("{name}/typical-cost"), times.costs(median));
+            if let Some(cost) = before.zip(in_faults(bench)).and_then(per_page) {
+                bench.times_of(format!("{name}/in-faults-per-page"), vec![cost]);
+            }
+        }
+        _ => {}
     }
     times.record(bench, name);
     Ok(())
+}
+
+/// What a driver counts of its faults.
+#[derive(Clone, Copy)]
+struct InFaults {
+    nanoseconds: u64,
+    pages: u64,
+}
+
+/// How many nanoseconds were spent in faults for each page that was mapped meanwhile, if any was.
+fn per_page((before, after): (InFaults, InFaults)) -> Option<f64> {
+    let pages = after.pages.checked_sub(before.pages)?;
+    let spent = after.nanoseconds.checked_sub(before.nanoseconds)?;
+    (pages > 0).then(|| spent as f64 / pages as f64)
+}
+
+/// The counters of the device whose memory is accessed, if it has such counters.
+fn in_faults(bench: &Bench) -> Option<InFaults> {
+    let meters = bench.meters();
+    let of = |name: &str| {
+        let theirs = meters.get(&format!("peer.{name}"));
+        theirs.or_else(|| meters.get(name)).copied()
+    };
+    Some(InFaults {
+        nanoseconds: of("odp_page_fault_nanoseconds")?,
+        pages: of("odp_pages_mapped")?,
+    })
 }
 
 /// Pages of a shared file that are on its disk only.
@@ -263,6 +305,15 @@ mod tests {
         assert_eq!(typical(&[block(3), block(1), block(5), block(7)]), 200.0);
         assert_eq!(typical(&[vec![4.0, 2.0]]), 3.0);
         assert_eq!(median(&[block(3), block(1)]), 100.0);
+    }
+
+    #[test]
+    fn what_faults_cost_is_told_of_mapped_pages_only() {
+        let at = |nanoseconds, pages| InFaults { nanoseconds, pages };
+        assert_eq!(per_page((at(100, 5), at(400, 15))), Some(30.0));
+        assert_eq!(per_page((at(100, 5), at(400, 5))), None);
+        // The driver was loaded anew.
+        assert_eq!(per_page((at(100, 5), at(0, 15))), None);
     }
 
     #[test]
