@@ -13,7 +13,7 @@ use crate::flat::{Flat, PageWord};
 use crate::pfn::Pfn;
 use crate::run::{Full, Run};
 use crate::table::UNIT_ORDER;
-use crate::walk::{Collect, Taken};
+use crate::walk::{one_by_one, Collect, Taken};
 
 /// A huge entry, or single pages, as far as there are words for them; never both, as the CPU maps a unit
 /// in one way or the other.
@@ -100,21 +100,12 @@ impl Collect for UnitPages<'_> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        if first.order < UNIT_ORDER && self.kind != Kind::Huge {
-            self.kind = Kind::Single;
-            return self.words.entries(first, behind);
+    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+        if first.order >= UNIT_ORDER || self.kind == Kind::Huge {
+            return one_by_one(self, first, behind);
         }
-        match self.mapped(first) {
-            Ok(()) => Taken {
-                taken: 1,
-                full: behind.next().is_some(),
-            },
-            Err(Full) => Taken {
-                taken: 0,
-                full: true,
-            },
-        }
+        self.kind = Kind::Single;
+        self.words.entries(first, behind)
     }
 
     #[inline]
@@ -185,7 +176,8 @@ mod tests {
             (std::vec![single(1101, 2), single(1104, 9)], 11),
             (std::vec![one_huge.clone()], 1),
             (std::vec![two_huge], 1),
-            (std::vec![one_huge, single(1100, 2)], 1),
+            (std::vec![one_huge.clone(), single(1100, 2)], 1),
+            (std::vec![single(1100, 2), one_huge], 3),
         ];
         for (given, expected) in cases {
             let (mut together, mut singly) = ([PageWord::ABSENT; 8], [PageWord::ABSENT; 8]);
@@ -194,7 +186,7 @@ mod tests {
             let mut taken = 0;
             for (first, behind) in given {
                 let done = all.entries(first, behind.clone().into_iter());
-                let other = crate::walk::one_by_one(&mut each, first, behind.into_iter());
+                let other = one_by_one(&mut each, first, behind.into_iter());
                 assert_eq!(done, other);
                 taken += done.taken;
             }

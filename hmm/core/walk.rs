@@ -212,8 +212,10 @@ pub fn serve<W: Wants>(
     let from = walk.reached.max(wanted.end());
     if request.ahead > 0 && done.end() == wanted.end() {
         let ahead = PageRange::new(from, wanted.end().saturating_add(request.ahead));
+        let mut walk = Walk::new(space, &Policy::Snapshot, found);
+        walk.reached = from;
         // How far it gets does not matter, and looking on never fails.
-        let _ = Walk::new(space, &Policy::Snapshot, found).range(ahead);
+        let _ = walk.range(ahead);
     }
     Ok(done)
 }

@@ -15,7 +15,7 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
-use crate::table::{units_in, Filled, Pages, Room, Slot, Table};
+use crate::table::{units_in, Filled, Pages, Room, Slot, Table, UNIT_ORDER};
 use crate::unit::UnitPages;
 use crate::zeroed::zeroed;
 
@@ -71,7 +71,8 @@ impl<O: Observer> Chunk<O> {
             return false;
         };
         // SAFETY: The table holds only frames that the process's page table held, which have a `struct
-        // page`, and an invalidation waits for the lock whose guard `self` was borrowed from.
+        // page` (what a walk put into words that were all absent before: `UnitPages::new`), and an
+        // invalidation waits for the lock whose guard `self` was borrowed from.
         use_page(unsafe { MappedPage::map(pfn) });
         true
     }
@@ -199,6 +200,12 @@ impl RoomForFault {
     /// Slots that were there when room was made have gone with other pages of the unit.
     pub(crate) fn rely_on_nothing(&mut self) {
         self.rely_on_nothing = true;
+    }
+
+    /// Whether room for single pages is needed, where the smallest entry found maps `1 << smallest` pages. Always,
+    /// if it was missed once: so there is no third time.
+    pub(crate) fn needed(&self, smallest: u32) -> bool {
+        smallest < UNIT_ORDER || self.rely_on_nothing
     }
 }
 

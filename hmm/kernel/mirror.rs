@@ -50,7 +50,7 @@ use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shape::Shape;
 use crate::shim;
-use crate::table::{unit_around, UNIT_ORDER, UNIT_PAGES};
+use crate::table::{unit_around, UNIT_PAGES};
 use crate::tables::{Batch, LockedMm};
 use crate::turns::Turns;
 use crate::unit::UnitPages;
@@ -366,16 +366,27 @@ impl<O: Observer> Mirror<O> {
         if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let mut words = room_for(UNIT_PAGES.min(range.len()) as usize)?;
+        let (mut few, mut many);
+        let words: &mut [PageWord] = match room_for(UNIT_PAGES.min(range.len()) as usize) {
+            Ok(room) => {
+                many = room;
+                &mut many
+            }
+            Err(_) => {
+                few = [PageWord::ABSENT; FEW];
+                &mut few
+            }
+        };
         let mut page = range.start();
         while page < range.end() {
-            let wanted = PageRange::new(page, range.end()).intersection(&self.unit(page));
+            let end = page.saturating_add(words.len() as u64).min(range.end());
+            let wanted = PageRange::new(page, end).intersection(&self.unit(page));
             let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
                 (wanted.end(), 0)
             } else {
                 let request = Request::new(wanted, policy);
                 let chunk = self.hold_chunk(page, wanted)?;
-                let (valid, added) = self.fault(&chunk, &request, &mut words)?;
+                let (valid, added) = self.fault(&chunk, &request, &mut *words)?;
                 let end = valid.done().end();
                 // Leaves the words as they were.
                 valid.give_up();
@@ -469,7 +480,7 @@ impl<O: Observer> Mirror<O> {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
                 let done = range_fault(mm, side, still, request, found)?;
-                if found.smallest_order() < UNIT_ORDER {
+                if room.needed(found.smallest_order()) {
                     let prepared = room.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
                 }

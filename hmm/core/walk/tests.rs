@@ -606,6 +606,36 @@ fn what_was_reported_before_the_handler_waited_is_not_reported_again() {
 }
 
 #[test]
+fn looking_ahead_does_not_report_again_what_was_wanted_in_parts() {
+    let mut space = one_area();
+    space.map(8, 1008, Perm::ReadWrite, HUGE_ORDER);
+    let range = PageRange::new(PageIndex::new(4), PageIndex::new(15));
+    let mut pages = [Policy::Snapshot; 11];
+    pages[10] = Policy::Fault(Access::Write);
+    let request = Request {
+        ahead: 3,
+        ..Request::new(
+            range,
+            Requests {
+                first: range.start(),
+                base: Policy::Snapshot,
+                most: Policy::Fault(Access::Write),
+                pages: &pages,
+            },
+        )
+    };
+    let mut runs = Runs::new();
+    assert_eq!(serve(&mut space, &request, &mut runs), Ok(range));
+    let found: Vec<_> = runs
+        .as_slice()
+        .iter()
+        .map(|run| (run.start.get(), run.pages))
+        .collect();
+    // The pieces come together again.
+    assert_eq!(found, [(8, 8)]);
+}
+
+#[test]
 fn an_area_that_changed_while_the_handler_waited_is_looked_at_again() {
     let mut space = one_area();
     space.waits_at.insert(5);

@@ -613,6 +613,36 @@ mod tests {
     }
 
     #[test]
+    fn what_only_our_driver_counts_is_compared_with_what_c_s_takes() {
+        let (ours, stock) = ("in-faults-per-page", "typical-cost");
+        let legs = |c: f64| {
+            let leg = |place, driver| match driver {
+                Driver::Stock => leg(1, place, driver, &[(stock, c + place as f64)]),
+                // Most of its accesses do not fault: what they take typically is not what a page costs.
+                Driver::Ours => leg(1, place, driver, &[(ours, 5.0), (stock, 0.1)]),
+            };
+            [
+                leg(0, Driver::Stock),
+                leg(1, Driver::Ours),
+                leg(2, Driver::Ours),
+                leg(3, Driver::Stock),
+            ]
+        };
+        let goal = goal("x", Figure::CountedAgainstC(ours, stock), 0.1);
+        let met = line(&goal, &legs(100.0));
+        assert_eq!(met.verdict, Verdict::Met);
+        assert_eq!(met.sides[1], Some(5.0));
+        assert!((met.ratio.unwrap().value - 0.05).abs() < 0.005);
+        assert_eq!(line(&goal, &legs(8.0)).verdict, Verdict::Missed);
+        // Without the counters there is nothing to compare.
+        let mut blind = legs(100.0);
+        for leg in &mut blind {
+            leg.run.metrics.retain(|metric| metric.name != ours);
+        }
+        assert_eq!(line(&goal, &blind).verdict, Verdict::Unknown);
+    }
+
+    #[test]
     fn nothing_is_compared_with_what_differs_from_itself() {
         let mut legs = block(0, 100.0, 100.0);
         legs.extend(block(1, 100.0, 1.0));

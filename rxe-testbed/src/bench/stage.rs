@@ -61,7 +61,10 @@ impl Stage {
         let Some(peer) = &mut self.peer else {
             return measure(&mut self.vm, &script(FILE, options, cases), limit);
         };
-        let server = format!("{} run --server --device rxe0 --aligned", programs::BENCH);
+        let server = format!(
+            "{NO_DAMON}; {} run --server --device rxe0 --aligned",
+            programs::BENCH
+        );
         pair::start(peer, &server)?;
         let options = format!("{options} --connect {SERVER}");
         let result = measure(&mut self.vm, &script(FILE, &options, cases), limit);

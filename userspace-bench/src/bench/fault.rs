@@ -94,6 +94,8 @@ fn whole_groups(wanted: usize) -> usize {
 struct Times {
     first: Vec<Vec<f64>>,
     again: Vec<Vec<f64>>,
+    /// For each page that faults have mapped in a group of blocks, if the driver says so.
+    in_faults: Vec<f64>,
 }
 
 impl Times {
@@ -111,6 +113,9 @@ impl Times {
     }
 
     fn record(self, bench: &Bench, name: &str) {
+        if !self.in_faults.is_empty() {
+            bench.times_of(format!("{name}/in-faults-per-page"), self.in_faults.clone());
+        }
         bench.times_of(format!("{name}/cost-per-page"), self.costs(typical));
         bench.times_of(format!("{name}/first"), self.first.concat());
         bench.times_of(format!("{name}/again"), self.again.concat());
@@ -154,30 +159,29 @@ fn minor(
         target.does(Act::Populate)?;
     }
     lane.write(&target, blocks * PER_HUGE)?;
-    let before = in_faults(bench);
+    let in_order = (state, pattern) == (State::Resident, Pattern::Sequential);
     let mut times = Times::default();
-    for block in 0..blocks {
-        let order = pattern.order(block * PER_HUGE, PER_HUGE);
-        lane.renew();
-        let first = lane.sweep(&target, &order)?;
-        lane.check(&target, &order)?;
-        lane.renew();
-        let again = lane.sweep(&target, &order)?;
-        lane.check(&target, &order)?;
-        times.block(first, again);
+    for group in (0..blocks).collect::<Vec<_>>().chunks(GROUP) {
+        let before = in_faults(bench).filter(|_| in_order);
+        for block in group {
+            let order = pattern.order(block * PER_HUGE, PER_HUGE);
+            lane.renew();
+            let first = lane.sweep(&target, &order)?;
+            lane.check(&target, &order)?;
+            lane.renew();
+            let again = lane.sweep(&target, &order)?;
+            lane.check(&target, &order)?;
+            times.block(first, again);
+        }
+        let cost = before.zip(in_faults(bench)).and_then(per_page);
+        times.in_faults.extend(cost);
     }
     target.does(Act::Confirm(kind))?;
-    match (kind, state, pattern) {
-        (Kind::Small, State::Untouched, Pattern::Random) => {
-            bench.times_of(format!("{name}/cost-of-a-fault"), times.costs(median));
-        }
-        (_, State::Resident, Pattern::Sequential) => {
-            bench.times_of(format!("{name}/typical-cost"), times.costs(median));
-            if let Some(cost) = before.zip(in_faults(bench)).and_then(per_page) {
-                bench.times_of(format!("{name}/in-faults-per-page"), vec![cost]);
-            }
-        }
-        _ => {}
+    if (kind, state, pattern) == (Kind::Small, State::Untouched, Pattern::Random) {
+        bench.times_of(format!("{name}/cost-of-a-fault"), times.costs(median));
+    }
+    if in_order {
+        bench.times_of(format!("{name}/typical-cost"), times.costs(median));
     }
     times.record(bench, name);
     Ok(())

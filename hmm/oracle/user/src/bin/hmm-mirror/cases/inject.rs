@@ -147,6 +147,13 @@ fn access() -> Result<()> {
         |scene| scene.read(0..16),
         whole,
     )?;
+    // For so many, a fault allocates room for what it finds.
+    each(
+        "reading many pages",
+        || Scene::new(100),
+        |scene| scene.read(0..100),
+        whole,
+    )?;
     each(
         "writing untouched memory",
         || Scene::of(Area::new(16)?),
