@@ -617,7 +617,7 @@ mod tests {
         let (ours, stock) = ("in-faults-per-page", "typical-cost");
         let legs = |c: f64| {
             let leg = |place, driver| match driver {
-                Driver::Stock => leg(1, place, driver, &[(stock, c + place as f64)]),
+                Driver::Stock => leg(1, place, driver, &[(stock, c + place as f64 / 100.0)]),
                 // Most of its accesses do not fault: what they take typically is not what a page costs.
                 Driver::Ours => leg(1, place, driver, &[(ours, 5.0), (stock, 0.1)]),
             };
