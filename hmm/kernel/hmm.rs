@@ -60,7 +60,7 @@ pub mod shape;
 #[path = "../core/table.rs"]
 pub mod table;
 #[path = "../core/unit.rs"]
-mod unit;
+pub mod unit;
 #[path = "../core/walk.rs"]
 pub mod walk;
 
