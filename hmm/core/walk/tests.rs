@@ -229,6 +229,12 @@ fn walk_all(
     Ok(pages)
 }
 
+/// Where each of `runs` begins, and how many pages it has.
+fn extents(runs: &Runs) -> Vec<(u64, u64)> {
+    let runs = runs.as_slice().iter();
+    runs.map(|run| (run.start.get(), run.pages)).collect()
+}
+
 /// Takes every entry by itself.
 struct OneByOne<C>(C);
 
@@ -547,12 +553,7 @@ fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
     };
     assert_eq!(serve(&mut space, &request, &mut runs), Ok(wanted));
     assert_eq!(space.faults, [(3, Access::Write)]);
-    let found: Vec<(u64, u64)> = runs
-        .as_slice()
-        .iter()
-        .map(|run| (run.start.get(), run.pages))
-        .collect();
-    assert_eq!(found, [(3, 1), (4, 2), (7, 1)]);
+    assert_eq!(extents(&runs), [(3, 1), (4, 2), (7, 1)]);
 }
 
 #[test]
@@ -572,12 +573,24 @@ fn one_page_of_a_huge_entry_can_be_wanted_for_more() {
     assert_eq!(walk(&mut space, range, &wants, &mut runs), Ok(range));
     assert!(space.faults.is_empty());
     // The pieces come together again.
-    let pieces: Vec<_> = runs
-        .as_slice()
-        .iter()
-        .map(|run| (run.start.get(), run.pages))
-        .collect();
-    assert_eq!(pieces, [(8, 8)]);
+    assert_eq!(extents(&runs), [(8, 8)]);
+}
+
+/// Pages 4 to 14 as they are, but for the last one, which is to be written.
+fn all_but_the_last_as_they_are() -> (PageRange, Requests<'static>) {
+    const PAGES: [Policy; 11] = {
+        let mut pages = [Policy::Snapshot; 11];
+        pages[10] = Policy::Fault(Access::Write);
+        pages
+    };
+    let range = PageRange::new(PageIndex::new(4), PageIndex::new(15));
+    let wants = Requests {
+        first: range.start(),
+        base: Policy::Snapshot,
+        most: Policy::Fault(Access::Write),
+        pages: &PAGES,
+    };
+    (range, wants)
 }
 
 #[test]
@@ -585,15 +598,7 @@ fn what_was_reported_before_the_handler_waited_is_not_reported_again() {
     let mut space = one_area();
     space.map(8, 1008, Perm::ReadOnly, HUGE_ORDER);
     space.waits_at.insert(14);
-    let range = PageRange::new(PageIndex::new(4), PageIndex::new(15));
-    let mut pages = [Policy::Snapshot; 11];
-    pages[10] = Policy::Fault(Access::Write);
-    let wants = Requests {
-        first: range.start(),
-        base: Policy::Snapshot,
-        most: Policy::Fault(Access::Write),
-        pages: &pages,
-    };
+    let (range, wants) = all_but_the_last_as_they_are();
     let mut runs = Runs::new();
     assert_eq!(walk(&mut space, range, &wants, &mut runs), Ok(range));
     let found: Vec<_> = runs
@@ -609,30 +614,15 @@ fn what_was_reported_before_the_handler_waited_is_not_reported_again() {
 fn looking_ahead_does_not_report_again_what_was_wanted_in_parts() {
     let mut space = one_area();
     space.map(8, 1008, Perm::ReadWrite, HUGE_ORDER);
-    let range = PageRange::new(PageIndex::new(4), PageIndex::new(15));
-    let mut pages = [Policy::Snapshot; 11];
-    pages[10] = Policy::Fault(Access::Write);
+    let (range, wants) = all_but_the_last_as_they_are();
     let request = Request {
         ahead: 3,
-        ..Request::new(
-            range,
-            Requests {
-                first: range.start(),
-                base: Policy::Snapshot,
-                most: Policy::Fault(Access::Write),
-                pages: &pages,
-            },
-        )
+        ..Request::new(range, wants)
     };
     let mut runs = Runs::new();
     assert_eq!(serve(&mut space, &request, &mut runs), Ok(range));
-    let found: Vec<_> = runs
-        .as_slice()
-        .iter()
-        .map(|run| (run.start.get(), run.pages))
-        .collect();
     // The pieces come together again.
-    assert_eq!(found, [(8, 8)]);
+    assert_eq!(extents(&runs), [(8, 8)]);
 }
 
 #[test]
