@@ -129,11 +129,12 @@ unsafe extern "C" fn dealloc_driver(ibdev: *mut rxe::ib_device) {
 /// Makes the structure for the counters of a port, for `rdma statistic show link` and sysfs.
 ///
 /// The core does so in the middle of the registration, when it has made sure that no other device has the
-/// same name. So this is where the device gets its files in debugfs, too.
+/// same name: once for sysfs, once for the counters of single queue pairs. The first time is when the device gets
+/// its files in debugfs, too.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core with one of rxe's devices, once: it has one port.
+/// Called by the RDMA core with one of rxe's devices, by one thread: that which registers it.
 unsafe extern "C" fn alloc_hw_port_stats(
     ibdev: *mut rxe::ib_device,
     _port: u32,
@@ -142,9 +143,11 @@ unsafe extern "C" fn alloc_hw_port_stats(
     let kept = unsafe { kept_of(ibdev) };
     // SAFETY: The device has its name, which does not change before it is registered.
     let name = unsafe { CStr::from_char_ptr(rxe::rxe_shim_name(ibdev)) };
-    // A device works without.
-    if let Ok(files) = DeviceFiles::new(name, &kept.device) {
-        kept.files.populate(files);
+    if kept.files.as_ref().is_none() {
+        // A device works without.
+        if let Ok(files) = DeviceFiles::new(name, &kept.device) {
+            kept.files.populate(files);
+        }
     }
     kept.counters.allocate()
 }
