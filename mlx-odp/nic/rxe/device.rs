@@ -12,6 +12,7 @@ use mlx_odp::device::Device;
 
 use crate::hw_counters::Counters;
 use crate::netlink::{fill_res_mr_entry, fill_stat_mr_entry};
+use crate::parked::Parked;
 use crate::{registration, reregistration, rxe};
 
 /// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
@@ -26,6 +27,7 @@ struct Kept {
     files: SetOnce<Pin<KBox<DeviceFiles>>>,
     device: Arc<Device>,
     counters: Counters,
+    parked: Pin<KBox<Parked>>,
 }
 
 /// Takes the place of `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
@@ -88,6 +90,7 @@ unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
         device: Device::new()?,
         // SAFETY: By the contract.
         counters: unsafe { Counters::new(ibdev)? },
+        parked: Parked::new()?,
     };
     Ok(KBox::new(kept, GFP_KERNEL)?)
 }
@@ -112,6 +115,16 @@ unsafe fn kept_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Kept {
 pub(crate) unsafe fn device_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Arc<Device> {
     // SAFETY: By the contract.
     unsafe { &kept_of(ibdev).device }
+}
+
+/// What the queue pairs of `ibdev` have parked.
+///
+/// # Safety
+///
+/// `ibdev` is one of rxe's, and in use for `'a`.
+pub(crate) unsafe fn parked_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Parked {
+    // SAFETY: By the contract.
+    unsafe { &kept_of(ibdev).parked }
 }
 
 /// Takes the place of `rxe_dealloc` as the last operation that the core calls.
