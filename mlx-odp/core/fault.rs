@@ -12,7 +12,7 @@
 //! its request:
 //!
 //! * soft-RoCE's is a queue pair whose task runs again (`../nic/rxe/parked.rs`);
-//! * a NIC whose faults arrive by a queue posts a command (`fault/tests.rs`).
+//! * a NIC whose faults arrive by a queue posts a command (the one in `fault/tests.rs`).
 //!
 //! A fault is resumed exactly once: resuming consumes it, and dropping it, at any stage, resumes it with
 //! [`AccessError::Abandoned`]. So an error on the way, or a queue that is torn down, fails the requests
@@ -137,6 +137,43 @@ impl<W: Waiter> Resolved<W> {
     /// The NIC goes on.
     pub fn resume(self) {
         self.owed.resume(self.outcome);
+    }
+}
+
+/// A fault while somebody resolves it, and the NIC may give it up: whichever comes first. Both have to look under
+/// a lock of theirs.
+pub struct UnderWay<W: Waiter> {
+    /// Until it is resolved or withdrawn.
+    parked: Option<Parked<W>>,
+    /// From then on, if it was resolved.
+    outcome: Option<Result<(), AccessError>>,
+}
+
+impl<W: Waiter> UnderWay<W> {
+    /// `parked` has just been handed to who resolves it.
+    pub fn new(parked: Parked<W>) -> Self {
+        Self {
+            parked: Some(parked),
+            outcome: None,
+        }
+    }
+
+    /// It has ended; `None` if it had before.
+    #[must_use]
+    pub fn resolve(&mut self, outcome: Result<(), AccessError>) -> Option<Resolved<W>> {
+        let parked = self.parked.take()?;
+        self.outcome = Some(outcome);
+        Some(parked.resolve(outcome))
+    }
+
+    /// The NIC has given the request up: nobody is resumed any more.
+    pub fn withdraw(&mut self) -> Option<W> {
+        self.parked.take().and_then(Parked::withdraw)
+    }
+
+    /// How it has ended; `None` as long as it has not.
+    pub fn outcome(&self) -> Option<Result<(), AccessError>> {
+        self.outcome
     }
 }
 

@@ -8,7 +8,7 @@ use hmm::addr::{PageIndex, PageRange};
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
-use crate::fault::{AccessError, Parked, Resolved, Waiter, Wanted};
+use crate::fault::{AccessError, Wanted};
 
 /// Memory that pages are brought into: in the kernel an address space.
 pub trait Memory {
@@ -18,12 +18,6 @@ pub trait Memory {
     ///
     /// Why the first cannot be had.
     fn bring_in(&self, pages: PageRange, access: Access) -> Result<(), FaultError>;
-}
-
-/// Brings in the page that `fault` waits for.
-pub fn resolve<W: Waiter>(memory: &impl Memory, fault: Parked<W>) -> Resolved<W> {
-    let outcome = bring_first(memory, fault.wanted());
-    fault.resolve(outcome)
 }
 
 /// Brings in the first page of what is wanted.

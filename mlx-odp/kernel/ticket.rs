@@ -17,7 +17,7 @@ use hmm::walk::FaultError;
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 
-use crate::fault::{AccessError, Parked, Raised, Waiter, Wanted};
+use crate::fault::{AccessError, Raised, UnderWay, Waiter, Wanted};
 use crate::job::{Body, Job};
 use crate::observer::Counting;
 use crate::resolve::{bring_first, bring_rest, Memory};
@@ -31,7 +31,7 @@ pub trait Resume: Send + Sync {
 
 impl Waiter for Arc<dyn Resume> {
     fn resume(self, _outcome: Result<(), AccessError>) {
-        // The outcome is kept for the NIC to ask for: see `State`.
+        // The outcome is kept for the NIC to ask for: `Ticket::outcome`.
         Resume::resume(&*self);
     }
 }
@@ -50,15 +50,7 @@ pub(crate) struct Resolving {
     counting: Arc<Counting>,
     raised: Moment,
     #[pin]
-    state: SpinLock<State>,
-}
-
-/// How far it is.
-struct State {
-    /// Until it is resolved or withdrawn.
-    parked: Option<Parked<Arc<dyn Resume>>>,
-    /// From then on, if it was resolved.
-    outcome: Option<Result<(), AccessError>>,
+    state: SpinLock<UnderWay<Arc<dyn Resume>>>,
 }
 
 impl Resolving {
@@ -75,11 +67,10 @@ impl Resolving {
     /// It has ended, if it had not before.
     pub(crate) fn finish(&self, outcome: Result<(), AccessError>) {
         let mut state = self.state.lock();
-        if let Some(parked) = state.parked.take() {
+        if let Some(resolved) = state.resolve(outcome) {
             self.counting.wait_ends(&self.raised);
-            state.outcome = Some(outcome);
             // Under the lock: whoever withdraws the fault knows that this has been done, or never will be.
-            parked.resolve(outcome).resume();
+            resolved.resume();
         }
     }
 
@@ -89,10 +80,8 @@ impl Resolving {
     }
 
     fn withdraw(&self) {
-        let waiter = {
-            let mut state = self.state.lock();
-            state.parked.take().and_then(Parked::withdraw)
-        };
+        let waiter = self.state.lock().withdraw();
+        // Without the lock.
         drop(waiter);
     }
 }
@@ -105,18 +94,14 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: nobody will be resumed.
+    /// `ENOMEM`; the waiter may have been resumed even so.
     pub(crate) fn raise(
         owned: &Arc<Owned>,
         counting: &Arc<Counting>,
         wanted: Wanted,
         waiter: Arc<dyn Resume>,
     ) -> Result<Self> {
-        let parked = Raised::new(wanted, waiter).park();
-        let state = State {
-            parked: None,
-            outcome: None,
-        };
+        let state = UnderWay::new(Raised::new(wanted, waiter).park());
         let resolving = KBox::pin_init(
             pin_init!(Resolving {
                 wanted,
@@ -126,15 +111,7 @@ impl Ticket {
                 state <- new_spinlock!(state, "mlx_odp::ticket::state"),
             }),
             GFP_KERNEL_ACCOUNT,
-        );
-        let resolving: Pin<KBox<Resolving>> = match resolving {
-            Ok(resolving) => resolving,
-            Err(error) => {
-                drop(parked.withdraw());
-                return Err(error);
-            }
-        };
-        resolving.state.lock().parked = Some(parked);
+        )?;
         counting.wait_begins();
         let user = owned.credentials().accountable_user();
         Job::submit(user, Body::Fault(resolving)).map(Self)
@@ -149,7 +126,7 @@ impl Ticket {
 
     /// How it has ended; `None` as long as it has not.
     pub fn outcome(&self) -> Option<Result<(), AccessError>> {
-        self.resolving()?.state.lock().outcome
+        self.resolving()?.state.lock().outcome()
     }
 
     /// Whether the page that it waits for is the first of `wanted`, and for the same.
