@@ -52,20 +52,26 @@ pub fn play(options: &Options, role: &str) -> Result<()> {
     }
 }
 
-/// More prefetches than the driver keeps, none of which gets its page.
-const PREFETCHES: usize = 200;
+/// Prefetches that do not get their pages: more than run at once, and more than the driver keeps.
+const PREFETCHES: [usize; 2] = [8, 200];
 
 /// Another user prefetches, and deregisters; then the region goes that has all the prefetches.
 fn prefetch_of_others(env: &Env) -> Result<()> {
-    let (file, plan) = withheld(Kind::Prefetch, 1, PREFETCHES)?;
+    for count in PREFETCHES {
+        prefetches_of_others(env, count).with_context(|| format!("{count} prefetches"))?;
+    }
+    prefetch_pending::works(env)
+}
+
+fn prefetches_of_others(env: &Env, count: usize) -> Result<()> {
+    let (file, plan) = withheld(Kind::Prefetch, 1, count)?;
     let mut victim = Victim::start(env, Some(ONE), &plan)?;
     let result = next_to(env, &file).and_then(|()| {
         victim.ends(Ending::Deregister)?;
         victim.ends(Ending::Exit)
     });
     file.give_up();
-    result?;
-    prefetch_pending::works(env)
+    result
 }
 
 /// How many queue pairs of one user wait at once; fewer where everything takes longer.
