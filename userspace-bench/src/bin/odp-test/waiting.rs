@@ -72,7 +72,7 @@ fn while_waiting(
 ) -> Result<()> {
     let (file, plan) = withheld(kind, 1, 1)?;
     let victim = Victim::start(env, None, &plan);
-    let result = victim.and_then(|mut victim| {
+    victim.and_then(|mut victim| {
         let asked = file.wait_until_asked(page(0), ASKED);
         let result = asked
             .map_err(Into::into)
@@ -80,8 +80,7 @@ fn while_waiting(
         // Before the process is ended, which may be stuck.
         file.give_up();
         result
-    });
-    result.with_context(|| format!("{kind:?}"))
+    })
 }
 
 /// Somebody sends to memory whose page does not come, and goes. Then the page comes.
@@ -92,7 +91,8 @@ fn sender_goes(env: &Env) -> Result<()> {
             file.release();
             victim.ends(Ending::Nothing)?;
             victim.ends(Ending::Exit)
-        })?;
+        })
+        .with_context(|| format!("{kind:?}"))?;
     }
     crate::prefetch_pending::works(env)
 }
@@ -134,6 +134,7 @@ fn resets(env: &Env, kind: Kind) -> Vec<String> {
             victim.ends(Ending::Nothing)?;
             victim.ends(Ending::Exit)
         })
+        .with_context(|| format!("{kind:?}"))
     };
     let results = endings.map(one);
     let errors = results.into_iter().filter_map(Result::err);

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context as _, Result};
 use odp_verbs::{env::Env, patience};
 
 use super::{
@@ -50,18 +50,21 @@ fn all(env: &Env, kind: Kind) -> Result<()> {
     let start = Instant::now();
     let mut failed = Vec::new();
     for ending in Ending::ALL {
-        // The rest would take longer than a test may.
-        if !ending.concerns(kind) || start.elapsed() > 2 * patience::scaled(PROMPT) {
+        // After failures, the rest would take longer than a test may.
+        let late = !failed.is_empty() && start.elapsed() > 2 * patience::scaled(PROMPT);
+        if late || !ending.concerns(kind) {
             continue;
         }
         let result = while_waiting(env, kind, |victim, _| {
             victim.ends(ending)?;
             match ending {
                 Ending::Exit | Ending::Kill => Ok(()),
-                _ => victim.ends(Ending::Exit),
+                _ => victim
+                    .ends(Ending::Exit)
+                    .with_context(|| format!("after {ending:?}")),
             }
         });
-        failed.extend(result.err().map(|error| format!("{ending:?}: {error:#}")));
+        failed.extend(result.err().map(|error| format!("{error:#}")));
     }
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     prefetch_pending::works(env)

@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     Test::once("waiting.cq-overflow", cq_overflow),
     Test::once("waiting.prefetch-of-others", prefetch_of_others),
     Test::once("waiting.many", many),
+    Test::once("waiting.more-than-workers", more_than_workers),
 ];
 
 /// Two users, neither of whom may do what others may not.
@@ -77,17 +78,28 @@ fn prefetches_of_others(env: &Env, count: usize) -> Result<()> {
 /// How many queue pairs of one user wait at once; fewer where everything takes longer.
 const MANY: usize = 512;
 
+/// More than a work queue of the kernel's has workers.
+const MORE: usize = 2100;
+
 /// Another user writes, registers, prefetches, deregisters and exits.
 fn many(env: &Env) -> Result<()> {
-    let count = MANY / patience::factor() as usize;
-    for kind in [Kind::WriteTarget, Kind::WriteSource] {
-        let (file, plan) = withheld(kind, count, 1)?;
-        let victim = Victim::start(env, Some(ONE), &plan)?;
-        let result = next_to(env, &file);
-        file.give_up();
-        drop(victim);
-        result.with_context(|| format!("{count} times {kind:?}"))?;
-    }
+    waiting(env, Kind::WriteTarget, MANY)?;
+    waiting(env, Kind::WriteSource, MANY)
+}
+
+/// The same beside so many that each of them cannot have a worker to itself.
+fn more_than_workers(env: &Env) -> Result<()> {
+    waiting(env, Kind::WriteTarget, MORE)
+}
+
+fn waiting(env: &Env, kind: Kind, count: usize) -> Result<()> {
+    let count = count / patience::factor() as usize;
+    let (file, plan) = withheld(kind, count, 1)?;
+    let victim = Victim::start(env, Some(ONE), &plan)?;
+    let result = next_to(env, &file);
+    file.give_up();
+    drop(victim);
+    result.with_context(|| format!("{count} times {kind:?}"))?;
     prefetch_pending::works(env)
 }
 
