@@ -228,13 +228,20 @@ static bool shmem_in_swap(struct vm_area_struct *vma, unsigned long addr)
  * Files: even with FAULT_FLAG_RETRY_NOWAIT the page is read, and its block allocated, in the call. That it is in the
  * page cache now is no promise: who truncates the file can take it away before the handler has looked.
  */
-static bool may_wait_for_page(struct vm_area_struct *vma, unsigned long addr)
+static bool may_wait_in_area(struct vm_area_struct *vma)
 {
 	if (userfaultfd_armed(vma))
 		return true;
 	if (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma))
 		return false;
-	return !vma->vm_file || !shmem_mapping(vma->vm_file->f_mapping) || shmem_in_swap(vma, addr);
+	return !vma->vm_file || !shmem_mapping(vma->vm_file->f_mapping);
+}
+
+static bool may_wait_for_page(struct vm_area_struct *vma, unsigned long addr)
+{
+	if (may_wait_in_area(vma))
+		return true;
+	return !vma_is_anonymous(vma) && !is_vm_hugetlb_page(vma) && shmem_in_swap(vma, addr);
 }
 
 vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
@@ -273,12 +280,33 @@ void hmm_shim_mmap_read_unlock(struct mm_struct *mm)
 	mmap_read_unlock(mm);
 }
 
+static bool try_write_lock(struct mm_struct *mm)
+{
+	/* As often as for reading: who changes the address space all the time lets go of it all the time. */
+	unsigned int tries = 200;
+
+	while (!down_write_trylock(&mm->mmap_lock)) {
+		if (!--tries)
+			return false;
+		cond_resched();
+		udelay(1);
+	}
+	return true;
+}
+
 bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm)
 {
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
 	/* As mmap_write_lock() does it. */
-	if (!down_write_trylock(&mm->mmap_lock))
+	if (!try_write_lock(mm))
 		return false;
 	mm_lock_seqcount_begin(mm);
+	for_each_vma(vmi, vma) {
+		if (!may_wait_in_area(vma))
+			vma_start_write(vma);
+	}
 	return true;
 }
 

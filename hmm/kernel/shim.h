@@ -92,7 +92,10 @@ void hmm_shim_mmap_read_unlock(struct mm_struct *mm);
 
 /* Takes the mmap lock for writing, and the lock of each area: some calls do with one of these. */
 void hmm_shim_mmap_write_lock(struct mm_struct *mm);
-/* The mmap lock for writing, if it can be had at once. */
+/*
+ * The same, if the mmap lock can be had soon, and with the locks of those areas alone in which nobody waits for
+ * somebody while he holds one.
+ */
 bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm);
 void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
 

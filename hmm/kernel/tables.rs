@@ -118,8 +118,8 @@ pub(crate) struct StillMm<'s> {
 }
 
 impl<'s> StillMm<'s> {
-    /// Takes the locks; sleeps. Who must not wait takes the mmap lock alone, and only if it can be had at once:
-    /// `MADV_DONTNEED`, which does with an area's lock, is not held off then.
+    /// Takes the locks; sleeps. Who must not wait does so only if the mmap lock can be had soon, and leaves out the
+    /// locks of areas in which somebody may be waited for: `MADV_DONTNEED` is not held off there.
     pub(crate) fn hold(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
         // SAFETY: `mm` has users.
         let held = unsafe {

@@ -5,24 +5,41 @@
 //! A prefetch goes from unit to unit and holds the region for one at a time, in which it waits for nobody. What
 //! it has to wait for it waits for without the region, as a fault does ([`hmm::populate`]); afterwards it looks
 //! for the region anew. So a region can be deregistered at any time.
+//!
+//! A thread of the application's has it brought in by somebody else even so ([`By::Application`]): not every file
+//! system lets go of a thread that has been killed, and a process that cannot end keeps all that it has.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hmm::addr::PageRange;
+use hmm::populate::Owned;
 use hmm::table::unit_around;
 use hmm::walk::FaultError;
 
+use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::types::Opaque;
 
 use crate::advice::Advice;
-use crate::fault::AccessError;
+use crate::fault::{AccessError, Wanted};
 use crate::job::{Body, Job};
 use crate::observer::Counting;
 use crate::region::Region;
+use crate::shim;
+use crate::ticket::{Extent, Resume, Ticket};
 
 /// How often a unit may have gone again when it was there, before the prefetch gives up.
 const TRIES: u32 = 16;
+
+/// Who prefetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A thread of the application's.
+    Application,
+    /// A job.
+    Job,
+}
 
 /// Pages of a region that are to be prefetched.
 pub struct Target {
@@ -50,9 +67,14 @@ impl Target {
     ///
     /// A fault error for a page that cannot be had, with the units of 2 MiB before it prefetched;
     /// [`FaultError::TimedOut`] if pages went as fast as they came, [`FaultError::Interrupted`].
-    pub fn prefetch(&self, advice: Advice, go_on: impl Fn() -> bool) -> Result<(), AccessError> {
+    pub fn prefetch(
+        &self,
+        by: By,
+        advice: Advice,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(), AccessError> {
         let mut added = 0;
-        let result = self.prefetch_counted(advice, go_on, &mut added);
+        let result = self.prefetch_counted(by, advice, go_on, &mut added);
         self.counting
             .prefetch_ends(self.pages, advice, added, result);
         result.map_err(AccessError::Fault)
@@ -60,6 +82,7 @@ impl Target {
 
     fn prefetch_counted(
         &self,
+        by: By,
         advice: Advice,
         go_on: impl Fn() -> bool,
         added: &mut u64,
@@ -83,8 +106,11 @@ impl Target {
                     return Err(FaultError::TimedOut)
                 }
                 (Err(FaultError::WouldWait), Some(access)) => {
-                    let unit = rest.intersection(&unit_around(rest.start()));
-                    owned.populate(unit, access)?;
+                    let pages = rest.intersection(&unit_around(rest.start()));
+                    match by {
+                        By::Job => owned.populate(pages, access)?,
+                        By::Application => self.wait_for(&owned, Wanted { pages, access })?,
+                    }
                 }
                 // What is resident and cannot be looked at now is not worth waiting for.
                 (Err(FaultError::WouldWait), None) => return Ok(()),
@@ -92,6 +118,55 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Has `wanted` brought in, and waits for it until the current thread is killed.
+    fn wait_for(&self, owned: &Arc<Owned>, wanted: Wanted) -> Result<(), FaultError> {
+        let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
+        let ticket = Ticket::raise(owned, &self.counting, wanted, Extent::All, done.clone())
+            .map_err(|_| FaultError::NoMemory)?;
+        if !done.wait() {
+            return Err(FaultError::Interrupted);
+        }
+        match ticket.outcome() {
+            Some(Err(AccessError::Fault(error))) => Err(error),
+            // The region has gone: the next look at it will tell.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a thread waits for.
+#[pin_data]
+struct Done {
+    #[pin]
+    completion: Opaque<bindings::completion>,
+}
+
+// SAFETY: A completion may be used from any thread.
+unsafe impl Send for Done {}
+// SAFETY: As above.
+unsafe impl Sync for Done {}
+
+impl Done {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            // SAFETY: `completion` is pinned memory for one.
+            completion <- Opaque::ffi_init(|done| unsafe { shim::mlx_odp_shim_init_completion(done) }),
+        })
+    }
+
+    /// Waits; whether it is done, and not the thread killed.
+    fn wait(&self) -> bool {
+        // SAFETY: It is initialised.
+        unsafe { shim::mlx_odp_shim_wait_killable(self.completion.get()) == 0 }
+    }
+}
+
+impl Resume for Done {
+    fn resume(&self) {
+        // SAFETY: It is initialised.
+        unsafe { bindings::complete(self.completion.get()) };
     }
 }
 
@@ -109,7 +184,7 @@ impl Prefetch {
             // Relaxed: whoever looks at it makes sure that the region cannot be found any more first.
             self.at.store(target.counting.number(), Ordering::Relaxed);
             // Advice may fail: whoever needs the page will fault on it and be told.
-            let _ = target.prefetch(self.advice, &go_on);
+            let _ = target.prefetch(By::Job, self.advice, &go_on);
         }
     }
 

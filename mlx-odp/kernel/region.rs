@@ -10,7 +10,7 @@
 use core::ops::ControlFlow;
 
 use hmm::addr::{pieces, PageIndex, PageRange, Piece};
-use hmm::mirror::{user_pages, Limits, Mirror};
+use hmm::mirror::{user_pages, Limits, Mirror, Observer};
 use hmm::page::{Bytes, MappedPage};
 use hmm::pfn::{Access, Perm};
 use hmm::policy::Refusal;
@@ -28,7 +28,7 @@ pub use crate::fault::{AccessError, Wanted};
 use crate::key::{BadKey, Key, KeyKind};
 use crate::observer::{Counting, Identity};
 use crate::stats::Stats;
-use crate::ticket::{Resume, Ticket};
+use crate::ticket::{Extent, Resume, Ticket};
 
 impl From<AccessError> for Error {
     fn from(error: AccessError) -> Self {
@@ -235,6 +235,11 @@ impl Region {
             })
     }
 
+    /// What was brought in for the NIC has gone before it came back to it.
+    pub fn counts_retry(&self) {
+        self.counting.collided();
+    }
+
     /// Has what the NIC cannot go on without brought in by somebody who may wait, and the NIC resumed then. It
     /// has parked the request.
     ///
@@ -242,7 +247,7 @@ impl Region {
     ///
     /// `ENOMEM`.
     pub fn raise(&self, wanted: Wanted, waiter: Arc<dyn Resume>) -> Result<Ticket> {
-        Ticket::raise(self.owned(), &self.counting, wanted, waiter)
+        Ticket::raise(self.owned(), &self.counting, wanted, Extent::First, waiter)
     }
 
     /// As [`Region::access`] for reading, of what is in the mirror already.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/completion.h>
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
@@ -13,6 +14,16 @@ struct workqueue_struct *mlx_odp_shim_make_queue(void)
 void mlx_odp_shim_destroy_queue(struct workqueue_struct *queue)
 {
 	destroy_workqueue(queue);
+}
+
+void mlx_odp_shim_init_completion(struct completion *done)
+{
+	init_completion(done);
+}
+
+int mlx_odp_shim_wait_killable(struct completion *done)
+{
+	return wait_for_completion_killable(done);
 }
 
 void mlx_odp_shim_hold_module(void)

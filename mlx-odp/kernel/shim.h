@@ -8,11 +8,16 @@
 
 #include <linux/types.h>
 
+struct completion;
 struct workqueue_struct;
 
 /* A queue of work that may wait for a long time; NULL if there is no memory. Destroying it waits for the work. */
 struct workqueue_struct *mlx_odp_shim_make_queue(void);
 void mlx_odp_shim_destroy_queue(struct workqueue_struct *queue);
+
+void mlx_odp_shim_init_completion(struct completion *done);
+/* 0 when it is done, a negative errno if the current thread was killed before. */
+int mlx_odp_shim_wait_killable(struct completion *done);
 
 /* The module stays loaded between the two. The caller runs in it, or in one that uses it. */
 void mlx_odp_shim_hold_module(void);

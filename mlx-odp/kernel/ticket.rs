@@ -49,18 +49,33 @@ pub(crate) struct Resolving {
     owned: Arc<Owned>,
     counting: Arc<Counting>,
     raised: Moment,
+    extent: Extent,
     #[pin]
     state: SpinLock<UnderWay<Arc<dyn Resume>>>,
+}
+
+/// How much of what is wanted is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The first page; the others are brought in when the NIC has gone on.
+    First,
+    /// All of it.
+    All,
 }
 
 impl Resolving {
     /// Waits for whoever brings the page in. Sleeps.
     pub(crate) fn run(&self) {
-        let outcome = bring_first(&*self.owned, self.wanted);
+        let (memory, Wanted { pages, access }) = (&*self.owned, self.wanted);
+        if self.extent == Extent::All {
+            let outcome = memory.bring_in(pages, access);
+            return self.finish(outcome.map_err(AccessError::Fault));
+        }
+        let outcome = bring_first(memory, self.wanted);
         let failed = outcome.is_err();
         self.finish(outcome);
         if !failed {
-            bring_rest(&*self.owned, self.wanted);
+            bring_rest(memory, self.wanted);
         }
     }
 
@@ -90,7 +105,7 @@ impl Resolving {
 pub struct Ticket(Arc<Job>);
 
 impl Ticket {
-    /// Has `raised` resolved in memory that is `owned`.
+    /// Has `wanted` brought into memory that is `owned`, and `waiter` resumed when `extent` of it is there.
     ///
     /// # Errors
     ///
@@ -99,6 +114,7 @@ impl Ticket {
         owned: &Arc<Owned>,
         counting: &Arc<Counting>,
         wanted: Wanted,
+        extent: Extent,
         waiter: Arc<dyn Resume>,
     ) -> Result<Self> {
         let state = UnderWay::new(Raised::new(wanted, waiter).park());
@@ -108,6 +124,7 @@ impl Ticket {
                 owned: owned.clone(),
                 counting: counting.clone(),
                 raised: Moment::now(),
+                extent,
                 state <- new_spinlock!(state, "mlx_odp::ticket::state"),
             }),
             GFP_KERNEL_ACCOUNT,

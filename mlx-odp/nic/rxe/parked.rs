@@ -243,6 +243,7 @@ unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wante
         Some(Known::UnderWay) => return true,
         // Dropped here, without the lock.
         Some(Known::CannotBeHad(_ticket)) => return false,
+        Some(Known::Gone(_ticket)) => region.counts_retry(),
         Some(Known::Nothing(_ticket)) => {}
         None => return false,
     }
@@ -273,7 +274,9 @@ enum Known {
     UnderWay,
     /// It could not be had.
     CannotBeHad(Option<Ticket>),
-    /// Nothing, or it has gone again.
+    /// It was there, and has gone again.
+    Gone(Option<Ticket>),
+    /// Nothing.
     Nothing(Option<Ticket>),
 }
 
@@ -283,7 +286,7 @@ impl Fault {
             Some(ticket) if ticket.is_for(wanted) => match ticket.outcome() {
                 None => Known::UnderWay,
                 Some(Err(_)) => Known::CannotBeHad(self.ticket.take()),
-                Some(Ok(())) => Known::Nothing(self.ticket.take()),
+                Some(Ok(())) => Known::Gone(self.ticket.take()),
             },
             _ => Known::Nothing(self.ticket.take()),
         }

@@ -11,7 +11,7 @@ use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
 use mlx_odp::advice::Advice;
-use mlx_odp::prefetch::{later, Target};
+use mlx_odp::prefetch::{later, By, Target};
 use mlx_odp::region::AccessError;
 
 use crate::object::Ref;
@@ -88,7 +88,7 @@ unsafe fn prefetch_now(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Advic
         // SAFETY: `pd` is valid.
         let target = unsafe { target(pd, sge, advice)? };
         target
-            .prefetch(advice, || !killed())
+            .prefetch(By::Application, advice, || !killed())
             .map_err(prefetch_error)?;
         if killed() {
             return Err(EINTR);

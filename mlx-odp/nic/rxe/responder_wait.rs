@@ -90,7 +90,8 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
             return;
         }
         let kind = (*qp).ibqp.qp_type;
-        let (mask, mut psn) = ((*packet).mask, (*packet).psn);
+        // Whether it has its receive already, from another time, does not change what it is.
+        let (mask, mut psn) = (rxe::rxe_shim_mask(packet), (*packet).psn);
         // A refused request with immediate data is reported by its receive and not by an event.
         (*packet).mask |= IMMEDIATE;
         if let Some(reached) = give_back_resource(qp) {

@@ -228,6 +228,11 @@ bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb)
 	return true;
 }
 
+u32 rxe_shim_mask(const struct rxe_pkt_info *pkt)
+{
+	return pkt->mask | rxe_opcode[pkt->opcode].mask;
+}
+
 void rxe_shim_free_packet(struct sk_buff *skb)
 {
 	kfree_skb(skb);

@@ -71,6 +71,8 @@ struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp);
 struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp);
 bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb);
 void rxe_shim_free_packet(struct sk_buff *skb);
+/* What a packet is, whatever has become of it. */
+u32 rxe_shim_mask(const struct rxe_pkt_info *pkt);
 /* The packets that wait hold nothing of who sent them, and are not too many. */
 void rxe_shim_let_senders_go(struct rxe_qp *qp);
 /* Makes an answer one that says that the receiver is not ready for the packet psn. */

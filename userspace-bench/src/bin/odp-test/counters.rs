@@ -32,7 +32,7 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("counters-huge", huge),
     Test::on_demand("counters-taken-away", taken_away),
     Test::on_demand("counters-failed", failed),
-    Test::on_demand("counters-retries", retries),
+    Test::on_demand("counters-waits", waits),
     Test::on_demand("counters-prefetch", prefetch),
     Test::on_demand("counters-chunks", chunks),
     Test::on_demand("counters-memory", memory),
@@ -47,6 +47,8 @@ const REAPERS: &[&str] = &["chunks_alive", "chunks_reaped"];
 
 /// How long page faults took.
 const TIME: &str = "page_fault_nanoseconds";
+/// The counter of how long somebody had to be waited for.
+const WAIT_TIME: &str = "page_fault_wait_nanoseconds";
 
 /// How much memory the translations take.
 const MEMORY: &str = "memory_bytes";
@@ -116,7 +118,7 @@ impl<'e> Watched<'e> {
                 let before = before.get(name).copied().unwrap_or(0);
                 let expected = expected.get(name.as_str()).copied().unwrap_or(0);
                 ensure!(
-                    [TIME, MEMORY].contains(&name.as_str())
+                    [TIME, WAIT_TIME, MEMORY].contains(&name.as_str())
                         || REAPERS.contains(&name.as_str())
                         || *now == before + expected,
                     "{what}: {name} of the {whose} went from {before} to {now}, not by {expected}"
@@ -128,6 +130,12 @@ impl<'e> Watched<'e> {
         ensure!(
             (took(&region) > took(&self.region)) == faults,
             "{what}: the time of faults grew without one, or did not grow with one"
+        );
+        let waits = grown.iter().any(|(name, _)| *name == "page_fault_waits");
+        let waited = |values: &Values| values.get(WAIT_TIME).copied().unwrap_or(0);
+        ensure!(
+            (waited(&region) > waited(&self.region)) == waits,
+            "{what}: the time of waiting grew without it, or did not grow with it"
         );
         (self.region, self.device) = (region, device);
         Ok(())
@@ -303,8 +311,9 @@ fn chunks(env: &Env, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// Pages are taken away while a fault brings them in: it begins again.
-fn retries(env: &Env, mode: Mode) -> Result<()> {
+/// A page is taken away while somebody has to be waited for: the NIC has let go of the request, and comes back to
+/// it once.
+fn waits(env: &Env, mode: Mode) -> Result<()> {
     let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
     let handler = Handler::new(&watched.far.memory, 9 * PAGE)?;
     thread::scope(|threads| {
@@ -321,11 +330,11 @@ fn retries(env: &Env, mode: Mode) -> Result<()> {
         touched.and(taken)
     })?;
     watched.have_grown(
-        "a page taken away before the NIC had it",
+        "a page that somebody had to be waited for",
         &[
             ("page_faults", 1),
             ("page_faults_handled", 1),
-            ("page_fault_retries", 1),
+            ("page_fault_waits", 1),
             ("pages_mapped", 1),
             ("invalidations", 1),
             ("chunks", 1),
