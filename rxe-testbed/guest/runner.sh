@@ -3,11 +3,12 @@
 #
 # The host talks over the virtio port testbed.ctl, one line per message:
 #   host:  driver NAME               guest:  driver STATUS
-#   host:  run TOKEN SECONDS SCRIPT  guest:  exit STATUS     (SCRIPT in base64)
+#   host:  run NUMBER TOKEN SECONDS SCRIPT  guest:  exit STATUS     (SCRIPT in base64)
 #   host:  shell ROWS COLUMNS TERM   guest:  exit STATUS     (on /dev/hvc0)
 #   host:  off
 # A command's output goes to the ports testbed.out and testbed.err, unchanged, followed by TOKEN:
-# so the host knows that it has seen all of it.
+# so the host knows that it has seen all of it. NUMBER is for the kernel log: `testbed: end of command NUMBER`
+# comes after what the kernel said during the command. `testbed: driver NAME` comes before the driver is loaded.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TERM=dumb
 # How many times longer than on an ordinary kernel programs should wait.
@@ -32,7 +33,7 @@ mount_all() {
 port() {
 	local dir
 	for dir in /sys/class/virtio-ports/*; do
-		if [ "$(<"$dir/name")" = "$1" ]; then
+		if [ -e "$dir/name" ] && [ "$(<"$dir/name")" = "$1" ]; then
 			echo "/dev/${dir##*/}"
 		fi
 	done
@@ -69,10 +70,11 @@ bounded() {
 }
 
 run() {
-	local token=$1 seconds=$2 status
-	base64 -d <<<"$3" >/run/command
+	local number=$1 token=$2 seconds=$3 status
+	base64 -d <<<"$4" >/run/command
 	bounded /run/command "$seconds"
 	status=$?
+	say "end of command $number"
 	printf '%s' "$token" >&4
 	printf '%s' "$token" >&5
 	echo "exit $status" >&3
@@ -91,6 +93,8 @@ shell() {
 	echo "exit $status" >&3
 }
 
+# The console is the kernel log's. What goes wrong here is said in it, too.
+exec </dev/null >/dev/kmsg 2>&1
 mount_all
 for word in $(</proc/cmdline); do
 	case $word in
@@ -106,13 +110,14 @@ cd /root || exit
 say ready
 echo ready >&3
 
-while read -r verb first second third <&3; do
+while read -r verb first second third fourth <&3; do
 	case $verb in
 	driver)
+		say "driver $first"
 		rxe-driver "$first" </dev/null >&5 2>&1 3>&- 4>&- 5>&-
 		echo "driver $?" >&3
 		;;
-	run) run "$first" "$second" "$third" ;;
+	run) run "$first" "$second" "$third" "$fourth" ;;
 	shell) shell "$first" "$second" "$third" ;;
 	off) break ;;
 	esac

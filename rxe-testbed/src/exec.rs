@@ -53,17 +53,17 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
     let result = command_and_peer(&mut vm, peer.as_mut(), arguments);
     let result = result.and_then(|exit| fetch(&mut vm, &gets, exit).map(|()| exit));
     let kept = world.cache.log("last-kernel");
-    let mut log = vm.off()?;
+    let log = vm.off()?;
     crate::vm::save_log(&log, &kept)?;
+    let mut complaints = klog::complaints(&log);
     if let Some(peer) = peer {
-        let of_peer = peer.off()?;
-        crate::vm::save_log(&of_peer, &world.cache.log("last-kernel-peer"))?;
-        log.push_str(&of_peer);
+        let log = peer.off()?;
+        crate::vm::save_log(&log, &world.cache.log("last-kernel-peer"))?;
+        complaints.extend(klog::complaints(&log));
     }
     let exit = result.inspect_err(|_| {
         ui::line(&format!("the kernel log: {}", kept.display()));
     })?;
-    let complaints = klog::complaints(&log);
     if complaints.is_empty() {
         return Ok(exit);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The host: its distribution, the few packages that it needs, namespaces, disk space.
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -35,11 +36,34 @@ const TOOLS: &[Tool] = &[
         only_unprivileged: false,
     },
     Tool {
+        shows: "chroot",
+        package: "coreutils",
+        only_unprivileged: false,
+    },
+    Tool {
         shows: "newuidmap",
         package: "uidmap",
         only_unprivileged: true,
     },
 ];
+
+/// Where programs are looked for: Debian's `PATH` for others than root lacks the directories of `chroot` and the like.
+fn search_path() -> OsString {
+    with_sbin(&std::env::var_os("PATH").unwrap_or_default())
+}
+
+fn with_sbin(path: &OsStr) -> OsString {
+    let mut all = path.to_owned();
+    for dir in ["/usr/local/sbin", "/usr/sbin", "/sbin"] {
+        if !std::env::split_paths(path).any(|known| known == Path::new(dir)) {
+            if !all.is_empty() {
+                all.push(":");
+            }
+            all.push(dir);
+        }
+    }
+    all
+}
 
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {
@@ -50,6 +74,7 @@ pub(crate) fn is_root() -> bool {
 /// processes, and, for others, a user namespace in which they are root.
 pub(crate) fn namespace() -> Command {
     let mut command = Command::new("unshare");
+    command.env("PATH", search_path());
     command.args(["--mount", "--pid", "--fork", "--kill-child"]);
     if !is_root() {
         command.args(["--user", "--map-auto", "--map-root-user"]);
@@ -104,10 +129,7 @@ fn exists(shows: &str) -> bool {
     if shows.starts_with('/') {
         return Path::new(shows).exists();
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(shows).is_file())
+    std::env::split_paths(&search_path()).any(|dir| dir.join(shows).is_file())
 }
 
 /// The packages that the host lacks.
@@ -160,10 +182,10 @@ pub(crate) fn ensure_packages(log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether this user can become root in a user namespace; the reason why not otherwise.
+/// Whether this user can become root in a user namespace and enter another root there; the reason why not otherwise.
 pub(crate) fn check_namespaces() -> Result<()> {
     let output = namespace()
-        .arg("true")
+        .args(["chroot", "/", "/usr/bin/env", "true"])
         .stdin(Stdio::null())
         .output()
         .context("cannot start unshare")?;
@@ -288,6 +310,23 @@ fn mend_namespaces(error: anyhow::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_sbin_are_found_with_the_path_of_an_ordinary_user() {
+        let user = OsStr::new("/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games");
+        let path = with_sbin(user);
+        assert!(path
+            .to_str()
+            .is_some_and(|path| path.starts_with("/usr/local/bin:/usr/bin:")));
+        let found = Command::new("sh")
+            .args(["-c", "command -v chroot"])
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert!(found.status.success(), "{path:?}");
+        assert_eq!(with_sbin(&path), path);
+        assert_eq!(with_sbin(OsStr::new("")), "/usr/local/sbin:/usr/sbin:/sbin");
+    }
 
     #[test]
     fn os_release_is_read() {

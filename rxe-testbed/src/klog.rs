@@ -1,12 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The check of the kernel log after a VM has run.
+//! The check of the kernel log.
 //!
-//! Two kinds of lines are complaints: those by which any kernel says that something is wrong, and
-//! lines of our own modules beyond the one that each prints when it is loaded.
+//! Until a driver is chosen, a boot's log is only searched for the alarms by which any kernel says that something is
+//! wrong. From then on it is a list of what may be there that counts: whatever the kernel says at level warning or
+//! worse, and whatever our modules or the Rust runtime say at any level, is a complaint unless it is [`allowed`].
+//! So is what has no level: the console lost messages, or somebody else wrote to it. What the processes in the guest
+//! write to `/dev/kmsg` is not the kernel's.
 
-use std::collections::BTreeMap;
+mod allowed;
+mod line;
 
-/// Pieces of lines by which the kernel says that something is wrong.
+use line::Line;
+
+/// The levels from the worst to this one are complaints: `KERN_WARNING`.
+const WARNING: u8 = 4;
+
+/// Whose lines count at any level: modules of the repository with names of these beginnings, and what Rust code says
+/// that has no module's name.
+const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe", "rust_kernel"];
+
+/// The device of these modules, as the kernel names it before what is said of it.
+const DEVICES: &[&str] = &["rxe0: ", "infiniband rxe0: "];
+
+/// Pieces of lines by which the kernel says that something is wrong, at any level and any time.
 const ALARMS: &[&str] = &[
     "WARNING:",
     "BUG:",
@@ -57,54 +73,49 @@ const ALARMS: &[&str] = &[
     "invoked oom-killer",
 ];
 
-/// Harmless lines that look like alarms, each with its reason.
-const HARMLESS: &[(&str, &str)] = &[
-    (
-        "RETBleed: WARNING",
-        "mitigations are off on purpose in the emulated guest",
-    ),
-    (
-        "Spectre V2 : WARNING",
-        "mitigations are off on purpose in the emulated guest",
-    ),
-    (
-        "MDS: WARNING",
-        "mitigations are off on purpose in the emulated guest",
-    ),
-    (
-        "ENERGY_PERF_BIAS",
-        "a remark about the emulated processor's power settings",
-    ),
-];
+/// What the guest's runner logs before it loads a driver.
+const DRIVER: &str = "testbed: driver ";
 
-/// The modules of the repository.
-const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe"];
+/// What a test logs that begins, before its name.
+const TEST: &str = "testbed: test ";
 
-/// What the kernel's own code says in the name of a module: the loader's remarks on any module
-/// that is not the distribution's, and the word of rxe's C code when it is unloaded.
-const FROM_KERNEL: &[&str] = &["taints kernel", "tainting kernel", "unloaded"];
+/// What the guest's runner logs when a command has ended, before its number.
+const END: &str = "testbed: end of command ";
 
-/// What is said of a parameter that makes no sense: by the kernel, and by our modules.
-const REFUSED: &[&str] = &["invalid for parameter", "is not possible: it has to be"];
+/// `script`, which first says in the log that it is this test's.
+pub(crate) fn marked(test: &str, script: &str) -> String {
+    let mark = crate::exec::quote(&format!("{TEST}{test}"));
+    format!("echo {mark} >/dev/kmsg\n{script}")
+}
 
-/// The lines of `log` from the byte `from` on that must not be there. What comes before tells
-/// which lines the modules print when they are loaded.
+/// Whether `log` has the runner's word that the command of this number has ended. What the kernel said during the
+/// command comes before that.
+pub(crate) fn has_ended(log: &str, command: u32) -> bool {
+    let mark = format!("{END}{command}");
+    log.split_inclusive('\n')
+        .rev()
+        .filter(|line| line.ends_with('\n'))
+        .any(|line| Line::read(line).text == mark)
+}
+
+/// The lines of one boot's `log` from the byte `from` on that must not be there. What comes before tells whether a
+/// driver was chosen, and which test is running.
 pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
-    let mut load_lines = BTreeMap::new();
+    let mut place = Place::default();
     let mut at = 0;
     let mut found = Vec::new();
-    for line in log.split_inclusive('\n') {
-        let text = message(line);
-        let wrong = is_alarm(text) || is_chatter(text, &mut load_lines);
-        if wrong && at >= from {
-            found.push(line.trim_end().to_owned());
+    for text in log.split_inclusive('\n') {
+        let line = Line::read(text);
+        place.follow(&line);
+        if at >= from && is_complaint(&line, &place) {
+            found.push(text.trim_end().to_owned());
         }
-        at += line.len();
+        at += text.len();
     }
     found
 }
 
-/// The lines of `log` that must not be there, in order.
+/// The lines of one boot's `log` that must not be there, in order.
 pub(crate) fn complaints(log: &str) -> Vec<String> {
     complaints_from(log, 0)
 }
@@ -112,7 +123,8 @@ pub(crate) fn complaints(log: &str) -> Vec<String> {
 /// Up to `count` lines of `log` from the first alarm on, for a log that ends in a crash.
 pub(crate) fn first_alarm(log: &str, count: usize) -> Option<String> {
     let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
-    let first = lines.iter().position(|line| is_alarm(message(line)))?;
+    let alarm = |line: &Line<'_>| is_alarm(line) && !allowed::anywhere(line.text);
+    let first = lines.iter().position(|line| alarm(&Line::read(line)))?;
     Some(
         lines[first..]
             .iter()
@@ -123,108 +135,55 @@ pub(crate) fn first_alarm(log: &str, count: usize) -> Option<String> {
     )
 }
 
-fn is_alarm(text: &str) -> bool {
-    ALARMS.iter().any(|alarm| text.contains(alarm))
-        && !HARMLESS.iter().any(|(harmless, _)| text.contains(harmless))
+/// Where in a boot a line is.
+#[derive(Default)]
+struct Place<'a> {
+    /// A driver was chosen.
+    loaded: bool,
+    /// The test that is running.
+    test: Option<&'a str>,
 }
 
-/// A line that one of our modules prints beyond its load line. Its first line is taken for that;
-/// it may come again when the module is loaded again.
-fn is_chatter<'a>(text: &'a str, load_lines: &mut BTreeMap<&'static str, &'a str>) -> bool {
-    OURS.iter().any(|module| {
-        let rest = text
-            .strip_prefix(module)
-            .and_then(|rest| rest.strip_prefix(": "));
-        let expected = |rest: &&str| FROM_KERNEL.iter().chain(REFUSED).any(|s| rest.contains(s));
-        let Some(rest) = rest.filter(|rest| !expected(rest)) else {
-            return false;
-        };
-        *load_lines.entry(module).or_insert(rest) != rest
-    })
-}
-
-/// A line without its time stamp.
-fn message(line: &str) -> &str {
-    let line = line.trim_end();
-    match line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "))
-    {
-        Some((_, text)) => text,
-        None => line,
+impl<'a> Place<'a> {
+    fn follow(&mut self, line: &Line<'a>) {
+        if line.is_kernels() {
+            return;
+        }
+        if line.text.starts_with(DRIVER) {
+            self.loaded = true;
+        } else if let Some(test) = line.text.strip_prefix(TEST) {
+            self.test = Some(test);
+        } else if line.text.starts_with(END) {
+            self.test = None;
+        }
     }
+}
+
+fn is_complaint(line: &Line<'_>, place: &Place<'_>) -> bool {
+    let wrong = is_alarm(line) || place.loaded && counts(line);
+    wrong && !allowed::in_test(line.text, place.test)
+}
+
+/// An alarm in a line that no process in the guest wrote.
+fn is_alarm(line: &Line<'_>) -> bool {
+    line.is_kernels() && ALARMS.iter().any(|alarm| line.text.contains(alarm))
+}
+
+/// Whether a line must be allowed once a driver was chosen.
+fn counts(line: &Line<'_>) -> bool {
+    match line.level() {
+        None => !line.text.is_empty(),
+        Some(level) => line.is_kernels() && (level <= WARNING || is_ours(line.text)),
+    }
+}
+
+/// Whether a line begins with the name of a module of ours, which a colon or a device's name follows, or with `rxe0`.
+fn is_ours(text: &str) -> bool {
+    let end = text.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    let module = rest.starts_with([':', ' ']) && OURS.iter().any(|start| name.starts_with(start));
+    module || DEVICES.iter().any(|device| text.starts_with(device))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clean_log_has_no_complaints() {
-        let log = "\
-[    0.000000] Linux version 7.2.12+deb13-amd64
-[    0.100000] Spectre V2 : WARNING: Unprivileged eBPF is enabled
-[    1.000000] kmemleak: Kernel memory leak detector initialized (mem pool available: 27755)
-[    2.000000] hmm: loading out-of-tree module taints kernel.
-[    2.000001] hmm: module verification failed: signature and/or required key missing - tainting kernel
-[    2.100000] hmm: loaded
-[    2.150000] mlx_odp: loaded
-[    2.200000] rdma_rxe: loaded
-[    2.250000] mlx_odp: `x' invalid for parameter `chunk_size'
-[    2.260000] mlx_odp: chunk_size=3 is not possible: it has to be 4
-[    2.300000] infiniband rxe0: set active
-";
-        assert_eq!(complaints(log), Vec::<String>::new());
-    }
-
-    #[test]
-    fn splats_are_complaints() {
-        let log = "\
-[    3.000000] WARNING: CPU: 0 PID: 1 at mm/hmm.c:1 x+0x1/0x2
-[    3.000001] Call Trace:
-[    4.000000] refcount_t: underflow; use-after-free.
-";
-        assert_eq!(complaints(log).len(), 3);
-        assert_eq!(first_alarm(log, 2).unwrap_or_default().lines().count(), 2);
-    }
-
-    #[test]
-    fn what_the_debug_kernel_finds_is_a_complaint() {
-        for line in [
-            "BUG: KASAN: slab-use-after-free in x+0x1/0x2 [hmm]",
-            "WARNING: possible circular locking dependency detected",
-            "WARNING: suspicious RCU usage",
-            "BUG: sleeping function called from invalid context at mm/x.c:1",
-            "DEBUG_LOCKS_WARN_ON(1)",
-            "INFO: trying to register non-static key.",
-            "BUG: MAX_LOCKDEP_CHAINS too low!",
-            "turning off the locking correctness validator.",
-            "[ BUG: Invalid wait context ]",
-            "ODEBUG: free active (active state 0) object: 0 object type: work_struct",
-            "UBSAN: array-index-out-of-bounds in x.c:1:2",
-            "list_add corruption. prev->next should be next",
-            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
-            "INFO: task a:1 blocked for more than 120 seconds.",
-        ] {
-            assert_eq!(
-                complaints(&format!("[    9.000000] {line}\n")).len(),
-                1,
-                "{line}"
-            );
-        }
-    }
-
-    #[test]
-    fn chatter_of_ours_is_a_complaint() {
-        let log = "\
-[    3.000000] mlx_odp: loaded
-[    3.100000] mlx_odp: fault at 1000
-[    3.200000] mlx_odp: loaded
-";
-        let fault = "[    3.100000] mlx_odp: fault at 1000";
-        assert_eq!(complaints(log), [fault]);
-        let from = log.find("[    3.1").unwrap_or_default();
-        assert_eq!(complaints_from(log, from), [fault]);
-        assert!(complaints_from(log, from + 1).is_empty());
-    }
-}
+mod tests;

@@ -219,10 +219,11 @@ impl Machine<'_> {
     }
 
     /// The kernel's command line. An oops ends the boot at once instead of leaving a wounded
-    /// kernel behind; mitigations only cost time in a guest that runs nothing foreign.
+    /// kernel behind; mitigations only cost time in a guest that runs nothing foreign. The console's lines have
+    /// their level, which the check of the kernel log needs.
     fn command_line(&self) -> String {
         let mut line = String::from(
-            "console=ttyS0 ignore_loglevel printk.devkmsg=on oops=panic panic=-1 mitigations=off \
+            "console=ttyS0 console_msg_format=syslog ignore_loglevel printk.devkmsg=on oops=panic panic=-1 mitigations=off \
              random.trust_cpu=on",
         );
         line.push_str(&self.variant.command_line());

@@ -49,6 +49,9 @@ const TRIES: u32 = 3;
 /// What the guest may add to a command's own time limit before it counts as hung.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What the kernel logs is on the console at once, unless that has much to print.
+const LOG: Duration = Duration::from_secs(20);
+
 /// Ending takes a moment, too.
 const OFF: Duration = Duration::from_secs(10);
 
@@ -330,7 +333,8 @@ impl Vm {
         let token = format!("<end-of-command-{}-{:016x}>", self.commands, random()?);
         let encoded = base64::engine::general_purpose::STANDARD;
         self.send(&format!(
-            "run {} {} {}",
+            "run {} {} {} {}",
+            self.commands,
             token,
             limit.as_secs().max(1),
             encoded.encode(script)
@@ -362,11 +366,36 @@ impl Vm {
                 None => {}
             }
             if let (Some(exit), true, true) = (exit, output.ended(), error.ended()) {
+                self.wait_for_log()?;
                 return Ok(match exit {
                     124 if started.elapsed() >= limit => Outcome::TimedOut,
                     exit => Outcome::Exit(exit),
                 });
             }
+        }
+    }
+
+    /// Waits until the kernel log has all that was said during the last command.
+    fn wait_for_log(&mut self) -> Result<()> {
+        let limit = self.patience(LOG);
+        let started = Instant::now();
+        loop {
+            let log = self.kernel_log()?;
+            if klog::has_ended(&log, self.commands) {
+                return Ok(());
+            }
+            if self.qemu.try_wait()?.is_some() {
+                return Err(self.died()?);
+            }
+            if started.elapsed() > limit {
+                let text = format!(
+                    "the kernel log does not say within {} s that the command has ended; it ends with:\n{}",
+                    limit.as_secs(),
+                    process::tail(&log, 8)
+                );
+                return Err(Failure::error(status::VM, text));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -79,8 +79,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     let mut stage = Stage::boot(&world, &config(arguments), arguments.pair)?;
     step.done();
     let measured = measure(&mut stage, arguments, &world, &folder);
-    let log = stage.off()?;
-    crate::vm::save_log(&log, &world.cache.log("last-kernel"))?;
+    let logs = stage.off()?;
+    let kept = logs.join("\nthe other VM:\n");
+    crate::vm::save_log(&kept, &world.cache.log("last-kernel"))?;
     let Measured {
         legs,
         hmm,
@@ -97,8 +98,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
         started.elapsed().as_secs_f64()
     );
     problems.extend(legs.iter().flat_map(Leg::failures));
-    let complaints = klog::complaints(&log);
-    problems.extend(complaints.iter().map(|line| format!("kernel log: {line}")));
+    let complaints = logs.iter().flat_map(|log| klog::complaints(log));
+    problems.extend(complaints.map(|line| format!("kernel log: {line}")));
     for problem in &problems {
         println!("FAILED: {problem}");
     }

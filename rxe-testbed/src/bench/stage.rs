@@ -87,14 +87,13 @@ impl Stage {
         }
     }
 
-    /// Ends it; what the kernels logged.
-    pub(super) fn off(self) -> Result<String> {
-        let mut log = self.vm.off()?;
+    /// Ends it; what the kernel of each VM logged.
+    pub(super) fn off(self) -> Result<Vec<String>> {
+        let mut logs = vec![self.vm.off()?];
         if let Some(peer) = self.peer {
-            log.push_str("\nthe other VM:\n");
-            log.push_str(&peer.off()?);
+            logs.push(peer.off()?);
         }
-        Ok(log)
+        Ok(logs)
     }
 }
 

@@ -9,11 +9,11 @@ use anyhow::Result;
 
 use super::report::Report;
 use super::table::{self, VmTest};
+use super::verdict::Ran;
 use super::{lanes, Job, Record, Status};
 use crate::build::World;
 use crate::kernel::Variant;
 use crate::klog;
-use crate::process;
 use crate::qemu::Extra;
 use crate::session::Put;
 use crate::ui::Step;
@@ -100,6 +100,8 @@ pub(crate) struct Boots<'a> {
     /// Files of the host for the VM.
     pub(crate) puts: Vec<Put>,
     vm: Option<Vm>,
+    /// Lines of its kernel log that are there on purpose.
+    provoked: Vec<String>,
     count: u32,
     deaths: u32,
 }
@@ -113,6 +115,7 @@ impl<'a> Boots<'a> {
             extra: Extra::None,
             puts: Vec::new(),
             vm: None,
+            provoked: Vec::new(),
             count: 0,
             deaths: 0,
         }
@@ -181,43 +184,22 @@ impl<'a> Boots<'a> {
         let before = vm.kernel_log()?.len();
         let mut said = Vec::new();
         let mut errors = Vec::new();
-        let script = format!(
-            "echo 'testbed: test {}' >/dev/kmsg\n{}",
-            test.name, test.script
-        );
+        let script = klog::marked(&test.name, &test.script);
         let limit = vm.patience(Duration::from_secs(test.seconds));
         let outcome = vm.run(&script, limit, &mut said, &mut errors)?;
-        let log = vm.kernel_log()?;
+        let complaints = klog::complaints_from(&vm.kernel_log()?, before);
         said.extend(errors);
-        let said = String::from_utf8_lossy(&said);
-        let complaints = klog::complaints_from(&log, before);
-        let (status, mut detail) = match outcome {
-            Outcome::Exit(0) if test.tells() => (Status::Pass, process::tail(said.trim_end(), 40)),
-            Outcome::Exit(0) => (Status::Pass, String::new()),
-            Outcome::Exit(77) => (Status::Skip, process::tail(said.trim_end(), 1)),
-            Outcome::Exit(exit) => {
-                let lines = if test.tells() { 80 } else { 30 };
-                let end = process::tail(said.trim_end(), lines);
-                (Status::Fail, format!("exit status {exit}\n{end}"))
-            }
-            Outcome::TimedOut => {
-                let end = process::tail(said.trim_end(), 20);
-                (
-                    Status::Fail,
-                    format!("killed after {} s\n{end}", limit.as_secs()),
-                )
-            }
+        let ran = Ran {
+            outcome,
+            limit,
+            said: &String::from_utf8_lossy(&said),
+            complaints: &complaints,
         };
-        if outcome == Outcome::TimedOut {
-            // The log now holds the blocked tasks, which is no complaint of its own.
-            return Ok((status, detail));
+        let verdict = ran.verdict(test);
+        if test.provokes().is_some() && verdict.0 == Status::Pass {
+            self.provoked.extend(complaints);
         }
-        if complaints.is_empty() {
-            return Ok((status, detail));
-        }
-        let first: Vec<_> = complaints.iter().take(12).cloned().collect();
-        detail.push_str(&format!("\nthe kernel complained:\n{}", first.join("\n")));
-        Ok((Status::Fail, detail))
+        Ok(verdict)
     }
 
     /// Keeps the log of a VM that is of no use any more.
@@ -267,6 +249,7 @@ impl<'a> Boots<'a> {
         self.save(&log)?;
         said.extend(errors);
         let mut problems = klog::complaints(&log);
+        problems.retain(|line| !self.provoked.contains(line));
         if !matches!(unloaded, Ok(Outcome::Exit(0))) {
             problems.push(format!(
                 "the modules stay: {}",

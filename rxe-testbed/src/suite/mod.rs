@@ -3,7 +3,7 @@
 //!
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
-//! `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares, `clients` programs of others,
+//! `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
 //! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
 
@@ -17,6 +17,7 @@ mod report;
 mod selftests;
 mod side_by_side;
 mod table;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

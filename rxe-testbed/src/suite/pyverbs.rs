@@ -15,6 +15,7 @@ use super::side_by_side;
 use super::{Job, Record, Status};
 use crate::build::World;
 use crate::kernel::Variant;
+use crate::klog;
 use crate::process;
 use crate::ui::Step;
 use crate::vm::{Driver, Outcome};
@@ -144,6 +145,7 @@ fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
         modules.join(" ")
     );
     let step = Step::start(format!("running rdma-core's tests on the {driver} driver"));
+    let script = klog::marked(&full(""), &script);
     let outcome = vm.run(&script, vm.patience(ALL), &mut output, &mut errors);
     drop(step);
     let output = String::from_utf8_lossy(&output);

@@ -2,7 +2,8 @@
 //! The tests that run in the VM, as data.
 //!
 //! A script is run by bash in the guest with `rxe0` up on our driver. Exit status 0 is a
-//! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean.
+//! pass, 77 a skip, anything else a failure. Whatever it does, the kernel log must stay clean, but for the one test
+//! that shows that this is checked.
 
 use crate::bench::counting;
 use crate::kernel::Variant;
@@ -33,13 +34,23 @@ impl VmTest {
         .iter()
         .any(|start| self.name.starts_with(start))
     }
+
+    /// A piece of the complaint that it has the kernel make, to see that the check of the log finds it.
+    pub(crate) fn provokes(&self) -> Option<&'static str> {
+        (self.name == LOG_CHECK).then_some("EXT4-fs (vdb): VFS: Can't find ext4 filesystem")
+    }
 }
+
+/// The test of the check of the kernel log.
+const LOG_CHECK: &str = "vm/kernel-log-is-checked";
 
 /// One fixed test: its name, its script and its time limit.
 type Row<'a> = (&'static str, &'a str, u64);
 
 /// Tests on our driver alone.
 const ROWS: &[Row<'_>] = &[
+    // The archive that the host gave the VM is no file system, and the kernel says so, as an error.
+    (LOG_CHECK, "! mount -t ext4 /dev/vdb /mnt", 60),
     ("vm/modules/load-unload", "load-unload", 60),
     ("vm/modules/parameters", "parameters", 300),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),

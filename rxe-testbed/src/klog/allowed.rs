@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What may stand in the kernel log though it looks like a complaint, each with its reason.
+//!
+//! A line has to be as the pattern is, from its beginning to its end; `%` stands for a number, `*` for anything. Where
+//! a line may only be there during some tests, the beginnings of their names are listed.
+
+/// Lines that are allowed for one reason.
+struct Allowed {
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for people"))]
+    why: &'static str,
+    /// Patterns of lines.
+    lines: &'static [&'static str],
+    /// Where they are allowed: in the tests with names of these beginnings, or anywhere.
+    during: Option<&'static [&'static str]>,
+}
+
+const fn anywhere_as(why: &'static str, lines: &'static [&'static str]) -> Allowed {
+    Allowed {
+        why,
+        lines,
+        during: None,
+    }
+}
+
+const LIST: &[Allowed] = &[
+    anywhere_as(
+        "the guest runs nothing foreign, so mitigations are off on purpose",
+        &["RETBleed: WARNING: *", "Spectre V2 : WARNING: *", "MDS: WARNING: *"],
+    ),
+    anywhere_as(
+        "a remark about the emulated processor's power settings",
+        &["*ENERGY_PERF_BIAS*"],
+    ),
+    anywhere_as(
+        "the one line that a module of ours prints when it is loaded",
+        &[
+            "hmm: heterogeneous memory management in Rust",
+            "mlx_odp: on-demand paging for RDMA in Rust",
+            "hmm_dmirror: two test devices for HMM in Rust",
+        ],
+    ),
+    anywhere_as(
+        "rxe's C code says that it comes, goes and has a device",
+        &[
+            "rdma_rxe: loaded",
+            "rdma_rxe: unloaded",
+            "infiniband rxe0: set active",
+            "infiniband rxe0: added roce0",
+        ],
+    ),
+    anywhere_as(
+        "the loader says this of any module that is not the distribution's",
+        &[
+            "*: loading out-of-tree module taints kernel.",
+            "*: module verification failed: signature and/or required key missing - tainting kernel",
+        ],
+    ),
+    Allowed {
+        why: "why a module is not loaded with parameters that make no sense: the kernel's words, and ours",
+        lines: &[
+            "mlx_odp: `*' invalid for parameter `*'",
+            "mlx_odp: * is not possible: it has to be *",
+        ],
+        during: Some(&["vm/modules/parameters"]),
+    },
+    anywhere_as(
+        "the network device that rxe0 sits on, dummy or virtio, has no speed, and ib_core asks for it",
+        &["roce0 speed is unknown, defaulting to 1000"],
+    ),
+    anywhere_as(
+        "a program whose request fails is told so, and rxe's C code logs it, too",
+        &[
+            "rxe0: qp#% make_send_cqe: non-flush error status = %",
+            "rxe0: qp#% do_complete: non-flush error status = %",
+            "make_send_cqe: % callbacks suppressed",
+            "do_complete: % callbacks suppressed",
+        ],
+    ),
+    anywhere_as(
+        "a program that is refused something is told so, and rxe's C code logs it, too",
+        &[
+            "rxe0: rxe_create_cq: returned err = -%",
+            "rxe0: rxe_create_qp: returned err = -%",
+            "rxe0: pd#% rxe_reg_user_mr: returned err = -%",
+            "rxe0: pd#% rxe_reg_user_mr: access = 0x* not supported (0x*)",
+            "rxe0: mr#% rxe_rereg_user_mr:  access = 0x* not supported",
+            "rxe0: mr#% rxe_dereg_mr:  returned err = -%",
+            "rxe_reg_user_mr: % callbacks suppressed",
+            "rxe_rereg_user_mr: % callbacks suppressed",
+            "rxe_dereg_mr: % callbacks suppressed",
+        ],
+    ),
+    Allowed {
+        why: "the program asks a queue pair that it has not made ready, and is told so",
+        lines: &["rxe0: qp#% rxe_post_send: qp not ready to send"],
+        during: Some(&["pyverbs/"]),
+    },
+    Allowed {
+        why: "the device goes away while ib_core asks for its port",
+        lines: &["infiniband rxe0: ib_query_port failed (-19)"],
+        during: Some(&["vm/modules/come-and-go"]),
+    },
+    Allowed {
+        why: "the device is told to touch what is not mapped for it, and the IOMMU reports that it did not let it; and \
+              the DMA layer says when it gives out addresses above 4 GiB",
+        lines: &[
+            "DMAR: DRHD: handling fault status reg %",
+            "DMAR: [DMA Write NO_PASID] Request device [*] fault addr 0x* [fault reason 0x05] PTE Write access is not set",
+            "DMAR: [DMA Read NO_PASID] Request device [*] fault addr 0x* [fault reason 0x06] PTE Read access is not set",
+            "hmm_edu *: Using %-bit DMA addresses",
+        ],
+        during: Some(&["dma/iommu"]),
+    },
+    Allowed {
+        why: "one of the two other devices is behind another bridge, so its memory is out of reach",
+        lines: &[
+            "hmm_edu *: cannot be used for peer-to-peer DMA as the client and provider (*) do not share an upstream \
+             bridge or whitelisted host bridge",
+        ],
+        during: Some(&["dma/peers"]),
+    },
+    anywhere_as(
+        "on a busy host the processors of a VM wait for their turn, and its clocks seem to differ",
+        &[
+            "clocksource: Watchdog * interval: *ns",
+            "clocksource: Clocksource * interval: *ns",
+            "clocksource: Marking clocksource tsc unstable due to frequency skew",
+            "TSC found unstable after boot, most likely due to broken BIOS. Use 'tsc=unstable'.",
+        ],
+    ),
+];
+
+/// Whether `text` may be said anywhere.
+pub(super) fn anywhere(text: &str) -> bool {
+    in_test(text, None)
+}
+
+/// Whether `text` may be said while this test runs, or while none does.
+pub(super) fn in_test(text: &str, test: Option<&str>) -> bool {
+    let here = |allowed: &Allowed| match (allowed.during, test) {
+        (None, _) => true,
+        (Some(tests), Some(test)) => tests.iter().any(|start| test.starts_with(start)),
+        (Some(_), None) => false,
+    };
+    let fits = |allowed: &Allowed| allowed.lines.iter().any(|pattern| matches(pattern, text));
+    LIST.iter().any(|allowed| here(allowed) && fits(allowed))
+}
+
+/// Whether `text` is as `pattern`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some(at) = pattern.find(['*', '%']) else {
+        return pattern == text;
+    };
+    let (start, rest) = pattern.split_at(at);
+    let Some(text) = text.strip_prefix(start) else {
+        return false;
+    };
+    let after = &rest[1..];
+    if rest.starts_with('%') {
+        let end = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        return end.len() < text.len() && matches(after, end);
+    }
+    (0..=text.len())
+        .filter(|at| text.is_char_boundary(*at))
+        .any(|at| matches(after, &text[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_of_whole_lines() {
+        assert!(matches("a", "a"));
+        assert!(!matches("a", "ab"));
+        assert!(!matches("b", "ab"));
+        assert!(matches("a*c", "abbc"));
+        assert!(matches("a*c", "ac"));
+        assert!(!matches("a*c", "abcd"));
+        assert!(matches("*b*", "äbé"));
+        assert!(!matches("*b*", "äé"));
+        assert!(matches("a%b", "a12b"));
+        assert!(!matches("a%b", "ab"));
+        assert!(!matches("a%b", "a-1b"));
+        assert!(matches("%*%", "1x2"));
+    }
+
+    #[test]
+    fn no_pattern_is_all_wild_and_each_has_a_reason() {
+        for allowed in LIST {
+            assert!(!allowed.why.is_empty());
+            for pattern in allowed.lines {
+                let fixed = pattern
+                    .chars()
+                    .filter(|letter| letter.is_alphabetic())
+                    .count();
+                assert!(fixed >= 8, "{pattern}");
+            }
+        }
+    }
+}
