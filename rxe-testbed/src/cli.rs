@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
 use crate::qemu::Extra;
+use crate::series::Series;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -16,6 +17,10 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// The kernel's series, for example 7.2; if not given, $HMM_ODP_KERNEL_SERIES or the newest one that the
+    /// archive has and the modules are made for
+    #[arg(long, global = true, value_name = "SERIES")]
+    pub(crate) kernel_series: Option<Series>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,6 +134,14 @@ pub(crate) struct VmArguments {
     /// A further device in the VM
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) extra: Extra,
+}
+
+impl VmArguments {
+    /// The kernel, of the series that is asked for.
+    pub(crate) fn kernel(&self, series: Option<Series>) -> Choice {
+        let variant = self.kernel;
+        Choice { series, variant }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -25,7 +25,8 @@ use anyhow::{bail, Context, Result};
 
 use crate::build::{self, Wanted, World};
 use crate::cli::TestArguments;
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
+use crate::series::Series;
 use crate::ui;
 use lanes::Part;
 use report::Report;
@@ -82,10 +83,13 @@ pub(crate) struct Job<'a> {
 }
 
 /// Runs the tests; gives the program's exit status.
-pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
+pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u8> {
     let filter = Filter(arguments.filter.clone());
     let world = build::ensure(Wanted {
-        kernel: arguments.kernel,
+        kernel: Choice {
+            series,
+            variant: arguments.kernel,
+        },
         modules: true,
         programs: true,
     })?;
