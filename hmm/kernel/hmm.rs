@@ -68,6 +68,7 @@ mod charge;
 mod chunk;
 mod chunk_map;
 mod chunks;
+pub mod compat;
 pub mod device_memory;
 pub mod dma;
 pub mod exclusive;
