@@ -82,7 +82,7 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) without_hmm: bool,
     /// Count instructions instead of measuring times, and compare those of our driver with
-    /// rxe-testbed/baseline.json: exit status 1 if a metric takes over 5 % more
+    /// rxe-testbed/baseline/SERIES.json: exit status 1 if a metric takes over 5 % more
     #[arg(long)]
     pub(crate) icount: bool,
     /// Measure between two VMs what makes sense there

@@ -119,12 +119,7 @@ impl Kernel {
         }
     }
 
-    fn stock(
-        cache: &Cache,
-        chroot: &Chroot,
-        epoch: &str,
-        series: Option<Series>,
-    ) -> Result<Self> {
+    fn stock(cache: &Cache, chroot: &Chroot, epoch: &str, series: Option<Series>) -> Result<Self> {
         let variant = Variant::Stock;
         let key_of = |version: &Version| key(chroot, version);
         let kind_of = |version: &Version| own("kernel", version.series, variant);

@@ -143,11 +143,7 @@ impl Known {
         }
     }
 
-    fn choose_asked(
-        &self,
-        series: Series,
-        prepared: impl Fn(&Version) -> bool,
-    ) -> Result<Chosen> {
+    fn choose_asked(&self, series: Series, prepared: impl Fn(&Version) -> bool) -> Result<Chosen> {
         if series < Series::oldest() {
             bail!(
                 "Linux {series} is too old: the modules need {} or newer",
