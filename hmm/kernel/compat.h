@@ -26,4 +26,14 @@ static inline int compat_hmm_range_fault_unlocked(struct hmm_range *range, unsig
 #endif
 }
 
+/*
+ * hmm-tests' command to read by that walk, in the kernel's header from 7.3 on. A driver whose faults always
+ * wait without the lock can have it on any kernel.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define COMPAT_DMIRROR_READ_UNLOCKED HMM_DMIRROR_READ_UNLOCKED
+#else
+#define COMPAT_DMIRROR_READ_UNLOCKED _IOWR('H', 0x09, struct hmm_dmirror_cmd)
+#endif
+
 #endif

@@ -68,13 +68,7 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
     let cache = Cache::open()?;
     let repository = Repository::find()?;
     let _building = cache.lock_build()?;
-    let epoch = epoch(&cache)?;
-    if cache.artefacts("chroot").is_empty() {
-        host::check_distribution()?;
-    }
-    host::check_space(&cache.path(""), space_needed(&cache))?;
-    host::ensure_packages(&cache.log("apt"))?;
-    let chroot = Chroot::ensure(&cache, &repository, &epoch)?;
+    let (chroot, epoch) = prepare(&cache, &repository)?;
     let kernel = Kernel::ensure(&cache, &chroot, &epoch, wanted.kernel)?;
     let guest = Guest::ensure(&cache, &chroot, &kernel, &epoch)?;
     let modules = wanted
@@ -94,6 +88,18 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
         programs,
         _in_use: in_use,
     })
+}
+
+/// The chroot and the epoch, for whoever holds the build lock.
+pub(crate) fn prepare(cache: &Cache, repository: &Repository) -> Result<(Chroot, String)> {
+    let epoch = epoch(cache)?;
+    if cache.artefacts("chroot").is_empty() {
+        host::check_distribution()?;
+    }
+    host::check_space(&cache.path(""), space_needed(cache))?;
+    host::ensure_packages(&cache.log("apt"))?;
+    let chroot = Chroot::ensure(cache, repository, &epoch)?;
+    Ok((chroot, epoch))
 }
 
 /// A name for the state of the archive that this cache was built from. `build --update` begins a

@@ -41,6 +41,9 @@ pub(crate) enum Command {
     Shell(ShellArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
+    /// Say what is to be read and done for another kernel: what we rely on and has changed, and whether the
+    /// modules build; exit status 1 if something is left
+    Port(PortArguments),
     /// Remove from the cache what is rebuilt without the network
     Clean {
         /// Also remove what was downloaded: the chroot, the kernel, the guest
@@ -115,6 +118,18 @@ pub(crate) struct BuildArguments {
     /// Leave out the repository's modules
     #[arg(long)]
     pub(crate) stock: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortArguments {
+    /// The kernel's series
+    pub(crate) series: Series,
+    /// Record that a text was read: all whose file and name contain NAME; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) read: Vec<String>,
+    /// Show also what has changed and was read
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

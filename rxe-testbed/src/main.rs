@@ -22,6 +22,7 @@ mod kernel;
 mod klog;
 mod modules;
 mod pair;
+mod port;
 mod process;
 mod programs;
 mod qemu;
@@ -68,6 +69,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Test(arguments) => suite::run(arguments, series),
         Command::Demo => demo::run(series),
         Command::Shell(arguments) => shell::run(arguments, series),
+        Command::Port(arguments) => port::run(arguments),
         Command::Clean { all } => clean::run(*all),
         Command::Doctor => doctor(),
     }
