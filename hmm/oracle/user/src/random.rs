@@ -13,7 +13,7 @@ use crate::agree::{judge, Difference, Disagreement};
 use crate::arena::{self, Span, Zone, PAGE};
 use crate::dice::Dice;
 use crate::kind::{look, Known, Tally};
-use crate::machine::{checks_locks, Machine};
+use crate::machine::{dislikes_holes, Machine};
 use crate::operation::Operation;
 use crate::oracle::{Answer, Oracle, Question};
 use crate::perform::Stage;
@@ -112,7 +112,7 @@ struct Run {
     step: u64,
     dice: Dice,
     gigantic: bool,
-    checks_locks: bool,
+    dislikes_holes: bool,
     has_unlocked: bool,
     oracle: Oracle,
     view: View,
@@ -130,7 +130,7 @@ impl Run {
             step: 0,
             dice: Dice::new(seed),
             gigantic,
-            checks_locks: checks_locks(),
+            dislikes_holes: dislikes_holes(&oracle)?,
             has_unlocked: oracle.has_unlocked()?,
             oracle,
             view: View::open()?,
@@ -215,7 +215,7 @@ impl Run {
         let kinds = look(&self.view, question.span, &known)?;
         let holes = kinds.iter().any(|(_, kind)| kind.is_hugetlb_hole());
         let snapshot;
-        let question = match self.checks_locks && holes && question.wants_faults() {
+        let question = match self.dislikes_holes && holes && question.wants_faults() {
             true => {
                 snapshot = Question {
                     ours_first: question.ours_first,
