@@ -27,7 +27,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show what on-demand paging does, on our driver and on the stock one, side by side
     Demo,
-    /// Run every tier of tests, or those whose names contain FILTER
+    /// Run every tier of tests, or those whose names contain one of the FILTERs
     Test(TestArguments),
     /// Measure our driver and the stock one in turns, in one VM, and say how the performance goals stand
     Bench(BenchArguments),
@@ -59,8 +59,8 @@ pub(crate) struct TestArguments {
     /// The kernel of the VM. On the debug kernel only the tests in the VM are run
     #[arg(long, value_enum, default_value = "stock")]
     pub(crate) kernel: Variant,
-    /// Only the tests whose names contain this
-    pub(crate) filter: Option<String>,
+    /// Only the tests whose names contain one of these, or begin with it if it begins with a tier's name: verbs/
+    pub(crate) filter: Vec<String>,
     /// Only print the names
     #[arg(long)]
     pub(crate) list: bool,
