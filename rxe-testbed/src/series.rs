@@ -375,6 +375,12 @@ Version: 7.3.4-1~bpo13+1
     }
 
     #[test]
+    fn releases_are_compared_by_their_numbers() {
+        assert_eq!(by_numbers("7.2.9+deb13", "7.2.12+deb13"), Ordering::Less);
+        assert_eq!(by_numbers("7.2.12", "7.2.12"), Ordering::Equal);
+    }
+
+    #[test]
     fn a_series_is_two_numbers() {
         assert_eq!(series("7.3"), Series::new(7, 3));
         assert!(series("7.10") > series("7.9"));
