@@ -66,9 +66,21 @@ pub enum FaultError {
     NoMemory,
     /// The calling thread has been killed.
     Interrupted,
+    /// Not without waiting for somebody, which [`Waiting::Forbidden`] forbids.
+    WouldWait,
     /// The request makes no sense: an empty range, or one that is not all in user space or not all in
     /// the domain.
     Invalid,
+}
+
+/// Whether whoever asks for pages may wait for somebody: a disk, a file system, the handler of a
+/// userfaultfd, or whoever holds a lock and waits for one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It may, for as long as it takes.
+    Allowed,
+    /// It must not: [`FaultError::WouldWait`] is the answer then. Others wait for this thread.
+    Forbidden,
 }
 
 /// Whether the address space stayed still while the fault handler ran.

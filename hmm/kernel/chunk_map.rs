@@ -13,6 +13,7 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 
 use kernel::bindings;
+use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::{ForeignOwnable, Opaque};
@@ -168,12 +169,14 @@ impl<T> ChunkMap<T> {
                 result
             };
             // INVARIANT: On success the array owns the box, and `life` was made with one holder.
-            let there = match Error::from_errno(result) {
+            let there = match to_result(result) {
                 // SAFETY: As `life` is held, by this function, it is not retired, so it is not freed
                 // while the borrow of the map lasts.
-                _ if result == 0 => return Ok((Held(unsafe { &*pointer.cast() }), true)),
-                error if error == EBUSY => self.hold(index).map(|held| (held, false)).ok_or(EBUSY),
-                error => Err(error),
+                Ok(()) => return Ok((Held(unsafe { &*pointer.cast() }), true)),
+                Err(error) if error == EBUSY => {
+                    self.hold(index).map(|held| (held, false)).ok_or(EBUSY)
+                }
+                Err(error) => Err(error),
             };
             // Full when it was to be inserted, and empty right after: again.
             if there.as_ref().is_err_and(|error| *error == EBUSY) {

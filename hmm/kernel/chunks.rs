@@ -22,7 +22,7 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 use kernel::time::msecs_to_jiffies;
-use kernel::workqueue::{self, impl_has_delayed_work, DelayedWork, Work, WorkItem};
+use kernel::workqueue::{impl_has_delayed_work, DelayedWork, Queue, Work, WorkItem};
 
 use crate::chunk::WatchedChunk;
 use crate::chunk_map::{ChunkMap, Grave, Held};
@@ -142,7 +142,10 @@ impl<O: Observer> Chunks<O> {
     fn call_reaper(self: &Arc<Self>, milliseconds: u32) {
         if !self.closed.load(Ordering::Acquire) {
             let delay = msecs_to_jiffies(milliseconds);
-            let _ = workqueue::system_unbound().enqueue_delayed(self.clone(), delay);
+            // SAFETY: The kernel's own queue of work that belongs to no processor, which is always there. The
+            // kernel crate knows it only by the name that the kernel has given up.
+            let queue = unsafe { Queue::from_raw(bindings::system_dfl_wq) };
+            let _ = queue.enqueue_delayed(self.clone(), delay);
         }
     }
 

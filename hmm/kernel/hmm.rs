@@ -24,8 +24,7 @@
 //! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
 //! The reaper of a mirror's chunks ([`mirror`]) holds a mutex of its own outside of 3, and an access the RCU
-//! read lock. Where the faults of a mirror are limited in number (`turns`), a fault waits for its turn before
-//! all of these, and has it until it is done.
+//! read lock. A fault that must not wait ([`walk::Waiting::Forbidden`]) only tries to take 1.
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
 //! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
@@ -69,6 +68,7 @@ mod chunk;
 mod chunk_map;
 mod chunks;
 pub mod compat;
+pub mod credentials;
 pub mod device_memory;
 pub mod dma;
 pub mod exclusive;
@@ -76,10 +76,10 @@ pub mod interval;
 mod lock_class;
 pub mod mirror;
 pub mod page;
+pub mod populate;
 pub mod range;
 pub mod rwlock;
 mod tables;
-mod turns;
 mod zeroed;
 
 #[expect(
@@ -152,6 +152,7 @@ impl From<walk::FaultError> for Error {
             FaultError::Exited => ESRCH,
             FaultError::NoMemory => ENOMEM,
             FaultError::Interrupted => EINTR,
+            FaultError::WouldWait => EAGAIN,
             FaultError::Invalid => EINVAL,
         }
     }

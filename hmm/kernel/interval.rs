@@ -251,6 +251,27 @@ impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
     }
 }
 
+/// Watches nothing.
+struct Nobody;
+
+impl Invalidate for Nobody {
+    fn invalidate(&mut self, _range: PageRange, _event: Event) {}
+
+    fn retire(&mut self) {}
+}
+
+/// Makes `mm` ready for notifiers: for the first one the kernel takes the mmap lock for writing, and a fault that
+/// must not wait cannot. Sleeps.
+///
+/// # Errors
+///
+/// `ENOMEM`; `EINTR` if a signal is pending.
+pub(crate) fn prepare(mm: &MmWithUser) -> Result {
+    let first = PageRange::new(PageIndex::new(0), PageIndex::new(1));
+    let notifier = IntervalNotifier::new(mm, first, Owner::NONE, Nobody);
+    KBox::pin_init(notifier, GFP_KERNEL).map(drop)
+}
+
 /// The pages that a notifier watches; it keeps them itself.
 ///
 /// # Safety

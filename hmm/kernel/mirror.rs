@@ -24,13 +24,11 @@
 //! [`Table::write_protect`]: crate::table::Table::write_protect
 //! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
 
-use core::num::NonZeroU32;
 use core::ops::ControlFlow;
 
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
-use kernel::sync::aref::ARef;
 use kernel::sync::{rcu, Arc};
 
 use crate::addr::{pieces, PageIndex, PageRange, PAGE_SIZE};
@@ -41,10 +39,11 @@ use crate::chunk_map::Held;
 use crate::chunks::Chunks;
 use crate::event::Event;
 use crate::flat::PageWord;
-use crate::interval::IntervalNotifier;
+use crate::interval::{self, IntervalNotifier};
 use crate::page::{Bytes, MappedPage};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
+use crate::populate::Owned;
 use crate::range::{range_fault, HoldStill, TimeLimit};
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
@@ -52,9 +51,8 @@ use crate::shape::Shape;
 use crate::shim;
 use crate::table::{unit_around, UNIT_PAGES};
 use crate::tables::{Batch, LockedMm};
-use crate::turns::Turns;
 use crate::unit::UnitPages;
-use crate::walk::{walk, AddressSpace, FaultError, Request};
+use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
 
 /// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
@@ -99,7 +97,6 @@ pub enum Removal {
 pub struct Limits {
     memory: usize,
     shape: Shape,
-    faults: Option<NonZeroU32>,
 }
 
 impl Limits {
@@ -110,22 +107,12 @@ impl Limits {
         Self {
             memory,
             shape: Shape::default(),
-            faults: None,
         }
     }
 
     /// The same for a mirror of another `shape`.
     pub fn with_shape(self, shape: Shape) -> Self {
         Self { shape, ..self }
-    }
-
-    /// The same with so many faults under way at once; those beyond wait for their turn. `None`, as
-    /// without this: no limit. Prefetches are not among them.
-    ///
-    /// A fault that can end only after another one, as the handler of a userfaultfd uses the device
-    /// itself, waits for ever if that does not get its turn.
-    pub fn with_faults(self, faults: Option<NonZeroU32>) -> Self {
-        Self { faults, ..self }
     }
 
     /// In bytes.
@@ -157,13 +144,11 @@ impl Default for Limits {
 
 /// A mirror of the pages in `span` of one address space.
 pub struct Mirror<O: Observer> {
-    mm: ARef<Mm>,
+    owned: Arc<Owned>,
     span: PageRange,
     limit: Perm,
     shape: Shape,
     ahead: Ahead,
-    /// If its faults are limited in number.
-    turns: Option<Pin<KBox<Turns>>>,
     chunks: Arc<Chunks<O>>,
 }
 
@@ -174,12 +159,13 @@ type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, UnitPages<'w>>;
 const FEW: usize = 64;
 
 impl<O: Observer> Mirror<O> {
-    /// A mirror of `span` in `mm`, cut to what user space may map. `limit` is the most that the
-    /// device may do. Allocates no more for a large span than for a small one.
+    /// A mirror of `span` in `mm`, cut to what user space may map, for the current task: with its credentials
+    /// memory is faulted in. `limit` is the most that the device may do. Allocates no more for a large span than
+    /// for a small one.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
+    /// `ENOMEM`; `EINTR` if a signal is pending; `ESRCH` if the process is gone.
     pub fn new(
         mm: &Mm,
         span: PageRange,
@@ -187,19 +173,25 @@ impl<O: Observer> Mirror<O> {
         limits: Limits,
         observer: Arc<O>,
     ) -> Result<Self> {
+        let owned = Arc::new(Owned::by_current(mm, limit), GFP_KERNEL_ACCOUNT)?;
+        interval::prepare(&*owned.user()?)?;
         Ok(Self {
-            mm: mm.into(),
+            owned,
             span: span.intersection(&user_pages(mm)),
             limit,
             shape: limits.shape,
             ahead: Ahead::new(limits.shape.look_ahead()),
-            turns: limits.faults.map(Turns::new).transpose()?,
             chunks: Chunks::new(observer, limits)?,
         })
     }
 
     fn observer(&self) -> &O {
         self.chunks.observer()
+    }
+
+    /// The address space, for [`Owned::populate`]: what that has to wait for keeps nothing of the mirror.
+    pub fn owned(&self) -> &Arc<Owned> {
+        &self.owned
     }
 
     /// Lets the device access the `len` bytes from virtual address `va`: `use_bytes` gets them in
@@ -226,7 +218,7 @@ impl<O: Observer> Mirror<O> {
             let mut use_page = |page: MappedPage<'_>| use_bytes(page.piece(&piece));
             if !self.access_mapped(piece.page(), access, &mut use_page) {
                 let rest = PageRange::new(piece.page(), wanted.end());
-                self.access_missing(rest, access, use_page)?;
+                self.access_missing(rest, access, Waiting::Allowed, use_page)?;
             }
         }
         Ok(())
@@ -253,21 +245,22 @@ impl<O: Observer> Mirror<O> {
 
     /// Lets the device access the first page of `wanted`, which has no translation that allows it; the
     /// others are faulted in with it, as far as the unit goes. `use_page` is as for [`Mirror::access`].
-    /// Sleeps before.
+    /// Sleeps before, but waits for nobody if that is forbidden.
     ///
     /// # Errors
     ///
-    /// Those of [`Mirror::access`].
+    /// Those of [`Mirror::access`]; [`FaultError::WouldWait`].
     #[cold]
     pub fn access_missing(
         &self,
         wanted: PageRange,
         access: Access,
+        waiting: Waiting,
         use_page: impl FnOnce(MappedPage<'_>),
     ) -> Result<(), FaultError> {
         let observer = self.observer();
         let mut fault = Some(observer.fault_begins(wanted.start(), access));
-        let result = self.fault_in(wanted, access, |page, added, extra| {
+        let result = self.fault_in(wanted, access, waiting, |page, added, extra| {
             if let Some(fault) = fault.take() {
                 observer.fault_served(fault, added, extra);
             }
@@ -286,15 +279,15 @@ impl<O: Observer> Mirror<O> {
         &self,
         wanted: PageRange,
         access: Access,
+        waiting: Waiting,
         use_page: impl FnOnce(MappedPage<'_>, u64, u64),
     ) -> Result<(), FaultError> {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let _turn = self.turns.as_ref().map(|turns| turns.take()).transpose()?;
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
-        let chunk = self.hold_chunk(page, one)?;
+        let chunk = self.hold_chunk(page, one, waiting)?;
         let wanted = wanted.intersection(&self.unit(page));
         let mut request = Request {
             ahead: self.look_ahead(wanted),
@@ -324,12 +317,12 @@ impl<O: Observer> Mirror<O> {
             },
         };
         let wanted = request.wanted;
-        let (valid, added) = match self.fault(&chunk, &request, words) {
+        let (valid, added) = match self.fault(&chunk, &request, waiting, words) {
             // A later page may be the one: then this one is still served.
-            Err(FaultError::Refused(_)) if wanted.len() > 1 => {
+            Err(FaultError::Refused(_) | FaultError::WouldWait) if wanted.len() > 1 => {
                 again = [PageWord::ABSENT];
                 let request = Request::new(one, Policy::Fault(access));
-                self.fault(&chunk, &request, &mut again)?
+                self.fault(&chunk, &request, waiting, &mut again)?
             }
             result => result?,
         };
@@ -347,18 +340,19 @@ impl<O: Observer> Mirror<O> {
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
     ///
-    /// `step` is told after each step, of one unit at most, how many pages it added, and says whether
-    /// to go on. Sleeps.
+    /// `step` is told after each step, of one unit at most, where it has come to and how many pages it added, and
+    /// says whether to go on. Sleeps, but waits for nobody if that is forbidden.
     ///
     /// # Errors
     ///
-    /// As [`Mirror::access`], with nothing done if the range is not all in the mirror or the device may
+    /// As [`Mirror::access_missing`], with nothing done if the range is not all in the mirror or the device may
     /// not do what `policy` asks for. Otherwise the units before the one that failed are in the mirror.
     pub fn prefetch(
         &self,
         range: PageRange,
         policy: Policy,
-        mut step: impl FnMut(u64) -> ControlFlow<()>,
+        waiting: Waiting,
+        mut step: impl FnMut(PageIndex, u64) -> ControlFlow<()>,
     ) -> Result<(), FaultError> {
         if !range.is_empty() && range.intersection(&self.span) != range {
             return Err(FaultError::Refused(Refusal::NoPage));
@@ -381,19 +375,21 @@ impl<O: Observer> Mirror<O> {
         while page < range.end() {
             let end = page.saturating_add(words.len() as u64).min(range.end());
             let wanted = PageRange::new(page, end).intersection(&self.unit(page));
-            let (end, added) = if policy == Policy::Snapshot && !self.any_resident(wanted)? {
+            let (end, added) = if policy == Policy::Snapshot
+                && !self.any_resident(wanted, waiting)?
+            {
                 (wanted.end(), 0)
             } else {
                 let request = Request::new(wanted, policy);
-                let chunk = self.hold_chunk(page, wanted)?;
-                let (valid, added) = self.fault(&chunk, &request, &mut *words)?;
+                let chunk = self.hold_chunk(page, wanted, waiting)?;
+                let (valid, added) = self.fault(&chunk, &request, waiting, &mut *words)?;
                 let end = valid.done().end();
                 // Leaves the words as they were.
                 valid.give_up();
                 (end, added)
             };
             page = end;
-            if step(added).is_break() {
+            if step(page, added).is_break() {
                 break;
             }
         }
@@ -431,14 +427,15 @@ impl<O: Observer> Mirror<O> {
         &self,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
+        waiting: Waiting,
         words: &'w mut [PageWord],
     ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
-        let mm = self.mm_user()?;
+        let mm = self.owned.user()?;
         let mut pages = UnitPages::new(request.pages(), words);
         let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
-            let found = self.find(&mm, chunk, request, pages, &mut room);
+            let found = self.find(&mm, chunk, request, waiting, pages, &mut room);
             let mut valid = found.inspect_err(|_| self.note_if_empty(chunk))?;
             let (found, chunk) = valid.split();
             let filled = chunk.fill(found, self.limit, &mut room);
@@ -468,18 +465,20 @@ impl<O: Observer> Mirror<O> {
         mm: &MmWithUser,
         chunk: &'d WatchedChunk<O>,
         request: &Request,
+        waiting: Waiting,
         pages: UnitPages<'w>,
         room: &mut RoomForFault,
     ) -> Result<Found<'d, 'w, O>, FaultError> {
-        until_valid(
+        let found = until_valid(
             chunk,
-            &TimeLimit::default(),
-            HoldStill(mm),
+            &TimeLimit::from(waiting),
+            HoldStill(mm, waiting),
             pages,
             |side, still, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
-                let done = range_fault(mm, side, still, request, found)?;
+                let _user = self.owned.credentials().take_on();
+                let done = range_fault(mm, side, still, request, waiting, found)?;
                 if room.needed(found.smallest_order()) {
                     let prepared = room.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
@@ -487,7 +486,12 @@ impl<O: Observer> Mirror<O> {
                 Ok(done)
             },
             || self.observer().collided(),
-        )
+        );
+        match (found, waiting) {
+            // Whoever waits for this one has waited long enough.
+            (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
+            (found, _) => found,
+        }
     }
 
     /// The mirrored pages of the unit that `page` is in.
@@ -512,16 +516,17 @@ impl<O: Observer> Mirror<O> {
         &self,
         page: PageIndex,
         wanted: PageRange,
+        waiting: Waiting,
     ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
         if !self.span.contains(page) {
             // That the process is gone is said first.
-            self.mm_user()?;
+            self.owned.user()?;
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         self.chunks.make_room();
         match self.chunks.map().hold(self.chunk_number(page)) {
             Some(chunk) => Ok(chunk),
-            None => self.add_chunk(page, wanted),
+            None => self.add_chunk(page, wanted, waiting),
         }
     }
 
@@ -530,9 +535,10 @@ impl<O: Observer> Mirror<O> {
         &self,
         page: PageIndex,
         wanted: PageRange,
+        waiting: Waiting,
     ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
-        let mm = self.mm_user()?;
-        if !has_vma(&mm, wanted) {
+        let mm = self.owned.user()?;
+        if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = self.shape.chunk_around(page).intersection(&self.span);
@@ -548,27 +554,16 @@ impl<O: Observer> Mirror<O> {
     }
 
     /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
-    fn any_resident(&self, range: PageRange) -> Result<bool, FaultError> {
-        let mm = self.mm_user()?;
+    fn any_resident(&self, range: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
+        let mm = self.owned.user()?;
         let mut runs = Runs::new();
         let (mut still, mut batch) = (None, Batch::new());
-        let mut space = LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, || false);
+        let never = || false;
+        let mut space =
+            LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
         let range = range.intersection(&self.span);
         walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
-    }
-
-    /// Keeps the address space from being torn down. The last user may be this one, and a teardown
-    /// here could be long: it is left to a worker.
-    fn mm_user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
-        let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
-        let mm = MmWithUser::into_mmput_async(mm);
-        // Faults must not keep alive, and let grow, what a dead process has left behind.
-        // SAFETY: `mm` is alive.
-        match unsafe { shim::hmm_shim_mm_has_owner(mm.as_raw()) } {
-            true => Ok(mm),
-            false => Err(FaultError::Exited),
-        }
     }
 }
 
@@ -585,11 +580,12 @@ fn room_for(pages: usize) -> Result<KBox<[PageWord]>, FaultError> {
 }
 
 /// Whether an area covers any of `pages`.
-fn has_vma(mm: &MmWithUser, pages: PageRange) -> bool {
+fn has_vma(mm: &MmWithUser, pages: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
     let (mut still, mut batch) = (None, Batch::new());
-    let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, || false);
+    let never = || false;
+    let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
     let next = space.vma_from(pages.start());
-    next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty())
+    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
 }
 
 /// The pages that user space of `mm` may map.

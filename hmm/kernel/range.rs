@@ -17,7 +17,7 @@ use crate::policy::Wants;
 use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
 use crate::shim;
 use crate::tables::{Batch, LockedMm, StillMm};
-use crate::walk::{serve, Collect, FaultError, Request};
+use crate::walk::{serve, Collect, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.
 ///
@@ -33,12 +33,25 @@ impl TimeLimit {
     /// have to be copied collides with its own copies, one by one, and each may wait for swap.
     pub const USUAL: Delta = Delta::from_millis(10_000);
 
+    /// For whoever must not wait for others: longer than most storms of invalidations that somebody makes in
+    /// passing, and short for those who wait for this one.
+    const SHORT: Delta = Delta::from_millis(100);
+
     /// A limit for one fault.
     pub const fn new(limit: Delta) -> Self {
         Self {
             limit,
             first: Cell::new(None),
         }
+    }
+}
+
+impl From<Waiting> for TimeLimit {
+    fn from(waiting: Waiting) -> Self {
+        Self::new(match waiting {
+            Waiting::Allowed => Self::USUAL,
+            Waiting::Forbidden => Self::SHORT,
+        })
     }
 }
 
@@ -97,9 +110,9 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     until_valid(
         domain,
         limit,
-        HoldStill(mm),
+        HoldStill(mm, Waiting::Allowed),
         result,
-        |side, still, found| range_fault(mm, side, still, request, found),
+        |side, still, found| range_fault(mm, side, still, request, Waiting::Allowed, found),
         || (),
     )
 }
@@ -110,13 +123,16 @@ const COLLISIONS_BEFORE_HOLDING: u32 = 8;
 /// Holds the mmap lock for writing, after a while: what the process does to its own address space
 /// waits for the fault. Reclaim, migration and changes to a mapped file go on, as they do not take that
 /// lock; against these a fault wins sooner or later, or runs into its time limit.
-pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser);
+pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiting);
 
 impl<'a> Hold for HoldStill<'a> {
     type Held = Option<StillMm<'a>>;
 
     fn hold(&mut self, collisions: u32) -> Self::Held {
-        (collisions >= COLLISIONS_BEFORE_HOLDING).then(|| StillMm::hold(self.0))
+        match collisions >= COLLISIONS_BEFORE_HOLDING {
+            true => StillMm::hold(self.0, self.1),
+            false => None,
+        }
     }
 }
 
@@ -127,22 +143,22 @@ impl<'a> Hold for HoldStill<'a> {
 ///
 /// # Errors
 ///
-/// [`FaultError::Collided`] if the wanted pages were invalidated meanwhile; otherwise those of
-/// [`fault_until_valid`].
+/// [`FaultError::Collided`] if the wanted pages were invalidated meanwhile; [`FaultError::WouldWait`];
+/// otherwise those of [`fault_until_valid`].
 pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     mm: &MmWithUser,
     side: &ReadSide<'_, D>,
     still: &mut Option<StillMm<'_>>,
     request: &Request<W>,
+    waiting: Waiting,
     found: &mut Unread<R>,
 ) -> Result<PageRange, FaultError> {
     if killed() {
         return Err(FaultError::Interrupted);
     }
     let mut batch = Batch::new();
-    let mut space = LockedMm::lock(mm, still, &mut batch, request.owner, || {
-        side.collided(request.wanted)
-    });
+    let collided = || side.collided(request.wanted);
+    let mut space = LockedMm::lock(mm, still, &mut batch, request.owner, waiting, collided)?;
     serve(&mut space, request, found)
 }
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/leafops.h>
@@ -9,7 +11,9 @@
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
 #include <linux/spinlock.h>
+#include <linux/user_namespace.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/xarray.h>
 
@@ -97,7 +101,7 @@ unsigned int hmm_shim_descend(struct mm_struct *mm, unsigned long addr, struct h
 	return PAGE_SHIFT;
 }
 
-static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
+static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner, bool mixed)
 {
 	if (pmd_none(pmd))
 		return HMM_SHIM_ABSENT;
@@ -106,8 +110,8 @@ static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
 	if (pmd_leaf(pmd)) {
 		if (pmd_protnone(pmd))
 			return HMM_SHIM_INACCESSIBLE;
-		/* The huge zero page is special too, but there is memory behind it. */
-		if (pmd_special(pmd) && !pfn_valid(pmd_pfn(pmd)))
+		/* The huge zero page is special too, but it can be read like any other. */
+		if (pmd_special(pmd) && (mixed || !pfn_valid(pmd_pfn(pmd))))
 			return mapping(HMM_SHIM_SPECIAL, pmd_pfn(pmd), pmd_write(pmd));
 		return mapping(HMM_SHIM_MAPPED, pmd_pfn(pmd), pmd_write(pmd));
 	}
@@ -116,10 +120,11 @@ static hmm_shim_entry pmd_entry(pmd_t pmd, const void *owner)
 	return HMM_SHIM_TABLE;
 }
 
-void hmm_shim_pmd_entries(pmd_t *pmdp, unsigned int count, const void *owner, hmm_shim_entry *to)
+void hmm_shim_pmd_entries(pmd_t *pmdp, unsigned int count, const void *owner, bool mixed,
+			  hmm_shim_entry *to)
 {
 	for (; count; count--)
-		*to++ = pmd_entry(pmdp_get_lockless(pmdp++), owner);
+		*to++ = pmd_entry(pmdp_get_lockless(pmdp++), owner, mixed);
 }
 
 static hmm_shim_entry pte_entry(pte_t pte, const void *owner)
@@ -211,6 +216,96 @@ vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsign
 	if (!(current->flags & PF_KTHREAD) || !userfaultfd_armed(vma))
 		return handle_mm_fault(vma, addr, flags, NULL);
 	return fault_and_wake(vma, addr, flags);
+}
+
+/* Whether the page at addr, of shared memory, is in swap: that it is read from there is waited for in any case. */
+static bool shmem_in_swap(struct vm_area_struct *vma, unsigned long addr)
+{
+	return xa_is_value(xa_load(&vma->vm_file->f_mapping->i_pages, linear_page_index(vma, addr)));
+}
+
+/*
+ * Files: even with FAULT_FLAG_RETRY_NOWAIT the page is read, and its block allocated, in the call. That it is in the
+ * page cache now is no promise: who truncates the file can take it away before the handler has looked.
+ */
+static bool may_wait_for_page(struct vm_area_struct *vma, unsigned long addr)
+{
+	if (userfaultfd_armed(vma))
+		return true;
+	if (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma))
+		return false;
+	return !vma->vm_file || !shmem_mapping(vma->vm_file->f_mapping) || shmem_in_swap(vma, addr);
+}
+
+vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
+{
+	if (may_wait_for_page(vma, addr))
+		return VM_FAULT_RETRY;
+	return handle_mm_fault(vma, addr, flags | FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT, NULL);
+}
+
+bool hmm_shim_mmap_read_lock_killable(struct mm_struct *mm)
+{
+	return !mmap_read_lock_killable(mm);
+}
+
+static noinline bool try_read_lock_again(struct mm_struct *mm)
+{
+	/* mmap() and the like are done in microseconds. */
+	unsigned int tries = 200;
+
+	do {
+		cond_resched();
+		udelay(1);
+		if (mmap_read_trylock(mm))
+			return true;
+	} while (--tries);
+	return false;
+}
+
+bool hmm_shim_mmap_try_read_lock(struct mm_struct *mm)
+{
+	return likely(mmap_read_trylock(mm)) || try_read_lock_again(mm);
+}
+
+void hmm_shim_mmap_read_unlock(struct mm_struct *mm)
+{
+	mmap_read_unlock(mm);
+}
+
+bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm)
+{
+	/* As mmap_write_lock() does it. */
+	if (!down_write_trylock(&mm->mmap_lock))
+		return false;
+	mm_lock_seqcount_begin(mm);
+	return true;
+}
+
+const struct cred *hmm_shim_get_credentials(void)
+{
+	return get_current_cred();
+}
+
+const struct cred *hmm_shim_override_credentials(const struct cred *cred)
+{
+	return override_creds(cred);
+}
+
+void hmm_shim_revert_credentials(const struct cred *before)
+{
+	revert_creds(before);
+}
+
+unsigned int hmm_shim_accountable_user(const struct cred *cred)
+{
+	const struct user_namespace *ns = cred->user_ns;
+
+	if (ns == &init_user_ns)
+		return __kuid_val(cred->uid);
+	while (ns->parent != &init_user_ns)
+		ns = ns->parent;
+	return __kuid_val(ns->owner);
 }
 
 void hmm_shim_mmap_write_lock(struct mm_struct *mm)

@@ -56,9 +56,11 @@ unsigned int hmm_shim_descend(struct mm_struct *mm, unsigned long addr, struct h
 
 /*
  * count entries from pmd or pte on, all in one table. owner, if not NULL, is whose device memory counts as
- * DEVICE; that of others is ELSEWHERE.
+ * DEVICE; that of others is ELSEWHERE. mixed says that the area is one in which a driver has put what it likes
+ * (VM_MIXEDMAP): what is special there is its own, elsewhere it is the huge zero page.
  */
-void hmm_shim_pmd_entries(pmd_t *pmd, unsigned int count, const void *owner, hmm_shim_entry *to);
+void hmm_shim_pmd_entries(pmd_t *pmd, unsigned int count, const void *owner, bool mixed,
+			  hmm_shim_entry *to);
 void hmm_shim_pte_entries(pte_t *pte, unsigned int count, const void *owner, hmm_shim_entry *to);
 
 /* Whether vma maps memfd_secret(2) memory: ordinary pages that the kernel itself cannot reach. */
@@ -67,7 +69,7 @@ bool hmm_shim_vma_is_shadow_stack(const struct vm_area_struct *vma);
 
 /*
  * Whether a fault in vma may have to wait for a process: the handler of a userfaultfd, or a file system
- * in user space.
+ * in user space. The mmap lock held.
  */
 bool hmm_shim_may_wait_for_user(struct vm_area_struct *vma);
 
@@ -77,9 +79,29 @@ bool hmm_shim_may_wait_for_user(struct vm_area_struct *vma);
  */
 vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
 
+/*
+ * The same for whoever must not wait: VM_FAULT_RETRY, with the mmap lock still held, if the page is not to be had
+ * without waiting for somebody.
+ */
+vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
+
+/* The mmap lock for reading: false if the thread was killed meanwhile, or if it is not to be had soon. */
+bool hmm_shim_mmap_read_lock_killable(struct mm_struct *mm);
+bool hmm_shim_mmap_try_read_lock(struct mm_struct *mm);
+void hmm_shim_mmap_read_unlock(struct mm_struct *mm);
+
 /* Takes the mmap lock for writing, and the lock of each area: some calls do with one of these. */
 void hmm_shim_mmap_write_lock(struct mm_struct *mm);
+/* The mmap lock for writing, if it can be had at once. */
+bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm);
 void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
+
+/* The current task's credentials, with a reference; and those that it has taken on, until they are reverted. */
+const struct cred *hmm_shim_get_credentials(void);
+const struct cred *hmm_shim_override_credentials(const struct cred *cred);
+void hmm_shim_revert_credentials(const struct cred *before);
+/* Who made the outermost user namespace that cred is of; in the first one, the user themselves. */
+unsigned int hmm_shim_accountable_user(const struct cred *cred);
 
 /* Whether there is a process left that the memory of mm is for. */
 bool hmm_shim_mm_has_owner(struct mm_struct *mm);

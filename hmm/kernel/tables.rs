@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 use core::ptr::{null_mut, NonNull};
 
 use kernel::bindings;
-use kernel::mm::{MmWithUser, MmapReadGuard};
+use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::NotThreadSafe;
@@ -20,7 +20,7 @@ use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Entry, Refusal, VmaRights};
 use crate::range::killed;
 use crate::shim;
-use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma};
+use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
 
 /// log2 of how many base pages an entry of each level maps (x86-64 and every 4 KiB kernel).
 const PMD_ORDER: u32 = 9;
@@ -33,18 +33,21 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     still: &'a mut Option<StillMm<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
+    /// Whether a driver has put what it likes there.
+    mixed: bool,
     table: Option<Table>,
     /// Entries of `table`.
     batch: &'a mut Batch,
     /// Whose device memory counts as present.
     owner: Owner,
+    waiting: Waiting,
     collided: C,
 }
 
 /// How the mmap lock is held.
 enum MmapLock<'a> {
     /// By this walk, for reading.
-    Read { _guard: MmapReadGuard<'a> },
+    Read { _guard: MmapReadLock<'a> },
     /// By the [`StillMm`], for writing.
     Still,
     /// Not at all: between a fault handler that let go of it and an error that ends the walk.
@@ -52,15 +55,59 @@ enum MmapLock<'a> {
 }
 
 impl<'a> MmapLock<'a> {
-    fn reading(mm: &'a MmWithUser) -> Self {
-        Self::Read {
-            _guard: mm.mmap_read_lock(),
+    fn reading(mm: &'a MmWithUser, waiting: Waiting) -> Result<Self, FaultError> {
+        let _guard = MmapReadLock::take(mm, waiting)?;
+        Ok(Self::Read { _guard })
+    }
+}
+
+/// The mmap lock, held for reading. The kernel crate's guard cannot be had by a thread that wants to be killed
+/// while it waits.
+///
+/// # Invariants
+///
+/// The current thread holds the mmap lock of `mm` for reading.
+struct MmapReadLock<'a> {
+    mm: &'a MmWithUser,
+    _this_thread: NotThreadSafe,
+}
+
+impl<'a> MmapReadLock<'a> {
+    /// Takes the lock. Whoever holds it for writing may wait for a file system; so who must not wait only
+    /// tries, for as long as an ordinary change of the address space takes.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
+    fn take(mm: &'a MmWithUser, waiting: Waiting) -> Result<Self, FaultError> {
+        // SAFETY: `mm` has users.
+        let taken = unsafe {
+            match waiting {
+                Waiting::Allowed => shim::hmm_shim_mmap_read_lock_killable(mm.as_raw()),
+                Waiting::Forbidden => shim::hmm_shim_mmap_try_read_lock(mm.as_raw()),
+            }
+        };
+        match (taken, waiting) {
+            // INVARIANT: Just taken.
+            (true, _) => Ok(Self {
+                mm,
+                _this_thread: NotThreadSafe,
+            }),
+            (false, Waiting::Allowed) => Err(FaultError::Interrupted),
+            (false, Waiting::Forbidden) => Err(FaultError::WouldWait),
         }
     }
 }
 
-/// An address space that no call of its process can change: its mmap lock is held for writing, and with
-/// it the locks of all areas.
+impl Drop for MmapReadLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Held by this thread, by the type invariant.
+        unsafe { shim::hmm_shim_mmap_read_unlock(self.mm.as_raw()) };
+    }
+}
+
+/// An address space that no call of its process can change: its mmap lock is held for writing, and, if it may be
+/// waited for them, the locks of all areas.
 ///
 /// # Invariants
 ///
@@ -71,15 +118,24 @@ pub(crate) struct StillMm<'s> {
 }
 
 impl<'s> StillMm<'s> {
-    /// Takes the lock; sleeps.
-    pub(crate) fn hold(mm: &'s MmWithUser) -> Self {
+    /// Takes the locks; sleeps. Who must not wait takes the mmap lock alone, and only if it can be had at once:
+    /// `MADV_DONTNEED`, which does with an area's lock, is not held off then.
+    pub(crate) fn hold(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
         // SAFETY: `mm` has users.
-        unsafe { shim::hmm_shim_mmap_write_lock(mm.as_raw()) };
+        let held = unsafe {
+            match waiting {
+                Waiting::Allowed => {
+                    shim::hmm_shim_mmap_write_lock(mm.as_raw());
+                    true
+                }
+                Waiting::Forbidden => shim::hmm_shim_mmap_try_write_lock(mm.as_raw()),
+            }
+        };
         // INVARIANT: Just taken.
-        Self {
+        held.then_some(Self {
             mm,
             _this_thread: NotThreadSafe,
-        }
+        })
     }
 }
 
@@ -177,6 +233,7 @@ impl Table {
         page: PageIndex,
         until: PageIndex,
         owner: Owner,
+        mixed: bool,
     ) -> Option<shim::hmm_shim_entry> {
         if !self.range.contains(page) {
             return None;
@@ -192,7 +249,7 @@ impl Table {
             match self.first {
                 First::Pmd(first) => {
                     let first = first.as_ptr().add(index);
-                    shim::hmm_shim_pmd_entries(first, count as u32, owner, to);
+                    shim::hmm_shim_pmd_entries(first, count as u32, owner, mixed, to);
                 }
                 First::Pte(first) => {
                     let first = first.as_ptr().add(index);
@@ -212,27 +269,34 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
     /// is released with the value.
     ///
     /// `collided` says whether the fault is in vain already.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
     pub(crate) fn lock(
         mm: &'a MmWithUser,
         still: &'a mut Option<StillMm<'s>>,
         batch: &'a mut Batch,
         owner: Owner,
+        waiting: Waiting,
         collided: C,
-    ) -> Self {
+    ) -> Result<Self, FaultError> {
         let mmap_lock = match still {
             Some(_) => MmapLock::Still,
-            None => MmapLock::reading(mm),
+            None => MmapLock::reading(mm, waiting)?,
         };
-        Self {
+        Ok(Self {
             mm,
             mmap_lock,
             still,
             vma: None,
+            mixed: false,
             table: None,
             batch,
             owner,
+            waiting,
             collided,
-        }
+        })
     }
 
     /// The entry for `page` in the table that is being read; a table may be linked there.
@@ -246,7 +310,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         let order = table.order();
         let entry = match self.batch.from(page, order).first() {
             Some(entry) => *entry,
-            None => table.read(self.batch, page, until, self.owner)?,
+            None => table.read(self.batch, page, until, self.owner, self.mixed)?,
         };
         Some((entry, order))
     }
@@ -317,19 +381,42 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
         if killed() {
             return Err(FaultError::Interrupted);
         }
-        self.mmap_lock = MmapLock::reading(self.mm);
+        self.mmap_lock = MmapLock::reading(self.mm, self.waiting)?;
         Ok(())
     }
 
     /// Holds the address space no longer still.
-    fn let_move(&mut self) {
+    fn let_move(&mut self) -> Result<(), FaultError> {
         self.vma = None;
+        self.mmap_lock = MmapLock::LetGo;
         *self.still = None;
-        self.mmap_lock = MmapLock::reading(self.mm);
+        self.mmap_lock = MmapLock::reading(self.mm, self.waiting)?;
+        Ok(())
     }
 
     fn is_still(&self) -> bool {
         matches!(self.mmap_lock, MmapLock::Still)
+    }
+
+    /// The flags of the CPU's fault handler for an `access` to an area of `vma`; `None` if the address space was
+    /// held still and must not be.
+    fn fault_flags(&mut self, vma: NonNull<bindings::vm_area_struct>, access: Access) -> Option<u32> {
+        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+        if self.waiting == Waiting::Allowed {
+            if !self.is_still() {
+                // The handler may let go of a lock that is held for reading.
+                flags |= bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
+                    | bindings::fault_flag_FAULT_FLAG_KILLABLE;
+            // SAFETY: The mmap lock is held, and `vma` is an area found under it.
+            } else if unsafe { shim::hmm_shim_may_wait_for_user(vma.as_ptr()) } {
+                // The process that it waits for may be this one.
+                return None;
+            }
+        }
+        if access == Access::Write {
+            flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
+        }
+        Some(flags)
     }
 }
 
@@ -351,7 +438,9 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         let vma = unsafe { bindings::find_vma(self.mm.as_raw(), page.addr() as usize) };
         self.vma = NonNull::new(vma);
         // SAFETY: The mmap lock keeps the area as it is.
-        self.vma.map(|vma| unsafe { describe(vma) })
+        let (vma, mixed) = self.vma.map(|vma| unsafe { describe(vma) })?;
+        self.mixed = mixed;
+        Some(vma)
     }
 
     #[inline]
@@ -388,28 +477,26 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         // The handler sleeps and may replace the table.
         self.table = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
-        let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
-        if self.is_still() {
-            // SAFETY: As below.
-            if unsafe { shim::hmm_shim_may_wait_for_user(vma.as_ptr()) } {
-                // The process that it waits for may be this one.
-                self.let_move();
-                return Ok(Handled::LetGo);
-            }
-        } else {
-            // The handler may let go of a lock that is held for reading.
-            flags |= bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
-                | bindings::fault_flag_FAULT_FLAG_KILLABLE;
-        }
-        if access == Access::Write {
-            flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
-        }
+        let Some(flags) = self.fault_flags(vma, access) else {
+            self.let_move()?;
+            return Ok(Handled::LetGo);
+        };
+        let may_wait = self.waiting == Waiting::Allowed;
         for page in pages.start().get()..pages.end().get() {
             let addr = PageIndex::new(page).addr() as usize;
             // SAFETY: The mmap lock is held: after a call that has let go of it there is no other. `vma` is an
             // area of the mm, found under that lock.
-            let result = unsafe { shim::hmm_shim_fault(vma.as_ptr(), addr, flags) };
+            let result = unsafe {
+                match may_wait {
+                    true => shim::hmm_shim_fault(vma.as_ptr(), addr, flags),
+                    false => shim::hmm_shim_fault_at_once(vma.as_ptr(), addr, flags),
+                }
+            };
             if result & LET_GO != 0 {
+                if !may_wait {
+                    // Then the lock is still held.
+                    return Err(FaultError::WouldWait);
+                }
                 self.lock_again()?;
                 return Ok(Handled::LetGo);
             }
@@ -428,10 +515,12 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
     }
 }
 
+/// What `vma` is, and whether a driver has put what it likes there.
+///
 /// # Safety
 ///
 /// `vma` is an area of an mm whose mmap lock is held.
-unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
+unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> (Vma, bool) {
     // SAFETY: Valid, by the contract of this function.
     let secret = unsafe { shim::hmm_shim_vma_is_secret(vma.as_ptr()) };
     // SAFETY: As above.
@@ -440,7 +529,7 @@ unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
     let vma = unsafe { kernel::mm::virt::VmaRef::from_raw(vma.as_ptr()) };
     use kernel::mm::virt::flags;
     let has = |flag| vma.flags() & flag != 0;
-    Vma {
+    let described = Vma {
         range: PageRange::new(
             PageIndex::containing(vma.start() as u64),
             PageIndex::containing(vma.end() as u64),
@@ -451,7 +540,8 @@ unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> Vma {
             writable: has(flags::WRITE) && !shadow_stack,
             special: has(flags::IO | flags::PFNMAP) || secret,
         },
-    }
+    };
+    (described, has(flags::MIXEDMAP))
 }
 
 /// What `raw` holds; `None` if it points to a table.

@@ -29,12 +29,17 @@ impl Advice {
         }
     }
 
+    /// What the pages are brought in for; `None` if none is to be.
+    pub fn access(self) -> Option<Access> {
+        match self {
+            Self::Prefetch => Some(Access::Read),
+            Self::PrefetchWrite => Some(Access::Write),
+            Self::PrefetchNoFault => None,
+        }
+    }
+
     /// What it means for the pages.
     pub fn policy(self) -> Policy {
-        match self {
-            Self::Prefetch => Policy::Fault(Access::Read),
-            Self::PrefetchWrite => Policy::Fault(Access::Write),
-            Self::PrefetchNoFault => Policy::Snapshot,
-        }
+        self.access().map_or(Policy::Snapshot, Policy::Fault)
     }
 }

@@ -1,32 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page faults of a NIC: raised, resolved, resumed.
+//! The life of a page fault of a NIC that somebody has to be waited for: raised, parked, resolved, resumed.
 //!
-//! A NIC that has no translation for a page stops the request that needs it and raises a fault: a
-//! [`PendingFault`]. [`crate::resolve::Resolver::resolve`] has the page brought in and resumes the NIC,
-//! through the [`Waiter`] that the fault carries, with the page or with the reason why there is none. It is
-//! all the same whether the requester, the responder or a receive needs the page, and how the NIC waits:
+//! A NIC that has no translation for a page stops the request that needs it and raises a fault ([`Raised`]). The
+//! NIC then goes on with something else: it keeps the request ([`Raised::park`]), and the fault owns nothing of
+//! it but what it takes to find it again, the [`Waiter`]. Somebody else, for whom nobody waits, brings the
+//! page in (`resolve.rs`) and says how that ended ([`Parked::resolve`]); that is one step. The other is that the
+//! NIC goes on ([`Resolved::resume`]): it looks at the request anew, finds the page or raises another fault.
 //!
-//! * soft-RoCE waits in its own call. Its waiter uses the page, which stays for that long, and keeps the
-//!   outcome for the caller (`../kernel/region.rs`);
-//! * a NIC whose faults arrive by a queue goes on with something else. Its waiter enters the page into the
-//!   NIC's own table and posts a command; a worker resolves one fault after the other
-//!   (`fault/tests.rs`).
+//! It is all the same whether the requester, the responder or a receive needs the page, and how the NIC keeps
+//! its request:
 //!
-//! A fault is resumed exactly once: resuming consumes it, and dropping it resumes it with
+//! * soft-RoCE's is a queue pair whose task runs again (`../nic/rxe/parked.rs`);
+//! * a NIC whose faults arrive by a queue posts a command (the one in `fault/tests.rs`).
+//!
+//! A fault is resumed exactly once: resuming consumes it, and dropping it, at any stage, resumes it with
 //! [`AccessError::Abandoned`]. So an error on the way, or a queue that is torn down, fails the requests
-//! that wait, and hangs none.
+//! that wait, and hangs none. Only the NIC itself can give its request up ([`Parked::withdraw`]).
+//!
+//! ```compile_fail,E0382
+//! # use mlx_odp::fault::{Parked, Waiter};
+//! fn resolved_twice<W: Waiter>(fault: Parked<W>) {
+//!     let _ = fault.resolve(Ok(()));
+//!     let _ = fault.resolve(Ok(()));
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # use mlx_odp::fault::{Parked, Waiter};
+//! fn resumed_before_it_is_resolved<W: Waiter>(fault: Parked<W>) {
+//!     fault.resume();
+//! }
+//! ```
 
+use hmm::addr::PageRange;
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
 /// What a NIC cannot go on without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where it wants to go on, in the numbering of the region.
-    pub iova: u64,
-    /// How many bytes it is known to want from there; not 0. Only the first page is waited for.
-    pub len: u64,
+    /// The pages that it is known to want; not none. Only the first is waited for.
+    pub pages: PageRange,
     /// What it wants to do there.
     pub access: Access,
 }
@@ -38,53 +53,127 @@ pub enum AccessError {
     OutOfRange,
     /// A page could not be had.
     Fault(FaultError),
+    /// Somebody has to be waited for, and not here: raise a fault.
+    MustWait(Wanted),
     /// Nobody has looked for the page.
     Abandoned,
 }
 
 /// The NIC's side of a fault: what waits for it to be resolved.
 pub trait Waiter {
-    /// A page that is there, and stays for `'p`.
-    type Page<'p>;
-
-    /// The NIC goes on with the page, or fails the request: that one alone. Must not sleep, as the page
-    /// is kept by a lock.
-    fn resume(self, outcome: Result<Self::Page<'_>, AccessError>);
+    /// The NIC goes on: it looks at the request anew, or fails it, that one alone.
+    fn resume(self, outcome: Result<(), AccessError>);
 }
 
-/// A fault that a NIC waits for.
-pub struct PendingFault<W: Waiter> {
+/// A request that is owed an answer.
+struct Owed<W: Waiter> {
     wanted: Wanted,
     /// `None` once the NIC has been resumed.
     waiter: Option<W>,
 }
 
-impl<W: Waiter> PendingFault<W> {
-    /// The NIC has stopped and wants `wanted`.
-    #[inline]
-    pub fn new(wanted: Wanted, waiter: W) -> Self {
-        let waiter = Some(waiter);
-        Self { wanted, waiter }
-    }
-
-    /// What it wants.
-    pub fn wanted(&self) -> Wanted {
-        self.wanted
-    }
-
-    /// The NIC goes on.
-    pub fn resume(mut self, outcome: Result<W::Page<'_>, AccessError>) {
+impl<W: Waiter> Owed<W> {
+    fn resume(mut self, outcome: Result<(), AccessError>) {
         if let Some(waiter) = self.waiter.take() {
             waiter.resume(outcome);
         }
     }
 }
 
-impl<W: Waiter> Drop for PendingFault<W> {
+impl<W: Waiter> Drop for Owed<W> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             waiter.resume(Err(AccessError::Abandoned));
         }
+    }
+}
+
+/// A fault of a NIC that has stopped.
+pub struct Raised<W: Waiter>(Owed<W>);
+
+impl<W: Waiter> Raised<W> {
+    /// The NIC has stopped and wants `wanted`.
+    pub fn new(wanted: Wanted, waiter: W) -> Self {
+        Self(Owed {
+            wanted,
+            waiter: Some(waiter),
+        })
+    }
+
+    /// The NIC has let go of everything that others may wait for.
+    pub fn park(self) -> Parked<W> {
+        Parked(self.0)
+    }
+}
+
+/// A fault whose request holds nothing that anybody waits for.
+pub struct Parked<W: Waiter>(Owed<W>);
+
+impl<W: Waiter> Parked<W> {
+    /// What the NIC wants.
+    pub fn wanted(&self) -> Wanted {
+        self.0.wanted
+    }
+
+    /// The page is there, or cannot be had.
+    pub fn resolve(self, outcome: Result<(), AccessError>) -> Resolved<W> {
+        let Self(owed) = self;
+        Resolved { owed, outcome }
+    }
+
+    /// The NIC has given the request up: nobody is resumed.
+    pub fn withdraw(mut self) -> Option<W> {
+        self.0.waiter.take()
+    }
+}
+
+/// A fault of which is known how it ended.
+pub struct Resolved<W: Waiter> {
+    owed: Owed<W>,
+    outcome: Result<(), AccessError>,
+}
+
+impl<W: Waiter> Resolved<W> {
+    /// The NIC goes on.
+    pub fn resume(self) {
+        self.owed.resume(self.outcome);
+    }
+}
+
+/// A fault while somebody resolves it, and the NIC may give it up: whichever comes first. Both have to look under
+/// a lock of theirs.
+pub struct UnderWay<W: Waiter> {
+    /// Until it is resolved or withdrawn.
+    parked: Option<Parked<W>>,
+    /// From then on, if it was resolved.
+    outcome: Option<Result<(), AccessError>>,
+}
+
+impl<W: Waiter> UnderWay<W> {
+    /// `parked` has just been handed to who resolves it.
+    pub fn new(parked: Parked<W>) -> Self {
+        Self {
+            parked: Some(parked),
+            outcome: None,
+        }
+    }
+
+    /// It has ended; `None` if it had before.
+    #[must_use]
+    pub fn resolve(&mut self, outcome: Result<(), AccessError>) -> Option<Resolved<W>> {
+        let parked = self.parked.take()?;
+        self.outcome = Some(outcome);
+        Some(parked.resolve(outcome))
+    }
+
+    /// The NIC has given the request up: nobody is resumed any more.
+    pub fn withdraw(&mut self) -> Option<W> {
+        self.parked.take().and_then(Parked::withdraw)
+    }
+
+    /// How it has ended; `None` as long as it has not.
+    pub fn outcome(&self) -> Option<Result<(), AccessError>> {
+        self.outcome
     }
 }
 

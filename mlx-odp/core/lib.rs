@@ -4,7 +4,8 @@
 //! links into `mlx_odp.ko` (`../kernel/mlx_odp.rs` names the same files as its modules).
 //!
 //! * [`fault`]: a page fault of the NIC, which waits for it, until it is resumed;
-//! * [`resolve`]: from what the NIC wants to the page;
+//! * [`resolve`]: having the page brought in;
+//! * [`share`]: how many faults and prefetches of one user wait at once;
 //! * [`key`]: from a request's iova to the process's virtual address, bounds included;
 //! * [`announced`]: how much of it a message is going to want;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
@@ -25,4 +26,5 @@ pub mod key;
 pub mod parameters;
 pub mod resolve;
 pub mod sge;
+pub mod share;
 pub mod stats;

@@ -3,16 +3,15 @@
 //! The module's parameters: what they may be, and what is said of one that is something else.
 
 use core::fmt;
-use core::num::NonZeroU32;
 
 use hmm::addr::PAGE_SHIFT;
 use hmm::shape::Shape;
 
 /// Where [`Parameters::fault_around`] ends: the pages of a unit.
 const MOST_AROUND: u32 = 512;
-/// The most faults of a region at once; more workers than that no NIC has.
+/// The most faults of a user that wait at once. The kernel runs 2048 pieces of work of a queue.
 const MOST_FAULTS: u32 = 512;
-/// The most prefetches at once: no more than that are kept.
+/// The most prefetches of a user at once: no more than that wait for their turn.
 pub const MOST_PREFETCHES: u32 = 32;
 /// The most memory for a region's translations, in MiB: 1 TiB.
 const MOST_MEMORY: u32 = 1 << 20;
@@ -25,9 +24,9 @@ pub struct Parameters {
     pub fault_around: u32,
     /// How much of the address space a chunk covers, in MiB.
     pub chunk_size: u32,
-    /// How many faults of one region are served at once. 0: as many as there are.
+    /// How many page faults of one user wait for somebody at once.
     pub fault_workers: u32,
-    /// How many prefetches in the background run at once.
+    /// How many prefetches of one user run in the background at once.
     pub prefetch_workers: u32,
     /// How much kernel memory the translations of one region may take, in MiB. 0: a 128th of the
     /// machine's memory.
@@ -39,7 +38,7 @@ impl Parameters {
     pub const DEFAULT: Self = Self {
         fault_around: MOST_AROUND,
         chunk_size: 128,
-        fault_workers: 0,
+        fault_workers: 32,
         prefetch_workers: 4,
         region_memory: 0,
     };
@@ -64,9 +63,8 @@ impl Parameters {
             let allowed = "a power of two from 2 to 1024 (MiB)";
             return bad("chunk_size", self.chunk_size, allowed);
         };
-        if self.fault_workers > MOST_FAULTS {
-            let allowed = "1 to 512, or 0 for no limit";
-            return bad("fault_workers", self.fault_workers, allowed);
+        if !(1..=MOST_FAULTS).contains(&self.fault_workers) {
+            return bad("fault_workers", self.fault_workers, "1 to 512");
         }
         if !(1..=MOST_PREFETCHES).contains(&self.prefetch_workers) {
             return bad("prefetch_workers", self.prefetch_workers, "1 to 32");
@@ -84,11 +82,6 @@ impl Parameters {
     pub fn shape(&self) -> Option<Shape> {
         let chunk_pages = (u64::from(self.chunk_size) << 20) >> PAGE_SHIFT;
         Shape::new(chunk_pages, self.fault_around.into())
-    }
-
-    /// How many faults of one region are served at once, if there is a limit.
-    pub fn fault_workers(&self) -> Option<NonZeroU32> {
-        NonZeroU32::new(self.fault_workers)
     }
 
     /// How many bytes of kernel memory a region's translations may take, if that was said.
@@ -154,7 +147,7 @@ mod tests {
         for (name, values) in [
             ("fault_around", [0, 512]),
             ("chunk_size", [2, 1024]),
-            ("fault_workers", [0, 512]),
+            ("fault_workers", [1, 512]),
             ("prefetch_workers", [1, 32]),
             ("region_memory", [1, 1 << 20]),
         ] {
@@ -178,9 +171,7 @@ mod tests {
     fn whatever_is_possible_is_a_shape_of_its_own() {
         assert_eq!(Parameters::DEFAULT.shape(), Some(Shape::default()));
         assert_eq!(Parameters::DEFAULT.region_memory(), None);
-        assert_eq!(Parameters::DEFAULT.fault_workers(), None);
         assert_eq!(with("region_memory", 3).region_memory(), Some(3 << 20));
-        assert_eq!(with("fault_workers", 3).fault_workers(), NonZeroU32::new(3));
         for order in 1..=10 {
             let parameters = Parameters {
                 fault_around: order,
@@ -197,7 +188,7 @@ mod tests {
         for (name, values) in [
             ("fault_around", [513, u32::MAX].as_slice()),
             ("chunk_size", &[0, 1, 96, 2048, u32::MAX]),
-            ("fault_workers", &[513, u32::MAX]),
+            ("fault_workers", &[0, 513, u32::MAX]),
             ("prefetch_workers", &[0, 33, u32::MAX]),
             ("region_memory", &[(1 << 20) + 1, u32::MAX]),
         ] {

@@ -35,7 +35,8 @@ impl Counter {
 /// What has happened since the registration of the region, or of the device.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Page faults of the NIC. Each ends as one of the next two.
+    /// Page faults of the NIC. Each ends as one of the next two. One that somebody has to be waited for counts when
+    /// the NIC has come back to it.
     pub page_faults: Counter,
     /// Page faults that were served.
     pub page_faults_handled: Counter,
@@ -43,6 +44,11 @@ pub struct Stats {
     pub page_faults_failed: Counter,
     /// Faults and prefetches tried again, as an invalidation came in between.
     pub page_fault_retries: Counter,
+    /// How often the NIC has let go of a request, as somebody had to be waited for: a disk, a file system, the
+    /// handler of a userfaultfd.
+    pub page_fault_waits: Counter,
+    /// How long these took together, in nanoseconds, until the page was there or could not be had.
+    pub page_fault_wait_nanoseconds: Counter,
     /// How long all page faults together took, in nanoseconds.
     pub page_fault_nanoseconds: Counter,
     /// Translations added by faults.
@@ -98,7 +104,7 @@ impl Entry {
 
 impl Stats {
     /// How many counters there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 17;
 
     /// Every counter.
     pub fn entries(&self) -> [Entry; Self::COUNT] {
@@ -108,6 +114,11 @@ impl Stats {
             entry(c"odp_page_faults_handled", self.page_faults_handled.get()),
             entry(c"odp_page_faults_failed", self.page_faults_failed.get()),
             entry(c"odp_page_fault_retries", self.page_fault_retries.get()),
+            entry(c"odp_page_fault_waits", self.page_fault_waits.get()),
+            entry(
+                c"odp_page_fault_wait_nanoseconds",
+                self.page_fault_wait_nanoseconds.get(),
+            ),
             entry(
                 c"odp_page_fault_nanoseconds",
                 self.page_fault_nanoseconds.get(),

@@ -3,28 +3,25 @@
 //! Devices: what the regions of one NIC have in common.
 
 use core::fmt;
+use core::ops::Deref;
 
 use kernel::prelude::*;
-use kernel::rbtree::RBTree;
+use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
+use crate::fault::AccessError;
+use crate::job::{self, Body};
 use crate::observer::Counting;
+use crate::region::Region;
 use crate::stats::Stats;
 
 /// A NIC. Its binding holds it for as long as the NIC can be used, and each region of it, too.
 #[pin_data]
 pub struct Device {
     stats: Stats,
-    /// Its regions, for debugfs, in the order of their registration.
+    /// Its regions by their numbers, in the order of their registration.
     #[pin]
-    regions: Mutex<Regions>,
-}
-
-#[derive(Default)]
-struct Regions {
-    all: RBTree<u64, Arc<Counting>>,
-    /// How many there have been.
-    registered: u64,
+    regions: Mutex<RBTree<u64, Arc<Region>>>,
 }
 
 impl Device {
@@ -37,7 +34,7 @@ impl Device {
         Arc::pin_init(
             pin_init!(Self {
                 stats: Stats::default(),
-                regions <- new_mutex!(Regions::default()),
+                regions <- new_mutex!(RBTree::new()),
             }),
             GFP_KERNEL,
         )
@@ -55,43 +52,60 @@ impl Device {
         mut visit: impl FnMut(&Counting) -> fmt::Result,
     ) -> fmt::Result {
         let regions = self.regions.lock();
-        for region in regions.all.values() {
-            visit(region)?;
+        for region in regions.values() {
+            visit(region.counting())?;
         }
         Ok(())
     }
+
+    /// The region with this number, as long as it is registered.
+    pub(crate) fn find(&self, number: u64) -> Option<Arc<Region>> {
+        self.regions.lock().get(&number).cloned()
+    }
 }
 
-/// A region among those of its device, for as long as this lives.
-pub(crate) struct Listed {
-    device: Arc<Device>,
-    number: u64,
-}
+/// A region that is registered with its device, for as long as this lives.
+pub struct Registered(Arc<Region>);
 
-impl Listed {
-    /// Adds `region` to `device`.
+impl Registered {
+    /// Registers `region`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: &Arc<Device>, region: Arc<Counting>) -> Result<Self> {
-        let mut regions = device.regions.lock();
-        let number = regions.registered;
-        regions
-            .all
-            .try_create_and_insert(number, region, GFP_KERNEL)?;
-        regions.registered += 1;
-        Ok(Self {
-            device: device.clone(),
-            number,
-        })
+    pub(crate) fn new(region: Region) -> Result<Self> {
+        let region = Arc::new(region, GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNode::new(region.number(), region.clone(), GFP_KERNEL_ACCOUNT)?;
+        region.device().regions.lock().insert(node);
+        Ok(Self(region))
     }
 }
 
-impl Drop for Listed {
+impl Deref for Registered {
+    type Target = Region;
+
+    #[inline]
+    fn deref(&self) -> &Region {
+        &self.0
+    }
+}
+
+impl Drop for Registered {
+    /// Nobody finds the region any more. What waits for its pages goes on without: the NIC's requests look at
+    /// it anew and fail, prefetches end. Who uses it at this moment waits for nobody, and is done soon.
     fn drop(&mut self) {
-        let removed = self.device.regions.lock().all.remove(&self.number);
-        // Without the lock: it may be the last reference.
+        let number = self.0.number();
+        let removed = self.0.device().regions.lock().remove(&number);
         drop(removed);
+        job::each_of(self.0.owned().credentials().accountable_user(), |job| {
+            match job.body() {
+                Body::Fault(fault) if fault.is_of(number) => {
+                    fault.finish(Err(AccessError::Abandoned));
+                    job.give_up();
+                }
+                Body::Prefetch(prefetch) if prefetch.is_at(number) => job.give_up(),
+                _ => {}
+            }
+        });
     }
 }

@@ -5,6 +5,8 @@
 //! The functions that trace are not inlined: other modules instantiate the mirror's generic functions, and
 //! have no tracepoints.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
 use hmm::mirror::{Observer, Removal};
@@ -36,6 +38,7 @@ pub(crate) struct Identity {
 
 /// Counts and traces what happens to one region.
 pub(crate) struct Counting {
+    number: u64,
     identity: Identity,
     region: Stats,
     device: Arc<Device>,
@@ -48,12 +51,24 @@ impl Counting {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(device: &Arc<Device>, identity: Identity) -> Result<Arc<Self>> {
+        static REGISTERED: AtomicU64 = AtomicU64::new(0);
         let counting = Self {
+            number: REGISTERED.fetch_add(1, Ordering::Relaxed),
             identity,
             region: Stats::default(),
             device: device.clone(),
         };
-        Ok(Arc::new(counting, GFP_KERNEL)?)
+        Ok(Arc::new(counting, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// The region's number: no other has had or will have it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The device that it is of.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
     }
 
     /// What region it is.
@@ -85,6 +100,17 @@ impl Counting {
         result: Result<(), FaultError>,
     ) {
         trace::prefetch(self.lkey(), range, advice, pages, errno(result));
+    }
+
+    /// The NIC has let go of a request: somebody has to be waited for.
+    pub(crate) fn wait_begins(&self) {
+        self.count(|stats| stats.page_fault_waits.add(1));
+    }
+
+    /// What was waited for since then is there, or cannot be had.
+    pub(crate) fn wait_ends(&self, since: &Moment) {
+        let nanoseconds = since.elapsed();
+        self.count(|stats| stats.page_fault_wait_nanoseconds.add(nanoseconds));
     }
 
     fn count(&self, count: impl Fn(&Stats)) {
@@ -148,6 +174,18 @@ impl Observer for Counting {
 
     #[inline(never)]
     fn fault_failed(&self, fault: Fault, error: FaultError) {
+        if error == FaultError::WouldWait {
+            // It is counted, and takes its time, when the NIC comes back to it.
+            self.count(|stats| stats.page_faults.sub(1));
+            let end = FaultEnd {
+                pages: 0,
+                around: 0,
+                result: errno(Err(error)),
+                nanoseconds: fault.began.elapsed(),
+            };
+            trace::fault_end(self.lkey(), fault.page, fault.access, end);
+            return;
+        }
         self.fault_ends(fault, Err(error), 0, 0);
     }
 

@@ -3,17 +3,19 @@
 //! Regions: memory registered with `IBV_ACCESS_ON_DEMAND`.
 //!
 //! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual
-//! address, the mirror into pages. For a page that is missing the request raises a fault
-//! ([`PendingFault`]), which is resolved on the spot ([`Resolver`]): here the NIC waits in its own call.
+//! address, the mirror into pages. A page that is missing is faulted in on the spot, if nobody has to be waited for
+//! (memory without a file behind it, as a rule). Otherwise the answer is [`AccessError::MustWait`], and the NIC
+//! raises a fault ([`Region::raise`]).
 
 use core::ops::ControlFlow;
 
-use hmm::addr::{pieces, PageRange, Piece};
+use hmm::addr::{pieces, PageIndex, PageRange, Piece};
 use hmm::mirror::{user_pages, Limits, Mirror};
 use hmm::page::{Bytes, MappedPage};
 use hmm::pfn::{Access, Perm};
 use hmm::policy::Refusal;
-use hmm::walk::FaultError;
+use hmm::populate::Owned;
+use hmm::walk::{FaultError, Waiting};
 
 use kernel::mm::Mm;
 use kernel::prelude::*;
@@ -21,19 +23,19 @@ use kernel::sync::Arc;
 
 use crate::advice::Advice;
 use crate::announced::Announced;
-use crate::device::{Device, Listed};
-pub use crate::fault::AccessError;
-use crate::fault::{PendingFault, Waiter, Wanted};
+use crate::device::{Device, Registered};
+pub use crate::fault::{AccessError, Wanted};
 use crate::key::{BadKey, Key, KeyKind};
 use crate::observer::{Counting, Identity};
-use crate::resolve::{Memory, Resolver};
 use crate::stats::Stats;
+use crate::ticket::{Resume, Ticket};
 
 impl From<AccessError> for Error {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::OutOfRange => EINVAL,
             AccessError::Fault(fault) => fault.into(),
+            AccessError::MustWait(_) => EAGAIN,
             AccessError::Abandoned => EIO,
         }
     }
@@ -54,36 +56,6 @@ pub struct Registration {
     pub writable: bool,
 }
 
-/// The mirror of a region.
-struct Mirrored(Mirror<Counting>);
-
-impl Memory for Mirrored {
-    type Page<'p> = MappedPage<'p>;
-
-    fn bring_in(
-        &self,
-        pages: PageRange,
-        access: Access,
-        use_page: impl FnOnce(MappedPage<'_>),
-    ) -> Result<(), FaultError> {
-        self.0.access_missing(pages, access, use_page)
-    }
-}
-
-/// A request that waits in its own call until its page is there, and uses it at once.
-struct InCall<'a, F> {
-    use_page: F,
-    outcome: &'a mut Result<(), AccessError>,
-}
-
-impl<F: FnOnce(MappedPage<'_>)> Waiter for InCall<'_, F> {
-    type Page<'p> = MappedPage<'p>;
-
-    fn resume(self, outcome: Result<MappedPage<'_>, AccessError>) {
-        *self.outcome = outcome.map(self.use_page);
-    }
-}
-
 /// What the module's parameters say of each region.
 fn limits() -> Limits {
     let parameters = crate::parameters();
@@ -92,27 +64,30 @@ fn limits() -> Limits {
         .unwrap_or_default()
         // The parameters were checked when the module was loaded: there is such a shape.
         .with_shape(parameters.shape().unwrap_or_default())
-        .with_faults(parameters.fault_workers())
 }
 
 /// Registered memory of one process.
 pub struct Region {
     writable: bool,
-    // Not listed any more when the rest goes.
-    _listed: Listed,
     counting: Arc<Counting>,
-    resolver: Resolver<Mirrored>,
+    key: Key,
+    mirror: Mirror<Counting>,
     announced: Announced,
 }
 
 impl Region {
-    /// Registers memory of `mm`, which is the current process's, with `device`. Touches no page and costs the same for any length.
+    /// Registers memory of `mm`, which is the current process's, with `device`. Touches no page and costs the same
+    /// for any length. With the credentials of the current task its pages are faulted in.
     ///
     /// # Errors
     ///
     /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
-    /// `ENOMEM`.
-    pub fn new(device: &Arc<Device>, mm: &Mm, registration: Registration) -> Result<Self> {
+    /// `ENOMEM`; those of [`Mirror::new`].
+    pub fn register(
+        device: &Arc<Device>,
+        mm: &Mm,
+        registration: Registration,
+    ) -> Result<Registered> {
         let Registration {
             va,
             length,
@@ -133,18 +108,38 @@ impl Region {
         let observer = counting.clone();
         let limit = Perm::from_writable(writable);
         let mirror = Mirror::new(mm, key.span(), limit, limits(), observer)?;
-        Ok(Self {
+        Registered::new(Self {
             writable,
-            _listed: Listed::new(device, counting.clone())?,
             counting,
-            resolver: Resolver::new(key, Mirrored(mirror)),
+            key,
+            mirror,
             announced: Announced::default(),
         })
     }
 
+    /// What is counted of it.
+    pub(crate) fn counting(&self) -> &Arc<Counting> {
+        &self.counting
+    }
+
+    /// Its number: no other region has had or will have it.
+    pub(crate) fn number(&self) -> u64 {
+        self.counting.number()
+    }
+
+    /// The device that it is of.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        self.counting.device()
+    }
+
+    /// The address space that it is a part of.
+    pub(crate) fn owned(&self) -> &Arc<Owned> {
+        self.mirror.owned()
+    }
+
     /// Whether it is a part or all of the address space.
     pub fn kind(&self) -> KeyKind {
-        self.resolver.key().kind()
+        self.key.kind()
     }
 
     /// Whether the NIC may write.
@@ -164,11 +159,12 @@ impl Region {
     }
 
     /// Lets the NIC access the `len` bytes from `iova`; `use_bytes` is as for [`Mirror::access`], and is told how
-    /// many bytes come before the piece.
+    /// many bytes come before the piece. Sleeps where pages have to be faulted in, but waits for nobody.
     ///
     /// # Errors
     ///
-    /// [`AccessError::OutOfRange`] before anything is touched; otherwise as the mirror.
+    /// [`AccessError::OutOfRange`] before anything is touched; [`AccessError::MustWait`] for a page that somebody
+    /// has to bring; otherwise as the mirror. The pieces before that have been used.
     #[inline]
     pub fn access(
         &self,
@@ -209,7 +205,7 @@ impl Region {
         use_bytes: &mut impl FnMut(usize, Bytes<'_>),
     ) -> Result<(), AccessError> {
         let use_page = |page: MappedPage<'_>| use_bytes(piece.done(), page.piece(&piece));
-        match self.mirror().access_mapped(piece.page(), access, use_page) {
+        match self.mirror.access_mapped(piece.page(), access, use_page) {
             true => Ok(()),
             false => self.access_missing(iova, len, piece, access, use_bytes),
         }
@@ -227,18 +223,26 @@ impl Region {
         use_bytes: &mut impl FnMut(usize, Bytes<'_>),
     ) -> Result<(), AccessError> {
         let at = iova + piece.done() as u64;
-        let wanted = Wanted {
-            iova: at,
-            len: self.announced.wanted(at, (len - piece.done()) as u64),
-            access,
-        };
-        let mut outcome = Ok(());
-        let waiter = InCall {
-            use_page: |page: MappedPage<'_>| use_bytes(piece.done(), page.piece(&piece)),
-            outcome: &mut outcome,
-        };
-        self.resolver.resolve(PendingFault::new(wanted, waiter));
-        outcome
+        let len = self.announced.wanted(at, (len - piece.done()) as u64);
+        let va = self.translate(at, len)?;
+        let pages = PageRange::covering(va, len).ok_or(AccessError::OutOfRange)?;
+        let use_page = |page: MappedPage<'_>| use_bytes(piece.done(), page.piece(&piece));
+        self.mirror
+            .access_missing(pages, access, Waiting::Forbidden, use_page)
+            .map_err(|error| match error {
+                FaultError::WouldWait => AccessError::MustWait(Wanted { pages, access }),
+                error => AccessError::Fault(error),
+            })
+    }
+
+    /// Has what the NIC cannot go on without brought in by somebody who may wait, and the NIC resumed then. It
+    /// has parked the request.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn raise(&self, wanted: Wanted, waiter: Arc<dyn Resume>) -> Result<Ticket> {
+        Ticket::raise(self.owned(), &self.counting, wanted, waiter)
     }
 
     /// As [`Region::access`] for reading, of what is in the mirror already.
@@ -249,37 +253,34 @@ impl Region {
         use_bytes: impl FnMut(Bytes<'_>),
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len)?;
-        self.mirror().access_present(va, len, use_bytes);
+        self.mirror.access_present(va, len, use_bytes);
         Ok(())
     }
 
-    /// Prefetches the `len` bytes from `iova`, as `advice` says, for as long as `go_on` says so: it
-    /// is asked after every 2 MiB at most. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Region::may_prefetch`]; a fault error for a page that cannot be had, with the
-    /// units of 2 MiB before it prefetched.
-    pub fn prefetch(
+    /// Prefetches `pages`, which [`Region::may_prefetch`] has returned, as far as nobody has to be waited for, and
+    /// for as long as `go_on` says so: it is asked after every 2 MiB at most. Returns where it has come to, and
+    /// why it could not go on; `added` counts translations.
+    pub(crate) fn prefetch_at_once(
         &self,
-        iova: u64,
-        len: u64,
+        pages: PageRange,
         advice: Advice,
         go_on: impl Fn() -> bool,
-    ) -> Result<(), AccessError> {
-        let range = self.may_prefetch(iova, len, advice)?;
-        let mut pages = 0;
-        let step = |added| {
-            pages += added;
-            self.counting.prefetched(added);
+        added: &mut u64,
+    ) -> (PageIndex, Result<(), FaultError>) {
+        let mut reached = pages.start();
+        let step = |end, pages| {
+            reached = end;
+            *added += pages;
+            self.counting.prefetched(pages);
             match go_on() {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
         };
-        let result = self.mirror().prefetch(range, advice.policy(), step);
-        self.counting.prefetch_ends(range, advice, pages, result);
-        result.map_err(AccessError::Fault)
+        let result = self
+            .mirror
+            .prefetch(pages, advice.policy(), Waiting::Forbidden, step);
+        (reached, result)
     }
 
     /// Checks a prefetch without doing it; returns the pages meant.
@@ -306,14 +307,8 @@ impl Region {
     }
 
     #[inline]
-    fn mirror(&self) -> &Mirror<Counting> {
-        &self.resolver.memory().0
-    }
-
-    #[inline]
     fn translate(&self, iova: u64, len: u64) -> Result<u64, AccessError> {
-        self.resolver
-            .key()
+        self.key
             .translate(iova, len)
             .map_err(|_| AccessError::OutOfRange)
     }

@@ -8,6 +8,7 @@
 //! - [`peer`]: a process on another host, and queue pairs that are connected to its.
 //! - [`patience`]: time limits, longer where the kernel is slow.
 //! - [`process`]: other processes, that live, die and talk over pipes.
+//! - [`slow_file`]: a file whose pages come when a test wants them to.
 //! - [`traffic`]: a process that must not be disturbed.
 //! - [`bench`]: what `odp-bench` measures.
 //! - [`counters`]: what the driver itself counted.
@@ -37,6 +38,7 @@ pub mod pattern;
 pub mod peer;
 pub mod process;
 pub mod ring;
+pub mod slow_file;
 pub mod traffic;
 pub mod uverbs;
 pub mod verbs;

@@ -188,8 +188,13 @@ impl Helper {
 
     /// Kills it without warning, and waits until it is gone.
     pub fn kill(&mut self) -> io::Result<()> {
+        self.kill_within(GRACE)
+    }
+
+    /// The same, for at most `limit`.
+    pub fn kill_within(&mut self, limit: Duration) -> io::Result<()> {
         self.child.kill()?;
-        match wait(&mut self.child, GRACE)? {
+        match wait(&mut self.child, limit)? {
             Some(_) => Ok(()),
             None => Err(io::Error::new(
                 io::ErrorKind::TimedOut,

@@ -18,6 +18,7 @@ use kernel::uaccess::{UserPtr, UserSlice};
 use hmm::addr::{PageRange, PAGE_SIZE};
 use hmm::mirror::{Limits, Mirror};
 use hmm::pfn::{Access, Perm};
+use hmm::walk::Waiting;
 
 use crate::abi;
 use crate::argument;
@@ -96,7 +97,7 @@ impl Handle {
         let policy = u8::try_from(argument.policy).map_err(|_| EINVAL)?;
         let (mut added, mut interrupted) = (0, false);
         open.mirror
-            .prefetch(range, argument::policy(policy)?, |pages| {
+            .prefetch(range, argument::policy(policy)?, Waiting::Allowed, |_, pages| {
                 added += pages;
                 interrupted = kernel::current!().signal_pending();
                 match interrupted {

@@ -19,7 +19,7 @@ use hmm::policy::Policy;
 use hmm::run::Run;
 use hmm::rwlock::RwLock;
 use hmm::table::{NoRoom, Pages, Slot, Table, UNIT_ORDER, UNIT_PAGES};
-use hmm::walk::FaultError;
+use hmm::walk::{FaultError, Waiting};
 
 use crate::abi;
 use crate::argument;
@@ -184,7 +184,7 @@ impl Mirrors {
             let observer = Arc::new(Indifferent, GFP_KERNEL_ACCOUNT)?;
             let mirror = Mirror::new(mm, span, Perm::ReadWrite, Limits::default(), observer)?;
             let policy = Policy::Fault(Access::Read);
-            mirror.prefetch(touched, policy, |_| ControlFlow::Continue(()))?;
+            mirror.prefetch(touched, policy, Waiting::Allowed, |_, _| ControlFlow::Continue(()))?;
             self.held.lock().push(mirror, GFP_KERNEL)?;
         }
         Ok(())

@@ -1,315 +1,304 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Two NICs and one resolver.
+//! A NIC in software whose faults are resolved by workers, explored under many schedules: pages come and go,
+//! the region is deregistered, the process ends.
 //!
-//! [`Inline`] waits in its own call, as soft-RoCE does. [`QueueNic`] has its faults resolved by workers and
-//! goes on when it is told to: its requests go through their pages one by one and raise a fault for each
-//! that is not in its table. Pages come and go meanwhile. Whatever the schedule, each fault is resumed
-//! exactly once, each request ends exactly once, and only those fail that ask for what is not there.
+//! Whatever the schedule, each request ends exactly once, and only those fail that ask for what is not there
+//! or whose region has gone; and nobody who takes something down waits for a page. One page never comes: whose
+//! worker waits for it does so until it is killed.
 
-use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::vec::Vec;
 
-use hmm::addr::{PageIndex, PageRange, PAGE_SIZE};
+use hmm::addr::{PageIndex, PageRange};
 use hmm::pfn::Access;
 use hmm::policy::Refusal;
 use hmm::walk::FaultError;
-use proptest::prelude::*;
 use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 
 use super::*;
-use crate::key::Key;
-use crate::resolve::{Memory, Resolver};
+use crate::resolve::{bring_first, bring_rest, Memory};
 
-const USER: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(1 << 20));
-const IOVA: u64 = 0x7000;
-/// The key's first page.
-const FIRST: u64 = 16;
-const PAGES: u64 = 8;
+const REFUSED: AccessError = AccessError::Fault(FaultError::Refused(Refusal::NoPage));
+const KILLED: AccessError = AccessError::Fault(FaultError::Interrupted);
 
-fn key() -> Key {
-    let (va, len) = (FIRST * PAGE_SIZE, PAGES * PAGE_SIZE);
-    Key::new(va, len, IOVA, USER).unwrap()
-}
+/// Cannot be had.
+const ABSENT: u64 = 5;
+/// Is brought by nobody.
+const NEVER: u64 = 6;
 
-/// Memory of which some pages cannot be had. A page is its number.
-struct Pages {
-    absent: Vec<u64>,
-}
-
-impl Memory for Pages {
-    type Page<'p> = u64;
-
-    fn bring_in(
-        &self,
-        pages: PageRange,
-        _access: Access,
-        use_page: impl FnOnce(u64),
-    ) -> Result<(), FaultError> {
-        let page = pages.start().get();
-        if self.absent.contains(&page) {
-            return Err(FaultError::Refused(Refusal::NoPage));
-        }
-        use_page(page);
-        Ok(())
-    }
-}
-
-/// Waits in its own call.
-struct Inline<'a>(&'a mut Vec<Result<u64, AccessError>>);
-
-impl Waiter for Inline<'_> {
-    type Page<'p> = u64;
-
-    fn resume(self, outcome: Result<u64, AccessError>) {
-        self.0.push(outcome);
-    }
-}
-
-/// How many pages from `iova` on can be used, and why the next one cannot.
-fn inline(resolver: &Resolver<Pages>, iova: u64, len: u64) -> (u64, Result<(), AccessError>) {
-    let mut done = 0;
-    while done < len {
-        let mut outcomes = Vec::new();
-        let wanted = wanted(iova + done, len - done);
-        resolver.resolve(PendingFault::new(wanted, Inline(&mut outcomes)));
-        assert_eq!(outcomes.len(), 1, "resumed once");
-        match outcomes[0] {
-            Ok(page) => assert_eq!(page, FIRST + (iova + done - IOVA) / PAGE_SIZE),
-            Err(error) => return (done / PAGE_SIZE, Err(error)),
-        }
-        done += PAGE_SIZE;
-    }
-    (done / PAGE_SIZE, Ok(()))
-}
-
-fn wanted(iova: u64, len: u64) -> Wanted {
+fn wanted(pages: core::ops::Range<u64>) -> Wanted {
     Wanted {
-        iova,
-        len,
+        pages: PageRange::new(PageIndex::new(pages.start), PageIndex::new(pages.end)),
         access: Access::Write,
     }
 }
 
-/// A request of the [`QueueNic`].
-#[derive(Clone, Debug, Default)]
+/// The process's memory: which pages are there, and whether the one who waits has been killed.
+#[derive(Default)]
+struct Process {
+    pages: Mutex<(Vec<u64>, bool)>,
+    killed: Condvar,
+}
+
+impl Memory for Process {
+    fn bring_in(&self, pages: PageRange, _access: Access) -> Result<(), FaultError> {
+        for page in pages.start().get()..pages.end().get() {
+            let mut there = self.pages.lock().unwrap();
+            while page == NEVER && !there.1 {
+                there = self.killed.wait(there).unwrap();
+            }
+            match page {
+                ABSENT => return Err(FaultError::Refused(Refusal::NoPage)),
+                NEVER => return Err(FaultError::Interrupted),
+                page => there.0.push(page),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Process {
+    fn kill(&self) {
+        self.pages.lock().unwrap().1 = true;
+        self.killed.notify_all();
+    }
+
+    /// Takes the pages away.
+    fn unmap(&self) {
+        self.pages.lock().unwrap().0.clear();
+    }
+
+    fn has(&self, page: u64) -> bool {
+        self.pages.lock().unwrap().0.contains(&page)
+    }
+}
+
+/// What waits for a page: a request.
+#[derive(Clone)]
+struct Place(Arc<Nic>, usize);
+
+impl Waiter for Place {
+    fn resume(self, outcome: Result<(), AccessError>) {
+        let Self(nic, request) = self;
+        nic.requests.lock().unwrap()[request].resumed.push(outcome);
+        nic.resumed.notify_all();
+    }
+}
+
+type Ticket = Arc<Mutex<UnderWay<Place>>>;
+
+#[derive(Default)]
 struct Request {
-    iova: u64,
-    len: u64,
-    done: u64,
+    pages: Vec<u64>,
+    ticket: Option<(u64, Ticket)>,
+    resumed: Vec<Result<(), AccessError>>,
     ended: Vec<Result<(), AccessError>>,
 }
 
-/// The NIC's own state.
-#[derive(Default)]
+/// How the NIC, or who uses it, gets it wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Twin {
+    Right,
+    /// A fault that the region's end leaves behind is forgotten.
+    Forgetful,
+    /// Deregistration waits for the faults of the region.
+    Patient,
+}
+
 struct Nic {
-    requests: Vec<Request>,
-    /// The pages that it has translations for.
-    table: Vec<u64>,
-    /// Faults that were raised, and how often each was resumed.
-    resumed: Vec<u32>,
+    requests: Mutex<Vec<Request>>,
+    resumed: Condvar,
+    /// Faults under way, and the threads that resolve them.
+    faults: Mutex<Vec<Ticket>>,
+    workers: Mutex<Vec<thread::JoinHandle<()>>>,
+    registered: Mutex<bool>,
+    process: Process,
+    twin: Twin,
 }
 
-/// A NIC whose faults arrive by a queue.
-struct QueueNic {
-    nic: Mutex<Nic>,
-    /// The queue; `None` when it has been torn down.
-    events: Mutex<Option<VecDeque<PendingFault<Ticket>>>>,
-    arrived: Condvar,
-    /// Faults in the queue are forgotten when it is torn down.
-    forgetful: bool,
-}
-
-/// What a fault of the [`QueueNic`] carries: whom to resume.
-struct Ticket {
-    nic: Arc<QueueNic>,
-    request: usize,
-    fault: usize,
-}
-
-impl Waiter for Ticket {
-    type Page<'p> = u64;
-
-    fn resume(self, outcome: Result<u64, AccessError>) {
-        {
-            let nic = &mut *self.nic.nic.lock().unwrap();
-            nic.resumed[self.fault] += 1;
-            match outcome {
-                Ok(page) => nic.table.push(page),
-                Err(error) => nic.requests[self.request].ended.push(Err(error)),
-            }
-        }
-        if outcome.is_ok() {
-            QueueNic::run(&self.nic, self.request);
-        }
-    }
-}
-
-impl QueueNic {
-    fn new(requests: &[(u64, u64)], forgetful: bool) -> Arc<Self> {
-        let requests = requests.iter().map(|&(iova, len)| Request {
-            iova,
-            len,
-            ..Default::default()
+impl Nic {
+    fn new(requests: &[&[u64]], twin: Twin) -> Arc<Self> {
+        let requests = requests.iter().map(|pages| Request {
+            pages: pages.to_vec(),
+            ..Request::default()
         });
         Arc::new(Self {
-            nic: Mutex::new(Nic {
-                requests: requests.collect(),
-                ..Nic::default()
-            }),
-            events: Mutex::new(Some(VecDeque::new())),
-            arrived: Condvar::new(),
-            forgetful,
+            requests: Mutex::new(requests.collect()),
+            resumed: Condvar::new(),
+            faults: Mutex::default(),
+            workers: Mutex::default(),
+            registered: Mutex::new(true),
+            process: Process::default(),
+            twin,
         })
     }
 
-    /// Goes on with a request until it ends or a page is missing.
-    fn run(this: &Arc<Self>, request: usize) {
-        let fault = {
-            let nic = &mut *this.nic.lock().unwrap();
-            let Nic {
-                requests,
-                table,
-                resumed,
-            } = nic;
-            let state = &mut requests[request];
-            loop {
-                if state.done >= state.len {
-                    state.ended.push(Ok(()));
-                    return;
-                }
-                let at = state.iova + state.done;
-                let page = FIRST.wrapping_add((at.wrapping_sub(IOVA)) / PAGE_SIZE);
-                if !table.contains(&page) {
-                    resumed.push(0);
-                    let ticket = Ticket {
-                        nic: this.clone(),
-                        request,
-                        fault: resumed.len() - 1,
-                    };
-                    break PendingFault::new(wanted(at, state.len - state.done), ticket);
-                }
-                state.done += PAGE_SIZE;
+    /// Raises a fault for `page`, which a worker of its own resolves.
+    fn raise(self: &Arc<Self>, request: usize, page: u64) -> Ticket {
+        let wanted = wanted(page..page + 1);
+        let raised = Raised::new(wanted, Place(self.clone(), request));
+        let ticket = Arc::new(Mutex::new(UnderWay::new(raised.park())));
+        self.faults.lock().unwrap().push(ticket.clone());
+        let (nic, fault) = (self.clone(), ticket.clone());
+        let worker = thread::spawn(move || {
+            let outcome = bring_first(&nic.process, wanted);
+            // Under the lock, as in the kernel.
+            let mut fault = fault.lock().unwrap();
+            if let Some(resolved) = fault.resolve(outcome) {
+                resolved.resume();
             }
-        };
-        // Raised outside of the NIC's lock: if the queue is gone, this drops it.
-        let mut events = this.events.lock().unwrap();
-        match &mut *events {
-            Some(queue) => {
-                queue.push_back(fault);
-                this.arrived.notify_one();
-            }
-            None => {
-                drop(events);
-                drop(fault);
-            }
-        }
+        });
+        self.workers.lock().unwrap().push(worker);
+        ticket
     }
 
-    /// A worker: resolves until the queue is torn down.
-    fn work(&self, resolver: &Resolver<Pages>) {
+    /// Looks at a request anew: it goes on, ends, or waits for a page.
+    fn run(self: &Arc<Self>, number: usize) {
+        let registered = self.registered.lock().unwrap();
+        let requests = &mut *self.requests.lock().unwrap();
+        let request = &mut requests[number];
+        if !request.ended.is_empty() {
+            return;
+        }
+        while let Some(&page) = request.pages.first() {
+            if !*registered {
+                request.ended.push(Err(AccessError::OutOfRange));
+                return;
+            }
+            if self.process.has(page) {
+                request.pages.remove(0);
+                continue;
+            }
+            if let Some((waits_for, ticket)) = &request.ticket {
+                let outcome = ticket.lock().unwrap().outcome();
+                match outcome {
+                    None if *waits_for == page => return,
+                    Some(Err(error)) if *waits_for == page => {
+                        request.ended.push(Err(error));
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+            request.ticket = Some((page, self.raise(number, page)));
+            return;
+        }
+        request.ended.push(Ok(()));
+    }
+
+    /// The NIC: looks at each request that is resumed, until all have ended.
+    fn work(self: &Arc<Self>, count: usize) {
+        (0..count).for_each(|number| self.run(number));
         loop {
-            let fault = {
-                let mut events = self.events.lock().unwrap();
+            let number = {
+                let mut requests = self.requests.lock().unwrap();
                 loop {
-                    match &mut *events {
-                        None => return,
-                        Some(queue) => match queue.pop_front() {
-                            Some(fault) => break fault,
-                            None => events = self.arrived.wait(events).unwrap(),
-                        },
+                    if requests.iter().all(|request| !request.ended.is_empty()) {
+                        return;
+                    }
+                    let resumed = requests.iter().position(|r| !r.resumed.is_empty());
+                    match resumed {
+                        Some(number) => {
+                            assert_eq!(requests[number].resumed.len(), 1, "resumed twice");
+                            requests[number].resumed.clear();
+                            break number;
+                        }
+                        None => requests = self.resumed.wait(requests).unwrap(),
                     }
                 }
             };
-            resolver.resolve(fault);
+            self.run(number);
         }
     }
 
-    /// The CPU takes pages away.
-    fn invalidate(&self) {
-        self.nic.lock().unwrap().table.clear();
-    }
-
-    /// Tears the queue down with what is in it.
-    fn tear_down(&self) {
-        let queue = self.events.lock().unwrap().take();
-        self.arrived.notify_all();
-        match self.forgetful {
-            true => core::mem::forget(queue),
-            false => drop(queue),
+    /// The region goes: what waits for its pages goes on without. Waits for no page.
+    fn deregister(&self) {
+        *self.registered.lock().unwrap() = false;
+        let faults = core::mem::take(&mut *self.faults.lock().unwrap());
+        for fault in &faults {
+            match self.twin {
+                Twin::Right => {
+                    let mut fault = fault.lock().unwrap();
+                    if let Some(resolved) = fault.resolve(Err(AccessError::Abandoned)) {
+                        resolved.resume();
+                    }
+                }
+                Twin::Forgetful => core::mem::forget(fault.lock().unwrap().withdraw()),
+                Twin::Patient => {
+                    for worker in core::mem::take(&mut *self.workers.lock().unwrap()) {
+                        worker.join().unwrap();
+                    }
+                }
+            }
         }
     }
 
-    fn all_ended(&self) -> bool {
-        let nic = self.nic.lock().unwrap();
-        nic.requests.iter().all(|request| !request.ended.is_empty())
+    /// The process ends: its requests are gone, and nobody is resumed for them any more.
+    fn exit(&self) {
+        let tickets: Vec<_> = {
+            let mut requests = self.requests.lock().unwrap();
+            let tickets = requests.iter_mut().filter_map(|request| {
+                if request.ended.is_empty() {
+                    request.ended.push(Err(AccessError::Abandoned));
+                }
+                request.ticket.take()
+            });
+            tickets.collect()
+        };
+        for (_, ticket) in tickets {
+            drop(ticket.lock().unwrap().withdraw());
+        }
+        self.resumed.notify_all();
     }
 }
 
-/// Runs requests on a NIC with a queue, with two workers and pages that go; tears the queue down when all
-/// have ended, or, if `early`, at any time. Returns how the requests ended.
-fn run_queue(requests: &[(u64, u64)], early: bool, forgetful: bool) -> Vec<Request> {
-    let resolver = Arc::new(Resolver::new(
-        key(),
-        Pages {
-            absent: Vec::from([ABSENT]),
-        },
-    ));
-    let nic = QueueNic::new(requests, forgetful);
-    let workers: Vec<_> = (0..2)
-        .map(|_| {
-            let (nic, resolver) = (nic.clone(), resolver.clone());
-            thread::spawn(move || nic.work(&resolver))
-        })
-        .collect();
-    let cpu = {
-        let nic = nic.clone();
-        thread::spawn(move || (0..2).for_each(|_| nic.invalidate()))
-    };
-    for request in 0..requests.len() {
-        QueueNic::run(&nic, request);
-    }
-    while !early && !nic.all_ended() {
-        thread::yield_now();
-    }
-    nic.tear_down();
-    for worker in workers {
-        worker.join().unwrap();
-    }
-    cpu.join().unwrap();
-    let state = nic.nic.lock().unwrap();
-    assert!(
-        state.resumed.iter().all(|&times| times == 1),
-        "a fault was not resumed exactly once"
-    );
-    for request in &state.requests {
-        assert_eq!(request.ended.len(), 1, "a request ends exactly once");
-    }
-    state.requests.clone()
-}
+/// Good, over the page that cannot be had, over the one that never comes, good.
+const REQUESTS: [&[u64]; 4] = [&[1, 2], &[3, ABSENT], &[NEVER], &[2]];
 
-/// Cannot be had.
-const ABSENT: u64 = FIRST + 5;
-
-/// Good, over the absent page, out of range, good.
-const REQUESTS: [(u64, u64); 4] = [
-    (IOVA, 2 * PAGE_SIZE),
-    (IOVA + 4 * PAGE_SIZE, 2 * PAGE_SIZE),
-    (IOVA + 7 * PAGE_SIZE, 2 * PAGE_SIZE),
-    (IOVA + PAGE_SIZE, PAGE_SIZE),
-];
-
-fn explore(early: bool, forgetful: bool) {
+fn explore(twin: Twin) {
     shuttle::check_random(
         move || {
-            let ended = run_queue(&REQUESTS, early, forgetful);
-            let refused = AccessError::Fault(FaultError::Refused(Refusal::NoPage));
-            let expected = [Ok(()), Err(refused), Err(AccessError::OutOfRange), Ok(())];
-            for (request, expected) in ended.iter().zip(expected) {
-                let abandoned = early && request.ended[0] == Err(AccessError::Abandoned);
-                assert!(request.ended[0] == expected || abandoned, "{request:?}");
+            let nic = Nic::new(&REQUESTS, twin);
+            let works = {
+                let nic = nic.clone();
+                thread::spawn(move || nic.work(REQUESTS.len()))
+            };
+            let cpu = {
+                let nic = nic.clone();
+                thread::spawn(move || nic.process.unmap())
+            };
+            nic.deregister();
+            works.join().unwrap();
+            cpu.join().unwrap();
+            nic.exit();
+            // Only now: whoever took something down has not waited for the page.
+            nic.process.kill();
+            for worker in core::mem::take(&mut *nic.workers.lock().unwrap()) {
+                worker.join().unwrap();
+            }
+            let requests = nic.requests.lock().unwrap();
+            for (request, number) in requests.iter().zip(0..) {
+                assert_eq!(request.ended.len(), 1, "a request ends exactly once");
+                let allowed: &[_] = match number {
+                    1 => &[
+                        Err(REFUSED),
+                        Err(AccessError::OutOfRange),
+                        Err(AccessError::Abandoned),
+                    ],
+                    2 => &[Err(AccessError::OutOfRange), Err(AccessError::Abandoned)],
+                    _ => &[
+                        Ok(()),
+                        Err(AccessError::OutOfRange),
+                        Err(AccessError::Abandoned),
+                    ],
+                };
+                assert!(
+                    allowed.contains(&request.ended[0]),
+                    "{number}: {:?}",
+                    request.ended
+                );
             }
         },
         500,
@@ -317,82 +306,113 @@ fn explore(early: bool, forgetful: bool) {
 }
 
 #[test]
-fn every_fault_of_a_queue_is_resumed_once_and_an_error_fails_that_request_alone() {
-    explore(false, false);
+fn each_request_ends_once_and_nobody_waits_for_a_page_that_never_comes() {
+    explore(Twin::Right);
 }
 
 #[test]
-fn a_queue_that_is_torn_down_fails_what_waits_and_hangs_nothing() {
-    explore(true, false);
+fn the_exploration_notices_a_fault_that_is_forgotten() {
+    let result = catch_unwind(AssertUnwindSafe(|| explore(Twin::Forgetful)));
+    assert!(result.is_err(), "a forgotten fault went unnoticed");
 }
 
 #[test]
-fn the_exploration_would_notice_a_fault_that_is_forgotten() {
-    let result = catch_unwind(AssertUnwindSafe(|| explore(true, true)));
-    assert!(result.is_err(), "forgotten faults went unnoticed");
+fn the_exploration_notices_a_deregistration_that_waits_for_faults() {
+    let result = catch_unwind(AssertUnwindSafe(|| explore(Twin::Patient)));
+    assert!(
+        result.is_err(),
+        "a deregistration that waits went unnoticed"
+    );
 }
 
 #[test]
-fn a_fault_that_nobody_looks_at_fails() {
-    let mut outcomes = Vec::new();
-    drop(PendingFault::new(wanted(IOVA, 1), Inline(&mut outcomes)));
-    assert_eq!(outcomes, [Err(AccessError::Abandoned)]);
+fn who_exits_is_never_resumed_and_waits_for_nobody() {
+    shuttle::check_random(
+        || {
+            let nic = Nic::new(&[&[NEVER], &[1]], Twin::Right);
+            let works = {
+                let nic = nic.clone();
+                thread::spawn(move || nic.work(2))
+            };
+            nic.exit();
+            works.join().unwrap();
+            nic.process.kill();
+            for worker in core::mem::take(&mut *nic.workers.lock().unwrap()) {
+                worker.join().unwrap();
+            }
+            for request in nic.requests.lock().unwrap().iter() {
+                assert_eq!(request.ended.len(), 1);
+                assert_ne!(request.ended[0], Err(KILLED));
+            }
+        },
+        500,
+    );
 }
 
-/// Memory that does not do what it says: no page and no error.
-struct Silent;
+/// Keeps what it is resumed with.
+struct Outcomes<'a>(&'a std::cell::RefCell<Vec<Result<(), AccessError>>>);
 
-impl Memory for Silent {
-    type Page<'p> = u64;
-
-    fn bring_in(
-        &self,
-        _pages: PageRange,
-        _access: Access,
-        _use_page: impl FnOnce(u64),
-    ) -> Result<(), FaultError> {
-        Ok(())
+impl Waiter for Outcomes<'_> {
+    fn resume(self, outcome: Result<(), AccessError>) {
+        self.0.borrow_mut().push(outcome);
     }
 }
 
 #[test]
-fn even_memory_that_forgets_the_page_resumes_the_nic() {
-    let mut outcomes = Vec::new();
-    let fault = PendingFault::new(wanted(IOVA, 1), Inline(&mut outcomes));
-    Resolver::new(key(), Silent).resolve(fault);
-    assert_eq!(outcomes, [Err(AccessError::Abandoned)]);
+fn a_fault_that_is_dropped_at_any_stage_resumes_its_request_with_an_error() {
+    let said = Default::default();
+    let raised = || Raised::new(wanted(0..1), Outcomes(&said));
+    drop(raised());
+    drop(raised().park());
+    drop(raised().park().resolve(Ok(())));
+    drop(UnderWay::new(raised().park()));
+    assert_eq!(said.take(), [Err(AccessError::Abandoned); 4]);
+    raised().park().resolve(Ok(())).resume();
+    assert_eq!(said.take(), [Ok(())]);
+    assert!(raised().park().withdraw().is_some());
+    assert_eq!(said.take(), []);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+#[test]
+fn of_resolving_and_withdrawing_the_first_counts() {
+    let said = Default::default();
+    let mut fault = UnderWay::new(Raised::new(wanted(0..1), Outcomes(&said)).park());
+    assert_eq!(fault.outcome(), None);
+    assert!(fault.resolve(Err(REFUSED)).is_some_and(|resolved| {
+        resolved.resume();
+        true
+    }));
+    assert_eq!(fault.outcome(), Some(Err(REFUSED)));
+    assert!(fault.resolve(Ok(())).is_none());
+    assert!(fault.withdraw().is_none());
+    assert_eq!(said.take(), [Err(REFUSED)]);
 
-    /// Both NICs come to the same end with the same requests.
-    #[test]
-    fn a_queue_and_a_call_end_alike(
-        requests in prop::collection::vec((0..PAGES + 2, 0..4u64), 1..5),
-    ) {
-        let requests: Vec<_> = requests
-            .into_iter()
-            .map(|(page, pages)| (IOVA + page * PAGE_SIZE, pages * PAGE_SIZE))
-            .collect();
-        let resolver = Resolver::new(key(), Pages { absent: Vec::from([ABSENT]) });
-        let expected: Vec<_> = requests
-            .iter()
-            .map(|&(iova, len)| inline(&resolver, iova, len))
-            .collect();
-        shuttle::check_random(
-            move || {
-                let ended = run_queue(&requests, false, false);
-                for (request, expected) in ended.iter().zip(&expected) {
-                    assert_eq!(request.ended[0], expected.1);
-                    // A fault that reaches out of the region fails at once; how far a request comes before its
-                    // first fault depends on what the others have brought in.
-                    if expected.1 != Err(AccessError::OutOfRange) {
-                        assert_eq!(request.done / PAGE_SIZE, expected.0);
-                    }
-                }
-            },
-            3,
-        );
+    let mut fault = UnderWay::new(Raised::new(wanted(0..1), Outcomes(&said)).park());
+    assert!(fault.withdraw().is_some());
+    assert!(fault.resolve(Ok(())).is_none());
+    assert_eq!(fault.outcome(), None);
+    assert_eq!(said.take(), []);
+}
+
+/// Notes what is asked for.
+struct Asked(std::cell::RefCell<Vec<(u64, u64)>>);
+
+impl Memory for Asked {
+    fn bring_in(&self, pages: PageRange, _access: Access) -> Result<(), FaultError> {
+        let mut asked = self.0.borrow_mut();
+        asked.push((pages.start().get(), pages.end().get()));
+        match asked.len() {
+            1 => Ok(()),
+            _ => Err(FaultError::Exited),
+        }
     }
+}
+
+#[test]
+fn the_first_page_is_waited_for_and_the_others_are_as_may_be() {
+    let memory = Asked(Default::default());
+    assert_eq!(bring_first(&memory, wanted(3..7)), Ok(()));
+    bring_rest(&memory, wanted(3..7));
+    bring_rest(&memory, wanted(3..4));
+    assert_eq!(memory.0.take(), [(3, 4), (4, 7)]);
 }

@@ -12,6 +12,7 @@ use mlx_odp::device::Device;
 
 use crate::hw_counters::Counters;
 use crate::netlink::{fill_res_mr_entry, fill_stat_mr_entry};
+use crate::parked::Parked;
 use crate::{registration, reregistration, rxe};
 
 /// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
@@ -26,6 +27,7 @@ struct Kept {
     files: SetOnce<Pin<KBox<DeviceFiles>>>,
     device: Arc<Device>,
     counters: Counters,
+    parked: Pin<KBox<Parked>>,
 }
 
 /// Takes the place of `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
@@ -88,6 +90,7 @@ unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
         device: Device::new()?,
         // SAFETY: By the contract.
         counters: unsafe { Counters::new(ibdev)? },
+        parked: Parked::new()?,
     };
     Ok(KBox::new(kept, GFP_KERNEL)?)
 }
@@ -114,6 +117,16 @@ pub(crate) unsafe fn device_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Arc<Device
     unsafe { &kept_of(ibdev).device }
 }
 
+/// What the queue pairs of `ibdev` have parked.
+///
+/// # Safety
+///
+/// `ibdev` is one of rxe's, and in use for `'a`.
+pub(crate) unsafe fn parked_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Parked {
+    // SAFETY: By the contract.
+    unsafe { &kept_of(ibdev).parked }
+}
+
 /// Takes the place of `rxe_dealloc` as the last operation that the core calls.
 ///
 /// # Safety
@@ -129,11 +142,12 @@ unsafe extern "C" fn dealloc_driver(ibdev: *mut rxe::ib_device) {
 /// Makes the structure for the counters of a port, for `rdma statistic show link` and sysfs.
 ///
 /// The core does so in the middle of the registration, when it has made sure that no other device has the
-/// same name. So this is where the device gets its files in debugfs, too.
+/// same name: once for sysfs, once for the counters of single queue pairs. The first time is when the device gets
+/// its files in debugfs, too.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core with one of rxe's devices, once: it has one port.
+/// Called by the RDMA core with one of rxe's devices, by one thread: that which registers it.
 unsafe extern "C" fn alloc_hw_port_stats(
     ibdev: *mut rxe::ib_device,
     _port: u32,
@@ -142,9 +156,11 @@ unsafe extern "C" fn alloc_hw_port_stats(
     let kept = unsafe { kept_of(ibdev) };
     // SAFETY: The device has its name, which does not change before it is registered.
     let name = unsafe { CStr::from_char_ptr(rxe::rxe_shim_name(ibdev)) };
-    // A device works without.
-    if let Ok(files) = DeviceFiles::new(name, &kept.device) {
-        kept.files.populate(files);
+    if kept.files.as_ref().is_none() {
+        // A device works without.
+        if let Ok(files) = DeviceFiles::new(name, &kept.device) {
+            kept.files.populate(files);
+        }
     }
     kept.counters.allocate()
 }

@@ -11,8 +11,9 @@
 //! says how long messages are, [`kernel_only`] refuses applications what only the kernel may ask for.
 //! [`window`] takes the place of another of rxe's objects, that of memory windows.
 //!
-//! On rxe the steps of a NIC page fault are calls: a request that finds no page waits inside its
-//! own call until the page is there, and fails alone if it cannot be had.
+//! A request that finds no page faults it in inside its own call, if nobody has to be waited for. Otherwise it is
+//! parked until the page is there, and fails alone if it cannot be had: [`parked`] says how, and
+//! [`responder_wait`], [`completer_wait`] and [`request`] how each part of rxe gets out of the request.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -34,17 +35,20 @@
 mod rxe_bindings;
 use rxe_bindings as rxe;
 
+mod completer_wait;
 mod device;
 mod hw_counters;
 mod kernel_only;
 mod netlink;
 mod object;
+mod parked;
 mod prefetch;
 mod registration;
 mod request;
 mod reregistration;
 mod reset;
 mod responder;
+mod responder_wait;
 mod umem;
 mod verbs;
 mod window;

@@ -11,9 +11,12 @@
 //! rxe's completer does the right thing if it is let: it completes a request marked as failed with
 //! its status, in order, and then sets the error state itself. So all that is done here is not to
 //! set that state first.
+//!
+//! A request whose page is being brought in has not failed: it is put back ([`crate::parked`]).
 
 use mlx_odp::sge::element_at;
 
+use crate::parked::{self, Side};
 use crate::rxe;
 
 /// Takes the place of `rxe_qp_error` in `rxe_req.c`, where the requester gives up on a request.
@@ -34,6 +37,12 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
         let failed = rxe::rxe_shim_send_index_before(qp, (*qp).req.wqe_index as u32);
         let wqe = rxe::rxe_shim_send_wqe(qp, failed);
         let status = (&raw const (*wqe).status).read_volatile();
+        let waits = status == MEMORY_FAILED && parked::stopped(qp, Side::Requester);
+        if waits && put_back(wqe, (*qp).sq.max_sge as u32) {
+            // It is looked at again when its page is there.
+            (*qp).req.wqe_index = failed as i32;
+            return;
+        }
         if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR {
             false
         } else if failed == rxe::rxe_shim_oldest_send_index(qp) {

@@ -11,7 +11,7 @@
 //! * the error state. The completer reports the failed request first and sets that state then, so an
 //!   application that is quick resets the queue pair in between, and cannot connect it afterwards.
 
-use crate::rxe;
+use crate::{parked, rxe};
 
 /// Takes the place of `rxe_enable_task` in `rxe_qp.c`, where a reset ends with letting the tasks of the
 /// queue pair run again: the one that sends comes last, and is enabled nowhere else.
@@ -22,12 +22,14 @@ use crate::rxe;
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_enable_task(task: *mut rxe::rxe_task) {
     // SAFETY: The task is valid, and so is its queue pair. Requester and completer, whose state this is,
-    // run in the task that sends, which is disabled.
+    // run in the task that sends, which is disabled; the other one was enabled just before, and the responder of a
+    // queue pair in the reset state does nothing.
     unsafe {
         let qp = (*task).qp;
         if task == &raw mut (*qp).send_task {
-            // No answer has come yet.
+            // No answer has come yet, and nothing is waited for.
             (*qp).comp.opcode = -1;
+            parked::forget(qp);
             rxe::rxe_shim_set_reset_state(qp);
         }
         rxe::rxe_enable_task(task);

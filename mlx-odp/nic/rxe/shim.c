@@ -118,76 +118,271 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 	return queue_addr_from_index(qp->sq.queue, index);
 }
 
-static struct workqueue_struct *prefetch_queue;
+/* What rxe's tasks are to the kernel's workers, which is the same function for all; NULL before there is one. */
+static work_func_t run_task;
 
-struct workqueue_struct *rxe_shim_prefetch_queue(void)
+/* Takes the place of rxe_init_task() in rxe_qp.c: takes note of it. */
+int mlx_odp_rxe_init_task(struct rxe_task *task, struct rxe_qp *qp, int (*func)(struct rxe_qp *))
 {
-	return prefetch_queue;
-}
+	int err = rxe_init_task(task, qp, func);
 
-/*
- * Take the place of rxe_alloc_wq() and rxe_destroy_wq() in rxe.c. Prefetches have a queue of their own, so
- * that rxe's, which its queue pairs need, never waits for them. It is made before the first device and
- * destroyed after the last, which waits for what is in it; and the module's code stays until then.
- */
-int mlx_odp_rxe_make_queues(void)
-{
-	int err;
-
-	prefetch_queue = alloc_workqueue("rxe_prefetch", WQ_UNBOUND, mlx_odp_rxe_prefetch_workers());
-	if (!prefetch_queue)
-		return -ENOMEM;
-	err = rxe_alloc_wq();
-	if (err)
-		destroy_workqueue(prefetch_queue);
+	WRITE_ONCE(run_task, task->work.func);
 	return err;
 }
 
-void mlx_odp_rxe_destroy_queues(void)
+struct rxe_task *rxe_shim_current_task(void)
 {
-	destroy_workqueue(prefetch_queue);
-	rxe_destroy_wq();
+	struct work_struct *work = current_work();
+
+	if (!work || work->func != READ_ONCE(run_task))
+		return NULL;
+	return container_of(work, struct rxe_task, work);
 }
 
-static bool task_runs(struct rxe_task *task)
+void rxe_shim_run_tasks(struct rxe_qp *qp)
 {
-	int state = READ_ONCE(task->state);
-
-	return state == TASK_STATE_BUSY || state == TASK_STATE_ARMED || state == TASK_STATE_DRAINING;
+	if (!__rxe_get(&qp->elem))
+		return;
+	if (qp->recv_task.func)
+		rxe_sched_task(&qp->recv_task);
+	if (qp->send_task.func)
+		rxe_sched_task(&qp->send_task);
+	__rxe_put(&qp->elem);
 }
 
-static bool qp_runs(struct rxe_pool_elem *elem)
+bool rxe_shim_runs(struct rxe_qp *qp)
 {
-	struct rxe_qp *qp = container_of(elem, struct rxe_qp, elem);
+	unsigned long flags;
+	bool runs;
 
-	return task_runs(&qp->recv_task) || task_runs(&qp->send_task);
+	spin_lock_irqsave(&qp->state_lock, flags);
+	runs = qp->valid && qp_state(qp) != IB_QPS_ERR && qp_state(qp) != IB_QPS_RESET;
+	spin_unlock_irqrestore(&qp->state_lock, flags);
+	return runs;
+}
+
+/* Whether the answer to an atomic is kept in the queue. */
+static bool keeps_answer(struct rxe_qp *qp)
+{
+	unsigned long flags;
+	struct sk_buff *skb;
+	bool kept;
+
+	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
+	skb = skb_peek(&qp->resp_pkts);
+	kept = skb && SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK;
+	spin_unlock_irqrestore(&qp->resp_pkts.lock, flags);
+	return kept;
+}
+
+void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
+{
+	struct rxe_qp *qp = rxe_pool_get_index(&rxe->qp_pool, number);
+	unsigned long flags;
+
+	if (!qp)
+		return;
+	spin_lock_irqsave(&qp->state_lock, flags);
+	if (qp->valid) {
+		/* As after a timeout: what was lost is asked for again. */
+		if (side == RXE_SHIM_COMPLETER && !keeps_answer(qp))
+			qp->req.need_retry = 1;
+		rxe_sched_task(side == RXE_SHIM_RESPONDER ? &qp->recv_task : &qp->send_task);
+	}
+	spin_unlock_irqrestore(&qp->state_lock, flags);
+	rxe_put(qp);
+}
+
+struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp)
+{
+	struct sk_buff *skb = skb_peek(&qp->req_pkts);
+
+	return skb ? SKB_TO_PKT(skb) : NULL;
+}
+
+struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp)
+{
+	struct sk_buff *empty = alloc_skb(0, GFP_KERNEL), *skb;
+	unsigned long flags;
+
+	if (!empty)
+		return NULL;
+	spin_lock_irqsave(&qp->req_pkts.lock, flags);
+	skb = skb_peek(&qp->req_pkts);
+	__skb_unlink(skb, &qp->req_pkts);
+	__skb_queue_head(&qp->req_pkts, empty);
+	spin_unlock_irqrestore(&qp->req_pkts.lock, flags);
+	skb_orphan(skb);
+	return skb;
+}
+
+bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb)
+{
+	if (!ib_device_try_get(qp->ibqp.device)) {
+		kfree_skb(skb);
+		return false;
+	}
+	/* The task that this is called by has a reference. */
+	rxe_get(qp);
+	skb_queue_head(&qp->req_pkts, skb);
+	return true;
+}
+
+void rxe_shim_free_packet(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+/* How many packets wait behind one that is parked. Those beyond are lost, as they may be where nobody acknowledges. */
+#define MOST_BEHIND 256
+
+void rxe_shim_let_senders_go(struct rxe_qp *qp)
+{
+	struct sk_buff *skb;
+	unsigned long flags;
+
+	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_BEHIND) {
+		skb = skb_dequeue_tail(&qp->req_pkts);
+		if (!skb)
+			break;
+		rxe_put(qp);
+		kfree_skb(skb);
+		ib_device_put(qp->ibqp.device);
+	}
+	spin_lock_irqsave(&qp->req_pkts.lock, flags);
+	skb_queue_walk(&qp->req_pkts, skb)
+		skb_orphan(skb);
+	spin_unlock_irqrestore(&qp->req_pkts.lock, flags);
+}
+
+void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn)
+{
+	struct rxe_qp *qp = answer->qp;
+
+	aeth_set_syn(answer, AETH_RNR_NAK | (~AETH_TYPE_MASK & qp->attr.min_rnr_timer));
+	bth_set_psn(answer, psn);
+	answer->psn = psn;
+	rxe_counter_inc(to_rdev(qp->ibqp.device), RXE_CNT_SND_RNR);
+}
+
+bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe)
+{
+	u32 opcode = READ_ONCE(wqe->wr.opcode);
+
+	return opcode == IB_WR_ATOMIC_CMP_AND_SWP || opcode == IB_WR_ATOMIC_FETCH_AND_ADD;
+}
+
+/* Takes the place of copy_data() in rxe_comp.c, where an answer is put to where the request wants it. */
+int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *dma, void *addr,
+			    int length, enum rxe_mr_copy_dir dir)
+{
+	int err;
+
+	/* That to an atomic has been entered already: mlx_odp_rxe_next_answer(). */
+	if (unlikely(!dma->resid && rxe_shim_is_atomic(container_of(dma, struct rxe_send_wqe, dma))))
+		return 0;
+	err = copy_data(pd, access, dma, addr, length, dir);
+	return likely(!err) ? 0 : mlx_odp_rxe_answer_failed(dma, err);
+}
+
+static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
+{
+	struct rxe_pkt_info *pkt = SKB_TO_PKT(skb);
+
+	/* The queue is being drained, maybe under the lock of the state. */
+	if (!READ_ONCE(qp->valid) || qp_state(qp) == IB_QPS_ERR || qp_state(qp) == IB_QPS_RESET)
+		return true;
+	if ((aeth_syn(pkt) & AETH_TYPE_MASK) != AETH_ACK)
+		return true;
+	if (mlx_odp_rxe_enter_atomic(qp, pkt->psn, atmack_orig(pkt)))
+		return true;
+	/* It stays. Who sent it need not wait for that, and an answer has come: nothing has timed out. */
+	skb_orphan(skb);
+	qp->comp.timeout_retry = 0;
+	return false;
 }
 
 /*
- * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an
- * object any more. rxe gives up after 50 s and frees it all the same. A fault may take longer than
- * that, on a file system that does not answer for instance, and it uses the region, and the queue
- * pair whose task it is in: they are waited for.
+ * Takes the place of skb_dequeue() in rxe_comp.c, whose only queue is that of answers. Nobody else takes anything out
+ * of it, so the first stays the first.
+ */
+struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
+{
+	struct sk_buff *skb = skb_peek(answers);
+
+	if (unlikely(skb && SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK) &&
+	    !enter_atomic(container_of(answers, struct rxe_qp, resp_pkts), skb))
+		return NULL;
+	return skb_dequeue(answers);
+}
+
+/* Lets packets in queue that qp has sent go on without it: they would hold it until they are looked at. */
+static void let_go(struct sk_buff_head *queue, struct rxe_qp *qp)
+{
+	struct sk_buff *skb;
+	unsigned long flags;
+
+	spin_lock_irqsave(&queue->lock, flags);
+	skb_queue_walk(queue, skb) {
+		if (skb->sk && skb->destructor && skb->sk->sk_user_data == qp)
+			skb_orphan(skb);
+	}
+	spin_unlock_irqrestore(&queue->lock, flags);
+}
+
+static void call_back_packets(struct rxe_qp *qp)
+{
+	struct rxe_pool *pool = qp->elem.pool;
+	struct rxe_pool_elem *elem;
+	unsigned long index;
+
+	xa_for_each(&pool->xa, index, elem) {
+		struct rxe_qp *other = rxe_pool_get_index(pool, index);
+
+		if (!other)
+			continue;
+		if (other->recv_task.func) {
+			let_go(&other->req_pkts, qp);
+			let_go(&other->resp_pkts, qp);
+		}
+		rxe_put(other);
+		cond_resched();
+	}
+	let_go(&qp->req_pkts, qp);
+	let_go(&qp->resp_pkts, qp);
+}
+
+/*
+ * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an object any more.
+ * rxe gives up after 50 s and frees it all the same; this waits to the end, and sees to it that there is one. Who has
+ * references, and what ends them:
  *
- * A memory window that is still bound would use its region and its queue pair for ever: its binding ends here.
+ * - tasks of queue pairs, while they run: they wait for nobody (parked.rs). A responder that has failed lets go of its
+ *   region (responder_wait.rs);
+ * - packets on this machine, to the queue pair that sent them, until the other one has looked at them: they are called
+ *   back;
+ * - memory windows that are bound, to their region and queue pair: unbound here;
+ * - objects made with others (a queue pair with its completion queues, all with their domain): the RDMA core
+ *   destroys them in order.
  */
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
 {
 	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
-	unsigned long left;
 
 	switch (elem->pool->type) {
 	case RXE_TYPE_MR:
 		mlx_odp_rxe_unbind_windows(elem);
-		wait_for_completion(unused);
-		return 1;
+		break;
 	case RXE_TYPE_QP:
 		mlx_odp_rxe_unbind_windows(elem);
+		mlx_odp_rxe_abandon(elem);
 		do {
-			left = wait_for_completion_timeout(unused, timeout);
-		} while (!left && qp_runs(elem));
-		return left;
+			call_back_packets(container_of(elem, struct rxe_qp, elem));
+		} while (!wait_for_completion_timeout(unused, HZ / 10));
+		return 1;
 	default:
-		return wait_for_completion_timeout(unused, timeout);
+		break;
 	}
+	wait_for_completion(unused);
+	return 1;
 }

@@ -2,7 +2,7 @@
 /*
  * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
  * rxe_bindings.rs of it. No logic lives here, but for how rxe's objects are waited for, the step
- * from one window to the next, and the work queue of prefetches.
+ * from one window to the next, and what is done with rxe's queues of packets.
  */
 #ifndef MLX_ODP_RXE_SHIM_H
 #define MLX_ODP_RXE_SHIM_H
@@ -45,8 +45,37 @@ void *rxe_shim_driver_data(struct ib_device *ibdev);
 
 bool rxe_shim_fatal_signal_pending(void);
 
-/* Where prefetches in the background run; there while the module is. */
-struct workqueue_struct *rxe_shim_prefetch_queue(void);
+/* The task of a queue pair that the current thread runs, NULL if it runs none. */
+struct rxe_task *rxe_shim_current_task(void);
+/* Has both tasks of qp run, if anybody has a reference to it still. */
+void rxe_shim_run_tasks(struct rxe_qp *qp);
+/* Whether qp is neither being taken down nor in the error or the reset state. */
+bool rxe_shim_runs(struct rxe_qp *qp);
+
+/* Who of a queue pair is at work. */
+enum rxe_shim_side {
+	RXE_SHIM_RESPONDER,
+	RXE_SHIM_REQUESTER,
+	RXE_SHIM_COMPLETER,
+};
+
+/* This side of the queue pair with this number goes on, if there is one. Does not sleep. */
+void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side);
+
+/*
+ * The queue of requests of qp, whose responder this is. The first; NULL if there is none. Taken out, with an empty
+ * one left in its place and its references to queue pair and device left to that; NULL if there is no memory. Given
+ * back, with references of its own; false, and it is freed, if the device goes.
+ */
+struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp);
+struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp);
+bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb);
+void rxe_shim_free_packet(struct sk_buff *skb);
+/* The packets that wait hold nothing of who sent them, and are not too many. */
+void rxe_shim_let_senders_go(struct rxe_qp *qp);
+/* Makes an answer one that says that the receiver is not ready for the packet psn. */
+void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn);
+bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe);
 
 /* Puts qp into the reset state, whatever state it is in. */
 void rxe_shim_set_reset_state(struct rxe_qp *qp);
@@ -68,9 +97,16 @@ void mlx_odp_rxe_umem_release(struct ib_umem *umem);
 void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
-unsigned int mlx_odp_rxe_prefetch_workers(void);
-int mlx_odp_rxe_make_queues(void);
-void mlx_odp_rxe_destroy_queues(void);
+int mlx_odp_rxe_init_task(struct rxe_task *task, struct rxe_qp *qp, int (*func)(struct rxe_qp *));
+int mlx_odp_rxe_prepare_answer(struct rxe_av *av, struct rxe_pkt_info *answer, struct sk_buff *skb);
+void mlx_odp_rxe_responder_failed(struct rxe_qp *qp);
+int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *dma, void *addr,
+			    int length, enum rxe_mr_copy_dir dir);
+int mlx_odp_rxe_answer_failed(struct rxe_dma_info *dma, int error);
+struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers);
+bool mlx_odp_rxe_enter_atomic(struct rxe_qp *qp, u32 psn, u64 original);
+void mlx_odp_rxe_qp_cleanup(struct rxe_pool_elem *elem);
+void mlx_odp_rxe_abandon(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_enable_task(struct rxe_task *task);
 int mlx_odp_rxe_register_by_pointer(struct rxe_qp *qp, struct rxe_send_wqe *wqe);
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout);

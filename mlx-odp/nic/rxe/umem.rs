@@ -8,10 +8,12 @@
 //! would, and here that is us. rxe gives it back through `ib_umem_release`,
 //! which for `rxe_mr.c` a compiler flag renames to [`mlx_odp_rxe_umem_release`].
 
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 use kernel::prelude::*;
 
+use mlx_odp::device::Registered;
 use mlx_odp::region::Region;
 
 use crate::rxe;
@@ -25,7 +27,7 @@ use crate::rxe;
 #[repr(C)]
 struct OdpUmem {
     umem: rxe::ib_umem,
-    region: Region,
+    region: Registered,
 }
 
 /// Makes `region` the memory of `mr`.
@@ -43,7 +45,7 @@ pub(crate) unsafe fn attach(
     mm: &kernel::mm::Mm,
     va: u64,
     length: u64,
-    region: Region,
+    region: Registered,
 ) -> Result {
     let mut umem = rxe::ib_umem {
         ibdev: device,
@@ -56,7 +58,7 @@ pub(crate) unsafe fn attach(
     umem.set_writable(region.writable().into());
     umem.set_is_odp(1);
     // INVARIANT: `is_odp` is set.
-    let umem = KBox::new(OdpUmem { umem, region }, GFP_KERNEL)?;
+    let umem = KBox::new(OdpUmem { umem, region }, GFP_KERNEL_ACCOUNT)?;
     // SAFETY: By the contract, `mr` can be written.
     unsafe { (*mr).umem = KBox::into_raw(umem).cast() };
     Ok(())
@@ -75,7 +77,7 @@ pub(crate) unsafe fn region_of<'a>(mr: *const rxe::rxe_mr) -> Option<&'a Region>
         return None;
     }
     // SAFETY: `is_odp` says that it is an `OdpUmem`; it lives as long as `mr`.
-    Some(unsafe { &umem.cast::<OdpUmem>().as_ref().region })
+    Some(unsafe { umem.cast::<OdpUmem>().as_ref() }.region.deref())
 }
 
 /// Takes the place of `ib_umem_release` when rxe lets go of an MR's memory, ODP or not.
@@ -91,7 +93,7 @@ unsafe extern "C" fn mlx_odp_rxe_umem_release(umem: *mut rxe::ib_umem) {
     // SAFETY: Valid, by the contract.
     if unsafe { ours.as_ref() }.is_odp() != 0 {
         // SAFETY: `is_odp` says that it is an `OdpUmem`, made by `KBox::into_raw` in `attach`; the
-        // MR was its only user. Dropping it waits for invalidations under way.
+        // MR was its only user. Dropping it waits for invalidations under way, and for no fault.
         drop(unsafe { KBox::<OdpUmem>::from_raw(umem.cast()) });
     } else {
         // SAFETY: An ordinary `umem`, which is the RDMA core's to release.

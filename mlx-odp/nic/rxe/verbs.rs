@@ -2,7 +2,8 @@
 
 //! Registration and data path: what rxe calls for each request on an ODP region.
 //!
-//! Each function is called with a reference to the MR held and may sleep.
+//! Each function is called with a reference to the MR held and may sleep, but waits for nobody: a page that
+//! somebody has to be waited for is a fault that the queue pair is parked for ([`parked`]).
 
 use core::sync::atomic::Ordering;
 
@@ -15,7 +16,7 @@ use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;
 use crate::object::registered;
-use crate::rxe;
+use crate::{parked, rxe};
 use crate::umem::{attach, errno, region_of, with_current_mm};
 
 /// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
@@ -47,7 +48,7 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
             iova,
             writable,
         };
-        let region = Region::new(ours, mm, registration)?;
+        let region = Region::register(ours, mm, registration)?;
         // SAFETY: `mr` is new; `device` outlives it.
         unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
         // SAFETY: `mr` is valid and nobody else's until this function returns.
@@ -97,7 +98,11 @@ unsafe extern "C" fn rxe_odp_mr_copy(
     };
     // Whatever the reason: on this side of the wire a local protection error, which rxe makes of
     // EFAULT and of nothing else; on the other side a remote access error, which it makes of all.
-    errno(result.map_err(|_| EFAULT))
+    errno(result.map_err(|error| {
+        let writes = direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ;
+        parked::stop(region, error, writes);
+        EFAULT
+    }))
 }
 
 /// COMPARE & SWAP and FETCH & ADD, on 8 bytes aligned to 8.
@@ -192,7 +197,11 @@ unsafe fn on_word<T>(
             }
             None => rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC,
         },
-        Err(_) => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
+        Err(error) => match parked::stop_atomic(region, error) {
+            // The requester is told to come back.
+            true => rxe::resp_states_RESPST_ERR_RNR,
+            false => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
+        },
     }
 }
 
@@ -224,7 +233,10 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
         let registered = || unsafe { registered(mr) };
         flush_range(region, iova, u64::from(length), registered)
     };
-    errno(result.map_err(|_| EFAULT))
+    errno(result.map_err(|error| {
+        parked::stop(region, error, true);
+        EFAULT
+    }))
 }
 
 /// Flushes step by step, as long as the region is `registered`: nobody should have to wait for a

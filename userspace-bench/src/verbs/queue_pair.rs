@@ -48,6 +48,9 @@ pub struct QpConfig {
     pub extended: bool,
     /// How often a message is sent again to a peer that has no receive for it; 7 is without end.
     pub rnr_retries: u8,
+    /// How long a peer waits before it sends again to this one that was not ready, in the encoding of the
+    /// specification: 1 is 0.01 ms, 12 is 0.64 ms.
+    pub rnr_timer: u8,
     /// How often a packet is sent again that nobody answers; soft-RoCE takes 7, the most there is, for
     /// without end.
     pub retries: u8,
@@ -62,6 +65,7 @@ impl QpConfig {
             sges: 4,
             extended: false,
             rnr_retries: 7,
+            rnr_timer: 1,
             retries: 7,
         }
     }
@@ -85,11 +89,9 @@ pub struct Endpoint {
 pub struct QueuePair {
     raw: NonNull<sys::ibv_qp>,
     extended: Option<NonNull<sys::ibv_qp_ex>>,
-    transport: Transport,
     gid: Gid,
     psn: u32,
-    rnr_retries: u8,
-    retries: u8,
+    config: QpConfig,
     /// Where datagrams go.
     peer: OnceLock<(AddressHandle, u32)>,
     domain: Arc<ProtectionDomain>,
@@ -139,12 +141,10 @@ impl QueuePair {
         Ok(Self {
             raw,
             extended,
-            transport: config.transport,
             gid,
             // Anything will do, as long as it differs from one queue pair to the next.
             psn: qpn.wrapping_mul(0x9e37_79b1) & 0xff_ffff,
-            rnr_retries: config.rnr_retries,
-            retries: config.retries,
+            config,
             peer: OnceLock::new(),
             domain: domain.clone(),
             completions: completions.clone(),
@@ -189,7 +189,7 @@ impl QueuePair {
         self.to_init()?;
         self.to_receive(peer, mtu)?;
         self.to_send()?;
-        if self.transport == Transport::Ud {
+        if self.config.transport == Transport::Ud {
             let handle = AddressHandle::new(&self.domain, self.route(peer))?;
             let _ = self.peer.set((handle, peer.qpn));
         }
@@ -206,12 +206,22 @@ impl QueuePair {
         Ok(())
     }
 
+    /// Has all of its work end with an error.
+    pub fn fail(&self) -> Result<()> {
+        self.modify(attr(state::IBV_QPS_ERR), mask(0))
+    }
+
+    /// Destroys the address handle that its datagrams are sent with, which have no other.
+    pub fn destroy_address_handle(&mut self) {
+        drop(self.peer.take());
+    }
+
     fn to_init(&self) -> Result<()> {
         let mut attr = attr(state::IBV_QPS_INIT);
         attr.pkey_index = 0;
         attr.port_num = PORT;
         let mut what = mask::IBV_QP_PKEY_INDEX | mask::IBV_QP_PORT;
-        if self.transport == Transport::Ud {
+        if self.config.transport == Transport::Ud {
             attr.qkey = QKEY;
             what |= mask::IBV_QP_QKEY;
         } else {
@@ -228,7 +238,7 @@ impl QueuePair {
     fn to_receive(&self, peer: &Endpoint, mtu: Mtu) -> Result<()> {
         let mut attr = attr(state::IBV_QPS_RTR);
         let mut what = mask(0);
-        if self.transport != Transport::Ud {
+        if self.config.transport != Transport::Ud {
             attr.path_mtu = mtu.raw();
             attr.dest_qp_num = peer.qpn;
             attr.rq_psn = peer.psn;
@@ -238,9 +248,9 @@ impl QueuePair {
                 | mask::IBV_QP_DEST_QPN
                 | mask::IBV_QP_RQ_PSN;
         }
-        if self.transport == Transport::Rc {
+        if self.config.transport == Transport::Rc {
             attr.max_dest_rd_atomic = READS;
-            attr.min_rnr_timer = 1;
+            attr.min_rnr_timer = self.config.rnr_timer;
             what |= mask::IBV_QP_MAX_DEST_RD_ATOMIC | mask::IBV_QP_MIN_RNR_TIMER;
         }
         self.modify(attr, what)
@@ -250,11 +260,11 @@ impl QueuePair {
         let mut attr = attr(state::IBV_QPS_RTS);
         attr.sq_psn = self.psn;
         let mut what = mask::IBV_QP_SQ_PSN;
-        if self.transport == Transport::Rc {
+        if self.config.transport == Transport::Rc {
             // 4.096 us * 2^16: a quarter of a second. Emulated processors are slow.
             attr.timeout = 16 + patience::factor().next_power_of_two().ilog2() as u8;
-            attr.retry_cnt = self.retries;
-            attr.rnr_retry = self.rnr_retries;
+            attr.retry_cnt = self.config.retries;
+            attr.rnr_retry = self.config.rnr_retries;
             attr.max_rd_atomic = READS;
             what = what
                 | mask::IBV_QP_TIMEOUT

@@ -140,7 +140,8 @@ fn attach(file: &Path) -> Result<String> {
 /// A disk with an ext4 file system, mounted and unmounted at will.
 pub struct Disk {
     device: String,
-    image: PathBuf,
+    /// What it was made over, if that was made for it.
+    image: Option<PathBuf>,
     dir: PathBuf,
     mounted: bool,
 }
@@ -148,14 +149,22 @@ pub struct Disk {
 impl Disk {
     /// Makes one of `len` bytes and mounts it.
     pub fn new(len: usize) -> Result<Self> {
-        let (image, dir) = (on_disk("image"), on_disk("mount"));
+        let image = on_disk("image");
         File::create_new(&image)
             .and_then(|file| file.set_len(len as u64))
             .with_context(|| format!("making {}", image.display()))?;
+        let mut disk = Self::over(&image)?;
+        disk.image = Some(image);
+        Ok(disk)
+    }
+
+    /// Makes one of the file `image`, whatever is in it, and mounts it.
+    pub fn over(image: &Path) -> Result<Self> {
+        let dir = on_disk("mount");
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let mut disk = Self {
-            device: attach(&image)?,
-            image,
+            device: attach(image)?,
+            image: None,
             dir,
             mounted: false,
         };
@@ -188,7 +197,12 @@ impl Disk {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(self.dir.join(name))
+            .open(self.path(name))
+    }
+
+    /// Where the file `name` on it is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 }
 
@@ -200,7 +214,9 @@ impl Drop for Disk {
         }
         let _ = run("losetup", &["-d", &self.device]);
         let _ = fs::remove_dir(&self.dir);
-        let _ = fs::remove_file(&self.image);
+        if let Some(image) = &self.image {
+            let _ = fs::remove_file(image);
+        }
     }
 }
 

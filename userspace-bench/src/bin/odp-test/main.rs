@@ -39,6 +39,7 @@ mod taken_away;
 mod teardown;
 mod two_hosts;
 mod userfault;
+mod waiting;
 mod windows;
 
 use std::process::ExitCode;
@@ -114,6 +115,11 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         processes::TESTS,
         exec::TESTS,
         teardown::TESTS,
+        waiting::TESTS,
+        waiting::OTHERS,
+        waiting::FILES,
+        waiting::ARRIVES,
+        waiting::MATRIX,
         handed_over::TESTS,
         by_attributes::TESTS,
         stress::TESTS,
@@ -135,9 +141,10 @@ fn main() -> ExitCode {
         pinned: arguments.pinned,
     };
     if let Some(role) = &arguments.role {
-        return harness::exit(match role.as_str() {
-            prefetch_pending::ROLE => prefetch_pending::play(&options),
-            role => processes::play(&options, role),
+        return harness::exit(match role.strip_prefix(waiting::ROLES) {
+            Some(role) => waiting::play(&options, role),
+            None if role == prefetch_pending::ROLE => prefetch_pending::play(&options),
+            None => processes::play(&options, role),
         });
     }
     let host = match &arguments.connect {

@@ -55,7 +55,7 @@ fn prefetched(env: &Env) -> Result<Buffer> {
 }
 
 /// The device works as ever.
-fn works(env: &Env) -> Result<()> {
+pub fn works(env: &Env) -> Result<()> {
     let (near, far) = (
         env.buffer(Mode::Explicit, PAGE)?,
         env.buffer(Mode::Explicit, 2 * PAGE)?,

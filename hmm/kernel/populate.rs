@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Having pages brought into the CPU's page table, and nothing else: the part of a fault that may wait.
+//!
+//! A fault of a device goes on in a place where others wait for it, and must not wait itself
+//! ([`Waiting::Forbidden`]). What it lacks is brought in here, by a thread that nobody waits for, and then the
+//! device tries again. Meanwhile nothing of the device's, nor of its mirror, is held: only the address space
+//! and the credentials.
+
+use kernel::mm::{Mm, MmWithUser};
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+
+use crate::addr::PageRange;
+use crate::charge::Charge;
+use crate::credentials::Credentials;
+use crate::pfn::{Access, Owner, Perm};
+use crate::policy::{Policy, Refusal};
+use crate::run::{Full, Run};
+use crate::shim;
+use crate::tables::{Batch, LockedMm};
+use crate::walk::{walk, Collect, FaultError, Waiting};
+
+/// An address space, and who registered a part of it.
+pub struct Owned {
+    mm: ARef<Mm>,
+    credentials: Credentials,
+    limit: Perm,
+}
+
+impl Owned {
+    /// `mm` and the credentials of the current task. `limit` is the most that the device may do.
+    pub fn by_current(mm: &Mm, limit: Perm) -> Self {
+        Self {
+            mm: mm.into(),
+            credentials: Credentials::current(),
+            limit,
+        }
+    }
+
+    /// Who registered it.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Keeps the address space from being torn down. The last user may be this one, and a teardown
+    /// here could be long: it is left to a worker.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Exited`] if the process is gone.
+    pub(crate) fn user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
+        let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
+        let mm = MmWithUser::into_mmput_async(mm);
+        // Faults must not keep alive, and let grow, what a dead process has left behind.
+        // SAFETY: `mm` is alive.
+        match unsafe { shim::hmm_shim_mm_has_owner(mm.as_raw()) } {
+            true => Ok(mm),
+            false => Err(FaultError::Exited),
+        }
+    }
+
+    /// Has `pages` brought into the CPU's page table, for `access`: as many as can be had, but at least
+    /// the first. They may be gone again when this returns. Waits for whoever has to bring them, until the
+    /// current thread is killed; holds no lock meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Refused`] if the first page cannot be had, [`FaultError::Exited`],
+    /// [`FaultError::Interrupted`].
+    pub fn populate(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
+        if !self.limit.allows(access) {
+            return Err(FaultError::Refused(Refusal::Forbidden));
+        }
+        let first = PageRange::new(pages.start(), pages.start().saturating_add(1));
+        match self.bring(pages, access) {
+            // A later page may be the one.
+            Err(FaultError::Refused(_)) if pages.len() > 1 => self.bring(first, access),
+            result => result,
+        }
+    }
+
+    fn bring(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
+        let mm = self.user()?;
+        let _charge = Charge::to(&mm);
+        let _user = self.credentials.take_on();
+        let (mut still, mut batch) = (None, Batch::new());
+        let never = || false;
+        let mut space = LockedMm::lock(
+            &mm,
+            &mut still,
+            &mut batch,
+            Owner::NONE,
+            Waiting::Allowed,
+            never,
+        )?;
+        match walk(&mut space, pages, &Policy::Fault(access), &mut Nowhere) {
+            // The fault handler says that all is well, and the page is not there: the device will ask again.
+            Ok(_) | Err(FaultError::Collided) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What is found is of no interest: it may be stale at once.
+struct Nowhere;
+
+impl Collect for Nowhere {
+    fn mapped(&mut self, _run: Run) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn unusable(&mut self, _pages: PageRange) {}
+
+    fn clear(&mut self) {}
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A user's share of the workers: so many of the user's jobs run at once, the others wait for these, and for no
+//! one else's.
+
+/// The jobs of one user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    running: u32,
+    waiting: u32,
+}
+
+/// What becomes of a job that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It runs.
+    Now,
+    /// It runs when others of the same user have ended.
+    Later,
+    /// There are too many: it is dropped.
+    Never,
+}
+
+impl Share {
+    /// A job arrives. `running` is how many of the user's may run, `waiting` how many may wait.
+    pub fn arrive(&mut self, running: u32, waiting: u32) -> Turn {
+        if self.running < running {
+            self.running += 1;
+            Turn::Now
+        } else if self.waiting < waiting {
+            self.waiting += 1;
+            Turn::Later
+        } else {
+            Turn::Never
+        }
+    }
+
+    /// A job that ran has ended. Whether one that waits runs in its place.
+    #[must_use]
+    pub fn end(&mut self) -> bool {
+        match self.waiting {
+            0 => {
+                self.running -= 1;
+                false
+            }
+            _ => {
+                self.waiting -= 1;
+                true
+            }
+        }
+    }
+
+    /// Whether the user has no jobs.
+    pub fn idle(self) -> bool {
+        self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn so_many_run_and_so_many_wait() {
+        let mut share = Share::default();
+        assert_eq!(share.arrive(1, 2), Turn::Now);
+        assert_eq!(share.arrive(1, 2), Turn::Later);
+        assert_eq!(share.arrive(1, 2), Turn::Later);
+        assert_eq!(share.arrive(1, 2), Turn::Never);
+        assert!(share.end());
+        assert!(share.end());
+        assert!(!share.end());
+        assert!(share.idle());
+    }
+
+    proptest! {
+        /// Against a count of what is there: each that was not dropped runs once, in the end nothing is left.
+        #[test]
+        fn each_job_runs_once(
+            running in 1..4u32,
+            waiting in 0..4u32,
+            steps in prop::collection::vec(0..2, 0..60),
+        ) {
+            let mut share = Share::default();
+            let (mut run, mut wait) = (0u32, 0u32);
+            for step in steps {
+                match step {
+                    0 => match share.arrive(running, waiting) {
+                        Turn::Now => run += 1,
+                        Turn::Later => wait += 1,
+                        Turn::Never => prop_assert_eq!((run, wait), (running, waiting)),
+                    },
+                    1 if run > 0 => match share.end() {
+                        true => wait -= 1,
+                        false => run -= 1,
+                    },
+                    _ => {}
+                }
+                prop_assert!(run <= running && wait <= waiting);
+                prop_assert!(wait == 0 || run == running, "one waits and could run");
+                prop_assert_eq!(share.idle(), run + wait == 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Work that may wait for somebody, for as long as it takes: the resolving of page faults ([`crate::ticket`]), and
+//! prefetches in the background ([`crate::prefetch`]).
+//!
+//! A job is run by a worker of a queue of its own, holds nothing that anybody waits for, and can be given up at
+//! any time: then its worker is killed, as a thread of the application would be, and ends its wait. What cannot
+//! be killed even so (a file system has the last word) goes on waiting alone; the module stays loaded for that
+//! long.
+//!
+//! Each user has a share of the workers, for faults and for prefetches ([`Share`]). A user's jobs beyond it wait
+//! for others of the same user, in their order.
+//!
+//! # Locking
+//!
+//! [`JOBS`], a mutex, is held for the moment in which a job comes or goes; under it a job's own spinlocks are
+//! taken, [`Job::worker`] and that of its body.
+
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::workqueue::{impl_has_work, new_work, Queue, Work, WorkItem};
+
+use crate::parameters::{Parameters, MOST_PREFETCHES};
+use crate::prefetch::Prefetch;
+use crate::share::{Share, Turn};
+use crate::shim;
+use crate::ticket::Resolving;
+
+/// What a job is for: each kind has limits of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Fault,
+    Prefetch,
+}
+
+impl Kind {
+    /// How many of one user run at once, and how many more are kept.
+    fn limits(self, parameters: Parameters) -> (u32, u32) {
+        match self {
+            // Each has a queue pair that waits for it.
+            Self::Fault => (parameters.fault_workers, u32::MAX),
+            Self::Prefetch => (parameters.prefetch_workers, MOST_PREFETCHES),
+        }
+    }
+}
+
+/// What a job does.
+pub(crate) enum Body {
+    /// Resolves a page fault.
+    Fault(Pin<KBox<Resolving>>),
+    /// Prefetches.
+    Prefetch(Prefetch),
+}
+
+impl Body {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Fault(_) => Kind::Fault,
+            Self::Prefetch(_) => Kind::Prefetch,
+        }
+    }
+}
+
+/// Who runs a job.
+enum Worker {
+    /// Nobody yet, or nobody any more.
+    Nobody,
+    /// This task, which is alive while it is here.
+    Task(*mut bindings::task_struct),
+    /// Nobody ever again.
+    GivenUp,
+}
+
+// SAFETY: A task may be sent signals from any thread.
+unsafe impl Send for Worker {}
+
+/// A piece of work that may wait for somebody.
+#[pin_data]
+pub(crate) struct Job {
+    user: u32,
+    /// Jobs of a user begin in this order.
+    number: u64,
+    body: Body,
+    #[pin]
+    worker: SpinLock<Worker>,
+    #[pin]
+    work: Work<Job>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Job { self.work }
+}
+
+impl WorkItem for Job {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if this.begin() {
+            match &this.body {
+                Body::Fault(fault) => fault.run(),
+                Body::Prefetch(prefetch) => prefetch.run(|| !this.given_up()),
+            }
+        }
+        this.end();
+        next_after(&this);
+        drop(this);
+        // SAFETY: Held when it was submitted. This code stays until the queue has seen this call return.
+        unsafe { shim::mlx_odp_shim_release_module() };
+    }
+}
+
+impl Job {
+    /// Queues a job of `user`. It is dropped if there are too many of the same kind already.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn submit(user: u32, body: Body) -> Result<Arc<Self>> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let job = Arc::pin_init(
+            pin_init!(Self {
+                user,
+                number: NUMBER.fetch_add(1, Ordering::Relaxed),
+                body,
+                worker <- new_spinlock!(Worker::Nobody, "mlx_odp::job::worker"),
+                work <- new_work!("mlx_odp::job"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let node = RBTreeNode::new(job.number, job.clone(), GFP_KERNEL_ACCOUNT)?;
+        let fresh = RBTreeNode::new(job.key(), Jobs::default(), GFP_KERNEL_ACCOUNT)?;
+        let mut jobs = JOBS.lock();
+        let jobs = jobs.as_mut().ok_or(ENODEV)?;
+        if jobs.get(&job.key()).is_none() {
+            jobs.insert(fresh);
+        }
+        let own = jobs.get_mut(&job.key()).ok_or(ENODEV)?;
+        let (running, waiting) = job.body.kind().limits(crate::parameters());
+        let turn = own.share.arrive(running, waiting);
+        if turn != Turn::Never {
+            // SAFETY: A region's code runs here, or that of a module that uses this one.
+            unsafe { shim::mlx_odp_shim_hold_module() };
+        }
+        match turn {
+            Turn::Now => {
+                own.running.insert(node);
+                enqueue(job.clone());
+            }
+            Turn::Later => {
+                own.waiting.insert(node);
+            }
+            Turn::Never => {}
+        }
+        Ok(job)
+    }
+
+    fn key(&self) -> (Kind, u32) {
+        (self.body.kind(), self.user)
+    }
+
+    /// What it does.
+    pub(crate) fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Nobody needs it any more: it ends its wait, or does not begin. Does not sleep.
+    pub(crate) fn give_up(&self) {
+        let mut worker = self.worker.lock();
+        if let Worker::Task(task) = *worker {
+            // SAFETY: It takes itself out of here, under this lock, before it does anything else.
+            unsafe { shim::mlx_odp_shim_kill(task.cast()) };
+        }
+        *worker = Worker::GivenUp;
+    }
+
+    fn given_up(&self) -> bool {
+        matches!(*self.worker.lock(), Worker::GivenUp)
+    }
+
+    /// The current thread runs it; whether it should.
+    fn begin(&self) -> bool {
+        // SAFETY: Of the current thread, a worker of the kernel; `end` undoes it.
+        unsafe { shim::mlx_odp_shim_allow_kill() };
+        let mut worker = self.worker.lock();
+        match *worker {
+            Worker::GivenUp => false,
+            _ => {
+                *worker = Worker::Task(kernel::current!().as_ptr());
+                true
+            }
+        }
+    }
+
+    fn end(&self) {
+        {
+            let mut worker = self.worker.lock();
+            if !matches!(*worker, Worker::GivenUp) {
+                *worker = Worker::Nobody;
+            }
+        }
+        // SAFETY: As in `begin`. Nobody kills this thread any more on account of this job.
+        unsafe { shim::mlx_odp_shim_forbid_kill() };
+    }
+}
+
+/// The jobs of one user of one kind.
+#[derive(Default)]
+struct Jobs {
+    share: Share,
+    running: RBTree<u64, Arc<Job>>,
+    waiting: RBTree<u64, Arc<Job>>,
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: `Workers::new` initialises it, when the module is loaded.
+    unsafe(uninit) static JOBS: Mutex<Option<RBTree<(Kind, u32), Jobs>>> = None;
+}
+
+/// The queue; not null while the module is loaded.
+static QUEUE: AtomicPtr<bindings::workqueue_struct> = AtomicPtr::new(null_mut());
+
+fn enqueue(job: Arc<Job>) {
+    // SAFETY: Made when the module was loaded; jobs come from regions, which keep it loaded.
+    let queue = unsafe { Queue::from_raw(QUEUE.load(Ordering::Acquire)) };
+    // It was not queued before.
+    let _ = queue.enqueue(job);
+}
+
+/// `job` has run: another of the same user runs in its place.
+fn next_after(job: &Job) {
+    let key = job.key();
+    let mut jobs = JOBS.lock();
+    let Some(jobs) = jobs.as_mut() else {
+        return;
+    };
+    let Some(own) = jobs.get_mut(&key) else {
+        return;
+    };
+    let ended = own.running.remove_node(&job.number);
+    if own.share.end() {
+        if let Some(first) = own.waiting.cursor_front_mut() {
+            let (_, node) = first.remove_current();
+            let (number, next) = node.to_key_value();
+            // The node of the one that has ended is used again: nothing is allocated here.
+            if let Some(ended) = ended {
+                let node = ended.into_reservation().into_node(number, next.clone());
+                own.running.insert(node);
+            }
+            enqueue(next);
+        }
+    }
+    if own.share.idle() {
+        jobs.remove(&key);
+    }
+}
+
+/// Calls `visit` for each job of `user`.
+pub(crate) fn each_of(user: u32, visit: impl Fn(&Job)) {
+    let jobs = JOBS.lock();
+    let Some(jobs) = jobs.as_ref() else {
+        return;
+    };
+    for kind in [Kind::Fault, Kind::Prefetch] {
+        if let Some(own) = jobs.get(&(kind, user)) {
+            own.running.values().for_each(|job| visit(job));
+            own.waiting.values().for_each(|job| visit(job));
+        }
+    }
+}
+
+/// The queue of jobs, there while this lives.
+pub(crate) struct Workers(());
+
+impl Workers {
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    ///
+    /// # Safety
+    ///
+    /// Called once, before anything else of this file.
+    pub(crate) unsafe fn new() -> Result<Self> {
+        // SAFETY: By the contract.
+        unsafe { JOBS.init() };
+        *JOBS.lock() = Some(RBTree::new());
+        // SAFETY: Destroyed when this is dropped.
+        let queue = unsafe { shim::mlx_odp_shim_make_queue() };
+        if queue.is_null() {
+            return Err(ENOMEM);
+        }
+        QUEUE.store(queue.cast(), Ordering::Release);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let queue = QUEUE.swap(null_mut(), Ordering::AcqRel);
+        // SAFETY: Made in `new`. A job that waits keeps the module loaded, so this waits for none but those
+        // that are ending.
+        unsafe { shim::mlx_odp_shim_destroy_queue(queue.cast()) };
+    }
+}

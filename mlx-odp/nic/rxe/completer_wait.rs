@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A completer that cannot go on, as a page for the answer is being brought in.
+//!
+//! The answer to a READ is treated as if the network had lost it: the data is not entered, the completer stays
+//! where it was ([`Answer`]), and when the page is there, the requester asks for the rest once more. So does a
+//! ConnectX. A timeout meanwhile asks as well; each answer that comes shows that the peer is alive, so no retry
+//! is used up.
+//!
+//! The answer to an atomic cannot be asked for so cheaply, and rxe's completer has no way out between entering it and
+//! completing the request. So it is entered before: when it is the next in the queue, and only if that
+//! succeeds, or fails for good, the completer gets to see it.
+
+use kernel::ffi::{c_int, c_void};
+
+use mlx_odp::sge::element_at;
+
+use crate::device::parked_of;
+use crate::parked::{self, number_of, Side};
+use crate::rxe;
+
+/// Where the completer was before an answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Answer {
+    psn: u32,
+    opcode: c_int,
+}
+
+const ATOMIC: usize = size_of::<u64>();
+const LOCAL_WRITE: c_int = rxe::ib_access_flags_IB_ACCESS_LOCAL_WRITE as c_int;
+
+/// Called where rxe's completer could not copy an answer to where the request wants it; the result of that was
+/// `error`. Returns the result for the completer.
+///
+/// # Safety
+///
+/// Called by rxe's completer, with the place of a request of its send queue.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, error: c_int) -> c_int {
+    // SAFETY: It is the completer that runs here, in a task.
+    unsafe {
+        let task = rxe::rxe_shim_current_task();
+        if task.is_null() {
+            return error;
+        }
+        let qp = (*task).qp;
+        if !parked::stopped(qp, Side::Completer) || !rewind(qp, dma) {
+            return error;
+        }
+        let answer = Answer {
+            psn: (*qp).comp.psn,
+            opcode: (*qp).comp.opcode,
+        };
+        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        parked.with(number, |queue_pair| queue_pair.answer = Some(answer));
+        // It runs next: the completer takes this answer for one of several, and says that there is more to do.
+        (*qp).send_task.func = Some(mlx_odp_rxe_send_again);
+        0
+    }
+}
+
+/// Puts the place of a request back to where it was before the answer that could not be copied. Says whether there
+/// is such a place; it has room left then.
+///
+/// The application shares the queue's memory and may write it at any time: each value is read once and checked.
+///
+/// # Safety
+///
+/// `dma` is the place of a request of `qp`, whose completer runs here.
+unsafe fn rewind(qp: *mut rxe::rxe_qp, dma: *mut rxe::rxe_dma_info) -> bool {
+    // SAFETY: By the contract, it is in the queue's memory, and the elements are within its room.
+    unsafe {
+        let length = (&raw const (*dma).length).read_volatile();
+        let resid = (&raw const (*dma).resid).read_volatile();
+        let offset = (&raw const (*dma).sge_offset).read_volatile();
+        let count = (&raw const (*dma).num_sge)
+            .read_volatile()
+            .min((*qp).sq.max_sge as u32);
+        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
+        let lengths =
+            (0..count).map(|i| (&raw const (*elements.add(i as usize)).length).read_volatile());
+        match element_at(length.wrapping_sub(resid), offset, lengths) {
+            Some(element) if resid != 0 => {
+                (*dma).cur_sge = element;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What requester and completer do in place of `rxe_sender` after an answer that was not taken.
+///
+/// # Safety
+///
+/// Called by rxe's task that sends for `qp`.
+unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
+    // SAFETY: By the contract: the fields are the completer's own.
+    unsafe {
+        (*qp).send_task.func = Some(rxe::rxe_sender);
+        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        let answer = parked.with(number, |queue_pair| queue_pair.answer.take());
+        if let Some(Answer { psn, opcode }) = answer.flatten() {
+            (*qp).comp.psn = psn;
+            (*qp).comp.opcode = opcode;
+        }
+        rxe::rxe_sender(qp)
+    }
+}
+
+/// Enters the answer to an atomic, `original`, with the number `psn`, which is the next in the queue of `qp`.
+/// Whether the completer may see it.
+///
+/// # Safety
+///
+/// Called where rxe's completer is about to take it out of the queue.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
+    qp: *mut rxe::rxe_qp,
+    psn: u32,
+    mut original: u64,
+) -> bool {
+    // SAFETY: By the contract, the completer runs here, and the send queue has been made.
+    unsafe {
+        let oldest = rxe::rxe_shim_oldest_send_index(qp);
+        let wqe = rxe::rxe_shim_send_wqe(qp, oldest);
+        let pending = (&raw const (*wqe).state).read_volatile()
+            == rxe::wqe_state_wqe_state_pending as _
+            && rxe::rxe_shim_is_atomic(wqe);
+        // Another than the one that the completer waits for it drops itself, or takes as it is.
+        if !pending || psn != (*qp).comp.psn || psn != (*wqe).last_psn {
+            return true;
+        }
+        let dma = &raw mut (*wqe).dma;
+        if (&raw const (*dma).resid).read_volatile() as usize != ATOMIC {
+            return true;
+        }
+        let entered = rxe::copy_data(
+            (*qp).pd,
+            LOCAL_WRITE,
+            dma,
+            (&raw mut original).cast::<c_void>(),
+            ATOMIC as c_int,
+            rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ,
+        );
+        // That it failed for good the completer finds out for itself.
+        entered == 0 || !(parked::stopped(qp, Side::Completer) && rewind(qp, dma))
+    }
+}

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A responder that cannot go on, as a page is being brought in: how it gets out of the request and back into it.
+//!
+//! rxe's responder is in the middle of a packet when an access says so ([`stop`]). It takes its way for a packet
+//! that is refused: it drops the region, answers, takes the packet out of its queue and puts the queue pair into
+//! the error state. Two of rxe's calls on that way come here:
+//!
+//! * the answer, over a reliable connection, becomes *receiver not ready* (RNR NAK): the requester sends the
+//!   packet again after a while. The InfiniBand specification (volume 1, 9.7.5.2.8) has that for a request that
+//!   the responder cannot take at the moment, and a ConnectX uses it for a page that is being brought in;
+//! * the error state is not entered.
+//!
+//! Unreliable connections and datagrams have no such answer. There the packet is kept, another one, empty, takes its
+//! place in the queue and is dropped, and the task waits ([`mlx_odp_rxe_receive_again`]) until the page is there.
+//!
+//! A receive that was taken from a shared receive queue cannot be put back, as another queue pair may have taken
+//! the next one. It is kept, and used by the packet that it was taken for.
+
+use core::ptr::{null_mut, NonNull};
+
+use kernel::ffi::c_int;
+
+use mlx_odp::sge::element_at;
+
+use crate::device::parked_of;
+use crate::object::registered;
+use crate::parked::{self, number_of, Side};
+use crate::rxe;
+
+const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
+const UC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_UC;
+
+/// The packet takes a receive.
+const TAKES_RECEIVE: u32 = rxe::rxe_hdr_mask_RXE_RWR_MASK;
+/// The packet has immediate data.
+const IMMEDIATE: u32 = rxe::rxe_hdr_mask_RXE_IMMDT_MASK;
+
+/// What a responder goes on with.
+pub(crate) struct Receive {
+    /// What the packet is, as rxe has it.
+    mask: u32,
+    /// Whose turn it is: the number to answer with.
+    psn: u32,
+    /// The receive that the message is put into.
+    wqe: *mut rxe::rxe_recv_wqe,
+    /// The packet, if it is not the requester's to send it again.
+    packet: Option<Packet>,
+}
+
+// SAFETY: The receive is a part of the queue pair, and used by its task alone.
+unsafe impl Send for Receive {}
+
+impl Receive {
+    fn takes_receive(&self) -> bool {
+        self.mask & TAKES_RECEIVE != 0
+    }
+}
+
+/// A packet that was taken out of a queue, freed when dropped.
+struct Packet(NonNull<rxe::sk_buff>);
+
+// SAFETY: A packet belongs to no thread.
+unsafe impl Send for Packet {}
+
+impl Packet {
+    fn into_raw(self) -> *mut rxe::sk_buff {
+        core::mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        // SAFETY: It is ours.
+        unsafe { rxe::rxe_shim_free_packet(self.0.as_ptr()) };
+    }
+}
+
+/// The responder of `qp` has come to an access that has to wait.
+///
+/// # Safety
+///
+/// The responder of `qp` runs here, inside of that access, which will fail.
+pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
+    // SAFETY: By the contract: what is used of the queue pair is the responder's own, and the packet that it is
+    // at is the first of its queue.
+    unsafe {
+        let packet = rxe::rxe_shim_request(qp);
+        if packet.is_null() {
+            return;
+        }
+        let kind = (*qp).ibqp.qp_type;
+        let (mask, mut psn) = ((*packet).mask, (*packet).psn);
+        // A refused request with immediate data is reported by its receive and not by an event.
+        (*packet).mask |= IMMEDIATE;
+        if let Some(reached) = give_back_resource(qp) {
+            psn = reached;
+        }
+        // A message that has no receive is not completed.
+        let wqe = core::mem::replace(&mut (*qp).resp.wqe, null_mut());
+        rewind(wqe, kind);
+        let mut receive = Receive {
+            mask,
+            psn,
+            wqe,
+            packet: None,
+        };
+        if kind != RC {
+            receive.packet = NonNull::new(rxe::rxe_shim_take_request(qp)).map(Packet);
+        }
+        if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
+            (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
+        }
+        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        let before = parked.with(number, |queue_pair| queue_pair.receive.replace(receive));
+        drop(before);
+    }
+}
+
+/// Puts a receive back to where it was before the packet that is parked.
+///
+/// # Safety
+///
+/// `wqe` is null or the receive of the responder that runs here, of a queue pair of this `kind`.
+unsafe fn rewind(wqe: *mut rxe::rxe_recv_wqe, kind: rxe::ib_qp_type) {
+    let Some(wqe) = NonNull::new(wqe) else {
+        return;
+    };
+    // SAFETY: By the contract. It is rxe's own copy: the application cannot change it.
+    unsafe {
+        let dma = &raw mut (*wqe.as_ptr()).dma;
+        if kind != RC && kind != UC {
+            // A datagram is one packet, of which a part may have been copied.
+            (*dma).resid = (*dma).length;
+            (*dma).sge_offset = 0;
+            (*dma).cur_sge = 0;
+            return;
+        }
+        // The copy has moved on to the element that it failed at, and nothing else.
+        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
+        let lengths = (0..(*dma).num_sge).map(|i| (*elements.add(i as usize)).length);
+        let done = (*dma).length.wrapping_sub((*dma).resid);
+        if let Some(element) = element_at(done, (*dma).sge_offset, lengths) {
+            (*dma).cur_sge = element;
+        }
+    }
+}
+
+/// The responder of `qp` has begun to answer a READ, an atomic or a FLUSH, and will do so anew when it is asked
+/// again. Returns the number of the answer that it could not give, if it is that of a READ.
+///
+/// # Safety
+///
+/// The responder of `qp` runs here.
+pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
+    const READ: c_int = rxe::rxe_hdr_mask_RXE_READ_MASK as c_int;
+    // SAFETY: By the contract: these fields are the responder's own.
+    unsafe {
+        let resp = &raw mut (*qp).resp;
+        let resource = core::mem::replace(&mut (*resp).res, null_mut());
+        if resource.is_null() {
+            return None;
+        }
+        let reads = (*resource).type_ == READ;
+        let reached = reads.then_some((*resource).cur_psn);
+        // What is answered again was answered before, and stays known as it is.
+        if (*resource).replay != 0 {
+            return reached;
+        }
+        if reads {
+            // Counted when the request came, and again when it comes again.
+            (*resp).msn = (*resp).msn.wrapping_sub(1);
+        }
+        if reads && (*resource).cur_psn != (*resource).first_psn {
+            // The answers before were given: the requester asks for the rest.
+            (*resp).psn = (*resource).cur_psn;
+            (*resource).last_psn = (*resource).cur_psn.wrapping_sub(1) & rxe::BTH_PSN_MASK;
+        } else {
+            (*resource).type_ = 0;
+            let all = u32::from((*qp).attr.max_dest_rd_atomic);
+            (*resp).res_head = match (*resp).res_head {
+                0 => all.saturating_sub(1),
+                head => head - 1,
+            };
+        }
+        reached
+    }
+}
+
+/// Takes the place of `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: that a request is refused
+/// becomes *receiver not ready* if it is parked.
+///
+/// # Safety
+///
+/// Called by rxe's responder with its arguments for `rxe_prepare`.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_prepare_answer(
+    av: *mut rxe::rxe_av,
+    answer: *mut rxe::rxe_pkt_info,
+    skb: *mut rxe::sk_buff,
+) -> c_int {
+    // SAFETY: The answer is a packet of the queue pair whose responder runs here.
+    unsafe {
+        let qp = (*answer).qp;
+        if (*qp).resp.goto_error != 0 {
+            answer_not_ready(qp, answer);
+        }
+        // What rxe would have called.
+        rxe::rxe_prepare(av, answer, skb)
+    }
+}
+
+/// # Safety
+///
+/// The responder of `qp` runs here, and `answer` is about to be sent.
+#[cold]
+#[inline(never)]
+unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info) {
+    // SAFETY: By the contract.
+    unsafe {
+        if parked::stopping(qp, Side::Responder) {
+            let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+            let psn = parked.with(number, |queue_pair| {
+                queue_pair.receive.as_ref().map(|receive| receive.psn)
+            });
+            let psn = psn.flatten().unwrap_or((*answer).psn);
+            rxe::rxe_shim_make_rnr_nak(answer, psn);
+        }
+    }
+}
+
+/// Takes the place of `rxe_qp_error` in `rxe_resp.c`, where the responder gives up on its queue pair.
+///
+/// # Safety
+///
+/// Called by rxe's responder with its queue pair.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
+    // SAFETY: By the contract.
+    unsafe {
+        if parked::stopped(qp, Side::Responder) {
+            get_out(qp);
+            return;
+        }
+        // A receive completion queue that overflows ends the request in the middle. In the error state nobody
+        // needs the region any more, and who deregisters it would wait for the end of the queue pair.
+        let region = core::mem::replace(&mut (*qp).resp.mr, null_mut());
+        if !region.is_null() {
+            rxe::__rxe_put(&raw mut (*region).elem);
+        }
+        rxe::rxe_qp_error(qp);
+    }
+}
+
+/// The responder of `qp` has left the request that is parked.
+///
+/// # Safety
+///
+/// It runs here.
+unsafe fn get_out(qp: *mut rxe::rxe_qp) {
+    // SAFETY: By the contract: the fields are the responder's own.
+    unsafe {
+        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        let shared = !(*qp).srq.is_null();
+        parked.with(number, |queue_pair| {
+            let Some(receive) = &queue_pair.receive else {
+                return;
+            };
+            // A message in the middle goes on with its receive; its first packet takes it again.
+            if !receive.takes_receive() {
+                (*qp).resp.wqe = receive.wqe;
+            }
+            if receive.packet.is_none() && !(receive.takes_receive() && shared) {
+                queue_pair.receive = None;
+            } else if receive.packet.is_some() {
+                // What rxe drops of a message of which a packet was refused.
+                (*qp).resp.drop_msg = 0;
+            }
+        });
+    }
+}
+
+/// What the responder does in place of `rxe_receiver` while a packet or a receive of its own is kept.
+///
+/// # Safety
+///
+/// Called by rxe's task for the responder of `qp`.
+unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
+    const IDLE: c_int = -(kernel::bindings::EAGAIN as c_int);
+    // SAFETY: By the contract: the responder runs here.
+    unsafe {
+        // A message over an unreliable connection leaves without another word.
+        if parked::stopped(qp, Side::Responder) {
+            get_out(qp);
+        }
+        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let next = parked.with(number, |queue_pair| match &mut queue_pair.receive {
+            Some(_) if !alive => Next::Leave(queue_pair.receive.take()),
+            Some(receive) if receive.packet.is_some() => match queue_pair.responder_may_go_on() {
+                true => Next::GoOn(queue_pair.receive.take()),
+                false => Next::Wait,
+            },
+            Some(receive) if is_for(qp, receive) => Next::GoOn(queue_pair.receive.take()),
+            Some(_) => Next::Others,
+            None => Next::Leave(None),
+        });
+        match next.unwrap_or(Next::Leave(None)) {
+            Next::Wait => {
+                rxe::rxe_shim_let_senders_go(qp);
+                return IDLE;
+            }
+            Next::Others => {}
+            Next::GoOn(receive) => {
+                (*qp).recv_task.func = Some(rxe::rxe_receiver);
+                if let Some(receive) = receive {
+                    go_on(qp, receive);
+                }
+            }
+            // What is kept is freed.
+            Next::Leave(_receive) => (*qp).recv_task.func = Some(rxe::rxe_receiver),
+        }
+        rxe::rxe_receiver(qp)
+    }
+}
+
+/// What a responder with something kept does next.
+enum Next {
+    /// The page is not there yet.
+    Wait,
+    /// The packet that is kept, or that a receive is kept for, is the next.
+    GoOn(Option<Receive>),
+    /// Another packet comes first.
+    Others,
+    /// Nothing is kept any more.
+    Leave(Option<Receive>),
+}
+
+/// Whether the next packet of `qp` is the one that a receive is kept for.
+///
+/// # Safety
+///
+/// The responder of `qp` runs here.
+unsafe fn is_for(qp: *mut rxe::rxe_qp, receive: &Receive) -> bool {
+    // SAFETY: By the contract.
+    unsafe {
+        let packet = rxe::rxe_shim_request(qp);
+        let fits = |packet: &rxe::rxe_pkt_info| {
+            packet.mask & TAKES_RECEIVE != 0
+                && ((*qp).ibqp.qp_type != RC || packet.psn == receive.psn)
+        };
+        packet.as_ref().is_some_and(fits)
+    }
+}
+
+/// Puts everything in its place for the packet that was parked.
+///
+/// # Safety
+///
+/// The responder of `qp` runs here.
+unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Receive) {
+    let (takes_receive, mask, wqe) = (receive.takes_receive(), receive.mask, receive.wqe);
+    // SAFETY: By the contract. A packet of ours goes to the head of the queue; one that the device has no use for
+    // any more is freed.
+    unsafe {
+        if let Some(packet) = receive.packet {
+            if !rxe::rxe_shim_give_back_request(qp, packet.into_raw()) {
+                return;
+            }
+            (*rxe::rxe_shim_request(qp)).mask = mask;
+        }
+        if takes_receive && !(*qp).srq.is_null() {
+            let packet = rxe::rxe_shim_request(qp);
+            if !packet.is_null() {
+                // It has its receive already.
+                (*packet).mask &= !TAKES_RECEIVE;
+                (*qp).resp.wqe = wqe;
+            }
+        }
+    }
+}
