@@ -62,7 +62,7 @@ pub enum FaultError {
     TimedOut,
     /// The address space is gone.
     Exited,
-    /// No memory for the bookkeeping.
+    /// No memory for the page or for the bookkeeping.
     NoMemory,
     /// The calling thread has been killed.
     Interrupted,

@@ -155,7 +155,8 @@ impl Session {
 
     fn run(&self, number: u32, command: &mut Command) -> Result {
         match number {
-            uapi::DMIRROR_READ => self.read(command),
+            // The faults of all of them wait without the mmap lock.
+            uapi::DMIRROR_READ | uapi::DMIRROR_READ_UNLOCKED => self.read(command),
             uapi::DMIRROR_WRITE => self.write(command),
             uapi::DMIRROR_MIGRATE_TO_DEV => self.migrate_to_device(command),
             uapi::DMIRROR_MIGRATE_TO_SYS => self.migrate_to_system(command),

@@ -8,6 +8,8 @@
 
 #include <test_hmm_uapi.h>
 
+#include "../kernel/compat.h"
+
 /* bindgen does not evaluate macros with sizeof in them, but it does evaluate enumerations. */
 enum {
 	DMIRROR_READ = HMM_DMIRROR_READ,
@@ -19,6 +21,7 @@ enum {
 	DMIRROR_CHECK_EXCLUSIVE = HMM_DMIRROR_CHECK_EXCLUSIVE,
 	DMIRROR_RELEASE = HMM_DMIRROR_RELEASE,
 	DMIRROR_FLAGS = HMM_DMIRROR_FLAGS,
+	DMIRROR_READ_UNLOCKED = COMPAT_DMIRROR_READ_UNLOCKED,
 };
 
 #endif

@@ -58,9 +58,9 @@ impl Engine {
             Way::FromMemory => (addr, BUFFER + at, RUN),
             Way::ToMemory => (BUFFER + at, addr, RUN | TO_MEMORY),
         };
-        self.registers.write64(source, SOURCE);
-        self.registers.write64(destination, DESTINATION);
-        self.registers.write64(len, COUNT);
+        self.registers.try_write64(source, SOURCE)?;
+        self.registers.try_write64(destination, DESTINATION)?;
+        self.registers.try_write64(len, COUNT)?;
         self.registers.write32(command, COMMAND);
         read_poll_timeout_atomic(
             || Ok(self.registers.read32(COMMAND)),

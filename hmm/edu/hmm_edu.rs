@@ -23,6 +23,7 @@ mod session;
 mod table;
 
 use hmm::addr::{PageIndex, PageRange};
+use hmm::compat;
 use hmm::dma::{DmaError, DmaRange};
 use kernel::debugfs::Scope;
 use kernel::device::{Bound, Core};
@@ -38,9 +39,8 @@ const DEVICE: u16 = 0x11e8;
 /// No class at all. The kernel crate has no name for the vendor, so this is what it is found by.
 const CLASS: u32 = 0x00_ff00;
 
-kernel::pci_device_table!(
+hmm::pci_device_table!(
     TABLE,
-    MODULE_TABLE,
     <Edu as pci::Driver>::IdInfo,
     [(pci::DeviceId::from_class(CLASS, 0xff_ff00), ())]
 );
@@ -59,7 +59,7 @@ impl pci::Driver for Edu {
 
     fn probe<'bound>(
         device: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: compat::pci::Info<'bound, Self::IdInfo>,
     ) -> impl PinInit<Self, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             if device.vendor_id().as_raw() != VENDOR || device.device_id() != DEVICE {

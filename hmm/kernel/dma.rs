@@ -49,6 +49,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::compat::dma_data_direction;
 use crate::dma_run::{blocks, DmaRun, Links, Route};
 use crate::dma_shim as shim;
 use crate::pfn::{Memory, Perm, Pfn};
@@ -523,8 +524,8 @@ fn raw(device: &Device<Bound>) -> *mut bindings::device {
 /// A page that the CPU may only read is none that a device may write.
 fn direction(perm: Perm) -> bindings::dma_data_direction {
     match perm {
-        Perm::ReadOnly => bindings::dma_data_direction_DMA_TO_DEVICE,
-        Perm::ReadWrite => bindings::dma_data_direction_DMA_BIDIRECTIONAL,
+        Perm::ReadOnly => dma_data_direction::DMA_TO_DEVICE,
+        Perm::ReadWrite => dma_data_direction::DMA_BIDIRECTIONAL,
     }
 }
 

@@ -67,6 +67,7 @@ mod charge;
 mod chunk;
 mod chunk_map;
 mod chunks;
+pub mod compat;
 pub mod credentials;
 pub mod device_memory;
 pub mod dma;

@@ -424,9 +424,8 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
 const LET_GO: u32 =
     bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
 
-/// What it returns when it has failed.
-const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_OOM
-    | bindings::vm_fault_reason_VM_FAULT_SIGBUS
+/// What it returns when it has failed, other than for lack of memory.
+const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_SIGBUS
     | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
@@ -500,6 +499,9 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
                 }
                 self.lock_again()?;
                 return Ok(Handled::LetGo);
+            }
+            if result & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+                return Err(FaultError::NoMemory);
             }
             if result & FAILED != 0 {
                 return Err(FaultError::Refused(Refusal::NoPage));

@@ -33,6 +33,9 @@ pub(crate) const WRITE: u8 = 2;
 pub(crate) const OURS_FIRST: u32 = 1 << 0;
 /// [`Compare::flags`]: our walk collects runs, a few at a time, instead of one word a page.
 pub(crate) const BY_RUNS: u32 = 1 << 1;
+/// [`Compare::flags`]: C's walk is the one that takes the mmap lock itself. Where the kernel has none, C's errno
+/// is `EOPNOTSUPP`.
+pub(crate) const UNLOCKED: u32 = 1 << 2;
 
 /// The argument of [`COMPARE`].
 #[repr(C)]
@@ -48,7 +51,7 @@ pub(crate) struct Compare {
     pub(crate) most: u8,
     /// Zero.
     pub(crate) reserved: u16,
-    /// [`OURS_FIRST`], [`BY_RUNS`].
+    /// [`OURS_FIRST`], [`BY_RUNS`], [`UNLOCKED`].
     pub(crate) flags: u32,
     /// Points to one byte a page, or 0.
     pub(crate) requests: u64,
@@ -76,6 +79,8 @@ pub(crate) const OURS_FLAT: u32 = 0;
 pub(crate) const OURS_RUNS: u32 = 1;
 /// [`Walk::side`]: `hmm_range_fault`.
 pub(crate) const THEIRS: u32 = 2;
+/// [`Walk::side`]: `hmm_range_fault_unlocked_timeout`.
+pub(crate) const THEIRS_UNLOCKED: u32 = 3;
 
 /// The argument of [`WALK`].
 #[repr(C)]

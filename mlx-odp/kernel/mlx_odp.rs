@@ -56,6 +56,7 @@ mod trace;
 mod shim_bindings;
 use shim_bindings as shim;
 
+use hmm::compat::parameter;
 use kernel::prelude::*;
 
 use parameters::Parameters;
@@ -93,11 +94,11 @@ module! {
 /// The parameters with which the module was loaded.
 pub fn parameters() -> Parameters {
     Parameters {
-        fault_around: *module_parameters::fault_around.value(),
-        chunk_size: *module_parameters::chunk_size.value(),
-        fault_workers: *module_parameters::fault_workers.value(),
-        prefetch_workers: *module_parameters::prefetch_workers.value(),
-        region_memory: *module_parameters::region_memory.value(),
+        fault_around: parameter(&module_parameters::fault_around),
+        chunk_size: parameter(&module_parameters::chunk_size),
+        fault_workers: parameter(&module_parameters::fault_workers),
+        prefetch_workers: parameter(&module_parameters::prefetch_workers),
+        region_memory: parameter(&module_parameters::region_memory),
     }
 }
 

@@ -3,12 +3,13 @@
 #
 #   come-and-go TIMES
 #
-# A driver whose device is open is not unloaded, and a device is not gone before the last application has
-# closed it: both as with the kernel's own driver. Nothing may be left behind in the end.
+# Whether a driver whose device is open is unloaded, and whether a device is gone before the last application has
+# closed it, is as with the kernel's own driver: until Linux 7.2 neither, from 7.3 on both, and what applications
+# had of the device is taken from them. Nothing may be left behind in the end.
 set -u
 times=${1:-50}
 modules="rdma_rxe mlx_odp hmm"
-ways=(idle killed waiting netdev refused)
+ways=(idle killed waiting netdev refused unloaded)
 here=$(dirname "$0")
 PATH=$here:$PATH
 
@@ -36,6 +37,11 @@ kill_applications() {
 
 no_context() {
 	[ "$(rdma resource show 2>/dev/null | grep -o ' ctx [0-9]*' | grep -vc ' ctx 0')" = 0 ]
+}
+
+# Whether a process that was started here is no more.
+ended() {
+	! kill -0 "$1" 2>/dev/null
 }
 
 contexts() {
@@ -73,17 +79,37 @@ memory() {
 	awk '/^(SUnreclaim|Percpu|VmallocUsed|KernelStack|PageTables):/ { n += $2 } END { print n }' /proc/meminfo
 }
 
+# Asks the kernel's own driver whether it goes while its device is open.
+stock_goes() {
+	local holder goes=false
+	rxe-driver stock || fail "the stock driver's rxe0 does not come up"
+	ibv_rc_pingpong -d rxe0 -g 1 >/dev/null 2>&1 &
+	holder=$!
+	within 30 contexts || fail "nobody opens the stock driver's rxe0"
+	! rmmod rdma_rxe 2>/dev/null || goes=true
+	kill -KILL "$holder"
+	wait "$holder" 2>/dev/null
+	within 20 no_context
+	rxe-driver none || fail "the stock driver stays"
+	$goes
+}
+
 cycle=0 how=begin
 rxe-driver none || fail "the modules cannot be unloaded to begin with"
+if stock_goes; then
+	goes=true
+else
+	goes=false
+fi
 settled=0
 for cycle in $(seq "$times"); do
-	how=${ways[cycle % 5]}
+	how=${ways[cycle % ${#ways[@]}]}
 	rxe-driver ours || fail "rxe0 does not come up"
 	if [ "$how" != idle ]; then
 		start_applications
 		within 30 contexts || fail "the applications do not begin"
 		sleep 0.$((cycle * 37 % 9 + 1))
-		rmmod rdma_rxe 2>/dev/null && fail "a driver in use was unloaded"
+		$goes || ! rmmod rdma_rxe 2>/dev/null || fail "a driver in use was unloaded"
 	fi
 	case $how in
 	killed)
@@ -91,10 +117,14 @@ for cycle in $(seq "$times"); do
 		kill_applications || fail "contexts are left of killed applications"
 		;;
 	waiting)
-		# The device goes first, with traffic on its way, and has to wait for the applications.
+		# The device goes first, with traffic on its way, and has to wait for the applications, or not.
 		rdma link delete rxe0 &
 		delete=$!
-		sleep 0.2
+		if $goes; then
+			within 30 ended "$delete" || fail "the device waits for its applications"
+		else
+			sleep 0.2
+		fi
 		kill_applications
 		wait "$delete" || fail "rdma link delete: status $?"
 		;;
@@ -116,6 +146,13 @@ for cycle in $(seq "$times"); do
 		wait "$delete"
 		wait "$unloader"
 		;;
+	unloaded)
+		# The driver goes, with traffic on its way, if it can.
+		if $goes; then
+			rmmod rdma_rxe || fail "the driver stays: status $?"
+		fi
+		kill_applications
+		;;
 	esac
 	rdma link delete rxe0 2>/dev/null
 	within 30 unload || fail "the modules stay: $(lsmod | grep -E 'hmm|odp|rxe')"
@@ -129,6 +166,7 @@ how=end
 # What is lost once in each cycle would be more than this.
 most=$((settled + times * 40))
 left=$(memory)
+echo "a driver in use goes: $goes"
 echo "$times cycles; kernel memory after $((times / 5)): $settled KiB, after all: $left KiB"
 # Where the kernel's checks keep what is freed, its account does not tell what is in use; kmemleak finds the rest.
 if [ ! -e /sys/kernel/debug/kmemleak ]; then

@@ -8,7 +8,7 @@ use crate::cargo::Cargo;
 use crate::chroot::Chroot;
 use crate::guest::Guest;
 use crate::host;
-use crate::kernel::{Kernel, Variant};
+use crate::kernel::{Choice, Kernel};
 use crate::modules::Modules;
 use crate::programs::Programs;
 use crate::repository::Repository;
@@ -17,28 +17,20 @@ use crate::repository::Repository;
 const SPACE_FIRST: u64 = 8 << 30;
 const SPACE_LATER: u64 = 1 << 30;
 
-/// What compiling the debug kernel needs besides.
-const SPACE_DEBUG: u64 = 6 << 30;
-
 /// The free space that the next build needs.
-pub(crate) fn space_needed(cache: &Cache, kernel: Variant) -> u64 {
-    let base = if cache.artefacts("chroot").is_empty() {
+pub(crate) fn space_needed(cache: &Cache) -> u64 {
+    if cache.artefacts("chroot").is_empty() {
         SPACE_FIRST
     } else {
         SPACE_LATER
-    };
-    if kernel == Variant::Debug && cache.artefacts(&kernel.own("kernel")).is_empty() {
-        base + SPACE_DEBUG
-    } else {
-        base
     }
 }
 
 /// What is asked of a build.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    /// The build of the kernel.
-    pub(crate) kernel: Variant,
+    /// The kernel.
+    pub(crate) kernel: Choice,
     /// The repository's modules.
     pub(crate) modules: bool,
     /// userspace-bench's programs. Without them a failure to build them is only a remark.
@@ -76,13 +68,7 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
     let cache = Cache::open()?;
     let repository = Repository::find()?;
     let _building = cache.lock_build()?;
-    let epoch = epoch(&cache)?;
-    if cache.artefacts("chroot").is_empty() {
-        host::check_distribution()?;
-    }
-    host::check_space(&cache.path(""), space_needed(&cache, wanted.kernel))?;
-    host::ensure_packages(&cache.log("apt"))?;
-    let chroot = Chroot::ensure(&cache, &repository, &epoch)?;
+    let (chroot, epoch) = prepare(&cache, &repository)?;
     let kernel = Kernel::ensure(&cache, &chroot, &epoch, wanted.kernel)?;
     let guest = Guest::ensure(&cache, &chroot, &kernel, &epoch)?;
     let modules = wanted
@@ -102,6 +88,18 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
         programs,
         _in_use: in_use,
     })
+}
+
+/// The chroot and the epoch, for whoever holds the build lock.
+pub(crate) fn prepare(cache: &Cache, repository: &Repository) -> Result<(Chroot, String)> {
+    let epoch = epoch(cache)?;
+    if cache.artefacts("chroot").is_empty() {
+        host::check_distribution()?;
+    }
+    host::check_space(&cache.path(""), space_needed(cache))?;
+    host::ensure_packages(&cache.log("apt"))?;
+    let chroot = Chroot::ensure(cache, repository, &epoch)?;
+    Ok((chroot, epoch))
 }
 
 /// A name for the state of the archive that this cache was built from. `build --update` begins a

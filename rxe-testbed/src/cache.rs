@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::host;
 use crate::process::Scratch;
+use crate::series::Series;
 use crate::ui;
 
 /// The length of a key as text.
@@ -248,6 +249,15 @@ impl Cache {
         entries(&self.root).into_iter().filter(is_one).collect()
     }
 
+    /// Everything of a kind: with a key or without, of any kernel.
+    pub(crate) fn all_of(&self, kind: &str) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| is_of_kind(name, kind))
+        };
+        entries(&self.root).into_iter().filter(is_one).collect()
+    }
+
     /// A scratch directory for one VM or one step.
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         Scratch::new(&self.root.join("run"))
@@ -284,7 +294,28 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 fn is_artefact(name: &str, kind: &str) -> bool {
     name.strip_prefix(kind)
         .and_then(|rest| rest.strip_prefix('-'))
-        .is_some_and(|key| key.len() == KEY_DIGITS && key.chars().all(|c| c.is_ascii_hexdigit()))
+        .is_some_and(is_key)
+}
+
+/// Whether a name is `KIND`, `KIND-SERIES`, either with `-debug`, and each with or without `-KEY`.
+fn is_of_kind(name: &str, kind: &str) -> bool {
+    let Some(mut rest) = name.strip_prefix(kind) else {
+        return false;
+    };
+    if let Some((before, key)) = rest.rsplit_once('-') {
+        if is_key(key) {
+            rest = before;
+        }
+    }
+    let rest = rest.strip_suffix("-debug").unwrap_or(rest);
+    rest.is_empty()
+        || rest
+            .strip_prefix('-')
+            .is_some_and(|series| series.parse::<Series>().is_ok())
+}
+
+fn is_key(text: &str) -> bool {
+    text.len() == KEY_DIGITS && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// Scratch directories are named after the process that made them.
@@ -329,6 +360,24 @@ mod tests {
         assert!(is_artefact("kernel-0123456789abcdef", "kernel"));
         assert!(!is_artefact("kernel-version.json", "kernel"));
         assert!(!is_artefact("kernel-0123456789abcdef", "guest"));
+    }
+
+    #[test]
+    fn a_kind_is_of_all_kernels() {
+        for name in [
+            "kernel",
+            "kernel-0123456789abcdef",
+            "kernel-7.2-0123456789abcdef",
+            "kernel-7.3-debug-0123456789abcdef",
+            "kernel-debug-0123456789abcdef",
+            "kernel-7.3",
+            "kernel-7.3-debug",
+        ] {
+            assert!(is_of_kind(name, "kernel"), "{name}");
+        }
+        for name in ["kernel-version.json", "kernels", "kernel-x", "guest-7.3"] {
+            assert!(!is_of_kind(name, "kernel"), "{name}");
+        }
     }
 
     #[test]

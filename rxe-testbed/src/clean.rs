@@ -10,15 +10,10 @@ use crate::host;
 const REBUILT: &[&str] = &[
     "modules",
     "programs",
-    "modules-debug",
     "selftests",
-    "selftests-debug",
     "image",
-    "image-debug",
     "initramfs",
-    "initramfs-debug",
     "stage-build",
-    "stage-build-debug",
     "stage-clippy",
     "target",
     "logs",
@@ -26,7 +21,6 @@ const REBUILT: &[&str] = &[
     "run",
     "tmp",
     "kvm-verdict",
-    "kvm-verdict-debug",
     "programs-failed",
 ];
 
@@ -34,9 +28,9 @@ const REBUILT: &[&str] = &[
 const DOWNLOADED: &[&str] = &[
     "chroot",
     "kernel",
-    "kernel-debug",
     "guestroot",
     "ucx",
+    "kernels.json",
     "kernel-version.json",
     "epoch",
 ];
@@ -51,9 +45,8 @@ pub(crate) fn run(all: bool) -> Result<u8> {
     let downloaded = if all { DOWNLOADED } else { &[] };
     let before = host::free_space(&cache.path(""))?;
     for kind in REBUILT.iter().chain(downloaded) {
-        host::remove_tree(&cache.path(kind));
-        for artefact in cache.artefacts(kind) {
-            host::remove_tree(&artefact);
+        for path in cache.all_of(kind) {
+            host::remove_tree(&path);
         }
     }
     let freed = host::free_space(&cache.path(""))?.saturating_sub(before);

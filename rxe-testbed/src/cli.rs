@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
 use crate::qemu::Extra;
+use crate::series::Series;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -16,13 +17,17 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// The kernel's series, for example 7.2; if not given, $HMM_ODP_KERNEL_SERIES or the newest one that the
+    /// archive has and the modules are made for
+    #[arg(long, global = true, value_name = "SERIES")]
+    pub(crate) kernel_series: Option<Series>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what on-demand paging does, on our driver and on the stock one, side by side
     Demo,
-    /// Run every tier of tests, or those whose names contain FILTER
+    /// Run every tier of tests, or those whose names contain one of the FILTERs
     Test(TestArguments),
     /// Measure our driver and the stock one in turns, in one VM, and say how the performance goals stand
     Bench(BenchArguments),
@@ -36,6 +41,9 @@ pub(crate) enum Command {
     Shell(ShellArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
+    /// Say what is to be read and done for another kernel: what we rely on and has changed, and whether the
+    /// modules build; exit status 1 if something is left
+    Port(PortArguments),
     /// Remove from the cache what is rebuilt without the network
     Clean {
         /// Also remove what was downloaded: the chroot, the kernel, the guest
@@ -51,8 +59,8 @@ pub(crate) struct TestArguments {
     /// The kernel of the VM. On the debug kernel only the tests in the VM are run
     #[arg(long, value_enum, default_value = "stock")]
     pub(crate) kernel: Variant,
-    /// Only the tests whose names contain this
-    pub(crate) filter: Option<String>,
+    /// Only the tests whose names contain one of these, or begin with it if it begins with a tier's name: verbs/
+    pub(crate) filter: Vec<String>,
     /// Only print the names
     #[arg(long)]
     pub(crate) list: bool,
@@ -77,7 +85,7 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) without_hmm: bool,
     /// Count instructions instead of measuring times, and compare those of our driver with
-    /// rxe-testbed/baseline.json: exit status 1 if a metric takes over 5 % more
+    /// rxe-testbed/baseline/SERIES.json: exit status 1 if a metric takes over 5 % more
     #[arg(long)]
     pub(crate) icount: bool,
     /// Measure between two VMs what makes sense there
@@ -113,6 +121,18 @@ pub(crate) struct BuildArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PortArguments {
+    /// The kernel's series
+    pub(crate) series: Series,
+    /// Record that a text was read: all whose file and name contain NAME; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) read: Vec<String>,
+    /// Show also what has changed and was read
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VmArguments {
     /// The kernel of the VM
     #[arg(long, value_enum, default_value = "stock")]
@@ -129,6 +149,14 @@ pub(crate) struct VmArguments {
     /// A further device in the VM
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) extra: Extra,
+}
+
+impl VmArguments {
+    /// The kernel, of the series that is asked for.
+    pub(crate) fn kernel(&self, series: Option<Series>) -> Choice {
+        let variant = self.kernel;
+        Choice { series, variant }
+    }
 }
 
 #[derive(Debug, Args)]

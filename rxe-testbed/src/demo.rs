@@ -7,9 +7,10 @@ use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
 use crate::build::{self, Wanted};
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
 use crate::klog;
 use crate::programs;
+use crate::series::Series;
 use crate::session;
 use crate::table::{Cell, Table};
 use crate::ui::{self, Step};
@@ -96,10 +97,13 @@ impl Results {
 }
 
 /// Runs the demo. Its exit status is 0 only if all that must hold on our driver held.
-pub(crate) fn run() -> Result<u8> {
+pub(crate) fn run(series: Option<Series>) -> Result<u8> {
     let started = Instant::now();
     let world = build::ensure(Wanted {
-        kernel: Variant::Stock,
+        kernel: Choice {
+            series,
+            variant: Variant::Stock,
+        },
         modules: true,
         programs: true,
     })?;

@@ -12,6 +12,7 @@ use crate::cli::ExecArguments;
 use crate::failure::{status, Failure};
 use crate::klog;
 use crate::pair::{self, Pair};
+use crate::series::Series;
 use crate::session::{Get, Put};
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Outcome, Vm};
@@ -24,7 +25,7 @@ const SHORT: Duration = Duration::from_secs(30);
 const COPY: Duration = Duration::from_secs(600);
 
 /// Runs the command and gives the exit status of the program.
-pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
+pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u8> {
     let puts = arguments
         .put
         .iter()
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: &ExecArguments) -> Result<u8> {
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
     let wanted = Wanted {
-        kernel: arguments.vm.kernel,
+        kernel: arguments.vm.kernel(series),
         modules: arguments.vm.driver == Driver::Ours,
         programs: false,
     };

@@ -119,7 +119,7 @@ fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result
         .add("kernel", kernel.key().as_str())
         .add("script", MAKE_IMAGE)
         .finish();
-    let dir = cache.ensure(&kernel.variant.own("image"), &key, |target| {
+    let dir = cache.ensure(&kernel.own("image"), &key, |target| {
         let step = Step::start("building the guest's disk image");
         let release = &*kernel.version.release;
         let modules = kernel.modules();
@@ -144,7 +144,7 @@ fn initramfs(cache: &Cache, chroot: &Chroot, kernel: &Kernel) -> Result<PathBuf>
         .add("script", MAKE_INITRAMFS)
         .add("init", INIT)
         .finish();
-    let dir = cache.ensure(&kernel.variant.own("initramfs"), &key, |target| {
+    let dir = cache.ensure(&kernel.own("initramfs"), &key, |target| {
         let step = Step::start("building the initramfs");
         std::fs::write(target.join("init"), INIT).context("writing the initramfs's init")?;
         let binds = [

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel: which one (decided here and nowhere else), its packages, its source tree; and the
-//! debug kernel that is built from the same source.
+//! The kernel: its packages and its source tree; and the debug kernel that is built from the same
+//! source. Which one it is, is decided in `series`.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{self, Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::host;
 use crate::process;
+use crate::series::{self, Chosen, Known, Series, Version};
 use crate::ui::{self, Step};
-
-/// The kernel series. `HMM_ODP_KERNEL_SERIES` names another one for a try.
-const SERIES: &str = "7.2";
 
 /// The Debian flavour: `cloud-amd64` has no soft-RoCE.
 const FLAVOUR: &str = "amd64";
@@ -32,7 +29,14 @@ const DEBUG_COMPILER: &str = "/build/kernel/clang/usr/bin/clang-19";
 /// How many times longer than on the stock kernel things may take on the debug kernel.
 const DEBUG_PATIENCE: u32 = 6;
 
-/// How long a resolved version is taken for the newest one.
+/// Free space that one kernel with its source takes, and compiling the debug kernel.
+const SPACE_STOCK: u64 = 4 << 30;
+const SPACE_DEBUG: u64 = 6 << 30;
+
+/// What is remembered of the archive's kernels.
+const MEMORY: &str = "kernels.json";
+
+/// How long what the archive said is taken for what it has.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When to ask again after the archive could not be asked.
@@ -53,14 +57,6 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    /// The name of something in the cache that each variant has its own of.
-    pub(crate) fn own(self, name: &str) -> String {
-        match self {
-            Self::Stock => name.into(),
-            Self::Debug => format!("{name}-debug"),
-        }
-    }
-
     /// The time limit for what may take `time` on the stock kernel.
     pub(crate) fn patience(self, time: Duration) -> Duration {
         match self {
@@ -79,23 +75,22 @@ impl Variant {
     }
 }
 
-/// Which kernel is used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    /// As in `linux-source-7.2`.
-    pub(crate) series: String,
-    /// As `uname -r` says it: `7.2.12+deb13-amd64`.
-    pub(crate) release: String,
-    /// The packages' version: `7.2.12-1~bpo13+1`.
-    pub(crate) package: String,
+/// The kernel that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    /// The series, if not the newest.
+    pub(crate) series: Option<Series>,
+    /// The build of it.
+    pub(crate) variant: Variant,
 }
 
 /// What is remembered between calls.
-#[derive(Debug, Serialize, Deserialize)]
-struct Resolution {
-    version: Version,
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    known: Known,
     epoch: String,
-    resolved_at: u64,
+    /// When to ask the archive again.
+    ask_again_at: u64,
 }
 
 /// A kernel with its modules and its prepared source tree.
@@ -115,32 +110,41 @@ impl Kernel {
         cache: &Cache,
         chroot: &Chroot,
         epoch: &str,
-        variant: Variant,
+        choice: Choice,
     ) -> Result<Self> {
-        let stock = Self::stock(cache, chroot, epoch)?;
-        match variant {
+        let stock = Self::stock(cache, chroot, epoch, choice.series)?;
+        match choice.variant {
             Variant::Stock => Ok(stock),
             Variant::Debug => stock.debug(cache, chroot),
         }
     }
 
-    fn stock(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Self> {
+    fn stock(cache: &Cache, chroot: &Chroot, epoch: &str, series: Option<Series>) -> Result<Self> {
+        let variant = Variant::Stock;
         let key_of = |version: &Version| key(chroot, version);
-        let prepared = |version: &Version| cache.artefact("kernel", &key_of(version)).exists();
-        let version = resolve(cache, chroot, epoch, prepared)?;
+        let kind_of = |version: &Version| own("kernel", version.series, variant);
+        let prepared = |version: &Version| {
+            let place = cache.artefact(&kind_of(version), &key_of(version));
+            place.exists()
+        };
+        let Chosen { version, remark } = resolve(cache, chroot, epoch, series, prepared)?;
+        if let Some(remark) = remark {
+            ui::note(&remark);
+        }
         let key = key_of(&version);
-        let dir = cache.ensure("kernel", &key, |target| {
+        let dir = cache.ensure(&kind_of(&version), &key, |target| {
+            host::check_space(&cache.path(""), SPACE_STOCK)?;
             let step = Step::start(format!("preparing the kernel {}", version.release));
             let jobs = host::processors().to_string();
             let binds = [Bind::write(target, "/build/kernel")];
-            let arguments = [&*version.series, &version.release, &version.package, &jobs];
+            let series = version.series.to_string();
+            let arguments = [&*series, &version.release, &version.package, &jobs];
             let command = chroot.script(&binds, PREPARE, &arguments);
             process::run_logged(command, &cache.log("kernel"), &step)
                 .with_context(|| format!("preparing the kernel {}", version.release))?;
             step.done();
             Ok(())
         })?;
-        let variant = Variant::Stock;
         Ok(Self {
             version,
             variant,
@@ -162,7 +166,8 @@ impl Kernel {
             .add("script", BUILD_DEBUG)
             .add("config", DEBUG_CONFIG)
             .finish();
-        let dir = cache.ensure(&variant.own("kernel"), &key, |target| {
+        let dir = cache.ensure(&own("kernel", version.series, variant), &key, |target| {
+            host::check_space(&cache.path(""), SPACE_DEBUG)?;
             let step = Step::start(format!(
                 "compiling the debug kernel {} (a quarter of an hour on two processors)",
                 version.release
@@ -185,6 +190,11 @@ impl Kernel {
             dir,
             key,
         })
+    }
+
+    /// The name of something in the cache that each kernel has its own of.
+    pub(crate) fn own(&self, name: &str) -> String {
+        own(name, self.version.series, self.variant)
     }
 
     /// The kernel's key: part of the key of all that is built for it.
@@ -224,11 +234,11 @@ fn debug_release(release: &str) -> String {
     format!("{base}{DEBUG_FLAVOUR}")
 }
 
-fn series() -> String {
-    std::env::var("HMM_ODP_KERNEL_SERIES")
-        .ok()
-        .filter(|series| !series.is_empty())
-        .unwrap_or_else(|| SERIES.into())
+fn own(name: &str, series: Series, variant: Variant) -> String {
+    match variant {
+        Variant::Stock => format!("{name}-{series}"),
+        Variant::Debug => format!("{name}-{series}-debug"),
+    }
 }
 
 fn key(chroot: &Chroot, version: &Version) -> Key {
@@ -240,56 +250,62 @@ fn key(chroot: &Chroot, version: &Version) -> Key {
         .finish()
 }
 
-/// The newest patch release of the series. As long as the last answer's kernel is there, it is
-/// asked for at most once a day, and the last answer stands when asking fails.
+/// Which kernel is taken. As long as it is there, the archive is asked for a newer one at most once a
+/// day, and what is there is used when asking fails.
 fn resolve(
     cache: &Cache,
     chroot: &Chroot,
     epoch: &str,
+    series: Option<Series>,
     prepared: impl Fn(&Version) -> bool,
-) -> Result<Version> {
-    let path = cache.path("kernel-version.json");
-    let known = std::fs::read(&path)
+) -> Result<Chosen> {
+    let path = cache.path(MEMORY);
+    let mut memory = std::fs::read(&path)
         .ok()
-        .and_then(|bytes| serde_json::from_slice::<Resolution>(&bytes).ok())
-        .filter(|known| known.version.series == series() && known.epoch == epoch)
-        .filter(|known| prepared(&known.version));
+        .and_then(|bytes| serde_json::from_slice::<Memory>(&bytes).ok())
+        .unwrap_or_default();
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970")?
         .as_secs();
-    let (version, resolved_at) = match known {
-        Some(known) if now.saturating_sub(known.resolved_at) < FRESH.as_secs() => {
-            return Ok(known.version);
-        }
-        Some(known) => match ask_archive(cache, chroot) {
-            Ok(version) => (version, now),
-            Err(error) => {
-                ui::note(&format!(
-                    "cannot look for a newer kernel, staying with {}: {}",
-                    known.version.release,
-                    error.root_cause()
-                ));
-                (known.version, now + RETRY.as_secs() - FRESH.as_secs())
+    if memory.epoch == epoch && now < memory.ask_again_at {
+        if let Ok(chosen) = memory.known.choose(series, &prepared) {
+            if prepared(&chosen.version) {
+                return Ok(chosen);
             }
-        },
-        None => (ask_archive(cache, chroot)?, now),
+        }
+    }
+    let (memory, chosen) = match ask_archive(cache, chroot) {
+        Ok(archive) => {
+            let known = memory.known.renew(archive);
+            let chosen = known.choose(series, &prepared);
+            let memory = Memory {
+                known,
+                epoch: epoch.into(),
+                ask_again_at: now + FRESH.as_secs(),
+            };
+            (memory, chosen)
+        }
+        Err(error) => {
+            let Some(version) = memory.known.choose_prepared(series, &prepared) else {
+                return Err(error);
+            };
+            let remark = Some(format!(
+                "cannot look for a newer kernel, staying with {}: {}",
+                version.release,
+                error.root_cause()
+            ));
+            memory.ask_again_at = now + RETRY.as_secs();
+            (memory, Ok(Chosen { version, remark }))
+        }
     };
-    let resolution = Resolution {
-        version: version.clone(),
-        epoch: epoch.into(),
-        resolved_at,
-    };
-    cache::write_atomically(&path, &serde_json::to_vec_pretty(&resolution)?)?;
-    Ok(version)
+    cache::write_atomically(&path, &serde_json::to_vec_pretty(&memory)?)?;
+    chosen
 }
 
 /// Reads the archive's package lists. Lists that came with the chroot a moment ago are good enough.
-fn ask_archive(cache: &Cache, chroot: &Chroot) -> Result<Version> {
-    let series = series();
-    let step = Step::start(format!(
-        "looking for the newest {series} kernel in the archive"
-    ));
+fn ask_archive(cache: &Cache, chroot: &Chroot) -> Result<Vec<Version>> {
+    let step = Step::start("looking for the newest kernels in the archive");
     let lists = chroot.path("/var/lib/apt/lists");
     let age = std::fs::metadata(lists)
         .and_then(|metadata| metadata.modified())
@@ -297,115 +313,25 @@ fn ask_archive(cache: &Cache, chroot: &Chroot) -> Result<Version> {
         .and_then(|time| time.elapsed().ok());
     let update = age.is_none_or(|age| age > Duration::from_secs(60 * 60));
     let update = if update { "yes" } else { "no" };
-    let command = chroot.script(&[], RESOLVE, &[&series, FLAVOUR, update]);
+    let command = chroot.script(&[], RESOLVE, &[FLAVOUR, update]);
     let log = cache.log("kernel-version");
     process::run_logged(command, &log, &step).context("reading the archive's package lists")?;
-    let version = newest(&process::read_lossy(&log)?, &series, FLAVOUR)?;
+    let versions = series::available(&process::read_lossy(&log)?, FLAVOUR);
     step.done();
-    Ok(version)
-}
-
-/// Picks the newest release for which the archive has the headers and the source of one version.
-fn newest(index: &str, series: &str, flavour: &str) -> Result<Version> {
-    let entries = stanzas(index);
-    let source = format!("linux-source-{series}");
-    let prefix = format!("linux-headers-{series}.");
-    let mut candidates: Vec<Version> = entries
-        .iter()
-        .filter(|(name, _)| name.starts_with(&prefix) && name.ends_with(flavour))
-        .filter(|(_, version)| entries.contains(&(source.clone(), version.clone())))
-        .map(|(name, version)| Version {
-            series: series.into(),
-            release: name.trim_start_matches("linux-headers-").into(),
-            package: version.clone(),
-        })
-        .collect();
-    candidates.sort_by(|a, b| {
-        by_numbers(&a.release, &b.release).then(by_numbers(&a.package, &b.package))
-    });
-    match candidates.pop() {
-        Some(version) => Ok(version),
-        None => bail!(
-            "the Debian archive has no kernel of series {series} (any more): set \
-             HMM_ODP_KERNEL_SERIES to a newer series, or change SERIES in \
-             rxe-testbed/src/kernel.rs"
-        ),
-    }
-}
-
-/// The (package, version) pairs of a Debian package index.
-fn stanzas(index: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut package = None;
-    for line in index.lines() {
-        if let Some(name) = line.strip_prefix("Package: ") {
-            package = Some(name.trim().to_owned());
-        } else if let Some(version) = line.strip_prefix("Version: ") {
-            if let Some(package) = package.take() {
-                found.push((package, version.trim().to_owned()));
-            }
-        }
-    }
-    found
-}
-
-/// Compares the numbers in two version strings: 7.2.9 is older than 7.2.12.
-fn by_numbers(a: &str, b: &str) -> Ordering {
-    fn numbers(text: &str) -> Vec<u64> {
-        text.split(|c: char| !c.is_ascii_digit())
-            .filter_map(|number| number.parse().ok())
-            .collect()
-    }
-    numbers(a).cmp(&numbers(b))
+    Ok(versions)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const INDEX: &str = "\
-Package: linux-source-7.2
-Version: 7.2.12-1~bpo13+1
-Depends: xz-utils
-
-Package: linux-source-7.2
-Version: 7.2.9-1~bpo13+1
-
-Package: linux-headers-7.2.9+deb13-amd64
-Source: linux
-Version: 7.2.9-1~bpo13+1
-
-Package: linux-headers-7.2.12+deb13-amd64
-Version: 7.2.12-1~bpo13+1
-
-Package: linux-headers-7.2.13+deb13-amd64
-Version: 7.2.13-1~bpo13+1
-";
-
     #[test]
-    fn the_newest_complete_release_is_taken() -> Result<()> {
-        let version = newest(INDEX, "7.2", "amd64")?;
-        assert_eq!(version.release, "7.2.12+deb13-amd64");
-        assert_eq!(version.package, "7.2.12-1~bpo13+1");
-        Ok(())
-    }
-
-    #[test]
-    fn a_series_that_is_gone_says_what_to_do() {
-        let message = newest(INDEX, "7.1", "amd64").unwrap_err().to_string();
-        assert!(message.contains("HMM_ODP_KERNEL_SERIES"), "{message}");
-    }
-
-    #[test]
-    fn the_debug_kernel_has_a_name_of_its_own() {
+    fn each_kernel_has_things_of_its_own() {
         assert_eq!(debug_release("7.2.12+deb13-amd64"), "7.2.12+deb13-debug");
-        assert_eq!(Variant::Stock.own("image"), "image");
-        assert_eq!(Variant::Debug.own("image"), "image-debug");
-    }
-
-    #[test]
-    fn patch_releases_compare_as_numbers() {
-        assert_eq!(by_numbers("7.2.9+deb13", "7.2.12+deb13"), Ordering::Less);
-        assert_eq!(by_numbers("7.2.12", "7.2.12"), Ordering::Equal);
+        let series = Series::newest();
+        let stock = own("image", series, Variant::Stock);
+        assert_eq!(stock, format!("image-{series}"));
+        let debug = own("image", series, Variant::Debug);
+        assert_eq!(debug, format!("image-{series}-debug"));
     }
 }

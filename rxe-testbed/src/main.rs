@@ -22,10 +22,12 @@ mod kernel;
 mod klog;
 mod modules;
 mod pair;
+mod port;
 mod process;
 mod programs;
 mod qemu;
 mod repository;
+mod series;
 mod session;
 mod shell;
 mod stream;
@@ -42,10 +44,12 @@ use clap::Parser;
 
 use crate::build::Wanted;
 use crate::cli::{BuildArguments, Cli, Command};
+use crate::kernel::Choice;
+use crate::series::Series;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = process::install_interrupt_handler().and_then(|()| dispatch(&cli.command));
+    let result = process::install_interrupt_handler().and_then(|()| dispatch(&cli));
     exec::flush();
     match result {
         Ok(status) => ExitCode::from(status),
@@ -56,14 +60,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: &Command) -> Result<u8> {
-    match command {
-        Command::Exec(arguments) => exec::run(arguments),
-        Command::Build(arguments) => build(arguments),
-        Command::Bench(arguments) => bench::run(arguments),
-        Command::Test(arguments) => suite::run(arguments),
-        Command::Demo => demo::run(),
-        Command::Shell(arguments) => shell::run(arguments),
+fn dispatch(cli: &Cli) -> Result<u8> {
+    let series = series::asked_for(cli.kernel_series)?;
+    match &cli.command {
+        Command::Exec(arguments) => exec::run(arguments, series),
+        Command::Build(arguments) => build(arguments, series),
+        Command::Bench(arguments) => bench::run(arguments, series),
+        Command::Test(arguments) => suite::run(arguments, series),
+        Command::Demo => demo::run(series),
+        Command::Shell(arguments) => shell::run(arguments, series),
+        Command::Port(arguments) => port::run(arguments),
         Command::Clean { all } => clean::run(*all),
         Command::Doctor => doctor(),
     }
@@ -72,22 +78,22 @@ fn dispatch(command: &Command) -> Result<u8> {
 /// `doctor`: the state of this host.
 fn doctor() -> Result<u8> {
     let cache = cache::Cache::open()?;
-    let good = host::doctor(
-        &cache.path(""),
-        build::space_needed(&cache, kernel::Variant::Stock),
-    );
+    let good = host::doctor(&cache.path(""), build::space_needed(&cache));
     Ok(u8::from(!good))
 }
 
 /// `build`: everything, and where it is.
-fn build(arguments: &BuildArguments) -> Result<u8> {
+fn build(arguments: &BuildArguments, series: Option<Series>) -> Result<u8> {
     if arguments.update {
         let cache = cache::Cache::open()?;
         let _building = cache.lock_build()?;
         build::new_epoch(&cache)?;
     }
     let world = build::ensure(Wanted {
-        kernel: arguments.kernel,
+        kernel: Choice {
+            series,
+            variant: arguments.kernel,
+        },
         modules: !arguments.stock,
         programs: true,
     })?;

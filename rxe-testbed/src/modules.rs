@@ -44,7 +44,7 @@ impl Modules {
             bail!("the repository has no Kbuild yet, so there is no driver of ours: use --driver stock");
         }
         let key = key(repository, kernel)?;
-        let dir = cache.ensure(&kernel.variant.own("modules"), &key, |target| {
+        let dir = cache.ensure(&kernel.own("modules"), &key, |target| {
             let step = Step::start("building the kernel modules");
             let stage = stage(cache, repository, kernel, "build")?;
             make(cache, chroot, kernel, &stage, "modules", &step)?;
@@ -111,7 +111,7 @@ fn key(repository: &Repository, kernel: &Kernel) -> Result<Key> {
 /// Brings the staging directory up to date: only changed files are copied, so that make builds
 /// only what depends on them.
 fn stage(cache: &Cache, repository: &Repository, kernel: &Kernel, kind: &str) -> Result<PathBuf> {
-    let stage = cache.path(kernel.variant.own(&format!("stage-{kind}")));
+    let stage = cache.path(kernel.own(&format!("stage-{kind}")));
     let mark = stage.join(".kernel");
     let kernel_before = std::fs::read_to_string(&mark).unwrap_or_default();
     if kernel_before != kernel.key().as_str() || stage.join(INTERRUPTED).exists() {

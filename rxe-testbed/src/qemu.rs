@@ -277,7 +277,7 @@ pub(crate) fn choose_accelerator(world: &World) -> Result<Accelerator> {
     if node.is_err() {
         return Ok(Accelerator::Tcg);
     }
-    let verdict = world.cache.path(world.kernel.variant.own("kvm-verdict"));
+    let verdict = world.cache.path(world.kernel.own("kvm-verdict"));
     let key = format!(
         "{} {} ",
         world.kernel.key().as_str(),

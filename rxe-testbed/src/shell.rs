@@ -10,12 +10,13 @@ use crate::build::{self, Wanted};
 use crate::cli::ShellArguments;
 use crate::klog;
 use crate::process::RawTerminal;
+use crate::series::Series;
 use crate::session::Put;
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Vm};
 
 /// Runs the shell and gives its exit status.
-pub(crate) fn run(arguments: &ShellArguments) -> Result<u8> {
+pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<u8> {
     if !std::io::stdin().is_terminal() {
         bail!("shell needs a terminal; use `cargo testbed exec -- COMMAND` in scripts");
     }
@@ -26,7 +27,7 @@ pub(crate) fn run(arguments: &ShellArguments) -> Result<u8> {
         .collect::<Result<Vec<_>>>()?;
     let with_ours = arguments.vm.driver == Driver::Ours;
     let world = build::ensure(Wanted {
-        kernel: arguments.vm.kernel,
+        kernel: arguments.vm.kernel(series),
         modules: with_ours,
         programs: false,
     })?;

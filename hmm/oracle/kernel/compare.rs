@@ -36,6 +36,8 @@ pub(crate) struct Question {
     pub(crate) most: Policy,
     /// What is wanted of each page; nothing of its own if there are none.
     pub(crate) requests: Option<KVVec<Policy>>,
+    /// C's walk is the one that takes the mmap lock itself.
+    pub(crate) unlocked: bool,
 }
 
 impl Question {
@@ -49,6 +51,7 @@ impl Question {
             base: argument::policy(argument.base)?,
             most: argument::policy(argument.most)?,
             requests: argument::requests(argument.requests, range.len())?,
+            unlocked: argument.flags & abi::UNLOCKED != 0,
         })
     }
 

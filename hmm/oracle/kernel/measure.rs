@@ -38,7 +38,8 @@ pub(crate) fn walk(argument: &mut abi::Walk, mm: &MmWithUser) -> Result {
     (argument.nanoseconds, argument.found) = match argument.side {
         abi::OURS_FLAT => ours_flat(mm, range, policy)?,
         abi::OURS_RUNS => ours_by_runs(mm, range, policy)?,
-        abi::THEIRS => theirs(mm, range, policy)?,
+        abi::THEIRS => theirs(mm, range, policy, false)?,
+        abi::THEIRS_UNLOCKED => theirs(mm, range, policy, true)?,
         _ => return Err(EINVAL),
     };
     Ok(())
@@ -63,12 +64,18 @@ fn ours_by_runs(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u6
     Ok((begun.elapsed().as_nanos() as u64, found))
 }
 
-fn theirs(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
+fn theirs(
+    mm: &MmWithUser,
+    range: PageRange,
+    policy: Policy,
+    unlocked: bool,
+) -> Result<(u64, u64)> {
     let question = Question {
         range,
         base: policy,
         most: policy,
         requests: None,
+        unlocked,
     };
     let mut theirs = Theirs::new(&question)?;
     theirs.walk(mm)?;

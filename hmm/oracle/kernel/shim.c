@@ -12,6 +12,7 @@
 #include <linux/string.h>
 #include <linux/xarray.h>
 
+#include "../../kernel/compat.h"
 #include "shim.h"
 
 /* What a driver has for a range: its notifier, and the lock that it validates under. */
@@ -44,6 +45,20 @@ static void ask(const struct hmm_oracle_walk *walk)
 		memset(walk->pfns, 0, bytes);
 }
 
+/* One call of C's walk, as a driver makes it: there has been no invalidation since notifier_seq was read. */
+static int walk_once(struct mm_struct *mm, struct hmm_range *range, bool unlocked)
+{
+	int err;
+
+	if (unlocked)
+		return compat_hmm_range_fault_unlocked(range, msecs_to_jiffies(HMM_RANGE_DEFAULT_TIMEOUT));
+	range->notifier_seq = mmu_interval_read_begin(range->notifier);
+	mmap_read_lock(mm);
+	err = hmm_range_fault(range);
+	mmap_read_unlock(mm);
+	return err;
+}
+
 static int walk_until_valid(struct mm_struct *mm, struct watched *watched,
 			    const struct hmm_oracle_walk *walk)
 {
@@ -61,10 +76,7 @@ static int walk_until_valid(struct mm_struct *mm, struct watched *watched,
 
 	for (;;) {
 		ask(walk);
-		range.notifier_seq = mmu_interval_read_begin(range.notifier);
-		mmap_read_lock(mm);
-		err = hmm_range_fault(&range);
-		mmap_read_unlock(mm);
+		err = walk_once(mm, &range, walk->unlocked);
 		if (err && err != -EBUSY)
 			return err;
 		if (!err) {

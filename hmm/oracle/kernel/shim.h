@@ -8,7 +8,7 @@
 
 #include <linux/mm_types.h>
 
-/* A walk by hmm_range_fault. */
+/* A walk by hmm_range_fault, or by hmm_range_fault_unlocked_timeout. */
 struct hmm_oracle_walk {
 	unsigned long start;		/* address */
 	unsigned long pages;
@@ -16,12 +16,13 @@ struct hmm_oracle_walk {
 	unsigned long pfn_flags_mask;
 	const unsigned long *requests;	/* HMM_PFN_REQ_* a page, or NULL */
 	unsigned long *pfns;		/* out: HMM's own format */
+	bool unlocked;			/* by the walk that takes the mmap lock itself */
 	unsigned long nanoseconds;	/* out: without registering the notifier */
 };
 
 /*
- * Walks until the result is valid. Returns 0, the errno of hmm_range_fault, or -ETIMEDOUT if
- * invalidations keep winning. mm has users; may sleep.
+ * Walks until the result is valid. Returns 0, the errno of C's walk, -EOPNOTSUPP if this kernel has none
+ * that takes the lock itself, or -ETIMEDOUT if invalidations keep winning. mm has users; may sleep.
  */
 int hmm_oracle_walk_range(struct mm_struct *mm, struct hmm_oracle_walk *walk);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's `hmm_range_fault`, through the C half (`shim.c`).
+//! The kernel's `hmm_range_fault` and `hmm_range_fault_unlocked_timeout`, through the C half (`shim.c`).
 
 use kernel::error::to_result;
 use kernel::mm::MmWithUser;
@@ -20,6 +20,7 @@ pub(crate) struct Theirs {
     pfn_flags_mask: usize,
     requests: Option<KVVec<usize>>,
     pfns: KVVec<usize>,
+    unlocked: bool,
     nanoseconds: u64,
 }
 
@@ -43,6 +44,7 @@ impl Theirs {
             pfn_flags_mask: request(question.most),
             requests,
             pfns: KVVec::from_elem(0, pages, GFP_KERNEL)?,
+            unlocked: question.unlocked,
             nanoseconds: 0,
         })
     }
@@ -57,6 +59,7 @@ impl Theirs {
             pfn_flags_mask: self.pfn_flags_mask,
             requests: requests.map_or(core::ptr::null(), <[usize]>::as_ptr),
             pfns: self.pfns.as_mut_ptr(),
+            unlocked: self.unlocked,
             nanoseconds: 0,
         };
         // SAFETY: The range was checked to be in user space and not empty; `requests` and `pfns`

@@ -16,14 +16,24 @@ use super::stage::{self, Stage};
 use crate::build::World;
 use crate::cli::BenchArguments;
 use crate::qemu::INSTRUCTION;
+use crate::series::Series;
 use crate::ui::Step;
 use crate::vm::Driver;
 
-/// The baseline, in the repository.
-const BASELINE: &str = "rxe-testbed/baseline.json";
+/// The baselines: the paths to the kernel, and with them what is counted, differ from series to series.
+const BASELINES: &[(&str, &str)] = &[
+    ("7.2", include_str!("../../baseline/7.2.json")),
+    ("7.3", include_str!("../../baseline/7.3.json")),
+];
 
-/// The same, for the test in the VM.
-pub(crate) const BASELINE_TEXT: &str = include_str!("../../baseline.json");
+/// The baseline of a series, its place in the repository and its text. A series that has none is measured
+/// by the newest that there is.
+fn baseline(series: Series) -> (String, &'static str) {
+    let name = series.to_string();
+    let own = BASELINES.iter().find(|(of, _)| *of == name);
+    let (of, text) = own.unwrap_or(&BASELINES[BASELINES.len() - 1]);
+    (format!("rxe-testbed/baseline/{of}.json"), text)
+}
 
 /// By what share a metric may have become worse.
 const THRESHOLD: f64 = 0.05;
@@ -59,10 +69,11 @@ fn options() -> String {
 }
 
 /// The test: no metric of the baseline is worse by more than what is tolerated.
-pub(crate) fn test() -> String {
+pub(crate) fn test(series: Series) -> String {
     let percent = THRESHOLD * 100.0;
+    let (_, text) = baseline(series);
     format!(
-        "cat >/run/baseline.json <<'END'\n{BASELINE_TEXT}\nEND\n\
+        "cat >/run/baseline.json <<'END'\n{text}\nEND\n\
          {} && odp-bench compare --baseline --threshold {percent} /run/baseline.json /run/counted.json",
         stage::script("/run/counted.json", &options(), CASES)
     )
@@ -83,16 +94,17 @@ pub(super) fn against_baseline(
     if let Some(failed) = counted.failed.first() {
         bail!("{}: {}", failed.case, failed.why);
     }
-    let path = world.repository.path(BASELINE);
+    let (name, _) = baseline(world.kernel.version.series);
+    let path = world.repository.path(&name);
     if arguments.update_baseline {
         update(&counted, &path)?;
         return Ok(Vec::new());
     }
     let comparison = Comparison::with_baseline(&Run::load(&path)?, &counted, THRESHOLD);
-    println!("\nagainst {BASELINE}:\n\n{}", comparison.table());
+    println!("\nagainst {name}:\n\n{}", comparison.table());
     let regressions = comparison.regressions();
     let problem = format!(
-        "{regressions} metrics take over {} % more instructions than {BASELINE} says; if that is on purpose: \
+        "{regressions} metrics take over {} % more instructions than {name} says; if that is on purpose: \
          cargo testbed bench --icount --update-baseline",
         THRESHOLD * 100.0
     );
@@ -123,16 +135,27 @@ fn update(counted: &Run, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::series;
 
     #[test]
-    fn the_baseline_is_of_the_cases() -> Result<()> {
-        let baseline: Run = serde_json::from_str(BASELINE_TEXT)?;
-        let names: Vec<&str> = baseline.metrics.iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(names.len(), METRICS.len());
-        for name in METRICS {
-            assert!(names.contains(name), "{name} is not in the baseline");
-            assert!(CASES.iter().any(|case| name.starts_with(case)), "{name}");
+    fn each_baseline_is_of_the_cases() -> Result<()> {
+        for (series, text) in BASELINES {
+            let baseline: Run = serde_json::from_str(text)?;
+            let names: Vec<&str> = baseline.metrics.iter().map(|m| m.name.as_str()).collect();
+            assert_eq!(names.len(), METRICS.len());
+            for name in METRICS {
+                assert!(names.contains(name), "{name} is not in that of {series}");
+                assert!(CASES.iter().any(|case| name.starts_with(case)), "{name}");
+            }
         }
         Ok(())
+    }
+
+    #[test]
+    fn each_series_has_a_baseline() {
+        for series in series::SUPPORTED {
+            let (name, _) = baseline(*series);
+            assert!(name.contains(&series.to_string()), "{series}: {name}");
+        }
     }
 }

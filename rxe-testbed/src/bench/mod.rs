@@ -22,11 +22,12 @@ use serde::Deserialize;
 
 use crate::build::{self, Wanted, World};
 use crate::cli::BenchArguments;
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
 use crate::klog;
 use crate::programs;
 use crate::qemu::{Accelerator, Extra, INSTRUCTION};
 use crate::repository::Repository;
+use crate::series::Series;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -43,7 +44,7 @@ const LEG: Duration = Duration::from_secs(1200);
 const HMM_LIMIT: Duration = Duration::from_secs(900);
 
 /// Measures; the exit status says whether data was wrong or a run broke off, not how the goals stand.
-pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
+pub(crate) fn run(arguments: &BenchArguments, series: Option<Series>) -> Result<u8> {
     if let Some(folder) = &arguments.again {
         // One machine's: it cannot be asked for together with --pair.
         tell(
@@ -57,7 +58,10 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<u8> {
     }
     let started = Instant::now();
     let world = build::ensure(Wanted {
-        kernel: Variant::Stock,
+        kernel: Choice {
+            series,
+            variant: Variant::Stock,
+        },
         modules: true,
         programs: true,
     })?;

@@ -81,7 +81,8 @@ fn group_of(test: &VmTest, beside: bool) -> String {
 fn known(world: &World) -> Vec<VmTest> {
     let programs = &world.programs;
     let (verbs, mirror) = (programs.tests(), programs.mirror_cases());
-    table::all(&verbs, &mirror, world.kernel.variant)
+    let kernel = &world.kernel;
+    table::all(&verbs, &mirror, kernel.version.series, kernel.variant)
 }
 
 /// The names of all tests.
@@ -264,10 +265,12 @@ impl<'a> Boots<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::series::Series;
 
     #[test]
     fn the_tests_of_verbs_have_their_own_vm_beside_others() {
-        let tests = table::all(&["a".into()], &["b".into()], Variant::Debug);
+        let (verbs, mirror) = (["a".into()], ["b".into()]);
+        let tests = table::all(&verbs, &mirror, Series::newest(), Variant::Debug);
         let of = |name: &str, beside| {
             let test = tests.iter().find(|test| test.name == name);
             test.map(|test| group_of(test, beside)).unwrap_or_default()

@@ -26,7 +26,8 @@ use anyhow::{bail, Context, Result};
 
 use crate::build::{self, Wanted, World};
 use crate::cli::TestArguments;
-use crate::kernel::Variant;
+use crate::kernel::{Choice, Variant};
+use crate::series::Series;
 use crate::ui;
 use lanes::Part;
 use report::Report;
@@ -56,22 +57,33 @@ const TIERS: &[&str] = &[
     "selftest", "dma",
 ];
 
-/// Which tests are wanted.
+/// Which tests are wanted: all if it is empty.
 #[derive(Clone, Debug)]
-pub(crate) struct Filter(Option<String>);
+pub(crate) struct Filter(Vec<String>);
 
 impl Filter {
-    /// Whether a test is wanted: its name contains the filter's text.
+    /// Whether a test is wanted: its name contains one of the filter's texts, or begins with it if that begins
+    /// with a tier's name.
     pub(crate) fn takes(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|text| name.contains(text))
+        let takes = |text: &String| match tier_of(text) {
+            Some(_) => name.starts_with(text.as_str()),
+            None => name.contains(text.as_str()),
+        };
+        self.0.is_empty() || self.0.iter().any(takes)
     }
 
-    /// Whether the filter begins with another tier's name, so that finding out the names of this
-    /// one's tests can be spared.
+    /// Whether all of it begins with other tiers' names, so that finding out the names of this one's tests can
+    /// be spared.
     fn names_other_tier(&self, tier: &str) -> bool {
-        let first = self.0.as_deref().and_then(|text| text.split_once('/'));
-        first.is_some_and(|(first, _)| first != tier && TIERS.contains(&first))
+        let other = |text: &String| tier_of(text).is_some_and(|first| first != tier);
+        !self.0.is_empty() && self.0.iter().all(other)
     }
+}
+
+/// The tier that a filter's text begins with, if it does.
+fn tier_of(text: &str) -> Option<&str> {
+    let (first, _) = text.split_once('/')?;
+    TIERS.contains(&first).then_some(first)
 }
 
 /// What every tier needs.
@@ -83,10 +95,13 @@ pub(crate) struct Job<'a> {
 }
 
 /// Runs the tests; gives the program's exit status.
-pub(crate) fn run(arguments: &TestArguments) -> Result<u8> {
+pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u8> {
     let filter = Filter(arguments.filter.clone());
     let world = build::ensure(Wanted {
-        kernel: arguments.kernel,
+        kernel: Choice {
+            series,
+            variant: arguments.kernel,
+        },
         modules: true,
         programs: true,
     })?;
@@ -153,7 +168,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
 }
 
 fn nothing_matches(filter: &Filter) -> String {
-    let text = filter.0.as_deref().unwrap_or_default();
+    let text = filter.0.join("` or `");
     format!("no test's name contains `{text}`: `cargo testbed test --list` shows them all")
 }
 
@@ -188,12 +203,19 @@ mod tests {
 
     #[test]
     fn filters_are_pieces_of_names() {
-        let filter = |text: &str| Filter(Some(text.into()));
-        assert!(Filter(None).takes("core/hmm/x"));
+        let filter = |text: &str| Filter(text.split(' ').map(str::to_owned).collect());
+        assert!(Filter(Vec::new()).takes("core/hmm/x"));
+        assert!(!Filter(Vec::new()).names_other_tier("core"));
         assert!(filter("hmm/x").takes("core/hmm/x"));
         assert!(!filter("vm/").takes("core/hmm/x"));
         assert!(filter("vm/").names_other_tier("core"));
         assert!(!filter("hmm/x").names_other_tier("core"));
         assert!(!filter("core/").names_other_tier("core"));
+        assert!(filter("verbs/mun").takes("verbs/munmap"));
+        assert!(!filter("verbs/").takes("pyverbs/x"));
+        assert!(filter("diff/ verbs/").takes("verbs/x"));
+        assert!(filter("diff/ verbs/").names_other_tier("core"));
+        assert!(!filter("diff/ x").names_other_tier("core"));
+        assert!(!filter("diff/ verbs/").takes("vm/fuzz"));
     }
 }

@@ -162,7 +162,7 @@ fn program(world: &World) -> Result<PathBuf> {
         .finish();
     let dir = world
         .cache
-        .ensure(&world.kernel.variant.own("selftests"), &key, |target| {
+        .ensure(&world.kernel.own("selftests"), &key, |target| {
             let step = Step::start("compiling the kernel's hmm-tests");
             let binds = [
                 Bind::read(world.kernel.dir(), "/build/kernel"),

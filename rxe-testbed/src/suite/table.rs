@@ -8,6 +8,7 @@
 use crate::bench::counting;
 use crate::kernel::Variant;
 use crate::qemu::Extra;
+use crate::series::Series;
 use crate::session;
 
 /// A test in the VM.
@@ -183,7 +184,12 @@ pub(crate) fn leaks(name: String) -> VmTest {
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
-pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<VmTest> {
+pub(crate) fn all(
+    verbs: &[String],
+    mirror: &[String],
+    series: Series,
+    kernel: Variant,
+) -> Vec<VmTest> {
     let with = |(name, script, seconds): &Row<'_>, extra| VmTest {
         name: (*name).into(),
         script: session::with_scripts(script),
@@ -192,7 +198,7 @@ pub(crate) fn all(verbs: &[String], mirror: &[String], kernel: Variant) -> Vec<V
     };
     let row = |row: &Row<'_>| with(row, Extra::None);
     let elsewhere = ELSEWHERE.iter().map(|(row, extra)| with(row, *extra));
-    let script = counting::test();
+    let script = counting::test(series);
     let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
     let verbs = verbs.iter().map(|name| VmTest {
         name: format!("verbs/{name}"),
@@ -227,7 +233,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let tests = all(&["a".into(), "b".into()], &["a".into()], Variant::Debug);
+        let verbs = ["a".into(), "b".into()];
+        let tests = all(&verbs, &["a".into()], Series::newest(), Variant::Debug);
         let names: BTreeSet<_> = tests.iter().map(|test| &test.name).collect();
         assert_eq!(names.len(), tests.len());
         assert!(tests.iter().any(|test| test.name == "verbs/a"));

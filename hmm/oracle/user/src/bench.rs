@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use serde::Serialize;
 
-use crate::abi::{OURS_FLAT, OURS_RUNS, SNAPSHOT, THEIRS, WRITE};
+use crate::abi::{OURS_FLAT, OURS_RUNS, SNAPSHOT, THEIRS, THEIRS_UNLOCKED, WRITE};
 use crate::arena::{self, Span, PAGE};
 use crate::machine::Machine;
 use crate::memory;
@@ -312,10 +312,19 @@ fn snapshots(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Res
         for ((side, form), goal) in forms.into_iter().zip(goals) {
             let times = method.in_turns(|| walk(side), || walk(THEIRS))?;
             let name = format!("snapshot of {mib} MiB of {}, {form}", kind.name());
-            figures.push(method.figure(name, times, pages, goal));
+            figures.push(method.figure(name.clone(), times, pages, goal));
+            if oracle.has_unlocked()? {
+                let times = method.in_turns(|| walk(side), || walk(THEIRS_UNLOCKED))?;
+                figures.push(method.figure(unlocked(&name), times, pages, goal));
+            }
         }
     }
     Ok(())
+}
+
+/// The name of the same figure against C's walk that takes the mmap lock itself.
+fn unlocked(name: &str) -> String {
+    format!("{name}, C unlocked")
 }
 
 fn faults(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result<()> {
@@ -336,6 +345,10 @@ fn faults(oracle: &Oracle, method: &Method, figures: &mut Vec<Figure>) -> Result
         let name = format!("fault of {SIZE} MiB untouched, {form}");
         let times = method.in_turns(|| walk(side), || walk(THEIRS))?;
         figures.push(method.figure(name.clone(), times, SIZE * MIB, Some(1.0)));
+        if oracle.has_unlocked()? {
+            let times = method.in_turns(|| walk(side), || walk(THEIRS_UNLOCKED))?;
+            figures.push(method.figure(unlocked(&name), times, SIZE * MIB, Some(1.0)));
+        }
         let times = method.in_turns(|| walk(side), touch)?;
         let name = format!("{name}, against the CPU's touch");
         figures.push(method.figure(name, times, SIZE * MIB, Some(1.3)));

@@ -2,7 +2,8 @@
 //! Every kind of page table entry under every policy: a table of what both walks must say.
 //!
 //! Each row is set up afresh for each policy, once with our walk first and once with C's, once with
-//! a word a page and once by runs.
+//! a word a page and once by runs; and, where the kernel has it, with C's walk that takes the mmap lock
+//! itself.
 
 use anyhow::{bail, Context, Result};
 use hmm_oracle::userfault::Userfault;
@@ -10,7 +11,7 @@ use hmm_oracle::userfault::Userfault;
 use crate::abi::State;
 use crate::agree::{in_hugetlb, judge};
 use crate::arena::{self, Span};
-use crate::machine::{checks_locks, Machine};
+use crate::machine::{dislikes_holes, Machine};
 use crate::oracle::{Oracle, Question, Side};
 use crate::perform::Stage;
 use crate::view::View;
@@ -18,6 +19,7 @@ use crate::view::View;
 mod entries;
 mod refusals;
 mod requests;
+mod served;
 
 /// What a walk has to say about all pages of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,10 @@ struct Lab {
     view: View,
     stage: Stage,
     gigantic: bool,
+    /// The kernel has a walk that takes the mmap lock itself.
+    unlocked: bool,
+    /// The kernel would complain if C was asked to fault in holes of hugetlb areas.
+    dislikes_holes: bool,
     userfault: Option<Userfault>,
 }
 
@@ -106,8 +112,11 @@ struct Lab {
 pub(crate) fn run(filter: Option<&str>) -> Result<bool> {
     arena::check_free().context("the arena's addresses are in use")?;
     let machine = Machine::for_comparing()?;
+    let oracle = Oracle::open()?;
     let mut lab = Lab {
-        oracle: Oracle::open()?,
+        unlocked: oracle.has_unlocked()?,
+        dislikes_holes: dislikes_holes(&oracle)?,
+        oracle,
         view: View::open()?,
         stage: Stage::new()?,
         gigantic: machine.gigantic,
@@ -135,7 +144,10 @@ pub(crate) fn run(filter: Option<&str>) -> Result<bool> {
         });
         report(row.name, result);
     }
-    let others = requests::CHECKS.iter().chain(refusals::CHECKS);
+    let others = requests::CHECKS
+        .iter()
+        .chain(served::CHECKS)
+        .chain(refusals::CHECKS);
     for (name, check) in others.filter(|(name, _)| wanted(name)) {
         report(name, check(&mut lab).map(|()| None));
     }
@@ -152,10 +164,23 @@ pub(crate) fn run(filter: Option<&str>) -> Result<bool> {
 /// A check that is more than a row.
 type Check = (&'static str, fn(&mut Lab) -> Result<()>);
 
+/// Ours goes first, or C's; by runs, or a word a page; C's walk takes the mmap lock itself, or not.
+const WAYS: [(bool, bool, bool); 6] = [
+    (true, false, false),
+    (false, false, false),
+    (true, true, false),
+    (false, true, false),
+    (true, false, true),
+    (false, false, true),
+];
+
 /// All variants of a row; gives why it cannot be had here.
 fn check_row(lab: &mut Lab, row: &Row) -> Result<Option<String>> {
     for policy in 0..3u8 {
-        for (ours_first, by_runs) in [(true, false), (false, false), (true, true), (false, true)] {
+        for (ours_first, by_runs, unlocked) in WAYS {
+            if unlocked && !lab.unlocked {
+                continue;
+            }
             lab.clear()?;
             let span = match (row.set_up)(lab).context("setting up")? {
                 SetUp::Ready(span) => span,
@@ -164,17 +189,24 @@ fn check_row(lab: &mut Lab, row: &Row) -> Result<Option<String>> {
             let question = Question {
                 ours_first,
                 by_runs,
+                unlocked,
                 ..Question::uniform(span, policy)
             };
             // Where ours has been first, there are no holes any more.
-            if checks_locks() && in_hugetlb(&question) && question.wants_faults() && !ours_first {
+            if lab.dislikes_holes && in_hugetlb(&question) && question.wants_faults() && !ours_first
+            {
                 continue;
             }
             check(lab, row, &question).with_context(|| {
                 let way = if by_runs { "runs" } else { "flat" };
                 let first = if ours_first { "ours" } else { "C" };
                 let policy = ["snapshot", "read", "write"][usize::from(policy)];
-                format!("{policy}, {way}, {first} first")
+                let lock = if unlocked {
+                    ", C takes the lock itself"
+                } else {
+                    ""
+                };
+                format!("{policy}, {way}, {first} first{lock}")
             })?;
         }
     }

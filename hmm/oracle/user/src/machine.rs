@@ -8,15 +8,18 @@ use std::path::Path;
 use anyhow::{bail, Context, Result};
 use hmm_oracle::command::run;
 
+use crate::oracle::Oracle;
+
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const HUGETLB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const GIGANTIC: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
 
-/// Whether this kernel checks the order in which locks are taken. C's walk holds a lock of a hugetlb area
-/// while it calls the fault handler for a hole in it, which takes another one first. That is a deadlock that
-/// may happen; such kernels say so once, and look no further. So C is not asked to fault in holes there.
-pub(crate) fn checks_locks() -> bool {
-    Path::new("/proc/lockdep").exists()
+/// Whether this kernel would complain if C was asked to fault in holes of hugetlb areas. Until Linux 7.2 C's walk
+/// holds a lock of such an area while it calls the fault handler, which takes another one first. That is a deadlock
+/// that may happen; kernels that check the order of locks say so once, and look no further. The walk that takes the
+/// mmap lock itself came with one that holds no other.
+pub(crate) fn dislikes_holes(oracle: &Oracle) -> Result<bool> {
+    Ok(Path::new("/proc/lockdep").exists() && !oracle.has_unlocked()?)
 }
 
 /// The changed settings.

@@ -5,9 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 use crate::abi::{self, State, Word};
-use crate::arena::Span;
+use crate::arena::{Span, Zone};
 
 mod raw {
     use crate::abi::{self, Compare, Mirror, Walk, Zap};
@@ -40,6 +41,8 @@ pub(crate) struct Question {
     pub(crate) ours_first: bool,
     /// Our walk collects runs.
     pub(crate) by_runs: bool,
+    /// C's walk is the one that takes the mmap lock itself.
+    pub(crate) unlocked: bool,
 }
 
 impl Question {
@@ -52,6 +55,7 @@ impl Question {
             requests: None,
             ours_first: true,
             by_runs: false,
+            unlocked: false,
         }
     }
 
@@ -85,6 +89,7 @@ impl Question {
             parts.push(Self {
                 ours_first: self.ours_first,
                 by_runs: self.by_runs,
+                unlocked: self.unlocked,
                 ..Self::uniform(span, policy)
             });
             from += count;
@@ -145,6 +150,9 @@ impl Oracle {
         if question.by_runs {
             argument.flags |= abi::BY_RUNS;
         }
+        if question.unlocked {
+            argument.flags |= abi::UNLOCKED;
+        }
         // SAFETY: The buffers have room for a word a page, the requests are as many as pages.
         unsafe { self.raw_compare(&mut argument)? };
         let side = |words: &[Word], errno: u32| match errno {
@@ -168,6 +176,16 @@ impl Oracle {
     pub(crate) unsafe fn raw_compare(&self, argument: &mut abi::Compare) -> nix::Result<()> {
         // SAFETY: By the contract of this function.
         unsafe { raw::compare(self.0.as_raw_fd(), argument) }.map(|_| ())
+    }
+
+    /// Whether the kernel has a walk that takes the mmap lock itself: from 7.3 on.
+    pub(crate) fn has_unlocked(&self) -> Result<bool> {
+        let span = Zone::Small.span().part(0, 1);
+        match self.walk(span, abi::THEIRS_UNLOCKED, abi::SNAPSHOT) {
+            Ok(_) => Ok(true),
+            Err(Errno::EOPNOTSUPP) => Ok(false),
+            Err(errno) => Err(errno).context("asking for C's walk without the lock"),
+        }
     }
 
     /// One walk; gives its time in nanoseconds and the number of pages found.

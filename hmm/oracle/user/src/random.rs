@@ -13,7 +13,7 @@ use crate::agree::{judge, Difference, Disagreement};
 use crate::arena::{self, Span, Zone, PAGE};
 use crate::dice::Dice;
 use crate::kind::{look, Known, Tally};
-use crate::machine::{checks_locks, Machine};
+use crate::machine::{dislikes_holes, Machine};
 use crate::operation::Operation;
 use crate::oracle::{Answer, Oracle, Question};
 use crate::perform::Stage;
@@ -112,7 +112,8 @@ struct Run {
     step: u64,
     dice: Dice,
     gigantic: bool,
-    checks_locks: bool,
+    dislikes_holes: bool,
+    has_unlocked: bool,
     oracle: Oracle,
     view: View,
     stage: Stage,
@@ -123,13 +124,15 @@ struct Run {
 
 impl Run {
     fn new(seed: u64, gigantic: bool) -> Result<Self> {
+        let oracle = Oracle::open()?;
         Ok(Self {
             seed,
             step: 0,
             dice: Dice::new(seed),
             gigantic,
-            checks_locks: checks_locks(),
-            oracle: Oracle::open()?,
+            dislikes_holes: dislikes_holes(&oracle)?,
+            has_unlocked: oracle.has_unlocked()?,
+            oracle,
             view: View::open()?,
             stage: Stage::new()?,
             tally: Tally::default(),
@@ -171,6 +174,7 @@ impl Run {
         let point = dice.below(1 << 32);
         let mut pattern = Dice::new(dice.below(u64::MAX));
         let (ours_first, by_runs) = (dice.once_in(2), dice.once_in(3));
+        let unlocked = dice.once_in(2) && self.has_unlocked;
         let mut span = near.widened(more);
         if shape == Shape::Snapshot && whole {
             span = Zone::Small.span();
@@ -188,6 +192,7 @@ impl Run {
         let mut question = Question {
             ours_first,
             by_runs,
+            unlocked,
             ..Question::uniform(span, uniform)
         };
         if shape == Shape::Mixed {
@@ -210,11 +215,12 @@ impl Run {
         let kinds = look(&self.view, question.span, &known)?;
         let holes = kinds.iter().any(|(_, kind)| kind.is_hugetlb_hole());
         let snapshot;
-        let question = match self.checks_locks && holes && question.wants_faults() {
+        let question = match self.dislikes_holes && holes && question.wants_faults() {
             true => {
                 snapshot = Question {
                     ours_first: question.ours_first,
                     by_runs: question.by_runs,
+                    unlocked: question.unlocked,
                     ..Question::uniform(question.span, SNAPSHOT)
                 };
                 &snapshot
@@ -276,12 +282,17 @@ impl Run {
         println!("\nDISAGREEMENT at step {}: {disagreement:?}", self.step);
         let pages = question.span.pages();
         println!(
-            "range {:#x}, {pages} pages; base {}, most {}; {} first; {}; tried {}",
+            "range {:#x}, {pages} pages; base {}, most {}; {} first; {}; C {}; tried {}",
             question.span.start(),
             level(question.base),
             level(question.most),
             if question.ours_first { "ours" } else { "C" },
             if question.by_runs { "by runs" } else { "flat" },
+            if question.unlocked {
+                "takes the lock itself"
+            } else {
+                "with the lock"
+            },
             answer.tried,
         );
         let errno = |side: &Result<_, u32>| match side {

@@ -18,6 +18,7 @@ const API: u64 = 0xaa;
 const PAGEFAULT: u8 = 0x12;
 const FLAG_WP: u64 = 1 << 1;
 const FLAG_MINOR: u64 = 1 << 2;
+const FLAG_RWP: u64 = 1 << 3;
 const WAKE_NO_PROTECTION: u64 = 0;
 const PROTECT: u64 = 1;
 
@@ -25,6 +26,8 @@ const MINOR_SHMEM: u64 = 1 << 10;
 const WP_HUGETLB_SHMEM: u64 = 1 << 12;
 const WP_UNPOPULATED: u64 = 1 << 13;
 const WP_ASYNC: u64 = 1 << 15;
+const RWP: u64 = 1 << 17;
+const RWP_ASYNC: u64 = 1 << 18;
 
 /// Which faults are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub enum Mode {
     WriteProtected = 2,
     /// The file has the page, but it is not mapped.
     Minor = 4,
+    /// The page is protected against all access.
+    Inaccessible = 8,
 }
 
 /// A fault to be served.
@@ -96,6 +101,9 @@ mod raw {
         /// Protects against writes, or no longer.
         protect, MAGIC, 0x06, Protect);
     nix::ioctl_readwrite!(
+        /// Protects against all access, or no longer.
+        forbid, MAGIC, 0x09, Protect);
+    nix::ioctl_readwrite!(
         /// Maps a page that the file has.
         go_on, MAGIC, 0x07, Continue);
 }
@@ -117,6 +125,16 @@ impl Userfault {
     /// the protection at a write, so nobody has to wait.
     pub fn unattended() -> Result<Self> {
         Self::with(WP_HUGETLB_SHMEM | WP_UNPOPULATED | WP_ASYNC)
+    }
+
+    /// One that only makes pages inaccessible: the kernel itself gives them back at an access. `None` if this
+    /// kernel cannot do so: it can from Linux 7.3 on.
+    pub fn forbidding() -> Result<Option<Self>> {
+        match Self::with(RWP | RWP_ASYNC) {
+            Ok(userfault) => Ok(Some(userfault)),
+            Err(error) if error.downcast_ref() == Some(&nix::errno::Errno::EINVAL) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn with(features: u64) -> Result<Self> {
@@ -176,6 +194,7 @@ impl Userfault {
         let mode = match flags {
             flags if flags & FLAG_WP != 0 => Mode::WriteProtected,
             flags if flags & FLAG_MINOR != 0 => Mode::Minor,
+            flags if flags & FLAG_RWP != 0 => Mode::Inaccessible,
             _ => Mode::Missing,
         };
         Ok(Message {
@@ -202,6 +221,15 @@ impl Userfault {
     /// Protects the `len` bytes from `start` on against writes.
     pub fn protect(&self, start: u64, len: u64) -> Result<()> {
         self.change_protection(start, len, PROTECT)
+    }
+
+    /// Makes the `len` bytes from `start` on inaccessible.
+    pub fn forbid(&self, start: u64, len: u64) -> Result<()> {
+        let mode = PROTECT;
+        let mut argument = raw::Protect { start, len, mode };
+        // SAFETY: The argument is what the kernel expects. The next access gives the page back; no byte changes.
+        unsafe { raw::forbid(self.fd(), &mut argument) }.context("UFFDIO_RWPROTECT")?;
+        Ok(())
     }
 
     /// Lets the write to the page at `va` go on.

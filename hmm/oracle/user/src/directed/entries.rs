@@ -186,6 +186,21 @@ pub(super) const ROWS: &[Row] = &[
         |lab| uffd(lab, true),
         [Absent, ReadOnly(0), Writable(0)],
     ),
+    Row::new(
+        "made inaccessible by a userfaultfd",
+        |lab| forbidden(lab, |_| populated(small(20))),
+        [Absent, AnyRights(0), Writable(0)],
+    ),
+    Row::new(
+        "huge, made inaccessible by a userfaultfd",
+        |lab| forbidden(lab, huge),
+        [Absent, AnyRights(9), Writable(9)],
+    ),
+    Row::new(
+        "hugetlb, made inaccessible by a userfaultfd",
+        |lab| forbidden(lab, hugetlb_whole),
+        [Absent, AnyRights(9), Writable(9)],
+    ),
     Row {
         theirs: Some([Writable(0); 3]),
         ..Row::new("secret memory", secret, NOTHING)
@@ -348,6 +363,11 @@ fn hugetlb_present(lab: &mut Lab) -> Result<SetUp> {
     ready(two_hugetlb().part(3, HUGE + 5))
 }
 
+fn hugetlb_whole(lab: &mut Lab) -> Result<SetUp> {
+    hugetlb_present(lab)?;
+    ready(two_hugetlb())
+}
+
 fn hugetlb_read_only(lab: &mut Lab) -> Result<SetUp> {
     hugetlb_present(lab)?;
     memory::protect(two_hugetlb(), R)?;
@@ -462,6 +482,21 @@ fn uffd(lab: &mut Lab, gone: bool) -> Result<SetUp> {
     memory::advise(small(5), libc::MADV_DONTNEED)?;
     // To the kernel a marker is something like a page that is swapped out.
     expect(lab, small(5), IS_SWAPPED)
+}
+
+/// What `set_up` makes, protected against all access.
+fn forbidden(lab: &mut Lab, set_up: fn(&mut Lab) -> Result<SetUp>) -> Result<SetUp> {
+    let Some(userfault) = Userfault::forbidding()? else {
+        return Ok(SetUp::Impossible("the kernel cannot protect so".into()));
+    };
+    let SetUp::Ready(span) = set_up(lab)? else {
+        bail!("it cannot be set up");
+    };
+    let (start, len) = (span.start(), span.bytes() as u64);
+    userfault.register(start, len, Mode::Inaccessible)?;
+    userfault.forbid(start, len)?;
+    lab.userfault = Some(userfault);
+    ready(span)
 }
 
 /// Memory that the kernel itself has no mapping of.

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `relied-on.txt`: what we rely on of the kernel beyond its types, and why.
+//!
+//! A line that begins with `=` is part of a reason; the lines after it name what it holds for:
+//! `FILE NAME SERIES=HASH …`, with the hash of the text that was read, or `-` where that kernel has none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{bail, Context, Result};
+
+use crate::series::Series;
+
+/// Its place in the repository.
+pub(crate) const FILE: &str = "rxe-testbed/relied-on.txt";
+
+/// What stands for the hash of what a kernel does not have.
+pub(crate) const NONE: &str = "-";
+
+/// Something of the kernel's that we rely on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// From the root of the kernel's sources.
+    pub(crate) file: String,
+    /// A function or a macro, or `struct NAME`, which is written `struct:NAME`.
+    pub(crate) name: String,
+    /// The hash of the text that was read in each series.
+    pub(crate) read: BTreeMap<Series, String>,
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.file, self.name)
+    }
+}
+
+/// A reason, and what it holds for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) why: Vec<String>,
+    pub(crate) items: Vec<Item>,
+}
+
+/// The list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct List {
+    /// What stands before the first group.
+    heading: Vec<String>,
+    pub(crate) groups: Vec<Group>,
+}
+
+impl List {
+    /// Reads it.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let mut list = Self::default();
+        let mut in_reason = false;
+        for (number, line) in text.lines().enumerate() {
+            let at = || format!("line {}: {line}", number + 1);
+            if line.starts_with('#') {
+                list.heading.push(line.to_owned());
+            } else if let Some(reason) = line.strip_prefix('=') {
+                if !in_reason {
+                    list.groups.push(Group::default());
+                }
+                in_reason = true;
+                let group = list.groups.last_mut().with_context(at)?;
+                group.why.push(reason.trim().to_owned());
+            } else if !line.trim().is_empty() {
+                in_reason = false;
+                let group = list.groups.last_mut().with_context(at)?;
+                group.items.push(item(line).with_context(at)?);
+            }
+        }
+        Ok(list)
+    }
+}
+
+fn item(line: &str) -> Result<Item> {
+    let mut words = line.split_whitespace();
+    let (Some(file), Some(name)) = (words.next(), words.next()) else {
+        bail!("neither a reason nor FILE NAME");
+    };
+    let mut read = BTreeMap::new();
+    for word in words {
+        let (series, hash) = word.split_once('=').context("no SERIES=HASH")?;
+        read.insert(series.parse()?, hash.to_owned());
+    }
+    Ok(Item {
+        file: file.into(),
+        name: name.replace(':', " "),
+        read,
+    })
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.heading {
+            writeln!(f, "{line}")?;
+        }
+        for group in &self.groups {
+            writeln!(f)?;
+            for line in &group.why {
+                writeln!(f, "= {line}")?;
+            }
+            for item in &group.items {
+                write!(f, "{} {}", item.file, item.name.replace(' ', ":"))?;
+                for (series, hash) in &item.read {
+                    write!(f, " {series}={hash}")?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::series::SUPPORTED;
+
+    const TEXT: &str = "\
+# What we rely on.
+
+= A walk
+= in C.
+mm/hmm.c hmm_range_fault 7.2=0123456789ab 7.3=-
+mm/hmm.c struct:hmm_range
+
+= Another.
+mm/rmap.c try_to_unmap
+";
+
+    #[test]
+    fn it_is_written_as_it_is_read() -> Result<()> {
+        let list = List::parse(TEXT)?;
+        assert_eq!(list.groups.len(), 2);
+        assert_eq!(list.groups[0].why, ["A walk", "in C."]);
+        assert_eq!(list.groups[0].items[1].name, "struct hmm_range");
+        assert_eq!(list.to_string(), TEXT);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
+        for text in [
+            "mm/hmm.c walk\n",
+            "= a\nmm/hmm.c\n",
+            "= a\nmm/hmm.c x 7.2\n",
+        ] {
+            assert!(List::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_of_it_was_read_in_the_kernels_that_are_supported() -> Result<()> {
+        let text = include_str!("../../relied-on.txt");
+        let list = List::parse(text)?;
+        assert_eq!(list.to_string(), text);
+        let mut seen = std::collections::BTreeSet::new();
+        for item in list.groups.iter().flat_map(|group| &group.items) {
+            assert!(seen.insert(item.to_string()), "{item} is there twice");
+            let is_read = |series| item.read.contains_key(series);
+            assert!(SUPPORTED.iter().all(is_read), "{item}");
+            assert!(item.read.values().any(|hash| hash != NONE), "{item}");
+        }
+        Ok(())
+    }
+}
