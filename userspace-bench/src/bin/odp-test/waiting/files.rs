@@ -243,6 +243,8 @@ fn read_and_write(env: &Env, mode: Mode, file: &SlowFile) -> Result<()> {
         env.buffer(Mode::Pinned, 2 * PAGE)?,
         env.cover(mode, memory, Access::ALL)?,
     );
+    // The process itself can.
+    far.check(FILE, 0, PAGE)?;
     let (at, len, given) = (2 * PAGE - 7, PAGE, Pattern::new(1));
     let link = env.rc()?;
     link.read(far.remote(at), near.sge(5, len))
