@@ -131,8 +131,9 @@ impl<'s> StillMm<'s> {
                 Waiting::Forbidden => shim::hmm_shim_mmap_try_write_lock(mm.as_raw()),
             }
         };
-        // INVARIANT: Just taken.
-        held.then_some(Self {
+        // Made only then: whatever is made is given back.
+        held.then(|| Self {
+            // INVARIANT: Just taken.
             mm,
             _this_thread: NotThreadSafe,
         })

@@ -51,6 +51,7 @@ refused fault_around=513 "fault_around=513 is not possible: it has to be 0 to 51
 refused chunk_size=3 "chunk_size=3 is not possible: it has to be a power of two from 2 to 1024 (MiB)"
 refused chunk_size=0 "chunk_size=0 is not possible"
 refused fault_workers=513 "fault_workers=513 is not possible: it has to be 1 to 512"
+refused fault_workers=0 "fault_workers=0 is not possible"
 refused prefetch_workers=0 "prefetch_workers=0 is not possible: it has to be 1 to 32"
 refused region_memory=1048577 "region_memory=1048577 is not possible: it has to be 1 to 1048576 (MiB)"
 refused chunk_size=1024 region_memory=7 "region_memory=7 is not possible"

@@ -84,8 +84,9 @@ impl<T: Object> Ref<T> {
         let object = NonNull::new(object)?;
         // SAFETY: By the contract.
         let got = unsafe { rxe::__rxe_get(T::elem(object.as_ptr())) } != 0;
-        // INVARIANT: A reference for us, if we got one.
-        got.then_some(Self(object))
+        // Made only then: whatever is made gives a reference back.
+        // INVARIANT: A reference for us.
+        got.then(|| Self(object))
     }
 
     /// Takes over a reference.

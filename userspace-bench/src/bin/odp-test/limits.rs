@@ -175,37 +175,47 @@ fn of_device(env: &Env, name: &str) -> Result<u64> {
     Ok(value.context("no such counter")?.parse()?)
 }
 
-/// So many faults of a region are served at once.
+/// So many faults of a user wait at once. One more waits for its turn, and what nobody has to be waited for
+/// needs none.
 fn fault_workers(env: &Env, mode: Mode) -> Result<()> {
     const AT: usize = 13;
     const LEN: usize = 100;
-    let turns = Some(parameter("fault_workers")?).filter(|turns| *turns > 0);
+    /// Of more turns than that it is not tried that there are no more.
+    const SOME: usize = 4;
+    let turns = parameter("fault_workers")?;
+    let limited = turns <= SOME;
     let near = env.buffer(Mode::Pinned, PAGE)?;
     near.fill(WRITTEN, 0, PAGE);
     let far = env.buffer(mode, 64 * PAGE)?;
-    let handlers = handlers(&far, turns)?;
-    let pages: Vec<usize> = (0..handlers.len()).chain([FREE, FREE + 1]).collect();
-    let links = pages.iter().map(|_| Ok(env.rc()?));
+    let waited_for = turns.min(SOME) + usize::from(limited);
+    let handlers = (0..waited_for).map(|page| Handler::new(&far.memory, page * PAGE));
+    let handlers = handlers.collect::<Result<Vec<_>>>()?;
+    let links = (0..=waited_for).map(|_| Ok(env.rc()?));
     let links = links.collect::<Result<Vec<Loopback>>>()?;
-    let before = of_device(env, "page_faults_handled")?;
-    let begin = |page: usize| -> Result<()> {
-        let link = pages.iter().position(|p| *p == page).map(|at| &links[at]);
-        let link = link.context("no queue pair for the page")?;
-        let write = Op::Write(far.remote(page * PAGE + AT));
-        Ok(link.first.post_send(1, write, &[near.sge(0, LEN)])?)
-    };
-    let ended = || -> Result<u64> { Ok(of_device(env, "page_faults_handled")? - before) };
-    at_once(turns, &handlers, begin, ended)?;
-    for (page, link) in pages.iter().zip(&links) {
-        let end = link.first.completions().wait(env.patience)?;
-        end.expect(&[Status::SUCCESS])?;
-        let start = page * PAGE;
-        far.check_from(WRITTEN, 0, start + AT, LEN)?;
-        if *page < handlers.len() {
-            far.check_from(GIVEN, start, start, AT)?;
-            let rest = start + AT + LEN;
-            far.check_from(GIVEN, rest, rest, PAGE - AT - LEN)?;
+    let write = |page: usize| Op::Write(far.remote(page * PAGE + AT));
+    for (page, link) in links.iter().enumerate().take(waited_for) {
+        link.first.post_send(1, write(page), &[near.sge(0, LEN)])?;
+        if page < turns {
+            handlers[page].wait()?;
         }
+    }
+    if limited {
+        let asked = handlers[turns].asked_within(Some(WHILE))?;
+        ensure!(!asked, "{waited_for} wait at once, and not {turns}");
+    }
+    links[waited_for].write(near.sge(0, LEN), far.remote(FREE * PAGE + AT))?;
+    far.check_from(WRITTEN, 0, FREE * PAGE + AT, LEN)?;
+    for (page, handler) in handlers.iter().enumerate() {
+        if page >= turns {
+            handler.wait()?;
+        }
+        handler.give(&GIVEN.bytes((page * PAGE) as u64, PAGE))?;
+        let end = links[page].first.completions().wait(env.patience)?;
+        end.expect(&[Status::SUCCESS])?;
+        let (start, rest) = (page * PAGE, page * PAGE + AT + LEN);
+        far.check_from(WRITTEN, 0, start + AT, LEN)?;
+        far.check_from(GIVEN, start, start, AT)?;
+        far.check_from(GIVEN, rest, rest, PAGE - AT - LEN)?;
     }
     Ok(())
 }

@@ -159,7 +159,8 @@ impl Handler {
     /// For the page at `offset` of `memory`.
     pub fn new(memory: &Mapping, offset: usize) -> Result<Self> {
         // SAFETY: Makes a new descriptor.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let fd =
+            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         ensure!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
         let handler = Self {
             // SAFETY: Just made.
@@ -193,8 +194,23 @@ impl Handler {
         self.give(bytes)
     }
 
+    /// Whether somebody waits for the page, or does before `limit`; none is for ever.
+    pub fn asked_within(&self, limit: Option<Duration>) -> Result<bool> {
+        let mut poll = libc::pollfd {
+            fd: self.file.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let limit = limit.map_or(-1, |limit| limit.as_millis() as i32);
+        // SAFETY: One descriptor that is open.
+        let ready = unsafe { libc::poll(&mut poll, 1, limit) };
+        ensure!(ready >= 0, "poll: {}", io::Error::last_os_error());
+        Ok(ready > 0)
+    }
+
     /// Waits for a fault.
     pub fn wait(&self) -> Result<()> {
+        self.asked_within(None)?;
         let mut message = [0; 32];
         (&self.file)
             .read_exact(&mut message)
