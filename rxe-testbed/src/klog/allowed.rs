@@ -91,6 +91,15 @@ const LIST: &[Allowed] = &[
         ],
     ),
     Allowed {
+        why: "the test poisons pages of its own, and the kernel says so of each",
+        lines: &[
+            "Memory failure: 0x*: Sending SIGBUS to hmm-diff:% due to hardware memory corruption",
+            "Memory failure: 0x*: recovery action for *: Recovered",
+            "Memory failure: 0x*: unhandlable page.",
+        ],
+        during: Some(&["diff/"]),
+    },
+    Allowed {
         why: "the program asks a queue pair that it has not made ready, and is told so",
         lines: &["rxe0: qp#% rxe_post_send: qp not ready to send"],
         during: Some(&["pyverbs/"]),

@@ -74,9 +74,10 @@ mod tests {
     use super::super::table;
     use super::*;
     use crate::kernel::Variant;
+    use crate::series::Series;
 
     fn verdict(name: &str, outcome: Outcome, complaints: &[&str]) -> (Status, String) {
-        let tests = table::all(&["a".into()], &[], Variant::Stock);
+        let tests = table::all(&["a".into()], &[], Series::newest(), Variant::Stock);
         let test = tests.iter().find(|test| test.name == name).unwrap();
         let complaints: Vec<String> = complaints.iter().map(|line| (*line).into()).collect();
         let ran = Ran {
