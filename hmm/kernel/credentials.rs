@@ -30,8 +30,9 @@ impl Credentials {
     }
 
     /// The user who answers for what is done with them: who made the outermost user namespace that they are
-    /// of, or themselves. Users of a namespace are as many as its maker likes, and count as one.
-    pub fn accountable_user(&self) -> u32 {
+    /// of, or themselves. Users of a namespace are as many as its maker likes, and count as one; so do those of each
+    /// that the superuser has made, a container's.
+    pub fn accountable_user(&self) -> u64 {
         // SAFETY: Valid, as we have a reference.
         unsafe { shim::hmm_shim_accountable_user(self.0.as_ptr()) }
     }

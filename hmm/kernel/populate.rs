@@ -60,27 +60,18 @@ impl Owned {
         }
     }
 
-    /// Has `pages` brought into the CPU's page table, for `access`: as many as can be had, but at least
-    /// the first. They may be gone again when this returns. Waits for whoever has to bring them, until the
-    /// current thread is killed; holds no lock meanwhile.
+    /// Has `pages` brought into the CPU's page table, for `access`, one after the other. They may be gone again
+    /// when this returns. Waits for whoever has to bring them, until the current thread is killed, as far as the
+    /// kernel's fault handler lets it be killed. That lets go of the mmap lock while it waits for a page to be read.
     ///
     /// # Errors
     ///
-    /// [`FaultError::Refused`] if the first page cannot be had, [`FaultError::Exited`],
+    /// [`FaultError::Refused`] for the first page that cannot be had, [`FaultError::Exited`],
     /// [`FaultError::Interrupted`].
     pub fn populate(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
-        let first = PageRange::new(pages.start(), pages.start().saturating_add(1));
-        match self.bring(pages, access) {
-            // A later page may be the one.
-            Err(FaultError::Refused(_)) if pages.len() > 1 => self.bring(first, access),
-            result => result,
-        }
-    }
-
-    fn bring(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
         let mm = self.user()?;
         let _charge = Charge::to(&mm);
         let _user = self.credentials.take_on();

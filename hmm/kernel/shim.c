@@ -246,9 +246,16 @@ static bool may_wait_for_page(struct vm_area_struct *vma, unsigned long addr)
 
 vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
 {
+	unsigned int nofs;
+	vm_fault_t result;
+
 	if (may_wait_for_page(vma, addr))
 		return VM_FAULT_RETRY;
-	return handle_mm_fault(vma, addr, flags | FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT, NULL);
+	/* Memory that is short is not made by writing to a file system, whose server may not answer. */
+	nofs = memalloc_nofs_save();
+	result = handle_mm_fault(vma, addr, flags | FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_RETRY_NOWAIT, NULL);
+	memalloc_nofs_restore(nofs);
+	return result;
 }
 
 bool hmm_shim_mmap_read_lock_killable(struct mm_struct *mm)
@@ -304,7 +311,8 @@ bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm)
 		return false;
 	mm_lock_seqcount_begin(mm);
 	for_each_vma(vmi, vma) {
-		if (!may_wait_in_area(vma))
+		/* Who holds the lock of another's may read from swap. */
+		if (!userfaultfd_armed(vma) && (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma)))
 			vma_start_write(vma);
 	}
 	return true;
@@ -325,7 +333,7 @@ void hmm_shim_revert_credentials(const struct cred *before)
 	revert_creds(before);
 }
 
-unsigned int hmm_shim_accountable_user(const struct cred *cred)
+u64 hmm_shim_accountable_user(const struct cred *cred)
 {
 	const struct user_namespace *ns = cred->user_ns;
 
@@ -333,6 +341,9 @@ unsigned int hmm_shim_accountable_user(const struct cred *cred)
 		return __kuid_val(cred->uid);
 	while (ns->parent != &init_user_ns)
 		ns = ns->parent;
+	/* The superuser's are containers, which have nothing to do with each other. */
+	if (uid_eq(ns->owner, GLOBAL_ROOT_UID))
+		return 1ULL << 32 | ns->ns.inum;
 	return __kuid_val(ns->owner);
 }
 

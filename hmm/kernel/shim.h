@@ -103,8 +103,11 @@ void hmm_shim_mmap_write_unlock(struct mm_struct *mm);
 const struct cred *hmm_shim_get_credentials(void);
 const struct cred *hmm_shim_override_credentials(const struct cred *cred);
 void hmm_shim_revert_credentials(const struct cred *before);
-/* Who made the outermost user namespace that cred is of; in the first one, the user themselves. */
-unsigned int hmm_shim_accountable_user(const struct cred *cred);
+/*
+ * Who made the outermost user namespace that cred is of, or, if that was the superuser, the namespace; in the first
+ * one, the user themselves. A number for each.
+ */
+u64 hmm_shim_accountable_user(const struct cred *cred);
 
 /* Whether there is a process left that the memory of mm is for. */
 bool hmm_shim_mm_has_owner(struct mm_struct *mm);

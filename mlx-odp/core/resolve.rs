@@ -12,11 +12,11 @@ use crate::fault::{AccessError, Wanted};
 
 /// Memory that pages are brought into: in the kernel an address space.
 pub trait Memory {
-    /// Has `pages` brought in for `access`, at least the first. Sleeps for as long as it takes.
+    /// Has `pages` brought in for `access`. Sleeps for as long as it takes.
     ///
     /// # Errors
     ///
-    /// Why the first cannot be had.
+    /// Why the first of them that cannot be had cannot.
     fn bring_in(&self, pages: PageRange, access: Access) -> Result<(), FaultError>;
 }
 

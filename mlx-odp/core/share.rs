@@ -50,6 +50,11 @@ impl Share {
         }
     }
 
+    /// A job that waited has been given up.
+    pub fn leave(&mut self) {
+        self.waiting -= 1;
+    }
+
     /// Whether the user has no jobs.
     pub fn idle(self) -> bool {
         self == Self::default()
@@ -80,7 +85,7 @@ mod tests {
         fn each_job_runs_once(
             running in 1..4u32,
             waiting in 0..4u32,
-            steps in prop::collection::vec(0..2, 0..60),
+            steps in prop::collection::vec(0..3, 0..60),
         ) {
             let mut share = Share::default();
             let (mut run, mut wait) = (0u32, 0u32);
@@ -95,6 +100,10 @@ mod tests {
                         true => wait -= 1,
                         false => run -= 1,
                     },
+                    2 if wait > 0 => {
+                        share.leave();
+                        wait -= 1;
+                    }
                     _ => {}
                 }
                 prop_assert!(run <= running && wait <= waiting);

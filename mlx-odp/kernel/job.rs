@@ -82,7 +82,7 @@ unsafe impl Send for Worker {}
 /// A piece of work that may wait for somebody.
 #[pin_data]
 pub(crate) struct Job {
-    user: u32,
+    user: u64,
     /// Jobs of a user begin in this order.
     number: u64,
     body: Body,
@@ -120,7 +120,7 @@ impl Job {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn submit(user: u32, body: Body) -> Result<Arc<Self>> {
+    pub(crate) fn submit(user: u64, body: Body) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let job = Arc::pin_init(
             pin_init!(Self {
@@ -159,7 +159,7 @@ impl Job {
         Ok(job)
     }
 
-    fn key(&self) -> (Kind, u32) {
+    fn key(&self) -> (Kind, u64) {
         (self.body.kind(), self.user)
     }
 
@@ -176,6 +176,25 @@ impl Job {
             unsafe { shim::mlx_odp_shim_kill(task.cast()) };
         }
         *worker = Worker::GivenUp;
+    }
+
+    /// As [`Job::give_up`]; one that waits for its turn leaves. Sleeps.
+    pub(crate) fn withdraw(&self) {
+        self.give_up();
+        let waiting = {
+            let mut jobs = JOBS.lock();
+            let own = jobs.as_mut().and_then(|jobs| jobs.get_mut(&self.key()));
+            own.and_then(|own| {
+                let waiting = own.waiting.remove_node(&self.number)?;
+                own.share.leave();
+                Some(waiting)
+            })
+        };
+        if let Some(waiting) = waiting {
+            drop(waiting);
+            // SAFETY: Held when it was submitted. Whoever calls this keeps the module loaded.
+            unsafe { shim::mlx_odp_shim_release_module() };
+        }
     }
 
     fn given_up(&self) -> bool {
@@ -218,7 +237,7 @@ struct Jobs {
 
 kernel::sync::global_lock! {
     // SAFETY: `Workers::new` initialises it, when the module is loaded.
-    unsafe(uninit) static JOBS: Mutex<Option<RBTree<(Kind, u32), Jobs>>> = None;
+    unsafe(uninit) static JOBS: Mutex<Option<RBTree<(Kind, u64), Jobs>>> = None;
 }
 
 /// The queue; not null while the module is loaded.
@@ -260,7 +279,7 @@ fn next_after(job: &Job) {
 }
 
 /// Calls `visit` for each job of `user`.
-pub(crate) fn each_of(user: u32, visit: impl Fn(&Job)) {
+pub(crate) fn each_of(user: u64, visit: impl Fn(&Job)) {
     let jobs = JOBS.lock();
     let Some(jobs) = jobs.as_ref() else {
         return;

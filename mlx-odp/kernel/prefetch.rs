@@ -45,6 +45,7 @@ pub enum By {
 pub struct Target {
     counting: Arc<Counting>,
     pages: PageRange,
+    user: u64,
 }
 
 impl Target {
@@ -57,6 +58,7 @@ impl Target {
         Ok(Self {
             counting: region.counting().clone(),
             pages: region.may_prefetch(iova, len, advice)?,
+            user: region.owned().credentials().accountable_user(),
         })
     }
 
@@ -194,12 +196,16 @@ impl Prefetch {
     }
 }
 
-/// Prefetches `targets` in the background, if `user` has not too many prefetches there already: it is advice.
+/// Prefetches `targets` in the background, if who registered the first of them has not too many prefetches there
+/// already: it is advice.
 ///
 /// # Errors
 ///
 /// `ENOMEM`.
-pub fn later(targets: KVec<Target>, advice: Advice, user: u32) -> Result {
+pub fn later(targets: KVec<Target>, advice: Advice) -> Result {
+    let Some(user) = targets.first().map(|target| target.user) else {
+        return Ok(());
+    };
     let prefetch = Prefetch {
         targets,
         advice,

@@ -20,6 +20,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use crate::fault::{AccessError, Raised, UnderWay, Waiter, Wanted};
 use crate::job::{Body, Job};
 use crate::observer::Counting;
+use crate::region::Region;
 use crate::resolve::{bring_first, bring_rest, Memory};
 use crate::trace::Moment;
 
@@ -146,20 +147,22 @@ impl Ticket {
         self.resolving()?.state.lock().outcome()
     }
 
-    /// Whether the page that it waits for is the first of `wanted`, and for the same.
-    pub fn is_for(&self, wanted: Wanted) -> bool {
+    /// Whether the page of `region` that it waits for is the first of `wanted`, and for the same.
+    pub fn is_for(&self, region: &Region, wanted: Wanted) -> bool {
         self.resolving().is_some_and(|resolving| {
-            resolving.wanted.access == wanted.access
+            resolving.is_of(region.number())
+                && resolving.wanted.access == wanted.access
                 && resolving.wanted.pages.start() == wanted.pages.start()
         })
     }
 }
 
 impl Drop for Ticket {
+    /// Sleeps.
     fn drop(&mut self) {
         if let Some(resolving) = self.resolving() {
             resolving.withdraw();
         }
-        self.0.give_up();
+        self.0.withdraw();
     }
 }

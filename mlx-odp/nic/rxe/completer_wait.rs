@@ -4,8 +4,7 @@
 //!
 //! The answer to a READ is treated as if the network had lost it: the data is not entered, the completer stays
 //! where it was ([`Answer`]), and when the page is there, the requester asks for the rest once more. So does a
-//! ConnectX. A timeout meanwhile asks as well; each answer that comes shows that the peer is alive, so no retry
-//! is used up.
+//! ConnectX. Until then all answers are dropped, and no timeout counts: the peer has done its part.
 //!
 //! The answer to an atomic cannot be asked for so cheaply, and rxe's completer has no way out between entering it and
 //! completing the request. So it is entered before: when it is the next in the queue, and only if that
@@ -16,7 +15,8 @@ use kernel::ffi::{c_int, c_void};
 use mlx_odp::sge::element_at;
 
 use crate::device::parked_of;
-use crate::parked::{self, number_of, Side};
+use crate::object::registered;
+use crate::parked::{self, Side};
 use crate::rxe;
 
 /// Where the completer was before an answer.
@@ -44,15 +44,20 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
             return error;
         }
         let qp = (*task).qp;
-        if !parked::stopped(qp, Side::Completer) || !rewind(qp, dma) {
+        if !parked::stopped(qp, Side::Completer) {
+            return error;
+        }
+        // One to an atomic comes here if it could not be entered before, and ends its request in any case.
+        let wqe = kernel::container_of!(dma, rxe::rxe_send_wqe, dma);
+        if rxe::rxe_shim_is_atomic(wqe) || !rewind(qp, dma) {
             return error;
         }
         let answer = Answer {
             psn: (*qp).comp.psn,
             opcode: (*qp).comp.opcode,
         };
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-        parked.with(number, |queue_pair| queue_pair.answer = Some(answer));
+        let parked = parked_of((*qp).ibqp.device);
+        parked.with(qp, |queue_pair| queue_pair.answer = Some(answer));
         // It runs next: the completer takes this answer for one of several, and says that there is more to do.
         (*qp).send_task.func = Some(mlx_odp_rxe_send_again);
         0
@@ -89,20 +94,31 @@ unsafe fn rewind(qp: *mut rxe::rxe_qp, dma: *mut rxe::rxe_dma_info) -> bool {
     }
 }
 
-/// What requester and completer do in place of `rxe_sender` after an answer that was not taken.
+/// What requester and completer do in place of `rxe_sender` from an answer that was not taken until its page is there,
+/// or is known not to come. Answers are dropped meanwhile (`mlx_odp_rxe_next_answer`, `shim.c`): each that comes after the
+/// one that is missing would have all of it asked for again at once.
 ///
 /// # Safety
 ///
 /// Called by rxe's task that sends for `qp`.
+#[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
     // SAFETY: By the contract: the fields are the completer's own.
     unsafe {
-        (*qp).send_task.func = Some(rxe::rxe_sender);
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-        let answer = parked.with(number, |queue_pair| queue_pair.answer.take());
-        if let Some(Answer { psn, opcode }) = answer.flatten() {
+        let parked = parked_of((*qp).ibqp.device);
+        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let state = parked.with(qp, |queue_pair| {
+            (queue_pair.answer.take(), queue_pair.may_go_on(Side::Completer))
+        });
+        let (answer, may_go_on) = state.unwrap_or((None, true));
+        if let Some(Answer { psn, opcode }) = answer {
             (*qp).comp.psn = psn;
             (*qp).comp.opcode = opcode;
+        }
+        if may_go_on || !alive {
+            (*qp).send_task.func = Some(rxe::rxe_sender);
+            // Resumed before this, nobody knew what there is to ask for again.
+            (*qp).req.need_retry = 1;
         }
         rxe::rxe_sender(qp)
     }
@@ -122,13 +138,21 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
 ) -> bool {
     // SAFETY: By the contract, the completer runs here, and the send queue has been made.
     unsafe {
-        let oldest = rxe::rxe_shim_oldest_send_index(qp);
-        let wqe = rxe::rxe_shim_send_wqe(qp, oldest);
+        let mut index = rxe::rxe_shim_oldest_send_index(qp);
+        let mut wqe = rxe::rxe_shim_send_wqe(qp, index);
+        // It may be the first that is heard of those before. They are fewer than the queue has room for.
+        for _ in 0..(*qp).sq.max_wr {
+            if !rxe::rxe_shim_done_by(wqe, psn) {
+                break;
+            }
+            index = rxe::rxe_shim_send_index_after(qp, index);
+            wqe = rxe::rxe_shim_send_wqe(qp, index);
+        }
         let pending = (&raw const (*wqe).state).read_volatile()
             == rxe::wqe_state_wqe_state_pending as _
             && rxe::rxe_shim_is_atomic(wqe);
         // Another than the one that the completer waits for it drops itself, or takes as it is.
-        if !pending || psn != (*qp).comp.psn || psn != (*wqe).last_psn {
+        if !pending || psn != (&raw const (*wqe).last_psn).read_volatile() {
             return true;
         }
         let dma = &raw mut (*wqe).dma;

@@ -31,7 +31,7 @@ use mlx_odp::ticket::{Resume, Ticket};
 
 use crate::device::parked_of;
 use crate::object::registered;
-use crate::responder_wait::{self, Receive};
+use crate::responder_wait::{self, KeptReceive, Receive};
 use crate::rxe;
 
 /// Who of a queue pair is at work.
@@ -63,6 +63,8 @@ pub(crate) struct QueuePair {
     completer: Fault,
     /// What the responder goes on with.
     pub(crate) receive: Option<Receive>,
+    /// The receive that it has taken already.
+    pub(crate) kept_receive: Option<KeptReceive>,
     /// Where the completer was before the answer that it has to ask for again.
     pub(crate) answer: Option<crate::completer_wait::Answer>,
 }
@@ -76,9 +78,9 @@ impl QueuePair {
         }
     }
 
-    /// Whether the page that the responder waits for may be had now, or is known not to be.
-    pub(crate) fn responder_may_go_on(&self) -> bool {
-        let ticket = self.responder.ticket.as_ref();
+    /// Whether the page that this side waits for may be had now, or is known not to be.
+    pub(crate) fn may_go_on(&mut self, side: Side) -> bool {
+        let ticket = self.fault(side).ticket.as_ref();
         ticket.is_none_or(|ticket| ticket.outcome().is_some())
     }
 }
@@ -86,9 +88,9 @@ impl QueuePair {
 /// What the queue pairs of a device have parked.
 #[pin_data]
 pub(crate) struct Parked {
-    /// By their numbers.
+    /// By their addresses: a number may be another's before the queue pair has gone.
     #[pin]
-    queue_pairs: SpinLock<RBTree<u32, QueuePair>>,
+    queue_pairs: SpinLock<RBTree<usize, QueuePair>>,
 }
 
 impl Parked {
@@ -106,32 +108,32 @@ impl Parked {
         )
     }
 
-    /// Looks at what the queue pair `number` has parked, under the lock; `None` if that is nothing.
+    /// Looks at what `qp` has parked, under the lock; `None` if that is nothing.
     pub(crate) fn with<T>(
         &self,
-        number: u32,
+        qp: *mut rxe::rxe_qp,
         look: impl FnOnce(&mut QueuePair) -> T,
     ) -> Option<T> {
-        self.queue_pairs.lock().get_mut(&number).map(look)
+        self.queue_pairs.lock().get_mut(&qp.addr()).map(look)
     }
 
     /// Makes sure that there is something to look at. Sleeps.
-    fn ensure(&self, number: u32) -> Result {
-        if self.queue_pairs.lock().get(&number).is_some() {
+    fn ensure(&self, qp: *mut rxe::rxe_qp) -> Result {
+        if self.queue_pairs.lock().get(&qp.addr()).is_some() {
             return Ok(());
         }
-        let node = RBTreeNode::new(number, QueuePair::default(), GFP_KERNEL)?;
+        let node = RBTreeNode::new(qp.addr(), QueuePair::default(), GFP_KERNEL)?;
         // Nobody else makes one for the same queue pair but its other task: then one of the two is dropped.
         let mut queue_pairs = self.queue_pairs.lock();
-        if queue_pairs.get(&number).is_none() {
+        if queue_pairs.get(&qp.addr()).is_none() {
             queue_pairs.insert(node);
         }
         Ok(())
     }
 
-    /// What the queue pair `number` has parked is given up.
-    fn forget(&self, number: u32) {
-        let removed = self.queue_pairs.lock().remove_node(&number);
+    /// What `qp` has parked is given up.
+    fn forget(&self, qp: *mut rxe::rxe_qp) {
+        let removed = self.queue_pairs.lock().remove_node(&qp.addr());
         // Without the lock.
         drop(removed);
     }
@@ -174,16 +176,6 @@ fn running(writes: bool) -> Option<(*mut rxe::rxe_qp, Side)> {
         (false, false) => Side::Requester,
     };
     Some((qp, side))
-}
-
-/// The number of `qp`.
-///
-/// # Safety
-///
-/// `qp` is valid.
-pub(crate) unsafe fn number_of(qp: *mut rxe::rxe_qp) -> u32 {
-    // SAFETY: By the contract; it does not change.
-    unsafe { (*qp).elem.index }
 }
 
 /// Has the request that an access to `region` belongs to parked, if the access ended because somebody has to be
@@ -235,11 +227,11 @@ fn wait_for(
 /// The task of this `side` of `qp` runs here.
 unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wanted) -> bool {
     // SAFETY: The queue pair and its device are in use.
-    let (parked, number) = unsafe { (parked_of((*qp).ibqp.device), number_of(qp)) };
-    if parked.ensure(number).is_err() {
+    let (parked, number) = unsafe { (parked_of((*qp).ibqp.device), (*qp).elem.index) };
+    if parked.ensure(qp).is_err() {
         return false;
     }
-    match parked.with(number, |queue_pair| queue_pair.fault(side).look(wanted)) {
+    match parked.with(qp, |queue_pair| queue_pair.fault(side).look(region, wanted)) {
         Some(Known::UnderWay) => return true,
         // Dropped here, without the lock.
         Some(Known::CannotBeHad(_ticket)) => return false,
@@ -261,7 +253,7 @@ unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wante
         return false;
     };
     let mut ticket = Some(ticket);
-    parked.with(number, |queue_pair| {
+    parked.with(qp, |queue_pair| {
         queue_pair.fault(side).ticket = ticket.take();
     });
     // Left if the queue pair goes meanwhile.
@@ -281,9 +273,9 @@ enum Known {
 }
 
 impl Fault {
-    fn look(&mut self, wanted: Wanted) -> Known {
+    fn look(&mut self, region: &Region, wanted: Wanted) -> Known {
         match &self.ticket {
-            Some(ticket) if ticket.is_for(wanted) => match ticket.outcome() {
+            Some(ticket) if ticket.is_for(region, wanted) => match ticket.outcome() {
                 None => Known::UnderWay,
                 Some(Err(_)) => Known::CannotBeHad(self.ticket.take()),
                 Some(Ok(())) => Known::Gone(self.ticket.take()),
@@ -298,8 +290,8 @@ impl Fault {
 /// `qp` is valid.
 unsafe fn set_stopping(qp: *mut rxe::rxe_qp, side: Side) {
     // SAFETY: By the contract.
-    let (parked, number) = unsafe { (parked_of((*qp).ibqp.device), number_of(qp)) };
-    parked.with(number, |queue_pair| queue_pair.fault(side).stopping = true);
+    let parked = unsafe { parked_of((*qp).ibqp.device) };
+    parked.with(qp, |queue_pair| queue_pair.fault(side).stopping = true);
 }
 
 /// Whether this `side` of `qp` is on its way out of a request that is parked.
@@ -309,8 +301,8 @@ unsafe fn set_stopping(qp: *mut rxe::rxe_qp, side: Side) {
 /// `qp` is valid.
 pub(crate) unsafe fn stopping(qp: *mut rxe::rxe_qp, side: Side) -> bool {
     // SAFETY: By the contract.
-    let (parked, number) = unsafe { (parked_of((*qp).ibqp.device), number_of(qp)) };
-    let stopping = parked.with(number, |queue_pair| queue_pair.fault(side).stopping);
+    let parked = unsafe { parked_of((*qp).ibqp.device) };
+    let stopping = parked.with(qp, |queue_pair| queue_pair.fault(side).stopping);
     stopping.unwrap_or(false)
 }
 
@@ -321,8 +313,8 @@ pub(crate) unsafe fn stopping(qp: *mut rxe::rxe_qp, side: Side) -> bool {
 /// `qp` is valid.
 pub(crate) unsafe fn stopped(qp: *mut rxe::rxe_qp, side: Side) -> bool {
     // SAFETY: By the contract.
-    let (parked, number) = unsafe { (parked_of((*qp).ibqp.device), number_of(qp)) };
-    let stopped = parked.with(number, |queue_pair| {
+    let parked = unsafe { parked_of((*qp).ibqp.device) };
+    let stopped = parked.with(qp, |queue_pair| {
         core::mem::take(&mut queue_pair.fault(side).stopping)
     });
     stopped.unwrap_or(false)
@@ -336,7 +328,7 @@ pub(crate) unsafe fn stopped(qp: *mut rxe::rxe_qp, side: Side) -> bool {
 pub(crate) unsafe fn forget(qp: *mut rxe::rxe_qp) {
     // SAFETY: By the contract.
     unsafe {
-        parked_of((*qp).ibqp.device).forget(number_of(qp));
+        parked_of((*qp).ibqp.device).forget(qp);
         for (task, function) in [
             (&raw mut (*qp).recv_task, rxe::rxe_receiver as Task),
             (&raw mut (*qp).send_task, rxe::rxe_sender as Task),
@@ -380,8 +372,8 @@ unsafe extern "C" fn mlx_odp_rxe_abandon(elem: *mut rxe::rxe_pool_elem) {
     // SAFETY: As above; valid as long as it is waited for.
     unsafe {
         let qp = kernel::container_of!(elem, rxe::rxe_qp, elem);
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-        let tickets = parked.with(number, |queue_pair| {
+        let parked = parked_of((*qp).ibqp.device);
+        let tickets = parked.with(qp, |queue_pair| {
             [Side::Responder, Side::Requester, Side::Completer]
                 .map(|side| queue_pair.fault(side).ticket.take())
         });

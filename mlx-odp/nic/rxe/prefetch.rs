@@ -5,8 +5,6 @@
 //! What is prefetched is found here, by its key and domain; a prefetch keeps no reference to rxe's MR
 //! ([`mlx_odp::prefetch`]).
 
-use hmm::credentials::Credentials;
-
 use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
@@ -106,5 +104,5 @@ unsafe fn prefetch_later(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Adv
         // SAFETY: `pd` is valid.
         targets.push(unsafe { target(pd, sge, advice)? }, GFP_KERNEL_ACCOUNT)?;
     }
-    later(targets, advice, Credentials::current().accountable_user())
+    later(targets, advice)
 }

@@ -39,8 +39,10 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
         let status = (&raw const (*wqe).status).read_volatile();
         let waits = status == MEMORY_FAILED && parked::stopped(qp, Side::Requester);
         if waits && put_back(wqe, (*qp).sq.max_sge as u32) {
-            // It is looked at again when its page is there.
+            // It is looked at again when its page is there. The packet may have been the one that was to ask for an
+            // acknowledgement: the next one does.
             (*qp).req.wqe_index = failed as i32;
+            (*qp).req.noack_pkts = ASKS;
             return;
         }
         if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR {
@@ -61,6 +63,9 @@ unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
         unsafe { rxe::rxe_qp_error(qp) };
     }
 }
+
+/// As if so many packets had asked for no acknowledgement: more than rxe sends.
+const ASKS: i32 = 1 << 16;
 
 /// The status that the requester gives to a request for a failed copy out of its own memory and for
 /// nothing else: then nothing of the packet has been sent or entered.

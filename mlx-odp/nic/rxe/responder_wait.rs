@@ -25,7 +25,7 @@ use mlx_odp::sge::element_at;
 
 use crate::device::parked_of;
 use crate::object::registered;
-use crate::parked::{self, number_of, Side};
+use crate::parked::{self, QueuePair, Side};
 use crate::rxe;
 
 const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
@@ -56,6 +56,12 @@ impl Receive {
         self.mask & TAKES_RECEIVE != 0
     }
 }
+
+/// A receive of a shared receive queue that was taken for a message that has not been put into it yet.
+pub(crate) struct KeptReceive(*mut rxe::rxe_recv_wqe);
+
+// SAFETY: As for `Receive`.
+unsafe impl Send for KeptReceive {}
 
 /// A packet that was taken out of a queue, freed when dropped.
 struct Packet(NonNull<rxe::sk_buff>);
@@ -112,8 +118,14 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
             (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
         }
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-        let before = parked.with(number, |queue_pair| queue_pair.receive.replace(receive));
+        let keeps = receive.takes_receive() && !(*qp).srq.is_null();
+        let parked = parked_of((*qp).ibqp.device);
+        let before = parked.with(qp, |queue_pair| {
+            if keeps {
+                queue_pair.kept_receive = Some(KeptReceive(wqe));
+            }
+            queue_pair.receive.replace(receive)
+        });
         drop(before);
     }
 }
@@ -173,9 +185,9 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
             (*resp).msn = (*resp).msn.wrapping_sub(1);
         }
         if reads && (*resource).cur_psn != (*resource).first_psn {
-            // The answers before were given: the requester asks for the rest.
+            // The answers before were given: the requester asks for the rest. It may also ask for some of them again,
+            // and then for all to the end, as it has not got them: all of it stays known.
             (*resp).psn = (*resource).cur_psn;
-            (*resource).last_psn = (*resource).cur_psn.wrapping_sub(1) & rxe::BTH_PSN_MASK;
         } else {
             (*resource).type_ = 0;
             let all = u32::from((*qp).attr.max_dest_rd_atomic);
@@ -220,8 +232,8 @@ unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info)
     // SAFETY: By the contract.
     unsafe {
         if parked::stopping(qp, Side::Responder) {
-            let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-            let psn = parked.with(number, |queue_pair| {
+            let parked = parked_of((*qp).ibqp.device);
+            let psn = parked.with(qp, |queue_pair| {
                 queue_pair.receive.as_ref().map(|receive| receive.psn)
             });
             let psn = psn.flatten().unwrap_or((*answer).psn);
@@ -241,6 +253,8 @@ unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
     unsafe {
         if parked::stopped(qp, Side::Responder) {
             get_out(qp);
+            // rxe's task is about to end; there may be more packets.
+            rxe::rxe_sched_task(&raw mut (*qp).recv_task);
             return;
         }
         // A receive completion queue that overflows ends the request in the middle. In the error state nobody
@@ -261,9 +275,8 @@ unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
 unsafe fn get_out(qp: *mut rxe::rxe_qp) {
     // SAFETY: By the contract: the fields are the responder's own.
     unsafe {
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
-        let shared = !(*qp).srq.is_null();
-        parked.with(number, |queue_pair| {
+        let parked = parked_of((*qp).ibqp.device);
+        parked.with(qp, |queue_pair| {
             let Some(receive) = &queue_pair.receive else {
                 return;
             };
@@ -271,11 +284,10 @@ unsafe fn get_out(qp: *mut rxe::rxe_qp) {
             if !receive.takes_receive() {
                 (*qp).resp.wqe = receive.wqe;
             }
-            if receive.packet.is_none() && !(receive.takes_receive() && shared) {
-                queue_pair.receive = None;
-            } else if receive.packet.is_some() {
+            match receive.packet {
                 // What rxe drops of a message of which a packet was refused.
-                (*qp).resp.drop_msg = 0;
+                Some(_) => (*qp).resp.drop_msg = 0,
+                None => queue_pair.receive = None,
             }
         });
     }
@@ -294,29 +306,18 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
         if parked::stopped(qp, Side::Responder) {
             get_out(qp);
         }
-        let (parked, number) = (parked_of((*qp).ibqp.device), number_of(qp));
+        let parked = parked_of((*qp).ibqp.device);
         let alive = registered(qp) && rxe::rxe_shim_runs(qp);
-        let next = parked.with(number, |queue_pair| match &mut queue_pair.receive {
-            Some(_) if !alive => Next::Leave(queue_pair.receive.take()),
-            Some(receive) if receive.packet.is_some() => match queue_pair.responder_may_go_on() {
-                true => Next::GoOn(queue_pair.receive.take()),
-                false => Next::Wait,
-            },
-            Some(receive) if is_for(qp, receive) => Next::GoOn(queue_pair.receive.take()),
-            Some(_) => Next::Others,
-            None => Next::Leave(None),
-        });
+        let next = parked.with(qp, |queue_pair| next_of(qp, queue_pair, alive));
         match next.unwrap_or(Next::Leave(None)) {
             Next::Wait => {
                 rxe::rxe_shim_let_senders_go(qp);
                 return IDLE;
             }
             Next::Others => {}
-            Next::GoOn(receive) => {
+            Next::GoOn(receive, kept) => {
                 (*qp).recv_task.func = Some(rxe::rxe_receiver);
-                if let Some(receive) = receive {
-                    go_on(qp, receive);
-                }
+                go_on(qp, receive, kept);
             }
             // What is kept is freed.
             Next::Leave(_receive) => (*qp).recv_task.func = Some(rxe::rxe_receiver),
@@ -325,58 +326,86 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
     }
 }
 
+/// What the responder of `qp` does next, of which this is parked.
+///
+/// # Safety
+///
+/// It runs here.
+unsafe fn next_of(qp: *mut rxe::rxe_qp, queue_pair: &mut QueuePair, alive: bool) -> Next {
+    if !alive {
+        queue_pair.kept_receive = None;
+        return Next::Leave(queue_pair.receive.take());
+    }
+    let may_go_on = queue_pair.may_go_on(Side::Responder);
+    match &queue_pair.receive {
+        Some(receive) if receive.packet.is_some() && !may_go_on => Next::Wait,
+        Some(receive) if receive.packet.is_some() => match receive.takes_receive() {
+            true => Next::GoOn(queue_pair.receive.take(), queue_pair.kept_receive.take()),
+            false => Next::GoOn(queue_pair.receive.take(), None),
+        },
+        // SAFETY: By the contract.
+        _ if queue_pair.kept_receive.is_some() => match unsafe { takes_kept(qp) } {
+            true => Next::GoOn(None, queue_pair.kept_receive.take()),
+            false => Next::Others,
+        },
+        _ => Next::Leave(None),
+    }
+}
+
 /// What a responder with something kept does next.
 enum Next {
     /// The page is not there yet.
     Wait,
-    /// The packet that is kept, or that a receive is kept for, is the next.
-    GoOn(Option<Receive>),
+    /// The packet that is kept, or one that a receive is kept for, is the next.
+    GoOn(Option<Receive>, Option<KeptReceive>),
     /// Another packet comes first.
     Others,
     /// Nothing is kept any more.
     Leave(Option<Receive>),
 }
 
-/// Whether the next packet of `qp` is the one that a receive is kept for.
+/// Whether the next packet of `qp` is one that takes the receive that is kept.
 ///
 /// # Safety
 ///
 /// The responder of `qp` runs here.
-unsafe fn is_for(qp: *mut rxe::rxe_qp, receive: &Receive) -> bool {
+unsafe fn takes_kept(qp: *mut rxe::rxe_qp) -> bool {
     // SAFETY: By the contract.
     unsafe {
         let packet = rxe::rxe_shim_request(qp);
-        let fits = |packet: &rxe::rxe_pkt_info| {
+        let takes = |packet: &rxe::rxe_pkt_info| {
             packet.mask & TAKES_RECEIVE != 0
-                && ((*qp).ibqp.qp_type != RC || packet.psn == receive.psn)
+                && ((*qp).ibqp.qp_type != RC || packet.psn == (*qp).resp.psn)
         };
-        packet.as_ref().is_some_and(fits)
+        packet.as_ref().is_some_and(takes)
     }
 }
 
-/// Puts everything in its place for the packet that was parked.
+/// Puts everything in its place for the next packet: the one that was parked, and the receive that was kept.
 ///
 /// # Safety
 ///
 /// The responder of `qp` runs here.
-unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Receive) {
-    let (takes_receive, mask, wqe) = (receive.takes_receive(), receive.mask, receive.wqe);
+unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Option<Receive>, kept: Option<KeptReceive>) {
     // SAFETY: By the contract. A packet of ours goes to the head of the queue; one that the device has no use for
     // any more is freed.
     unsafe {
-        if let Some(packet) = receive.packet {
+        if let Some(Receive {
+            mask,
+            packet: Some(packet),
+            ..
+        }) = receive
+        {
             if !rxe::rxe_shim_give_back_request(qp, packet.into_raw()) {
                 return;
             }
             (*rxe::rxe_shim_request(qp)).mask = mask;
         }
-        if takes_receive && !(*qp).srq.is_null() {
-            let packet = rxe::rxe_shim_request(qp);
-            if !packet.is_null() {
-                // It has its receive already.
-                (*packet).mask &= !TAKES_RECEIVE;
-                (*qp).resp.wqe = wqe;
-            }
+        let packet = rxe::rxe_shim_request(qp);
+        if let (Some(KeptReceive(wqe)), false) = (kept, packet.is_null()) {
+            // It has its receive already.
+            (*packet).mask &= !TAKES_RECEIVE;
+            (*qp).resp.wqe = wqe;
         }
     }
 }

@@ -161,20 +161,6 @@ bool rxe_shim_runs(struct rxe_qp *qp)
 	return runs;
 }
 
-/* Whether the answer to an atomic is kept in the queue. */
-static bool keeps_answer(struct rxe_qp *qp)
-{
-	unsigned long flags;
-	struct sk_buff *skb;
-	bool kept;
-
-	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
-	skb = skb_peek(&qp->resp_pkts);
-	kept = skb && SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK;
-	spin_unlock_irqrestore(&qp->resp_pkts.lock, flags);
-	return kept;
-}
-
 void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 {
 	struct rxe_qp *qp = rxe_pool_get_index(&rxe->qp_pool, number);
@@ -184,8 +170,8 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 		return;
 	spin_lock_irqsave(&qp->state_lock, flags);
 	if (qp->valid) {
-		/* As after a timeout: what was lost is asked for again. */
-		if (side == RXE_SHIM_COMPLETER && !keeps_answer(qp))
+		/* As after a timeout: what was dropped is asked for again. */
+		if (side == RXE_SHIM_COMPLETER && READ_ONCE(qp->send_task.func) == mlx_odp_rxe_send_again)
 			qp->req.need_retry = 1;
 		rxe_sched_task(side == RXE_SHIM_RESPONDER ? &qp->recv_task : &qp->send_task);
 	}
@@ -277,6 +263,18 @@ bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe)
 	return opcode == IB_WR_ATOMIC_CMP_AND_SWP || opcode == IB_WR_ATOMIC_FETCH_AND_ADD;
 }
 
+bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn)
+{
+	return READ_ONCE(wqe->state) == wqe_state_pending &&
+	       !(READ_ONCE(wqe->mask) & WR_ATOMIC_OR_READ_MASK) &&
+	       psn_compare(psn, READ_ONCE(wqe->last_psn)) > 0;
+}
+
+unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index)
+{
+	return queue_next_index(qp->sq.queue, index);
+}
+
 /* Takes the place of copy_data() in rxe_comp.c, where an answer is put to where the request wants it. */
 int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *dma, void *addr,
 			    int length, enum rxe_mr_copy_dir dir)
@@ -293,6 +291,7 @@ int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *
 static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 {
 	struct rxe_pkt_info *pkt = SKB_TO_PKT(skb);
+	unsigned long flags;
 
 	/* The queue is being drained, maybe under the lock of the state. */
 	if (!READ_ONCE(qp->valid) || qp_state(qp) == IB_QPS_ERR || qp_state(qp) == IB_QPS_RESET)
@@ -302,9 +301,24 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	if (mlx_odp_rxe_enter_atomic(qp, pkt->psn, atmack_orig(pkt)))
 		return true;
 	/* It stays. Who sent it need not wait for that, and an answer has come: nothing has timed out. */
+	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
 	skb_orphan(skb);
+	spin_unlock_irqrestore(&qp->resp_pkts.lock, flags);
 	qp->comp.timeout_retry = 0;
 	return false;
+}
+
+/* Answers come, so nothing has timed out; what they say will be said again when it is asked for. */
+static noinline void drop_answers(struct rxe_qp *qp)
+{
+	struct sk_buff *skb;
+
+	while ((skb = skb_dequeue(&qp->resp_pkts))) {
+		rxe_put(qp);
+		kfree_skb(skb);
+		ib_device_put(qp->ibqp.device);
+	}
+	qp->comp.timeout_retry = 0;
 }
 
 /*
@@ -313,12 +327,36 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
  */
 struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 {
-	struct sk_buff *skb = skb_peek(answers);
+	struct rxe_qp *qp = container_of(answers, struct rxe_qp, resp_pkts);
+	struct sk_buff *skb = READ_ONCE(answers->next);
 
-	if (unlikely(skb && SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK) &&
-	    !enter_atomic(container_of(answers, struct rxe_qp, resp_pkts), skb))
+	if (unlikely(qp->send_task.func == mlx_odp_rxe_send_again)) {
+		drop_answers(qp);
+		return NULL;
+	}
+	/* Without the lock: who adds one has the task run again afterwards. */
+	if (skb == (struct sk_buff *)answers)
+		return NULL;
+	if (unlikely(SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK) && !enter_atomic(qp, skb))
 		return NULL;
 	return skb_dequeue(answers);
+}
+
+/*
+ * Takes the place of mod_timer() in rxe_comp.c. A responder that is not ready has answered: nothing is lost, and
+ * that it takes its time uses up no retry.
+ */
+int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires)
+{
+	struct rxe_qp *qp;
+
+	if (unlikely(timer->function == rnr_nak_timer)) {
+		qp = container_of(timer, struct rxe_qp, rnr_nak_timer);
+		qp->comp.retry_cnt = qp->attr.retry_cnt;
+		qp->comp.started_retry = 0;
+		timer_delete(&qp->retrans_timer);
+	}
+	return mod_timer(timer, expires);
 }
 
 /* Lets packets in queue that qp has sent go on without it: they would hold it until they are looked at. */

@@ -78,6 +78,9 @@ void rxe_shim_let_senders_go(struct rxe_qp *qp);
 /* Makes an answer one that says that the receiver is not ready for the packet psn. */
 void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn);
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe);
+/* Whether the answer psn to a request behind it says that this one, a WRITE or a SEND, has been done, too. */
+bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn);
+unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index);
 
 /* Puts qp into the reset state, whatever state it is in. */
 void rxe_shim_set_reset_state(struct rxe_qp *qp);
@@ -107,6 +110,8 @@ int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *
 int mlx_odp_rxe_answer_failed(struct rxe_dma_info *dma, int error);
 struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers);
 bool mlx_odp_rxe_enter_atomic(struct rxe_qp *qp, u32 psn, u64 original);
+int mlx_odp_rxe_send_again(struct rxe_qp *qp);
+int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires);
 void mlx_odp_rxe_qp_cleanup(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_abandon(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_enable_task(struct rxe_task *task);
