@@ -91,6 +91,19 @@ const LIST: &[Allowed] = &[
         ],
     ),
     Allowed {
+        why: "the test lets a completion queue overflow",
+        lines: &["rxe0: cq#% rxe_cq_post: queue full"],
+        during: Some(&["verbs/waiting.cq-overflow"]),
+    },
+    Allowed {
+        why: "the disk of the test is a file of a file system in user space, which can neither discard nor zero",
+        lines: &[
+            "operation not supported error, dev loop%, sector % op *",
+            "blk_print_req_error: % callbacks suppressed",
+        ],
+        during: Some(&["verbs/waiting.stopped-disk"]),
+    },
+    Allowed {
         why: "the test poisons pages of its own, and the kernel says so of each",
         lines: &[
             "Memory failure: 0x*: Sending SIGBUS to hmm-diff:% due to hardware memory corruption",

@@ -16,7 +16,6 @@ use odp_verbs::{
 };
 
 use super::{
-    page,
     scene::Kind,
     victim::{gone, role, Ending, Victim},
     withheld, ASKED, PROMPT,
@@ -105,7 +104,7 @@ fn waiting(env: &Env, kind: Kind, count: usize) -> Result<()> {
 
 /// What another user does while pages of `file` are waited for ends promptly.
 fn next_to(env: &Env, file: &SlowFile) -> Result<()> {
-    file.wait_until_asked(page(0), ASKED)?;
+    file.wait_until_any_asked(ASKED)?;
     // Time for the rest to be waited for, as far as the driver lets it.
     thread::sleep(Duration::from_secs(1));
     let mut other = Helper::spawn(role(env, BESIDE, Some(ANOTHER)))?;
