@@ -411,6 +411,8 @@ static void call_back_packets(struct rxe_qp *qp)
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
 {
 	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
+	/* A task is done at once as a rule: nothing has to be called back then. */
+	unsigned long soon = HZ / 50;
 
 	switch (elem->pool->type) {
 	case RXE_TYPE_MR:
@@ -419,9 +421,10 @@ unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long t
 	case RXE_TYPE_QP:
 		mlx_odp_rxe_unbind_windows(elem);
 		mlx_odp_rxe_abandon(elem);
-		do {
+		while (!wait_for_completion_timeout(unused, soon)) {
 			call_back_packets(container_of(elem, struct rxe_qp, elem));
-		} while (!wait_for_completion_timeout(unused, HZ / 10));
+			soon = HZ / 10;
+		}
 		return 1;
 	default:
 		break;
