@@ -198,7 +198,10 @@ pub(crate) fn stop_atomic(region: &Region, error: AccessError) -> bool {
     match wait_for(region, error, true) {
         Some((qp, _)) => {
             // SAFETY: The responder of `qp` runs here.
-            unsafe { responder_wait::give_back_resource(qp) };
+            unsafe {
+                responder_wait::give_back_resource(qp);
+                responder_wait::expect_again(qp);
+            }
             true
         }
         None => false,

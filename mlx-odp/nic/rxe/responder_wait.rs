@@ -112,8 +112,9 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
             wqe,
             packet: None,
         };
-        if kind != RC {
-            receive.packet = NonNull::new(rxe::rxe_shim_take_request(qp)).map(Packet);
+        match kind {
+            RC => expect_again(qp),
+            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_request(qp)).map(Packet),
         }
         if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
             (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
@@ -128,6 +129,17 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         });
         drop(before);
     }
+}
+
+/// The requester is told to come again with this packet. Those behind it, which it has sent already, come too early
+/// and are dropped without a word: a NAK of sequence would use up one of its retries.
+///
+/// # Safety
+///
+/// The responder of `qp` runs here.
+pub(crate) unsafe fn expect_again(qp: *mut rxe::rxe_qp) {
+    // SAFETY: By the contract: it is the responder's own, which takes it back with the next packet in sequence.
+    unsafe { (*qp).resp.sent_psn_nak = 1 };
 }
 
 /// Puts a receive back to where it was before the packet that is parked.
