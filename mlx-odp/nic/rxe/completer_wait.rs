@@ -124,8 +124,8 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
     }
 }
 
-/// Enters the answer to an atomic, `original`, with the number `psn`, which is the next in the queue of `qp`.
-/// Whether the completer may see it.
+/// Enters the answer to an atomic, `original`, with the number `psn`, which is the next in the queue of `qp`; says
+/// what has become of it.
 ///
 /// # Safety
 ///
@@ -135,8 +135,40 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
     qp: *mut rxe::rxe_qp,
     psn: u32,
     mut original: u64,
-) -> bool {
+) -> rxe::rxe_shim_atomic {
     // SAFETY: By the contract, the completer runs here, and the send queue has been made.
+    unsafe {
+        let Some(wqe) = answered_by(qp, psn) else {
+            // One that the completer does not wait for it drops itself, or takes as it is.
+            return rxe::rxe_shim_atomic_RXE_SHIM_NOT_ENTERED;
+        };
+        let dma = &raw mut (*wqe).dma;
+        let failed = rxe::copy_data(
+            (*qp).pd,
+            LOCAL_WRITE,
+            dma,
+            (&raw mut original).cast::<c_void>(),
+            ATOMIC as c_int,
+            rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ,
+        );
+        if failed == 0 {
+            return rxe::rxe_shim_atomic_RXE_SHIM_ENTERED;
+        }
+        match parked::stopped(qp, Side::Completer) && rewind(qp, dma) {
+            true => rxe::rxe_shim_atomic_RXE_SHIM_PARKED,
+            false => rxe::rxe_shim_atomic_RXE_SHIM_NOT_ENTERED,
+        }
+    }
+}
+
+/// The atomic request of `qp` that the answer `psn` is for, if it is the one that the completer comes to with it.
+///
+/// # Safety
+///
+/// The completer of `qp` runs here.
+unsafe fn answered_by(qp: *mut rxe::rxe_qp, psn: u32) -> Option<*mut rxe::rxe_send_wqe> {
+    // SAFETY: By the contract; the requests are in the queue's memory, which the application may write: each value
+    // is read once.
     unsafe {
         let mut index = rxe::rxe_shim_oldest_send_index(qp);
         let mut wqe = rxe::rxe_shim_send_wqe(qp, index);
@@ -148,26 +180,9 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
             index = rxe::rxe_shim_send_index_after(qp, index);
             wqe = rxe::rxe_shim_send_wqe(qp, index);
         }
-        let pending = (&raw const (*wqe).state).read_volatile()
-            == rxe::wqe_state_wqe_state_pending as _
-            && rxe::rxe_shim_is_atomic(wqe);
-        // Another than the one that the completer waits for it drops itself, or takes as it is.
-        if !pending || psn != (&raw const (*wqe).last_psn).read_volatile() {
-            return true;
-        }
-        let dma = &raw mut (*wqe).dma;
-        if (&raw const (*dma).resid).read_volatile() as usize != ATOMIC {
-            return true;
-        }
-        let entered = rxe::copy_data(
-            (*qp).pd,
-            LOCAL_WRITE,
-            dma,
-            (&raw mut original).cast::<c_void>(),
-            ATOMIC as c_int,
-            rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ,
-        );
-        // That it failed for good the completer finds out for itself.
-        entered == 0 || !(parked::stopped(qp, Side::Completer) && rewind(qp, dma))
+        let state = (&raw const (*wqe).state).read_volatile();
+        let last = (&raw const (*wqe).last_psn).read_volatile();
+        let waits = state == rxe::wqe_state_wqe_state_pending && rxe::rxe_shim_is_atomic(wqe);
+        (waits && psn == last).then_some(wqe)
     }
 }

@@ -275,14 +275,30 @@ unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index)
 	return queue_next_index(qp->sq.queue, index);
 }
 
+/*
+ * That the answer to an atomic, which the completer is about to see, has been entered. It is kept where rxe's task
+ * keeps its last result, which nobody reads, for as long as the task runs: the application cannot write there.
+ */
+#define ENTERED 0x0a70
+
+static bool take_entered(void)
+{
+	struct rxe_task *task = rxe_shim_current_task();
+
+	if (!task || task->ret != ENTERED)
+		return false;
+	task->ret = 0;
+	return true;
+}
+
 /* Takes the place of copy_data() in rxe_comp.c, where an answer is put to where the request wants it. */
 int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *dma, void *addr,
 			    int length, enum rxe_mr_copy_dir dir)
 {
 	int err;
 
-	/* That to an atomic has been entered already: mlx_odp_rxe_next_answer(). */
-	if (unlikely(!dma->resid && rxe_shim_is_atomic(container_of(dma, struct rxe_send_wqe, dma))))
+	if (unlikely(length == sizeof(u64)) &&
+	    rxe_shim_is_atomic(container_of(dma, struct rxe_send_wqe, dma)) && take_entered())
 		return 0;
 	err = copy_data(pd, access, dma, addr, length, dir);
 	return likely(!err) ? 0 : mlx_odp_rxe_answer_failed(dma, err);
@@ -293,13 +309,21 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	struct rxe_pkt_info *pkt = SKB_TO_PKT(skb);
 	unsigned long flags;
 
+	qp->send_task.ret = 0;
 	/* The queue is being drained, maybe under the lock of the state. */
 	if (!READ_ONCE(qp->valid) || qp_state(qp) == IB_QPS_ERR || qp_state(qp) == IB_QPS_RESET)
 		return true;
 	if ((aeth_syn(pkt) & AETH_TYPE_MASK) != AETH_ACK)
 		return true;
-	if (mlx_odp_rxe_enter_atomic(qp, pkt->psn, atmack_orig(pkt)))
+	switch (mlx_odp_rxe_enter_atomic(qp, pkt->psn, atmack_orig(pkt))) {
+	case RXE_SHIM_ENTERED:
+		qp->send_task.ret = ENTERED;
 		return true;
+	case RXE_SHIM_NOT_ENTERED:
+		return true;
+	case RXE_SHIM_PARKED:
+		break;
+	}
 	/* It stays. Who sent it need not wait for that, and an answer has come: nothing has timed out. */
 	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
 	skb_orphan(skb);

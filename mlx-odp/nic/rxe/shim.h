@@ -59,6 +59,15 @@ enum rxe_shim_side {
 	RXE_SHIM_COMPLETER,
 };
 
+/* What has become of the answer to an atomic. */
+enum rxe_shim_atomic {
+	RXE_SHIM_ENTERED,
+	/* The completer finds out for itself why. */
+	RXE_SHIM_NOT_ENTERED,
+	/* It waits for its page. */
+	RXE_SHIM_PARKED,
+};
+
 /* This side of the queue pair with this number goes on, if there is one. Does not sleep. */
 void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side);
 
@@ -109,7 +118,7 @@ int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *
 			    int length, enum rxe_mr_copy_dir dir);
 int mlx_odp_rxe_answer_failed(struct rxe_dma_info *dma, int error);
 struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers);
-bool mlx_odp_rxe_enter_atomic(struct rxe_qp *qp, u32 psn, u64 original);
+enum rxe_shim_atomic mlx_odp_rxe_enter_atomic(struct rxe_qp *qp, u32 psn, u64 original);
 int mlx_odp_rxe_send_again(struct rxe_qp *qp);
 int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires);
 void mlx_odp_rxe_qp_cleanup(struct rxe_pool_elem *elem);
