@@ -142,9 +142,14 @@ const LIST: &[Allowed] = &[
         during: Some(&["dma/peers"]),
     },
     anywhere_as(
-        "on a busy host the processors of a VM wait for their turn, and its clocks seem to differ",
+        "on a busy host the processors of a VM wait for their turn: its clocks seem to differ, and what is short seems long",
         &[
             "clocksource: Watchdog * interval: *ns",
+            "clocksource: timekeeping watchdog on CPU%: *",
+            "hrtimer: interrupt took % ns",
+            "perf: interrupt took too long (% > %), lowering kernel.perf_event_max_sample_rate to %",
+            "workqueue: * hogged CPU for >%us % times, consider switching to WQ_UNBOUND",
+            "sched: DL replenish lagged too much",
             "clocksource: Clocksource * interval: *ns",
             "clocksource: Marking clocksource tsc unstable due to frequency skew",
             "TSC found unstable after boot, most likely due to broken BIOS. Use 'tsc=unstable'.",
