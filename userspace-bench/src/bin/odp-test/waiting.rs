@@ -35,7 +35,7 @@ pub const ROLES: &str = "waiting.";
 
 /// What ought to be over at once is over within this, however busy the machine is. What waits for the page
 /// takes for ever, or the fifty seconds after which soft-RoCE gives up.
-const PROMPT: Duration = Duration::from_secs(20);
+const PROMPT: Duration = Duration::from_secs(40);
 /// How long it may take until a page is asked for.
 const ASKED: Duration = Duration::from_secs(20);
 
