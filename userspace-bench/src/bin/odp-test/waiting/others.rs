@@ -75,7 +75,7 @@ fn prefetches_of_others(env: &Env, count: usize) -> Result<()> {
 }
 
 /// How many queue pairs of one user wait at once; fewer where everything takes longer.
-const MANY: usize = 512;
+const MANY: usize = 128;
 
 /// More than a work queue of the kernel's has workers.
 const MORE: usize = 2100;
