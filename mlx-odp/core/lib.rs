@@ -10,6 +10,7 @@
 //! * [`announced`]: how much of it a message is going to want;
 //! * [`advice`]: what `ibv_advise_mr` asks for;
 //! * [`parameters`]: what the module can be loaded with;
+//! * [`rnr`]: when a requester tries again;
 //! * [`sge`]: where in a scatter-gather list a copy is;
 //! * [`stats`], [`histogram`]: the counters of a region and of a device.
 #![no_std]
@@ -25,6 +26,7 @@ pub mod histogram;
 pub mod key;
 pub mod parameters;
 pub mod resolve;
+pub mod rnr;
 pub mod sge;
 pub mod share;
 pub mod stats;

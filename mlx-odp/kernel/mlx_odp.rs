@@ -33,6 +33,8 @@ pub mod key;
 pub mod parameters;
 #[path = "../core/resolve.rs"]
 pub mod resolve;
+#[path = "../core/rnr.rs"]
+pub mod rnr;
 #[path = "../core/sge.rs"]
 pub mod sge;
 #[path = "../core/share.rs"]

@@ -51,8 +51,19 @@ pub(crate) enum Side {
 struct Fault {
     /// The last fault that it has raised.
     ticket: Option<Ticket>,
+    /// How often it has come to the same access since.
+    tries: u32,
     /// Whether it is on its way out of the request, which has to look as if it had failed.
     stopping: bool,
+}
+
+/// That a responder is not ready.
+#[derive(Clone, Copy)]
+pub(crate) struct NotReady {
+    /// For which packet, if not the one that is answered.
+    pub(crate) psn: Option<u32>,
+    /// How often that was said of the same page before.
+    pub(crate) tries: u32,
 }
 
 /// What a queue pair has parked.
@@ -61,6 +72,8 @@ pub(crate) struct QueuePair {
     responder: Fault,
     requester: Fault,
     completer: Fault,
+    /// What the responder tells its requester instead of its next answer.
+    not_ready: Option<NotReady>,
     /// What the responder goes on with.
     pub(crate) receive: Option<Receive>,
     /// The receive that it has taken already.
@@ -76,6 +89,17 @@ impl QueuePair {
             Side::Requester => &mut self.requester,
             Side::Completer => &mut self.completer,
         }
+    }
+
+    /// The responder will not answer this packet, or the one that it is at: the requester has to come again.
+    pub(crate) fn tell_not_ready(&mut self, psn: Option<u32>) {
+        let tries = self.responder.tries;
+        self.not_ready = Some(NotReady { psn, tries });
+    }
+
+    /// What the responder has to tell, once.
+    pub(crate) fn take_not_ready(&mut self) -> Option<NotReady> {
+        self.not_ready.take()
     }
 
     /// Whether the page that this side waits for may be had now, or is known not to be.
@@ -201,6 +225,8 @@ pub(crate) fn stop_atomic(region: &Region, error: AccessError) -> bool {
             unsafe {
                 responder_wait::give_back_resource(qp);
                 responder_wait::expect_again(qp);
+                let parked = parked_of((*qp).ibqp.device);
+                parked.with(qp, |queue_pair| queue_pair.tell_not_ready(None));
             }
             true
         }
@@ -257,7 +283,8 @@ unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wante
     };
     let mut ticket = Some(ticket);
     parked.with(qp, |queue_pair| {
-        queue_pair.fault(side).ticket = ticket.take();
+        let fault = queue_pair.fault(side);
+        (fault.ticket, fault.tries) = (ticket.take(), 0);
     });
     // Left if the queue pair goes meanwhile.
     ticket.is_none()
@@ -279,7 +306,10 @@ impl Fault {
     fn look(&mut self, region: &Region, wanted: Wanted) -> Known {
         match &self.ticket {
             Some(ticket) if ticket.is_for(region, wanted) => match ticket.outcome() {
-                None => Known::UnderWay,
+                None => {
+                    self.tries = self.tries.saturating_add(1);
+                    Known::UnderWay
+                }
                 Some(Err(_)) => Known::CannotBeHad(self.ticket.take()),
                 Some(Ok(())) => Known::Gone(self.ticket.take()),
             },
@@ -297,19 +327,7 @@ unsafe fn set_stopping(qp: *mut rxe::rxe_qp, side: Side) {
     parked.with(qp, |queue_pair| queue_pair.fault(side).stopping = true);
 }
 
-/// Whether this `side` of `qp` is on its way out of a request that is parked.
-///
-/// # Safety
-///
-/// `qp` is valid.
-pub(crate) unsafe fn stopping(qp: *mut rxe::rxe_qp, side: Side) -> bool {
-    // SAFETY: By the contract.
-    let parked = unsafe { parked_of((*qp).ibqp.device) };
-    let stopping = parked.with(qp, |queue_pair| queue_pair.fault(side).stopping);
-    stopping.unwrap_or(false)
-}
-
-/// The same; if so, it is out.
+/// Whether this `side` of `qp` was on its way out of a request that is parked. Now it is out.
 ///
 /// # Safety
 ///

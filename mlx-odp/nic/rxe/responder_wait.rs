@@ -21,15 +21,18 @@ use core::ptr::{null_mut, NonNull};
 
 use kernel::ffi::c_int;
 
+use mlx_odp::rnr;
 use mlx_odp::sge::element_at;
 
 use crate::device::parked_of;
 use crate::object::registered;
-use crate::parked::{self, QueuePair, Side};
+use crate::parked::{self, NotReady, QueuePair, Side};
 use crate::rxe;
 
 const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
 const UC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_UC;
+
+const ACKNOWLEDGE: u8 = rxe::IB_OPCODE_RC_ACKNOWLEDGE as u8;
 
 /// The packet takes a receive.
 const TAKES_RECEIVE: u32 = rxe::rxe_hdr_mask_RXE_RWR_MASK;
@@ -40,8 +43,6 @@ const IMMEDIATE: u32 = rxe::rxe_hdr_mask_RXE_IMMDT_MASK;
 pub(crate) struct Receive {
     /// What the packet is, as rxe has it.
     mask: u32,
-    /// Whose turn it is: the number to answer with.
-    psn: u32,
     /// The receive that the message is put into.
     wqe: *mut rxe::rxe_recv_wqe,
     /// The packet, if it is not the requester's to send it again.
@@ -108,7 +109,6 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         rewind(wqe, kind);
         let mut receive = Receive {
             mask,
-            psn,
             wqe,
             packet: None,
         };
@@ -122,6 +122,9 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         let keeps = receive.takes_receive() && !(*qp).srq.is_null();
         let parked = parked_of((*qp).ibqp.device);
         let before = parked.with(qp, |queue_pair| {
+            if kind == RC {
+                queue_pair.tell_not_ready(Some(psn));
+            }
             if keeps {
                 queue_pair.kept_receive = Some(KeptReceive(wqe));
             }
@@ -213,7 +216,7 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
 }
 
 /// Takes the place of `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: that a request is refused
-/// becomes *receiver not ready* if it is parked.
+/// becomes *receiver not ready* if it is parked, and what is not ready takes longer from try to try.
 ///
 /// # Safety
 ///
@@ -227,7 +230,8 @@ unsafe extern "C" fn mlx_odp_rxe_prepare_answer(
     // SAFETY: The answer is a packet of the queue pair whose responder runs here.
     unsafe {
         let qp = (*answer).qp;
-        if (*qp).resp.goto_error != 0 {
+        // As `expect_again` has left it, or for a packet that was missing.
+        if (*qp).resp.sent_psn_nak != 0 {
             answer_not_ready(qp, answer);
         }
         // What rxe would have called.
@@ -243,13 +247,16 @@ unsafe extern "C" fn mlx_odp_rxe_prepare_answer(
 unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info) {
     // SAFETY: By the contract.
     unsafe {
-        if parked::stopping(qp, Side::Responder) {
-            let parked = parked_of((*qp).ibqp.device);
-            let psn = parked.with(qp, |queue_pair| {
-                queue_pair.receive.as_ref().map(|receive| receive.psn)
-            });
-            let psn = psn.flatten().unwrap_or((*answer).psn);
-            rxe::rxe_shim_make_rnr_nak(answer, psn);
+        let parked = parked_of((*qp).ibqp.device);
+        // Not an answer that brings data.
+        if (*answer).opcode != ACKNOWLEDGE {
+            return;
+        }
+        let not_ready = parked.with(qp, QueuePair::take_not_ready).flatten();
+        if let Some(NotReady { psn, tries }) = not_ready {
+            let psn = psn.unwrap_or((*answer).psn);
+            let timer = rnr::timer((*qp).attr.min_rnr_timer, tries);
+            rxe::rxe_shim_make_rnr_nak(answer, psn, timer);
         }
     }
 }
@@ -289,6 +296,8 @@ unsafe fn get_out(qp: *mut rxe::rxe_qp) {
     unsafe {
         let parked = parked_of((*qp).ibqp.device);
         parked.with(qp, |queue_pair| {
+            // Not told where there was no memory for the answer: then nothing comes, and the requester asks again.
+            let _ = queue_pair.take_not_ready();
             let Some(receive) = &queue_pair.receive else {
                 return;
             };

@@ -246,14 +246,14 @@ void rxe_shim_let_senders_go(struct rxe_qp *qp)
 	spin_unlock_irqrestore(&qp->req_pkts.lock, flags);
 }
 
-void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn)
+void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer)
 {
-	struct rxe_qp *qp = answer->qp;
-
-	aeth_set_syn(answer, AETH_RNR_NAK | (~AETH_TYPE_MASK & qp->attr.min_rnr_timer));
+	/* rxe has counted its own. */
+	if ((aeth_syn(answer) & AETH_TYPE_MASK) != AETH_RNR_NAK)
+		rxe_counter_inc(to_rdev(answer->qp->ibqp.device), RXE_CNT_SND_RNR);
+	aeth_set_syn(answer, AETH_RNR_NAK | (~AETH_TYPE_MASK & timer));
 	bth_set_psn(answer, psn);
 	answer->psn = psn;
-	rxe_counter_inc(to_rdev(qp->ibqp.device), RXE_CNT_SND_RNR);
 }
 
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe)

@@ -84,8 +84,8 @@ void rxe_shim_free_packet(struct sk_buff *skb);
 u32 rxe_shim_mask(const struct rxe_pkt_info *pkt);
 /* The packets that wait hold nothing of who sent them, and are not too many. */
 void rxe_shim_let_senders_go(struct rxe_qp *qp);
-/* Makes an answer one that says that the receiver is not ready for the packet psn. */
-void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn);
+/* Makes an answer one that says that the receiver is not ready for the packet psn, until a time with this code. */
+void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer);
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe);
 /* Whether the answer psn to a request behind it says that this one, a WRITE or a SEND, has been done, too. */
 bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn);
