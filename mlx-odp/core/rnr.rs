@@ -47,7 +47,10 @@ mod tests {
         for min in 0..32 {
             let times: Vec<u32> = (0..40).map(|tries| time(timer(min, tries))).collect();
             for pair in times.windows(2) {
-                assert!(pair[1] > pair[0] || pair == [65536, 65536], "{min}: {pair:?}");
+                assert!(
+                    pair[1] > pair[0] || pair == [65536, 65536],
+                    "{min}: {pair:?}"
+                );
                 assert!(pair[1] <= 2 * pair[0], "{min}: {pair:?}");
             }
             assert_eq!(*times.last().unwrap(), 65536);

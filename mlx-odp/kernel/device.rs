@@ -19,9 +19,17 @@ use crate::stats::Stats;
 #[pin_data]
 pub struct Device {
     stats: Stats,
-    /// Its regions by their numbers, in the order of their registration.
     #[pin]
-    regions: Mutex<RBTree<u64, Arc<Region>>>,
+    regions: Mutex<Regions>,
+}
+
+/// The regions of a device.
+#[derive(Default)]
+struct Regions {
+    /// By their numbers, in the order of their registration.
+    by_number: RBTree<u64, Arc<Region>>,
+    /// The device is being removed: who looks for a region finds none any more.
+    removed: bool,
 }
 
 impl Device {
@@ -34,7 +42,7 @@ impl Device {
         Arc::pin_init(
             pin_init!(Self {
                 stats: Stats::default(),
-                regions <- new_mutex!(RBTree::new()),
+                regions <- new_mutex!(Regions::default()),
             }),
             GFP_KERNEL,
         )
@@ -52,15 +60,32 @@ impl Device {
         mut visit: impl FnMut(&Counting) -> fmt::Result,
     ) -> fmt::Result {
         let regions = self.regions.lock();
-        for region in regions.values() {
+        for region in regions.by_number.values() {
             visit(region.counting())?;
         }
         Ok(())
     }
 
-    /// The region with this number, as long as it is registered.
+    /// The region with this number, as long as it is registered and the device is not being removed.
     pub(crate) fn find(&self, number: u64) -> Option<Arc<Region>> {
-        self.regions.lock().get(&number).cloned()
+        let regions = self.regions.lock();
+        match regions.removed {
+            true => None,
+            false => regions.by_number.get(&number).cloned(),
+        }
+    }
+
+    /// The device is being removed: prefetches end, also those that an application waits for in a system call. Called
+    /// by the binding before anybody waits for these calls. Sleeps.
+    pub fn remove(&self) {
+        self.regions.lock().removed = true;
+        job::each(|job| match job.body() {
+            Body::Fault(fault) if fault.is_awaited_on(self) => {
+                fault.finish(Err(AccessError::Abandoned));
+                job.give_up();
+            }
+            _ => {}
+        });
     }
 }
 
@@ -76,7 +101,7 @@ impl Registered {
     pub(crate) fn new(region: Region) -> Result<Self> {
         let region = Arc::new(region, GFP_KERNEL_ACCOUNT)?;
         let node = RBTreeNode::new(region.number(), region.clone(), GFP_KERNEL_ACCOUNT)?;
-        region.device().regions.lock().insert(node);
+        region.device().regions.lock().by_number.insert(node);
         Ok(Self(region))
     }
 }
@@ -95,7 +120,7 @@ impl Drop for Registered {
     /// it anew and fail, prefetches end. Who uses it at this moment waits for nobody, and is done soon.
     fn drop(&mut self) {
         let number = self.0.number();
-        let removed = self.0.device().regions.lock().remove(&number);
+        let removed = self.0.device().regions.lock().by_number.remove(&number);
         drop(removed);
         job::each_of(self.0.owned().credentials().accountable_user(), |job| {
             match job.body() {

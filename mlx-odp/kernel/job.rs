@@ -235,6 +235,13 @@ struct Jobs {
     waiting: RBTree<u64, Arc<Job>>,
 }
 
+impl Jobs {
+    fn each(&self, visit: &impl Fn(&Job)) {
+        self.running.values().for_each(|job| visit(job));
+        self.waiting.values().for_each(|job| visit(job));
+    }
+}
+
 kernel::sync::global_lock! {
     // SAFETY: `Workers::new` initialises it, when the module is loaded.
     unsafe(uninit) static JOBS: Mutex<Option<RBTree<(Kind, u64), Jobs>>> = None;
@@ -278,6 +285,14 @@ fn next_after(job: &Job) {
     }
 }
 
+/// Calls `visit` for each job there is.
+pub(crate) fn each(visit: impl Fn(&Job)) {
+    let jobs = JOBS.lock();
+    for own in jobs.iter().flat_map(|jobs| jobs.values()) {
+        own.each(&visit);
+    }
+}
+
 /// Calls `visit` for each job of `user`.
 pub(crate) fn each_of(user: u64, visit: impl Fn(&Job)) {
     let jobs = JOBS.lock();
@@ -286,8 +301,7 @@ pub(crate) fn each_of(user: u64, visit: impl Fn(&Job)) {
     };
     for kind in [Kind::Fault, Kind::Prefetch] {
         if let Some(own) = jobs.get(&(kind, user)) {
-            own.running.values().for_each(|job| visit(job));
-            own.waiting.values().for_each(|job| visit(job));
+            own.each(&visit);
         }
     }
 }

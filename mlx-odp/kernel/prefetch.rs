@@ -127,6 +127,10 @@ impl Target {
         let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
         let ticket = Ticket::raise(owned, &self.counting, wanted, Extent::All, done.clone())
             .map_err(|_| FaultError::NoMemory)?;
+        // Who takes the region or the device away afterwards finds the fault, and ends it.
+        if self.counting.device().find(self.counting.number()).is_none() {
+            return Ok(());
+        }
         if !done.wait() {
             return Err(FaultError::Interrupted);
         }

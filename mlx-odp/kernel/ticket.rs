@@ -17,6 +17,7 @@ use hmm::walk::FaultError;
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 
+use crate::device::Device;
 use crate::fault::{AccessError, Raised, UnderWay, Waiter, Wanted};
 use crate::job::{Body, Job};
 use crate::observer::Counting;
@@ -93,6 +94,11 @@ impl Resolving {
     /// Whether it is a fault of this region.
     pub(crate) fn is_of(&self, region: u64) -> bool {
         self.counting.number() == region
+    }
+
+    /// Whether a thread of an application waits for it, in a system call on `device`.
+    pub(crate) fn is_awaited_on(&self, device: &Device) -> bool {
+        self.extent == Extent::All && core::ptr::eq(&**self.counting.device(), device)
     }
 
     fn withdraw(&self) {

@@ -74,6 +74,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/prefetch-removal.sh"),
     ),
     (
+        "usr/local/lib/testbed/waiting-removal",
+        include_str!("../guest/waiting-removal.sh"),
+    ),
+    (
         "usr/local/lib/testbed/kmemleak",
         include_str!("../guest/kmemleak.sh"),
     ),

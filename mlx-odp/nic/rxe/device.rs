@@ -127,6 +127,17 @@ pub(crate) unsafe fn parked_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Parked {
     unsafe { &kept_of(ibdev).parked }
 }
 
+/// `ibdev` is being removed, and nobody waits yet for the system calls that are under way on it.
+///
+/// # Safety
+///
+/// `ibdev` is one of rxe's that was registered.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_remove_device(ibdev: *mut rxe::ib_device) {
+    // SAFETY: By the contract: the core calls `dealloc_driver` later.
+    unsafe { device_of(ibdev) }.remove();
+}
+
 /// Takes the place of `rxe_dealloc` as the last operation that the core calls.
 ///
 /// # Safety

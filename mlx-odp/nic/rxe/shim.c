@@ -118,6 +118,41 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 	return queue_addr_from_index(qp->sq.queue, index);
 }
 
+/*
+ * A device is removed from the clients that came last first: from this one before ib_uverbs, without which rxe cannot
+ * be loaded. ib_uverbs waits for the system calls under way on the device.
+ */
+static void remove_device(struct ib_device *ibdev, void *client_data)
+{
+	if (ibdev->ops.driver_id == RDMA_DRIVER_RXE)
+		mlx_odp_rxe_remove_device(ibdev);
+}
+
+static struct ib_client client = {
+	.name = "mlx_odp_rxe",
+	.remove = remove_device,
+};
+
+/* Takes the place of rxe_register_notifier() in rxe.c, when the module is loaded. */
+int mlx_odp_rxe_init(void)
+{
+	int err = rxe_register_notifier();
+
+	if (err)
+		return err;
+	err = ib_register_client(&client);
+	if (err)
+		rxe_net_exit();
+	return err;
+}
+
+/* Takes the place of rxe_net_exit() in rxe.c, when all devices have gone. */
+void mlx_odp_rxe_exit(void)
+{
+	ib_unregister_client(&client);
+	rxe_net_exit();
+}
+
 /* What rxe's tasks are to the kernel's workers, which is the same function for all; NULL before there is one. */
 static work_func_t run_task;
 

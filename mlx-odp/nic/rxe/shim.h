@@ -103,6 +103,9 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
  * Defined beside odp.rs and called where a compiler flag in the Kbuild file has renamed a call of rxe's;
  * the rest of what is defined there is declared in rxe_loc.h.
  */
+int mlx_odp_rxe_init(void);
+void mlx_odp_rxe_exit(void);
+void mlx_odp_rxe_remove_device(struct ib_device *ibdev);
 int mlx_odp_rxe_register_device(struct rxe_dev *rxe, const char *name, struct net_device *ndev);
 void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device_ops *ops);
 void *mlx_odp_rxe_find(struct rxe_pool *pool, u32 index);

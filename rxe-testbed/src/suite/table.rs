@@ -55,6 +55,7 @@ const ROWS: &[Row<'_>] = &[
     ("vm/modules/load-unload", "load-unload", 60),
     ("vm/modules/parameters", "parameters", 300),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
+    ("vm/modules/waiting-removal", "waiting-removal", 600),
     (
         "vm/modules/come-and-go",
         "come-and-go $((50 / ${TESTBED_PATIENCE:-1}))",

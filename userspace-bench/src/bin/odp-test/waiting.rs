@@ -6,7 +6,9 @@ mod arrives;
 mod files;
 mod matrix;
 mod others;
+mod removal;
 mod scene;
+mod thousands;
 mod victim;
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub use arrives::TESTS as ARRIVES;
 pub use files::TESTS as FILES;
 pub use matrix::TESTS as MATRIX;
 pub use others::TESTS as OTHERS;
+pub use thousands::TESTS as THOUSANDS;
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
@@ -43,10 +46,17 @@ const ASKED: Duration = Duration::from_secs(20);
 pub fn play(options: &Options, role: &str) -> Result<()> {
     match role {
         victim::ROLE => victim::play(options),
-        role => match role.strip_prefix(files::ROLES) {
-            Some(role) => files::play(options, role),
-            None => others::play(options, role),
-        },
+        thousands::ROLE => thousands::play(options),
+        removal::KINDS => removal::kinds(),
+        role => {
+            if let Some(role) = role.strip_prefix(files::ROLES) {
+                files::play(options, role)
+            } else if let Some(name) = role.strip_prefix(removal::ROLES) {
+                removal::stay(options, name)
+            } else {
+                others::play(options, role)
+            }
+        }
     }
 }
 

@@ -13,6 +13,26 @@ use super::{
 };
 use crate::{harness::Test, prefetch_pending};
 
+/// The ways to wait, by their names.
+pub const KINDS: [(&str, Kind); 16] = [
+    ("write-source", WriteSource),
+    ("send-source", SendSource),
+    ("datagram-source", DatagramSource),
+    ("read-target", ReadTarget),
+    ("atomic-result", AtomicResult),
+    ("write-target", WriteTarget),
+    ("read-source", ReadSource),
+    ("atomic-target", AtomicTarget),
+    ("window", Window),
+    ("receive", Receive),
+    ("shared-receive", SharedReceive),
+    ("unreliable-receive", UnreliableReceive),
+    ("datagram-receive", DatagramReceive),
+    ("unreliable-write-target", UnreliableWriteTarget),
+    ("prefetch-and-wait", PrefetchAndWait),
+    ("prefetch", Prefetch),
+];
+
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
     Test::once("waiting.matrix.write-source", |env| all(env, WriteSource)),

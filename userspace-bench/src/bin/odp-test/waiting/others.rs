@@ -30,12 +30,11 @@ pub const TESTS: &[Test] = &[
     Test::once("waiting.cq-overflow", cq_overflow),
     Test::once("waiting.prefetch-of-others", prefetch_of_others),
     Test::once("waiting.many", many),
-    Test::once("waiting.more-than-workers", more_than_workers),
 ];
 
 /// Two users, neither of whom may do what others may not.
-const ONE: u32 = 65_001;
-const ANOTHER: u32 = 65_002;
+pub const ONE: u32 = 65_001;
+pub const ANOTHER: u32 = 65_002;
 
 /// The part of a process that has nothing to wait for.
 const BESIDE: &str = "beside";
@@ -77,18 +76,10 @@ fn prefetches_of_others(env: &Env, count: usize) -> Result<()> {
 /// How many queue pairs of one user wait at once; fewer where everything takes longer.
 const MANY: usize = 128;
 
-/// More than a work queue of the kernel's has workers.
-const MORE: usize = 2100;
-
 /// Another user writes, registers, prefetches, deregisters and exits.
 fn many(env: &Env) -> Result<()> {
     waiting(env, Kind::WriteTarget, MANY)?;
     waiting(env, Kind::WriteSource, MANY)
-}
-
-/// The same beside so many that each of them cannot have a worker to itself.
-fn more_than_workers(env: &Env) -> Result<()> {
-    waiting(env, Kind::WriteTarget, MORE)
 }
 
 fn waiting(env: &Env, kind: Kind, count: usize) -> Result<()> {
@@ -103,7 +94,7 @@ fn waiting(env: &Env, kind: Kind, count: usize) -> Result<()> {
 }
 
 /// What another user does while pages of `file` are waited for ends promptly.
-fn next_to(env: &Env, file: &SlowFile) -> Result<()> {
+pub fn next_to(env: &Env, file: &SlowFile) -> Result<()> {
     file.wait_until_any_asked(ASKED)?;
     // Time for the rest to be waited for, as far as the driver lets it.
     thread::sleep(Duration::from_secs(1));

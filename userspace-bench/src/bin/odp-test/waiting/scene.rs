@@ -411,11 +411,17 @@ impl Scene {
         Ok(())
     }
 
-    /// Deregisters the file's memory, which is still mapped, and the window on it before.
-    pub fn deregister(&mut self) -> Result<()> {
+    /// Deallocates the window, if there is one.
+    pub fn deallocate_window(&mut self) -> Result<()> {
         if let Some(window) = self.window.take() {
             window.deallocate()?;
         }
+        Ok(())
+    }
+
+    /// Deregisters the file's memory, which is still mapped, and the window on it before.
+    pub fn deregister(&mut self) -> Result<()> {
+        self.deallocate_window()?;
         let Some(Buffer { region, memory, .. }) = self.far.take() else {
             bail!("no memory");
         };

@@ -43,6 +43,8 @@ pub enum Ending {
     ResetFirst,
     /// Its peer is.
     ResetSecond,
+    /// The window that the memory is written through is deallocated.
+    DeallocateWindow,
     /// The memory that is waited for is deregistered.
     Deregister,
     /// Nothing: a second passes.
@@ -57,7 +59,7 @@ use Ending::*;
 
 impl Ending {
     /// All but the one that changes nothing.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         DestroyFirst,
         DestroySecond,
         DestroyAddressHandle,
@@ -66,6 +68,7 @@ impl Ending {
         FailSecond,
         ResetFirst,
         ResetSecond,
+        DeallocateWindow,
         Deregister,
         Exit,
         Kill,
@@ -76,6 +79,7 @@ impl Ending {
         match self {
             Deregister | Exit | Kill | Nothing => true,
             DestroyAddressHandle => kind == Kind::DatagramSource,
+            DeallocateWindow => kind == Kind::Window,
             _ => kind.has_queue_pairs(),
         }
     }
@@ -86,6 +90,7 @@ impl Ending {
             DestroyFirst => drop(scene.first.take()),
             DestroySecond => drop(scene.second.take()),
             DestroyQueues => drop((scene.first.take(), scene.second.take())),
+            DeallocateWindow => scene.deallocate_window()?,
             Deregister => scene.deregister()?,
             Nothing => std::thread::sleep(Duration::from_secs(1)),
             _ => {}
@@ -151,6 +156,11 @@ impl Victim {
         let begun: String = helper.hear(Duration::from_secs(60)).context("a victim")?;
         ensure!(begun == "begun", "a victim says {begun}");
         Ok(Self(helper))
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Has something end, promptly; only what kills the process needs no answer.

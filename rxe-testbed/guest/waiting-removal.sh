@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# The device goes, or the driver, while somebody waits for a page that does not come: in each way to wait there is.
+#
+# Until Linux 7.2 both wait for the process that uses the device, as with the kernel's own driver; it is killed then.
+# From 7.3 on they wait for nobody. In both cases nothing but the page keeps hmm.ko and mlx_odp.ko loaded.
+set -u
+fail() {
+	echo "$kind, $way: $*" >&2
+	exit 1
+}
+
+# Tries a command for so many seconds, on an ordinary kernel.
+within() {
+	local until=$(($(date +%s) + $1 * ${TESTBED_PATIENCE:-1}))
+	shift
+	until "$@"; do
+		[ "$(date +%s)" -lt "$until" ] || return 1
+		sleep 0.05
+	done
+}
+
+ended() {
+	! kill -0 "$1" 2>/dev/null
+}
+
+unload() {
+	local name
+	for name in rdma_rxe mlx_odp hmm; do
+		[ ! -d "/sys/module/$name" ] || rmmod "$name" 2>/dev/null || return
+	done
+}
+
+# Starts a process that waits for a page in this way: $victim, a child of $keeper, which withholds the page until "end".
+begin() {
+	rxe-driver ours || fail "rxe0 does not come up"
+	coproc waiter { exec odp-test --device rxe0 --role "waiting.stays.$kind"; }
+	keeper=$waiter_PID
+	read -r -t $((60 * ${TESTBED_PATIENCE:-1})) victim <&"${waiter[0]}" || fail "nobody waits"
+}
+
+end() {
+	exec {waiter[1]}>&-
+	within 30 ended "$keeper" || fail "who waited does not end"
+	wait "$keeper" || fail "who waited: status $?"
+}
+
+# Whether a driver whose device is open can be unloaded.
+kind=write-target way=unload
+begin
+if rmmod rdma_rxe 2>/dev/null; then
+	goes=true ways=(delete unload)
+else
+	goes=false ways=(delete)
+fi
+end
+
+kinds=$(odp-test --role waiting.kinds) || exit
+for kind in $kinds; do
+	for way in "${ways[@]}"; do
+		begin
+		case $way in
+		delete) rdma link delete rxe0 & ;;
+		unload) rmmod rdma_rxe & ;;
+		esac
+		removal=$!
+		if ! $goes; then
+			sleep 0.2
+			kill -KILL "$victim"
+		fi
+		within 30 ended "$removal" || fail "it waits"
+		wait "$removal" || fail "status $?"
+		[ ! -d /sys/module/rdma_rxe ] || within 30 rmmod rdma_rxe 2>/dev/null || fail "the driver stays"
+		end
+		within 30 unload || fail "a module stays"
+	done
+done
+echo "a driver in use goes: $goes"
+rxe-driver ours

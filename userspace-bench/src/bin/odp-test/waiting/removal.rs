@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Parts for a script that removes the device or the driver while somebody waits for a page. That is no test of this
+//! program's: others may use the device.
+
+use anyhow::{Context as _, Result};
+use odp_verbs::process::Parent;
+
+use super::{matrix, page, victim::Victim, withheld, ASKED};
+use crate::harness::Options;
+
+/// Tells the names of all ways to wait.
+pub const KINDS: &str = "kinds";
+/// What the parts that wait in one of these ways begin with.
+pub const ROLES: &str = "stays.";
+
+/// Plays [`KINDS`].
+pub fn kinds() -> Result<()> {
+    matrix::KINDS
+        .iter()
+        .for_each(|(name, _)| println!("{name}"));
+    Ok(())
+}
+
+/// Has a process wait for a page in the way called `name`, says which process that is, and withholds the page until
+/// standard input ends. Keeps the device open by that process alone.
+pub fn stay(options: &Options, name: &str) -> Result<()> {
+    let kind = matrix::KINDS.iter().find(|(other, _)| *other == name);
+    let (_, kind) = *kind.with_context(|| format!("there is no way to wait called {name}"))?;
+    let (file, plan) = withheld(kind, 1, 1)?;
+    let victim = Victim::start(&options.open()?, None, &plan)?;
+    file.wait_until_asked(page(0), ASKED)?;
+    let parent = Parent::new();
+    parent.tell(&victim.id())?;
+    // Nothing is said, and then no more.
+    let _: Result<bool, _> = parent.hear();
+    file.give_up();
+    drop(victim);
+    Ok(())
+}
