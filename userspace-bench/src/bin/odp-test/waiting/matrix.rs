@@ -4,13 +4,16 @@
 use std::time::Instant;
 
 use anyhow::{ensure, Context as _, Result};
-use odp_verbs::{env::Env, patience};
-
-use super::{
-    scene::Kind::{self, *},
-    victim::Ending,
-    while_waiting, PROMPT,
+use odp_verbs::{
+    env::Env,
+    patience,
+    waiting::{
+        Ending,
+        Kind::{self, *},
+    },
 };
+
+use super::{while_waiting, PROMPT};
 use crate::{harness::Test, prefetch_pending};
 
 /// The tests of this file.
