@@ -9,6 +9,8 @@
 //! - [`patience`]: time limits, longer where the kernel is slow.
 //! - [`process`]: other processes, that live, die and talk over pipes.
 //! - [`slow_file`]: a file whose pages come when a test wants them to.
+//! - [`userfault`]: memory whose pages this process brings itself.
+//! - [`waiting`]: who waits for such a page, and what is taken down meanwhile.
 //! - [`traffic`]: a process that must not be disturbed.
 //! - [`bench`]: what `odp-bench` measures.
 //! - [`counters`]: what the driver itself counted.
@@ -40,5 +42,7 @@ pub mod process;
 pub mod ring;
 pub mod slow_file;
 pub mod traffic;
+pub mod userfault;
 pub mod uverbs;
 pub mod verbs;
+pub mod waiting;

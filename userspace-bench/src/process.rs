@@ -228,6 +228,11 @@ impl Parent {
         Self
     }
 
+    /// Whoever started this process, which goes on when that one dies, to find out that it speaks no more.
+    pub fn outlived() -> Self {
+        Self
+    }
+
     /// Tells it something.
     pub fn tell(&self, message: &impl Serialize) -> io::Result<()> {
         tell(&mut io::stdout().lock(), message)

@@ -3,7 +3,8 @@
 //!
 //! Whoever touches a page that is withheld waits until it is released, or for ever: until the file system is
 //! given up, and then gets an error. That happens when the file is dropped, when the process ends, and when a
-//! test has taken so long that it is about to be killed, so nothing that waits is left behind.
+//! test has taken so long that it is about to be killed, so nothing that waits is left behind. Single pages can
+//! be made to fail, too.
 
 use std::{
     collections::BTreeSet,
@@ -21,8 +22,8 @@ use std::{
 
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, Request, Session, SessionACL, WriteFlags,
+    KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL, WriteFlags,
 };
 use tempfile::TempDir;
 
@@ -33,7 +34,7 @@ pub const DEVICE: &str = "/dev/fuse";
 /// The one file.
 const NAME: &str = "file";
 const FILE: INodeNo = INodeNo(2);
-/// After this the file system is given up: shorter than any test may take.
+/// After this the file system is given up, if nothing else was asked for: shorter than any test may take.
 const LIFE: Duration = Duration::from_secs(100);
 /// What the kernel knows of a file stays true for as long as it likes.
 const TTL: Duration = Duration::from_secs(1 << 20);
@@ -43,6 +44,8 @@ const TTL: Duration = Duration::from_secs(1 << 20);
 pub struct SlowFile {
     state: Arc<State>,
     dir: TempDir,
+    /// Tells the kernel what it has to forget.
+    notifier: Notifier,
     /// Dropped to have the file system given up.
     life: Option<mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
@@ -51,10 +54,16 @@ pub struct SlowFile {
 impl SlowFile {
     /// One of `pages` pages with what `pattern` has for them, none of which is withheld. Any user may use it.
     pub fn new(pages: usize, pattern: Pattern) -> io::Result<Self> {
+        Self::lasting(pages, pattern, LIFE)
+    }
+
+    /// The same, given up after `life`.
+    pub fn lasting(pages: usize, pattern: Pattern, life: Duration) -> io::Result<Self> {
         load()?;
         let state = Arc::new(State {
             contents: Mutex::new(Contents {
                 bytes: pattern.bytes(0, pages * PAGE),
+                pages: vec![Page::default(); pages],
                 ..Contents::default()
             }),
             asked: Condvar::new(),
@@ -66,10 +75,11 @@ impl SlowFile {
         config.mount_options = vec![MountOption::FSName("slow".into())];
         config.acl = SessionACL::All;
         let session = Session::new(Server(state.clone()), dir.path(), &config)?.spawn()?;
-        let (life, end) = mpsc::channel::<()>();
+        let notifier = session.notifier();
+        let (alive, end) = mpsc::channel::<()>();
         let mounted = dir.path().to_owned();
         let keeper = thread::spawn(move || {
-            let _ = end.recv_timeout(patience::scaled(LIFE));
+            let _ = end.recv_timeout(patience::scaled(life));
             give_up(&mounted);
             // It may have been cut off in the middle of a request.
             let _ = session.join();
@@ -77,7 +87,8 @@ impl SlowFile {
         Ok(Self {
             state,
             dir,
-            life: Some(life),
+            notifier,
+            life: Some(alive),
             keeper: Some(keeper),
         })
     }
@@ -94,16 +105,42 @@ impl SlowFile {
 
     /// From now on `pages` do not come. Those that are in memory are there.
     pub fn hold(&self, pages: Range<usize>) {
-        self.state.contents().held = pages;
+        self.state.contents().turn(pages, |page| page.held = true);
     }
 
     /// Lets all pages come, also to those who wait already.
     pub fn release(&self) {
         let mut contents = self.state.contents();
-        contents.held = 0..0;
-        for (bytes, reply) in std::mem::take(&mut contents.waiting) {
-            reply.data(&contents.bytes[bytes]);
-        }
+        let all = 0..contents.pages.len();
+        contents.turn(all, |page| page.held = false);
+    }
+
+    /// Lets `pages` come, also to those who wait already.
+    pub fn release_pages(&self, pages: Range<usize>) {
+        self.state.contents().turn(pages, |page| page.held = false);
+    }
+
+    /// Lets those go on who wait already, for pages that `chosen` is true of. The pages stay withheld.
+    pub fn let_go(&self, chosen: impl FnMut(usize) -> bool) {
+        self.state.contents().let_go(chosen);
+    }
+
+    /// From now on `pages` cannot be had, withheld or not: who asks for one, or waits for it already, gets an
+    /// error.
+    pub fn fail(&self, pages: Range<usize>) {
+        self.state.contents().turn(pages, |page| page.fails = true);
+    }
+
+    /// `pages` can be had again.
+    pub fn mend(&self, pages: Range<usize>) {
+        self.state.contents().turn(pages, |page| page.fails = false);
+    }
+
+    /// Takes `pages` out of memory, after what was written to them has been written back. Waits for those that
+    /// are being read.
+    pub fn evict(&self, pages: Range<usize>) -> io::Result<()> {
+        let (start, len) = (pages.start * PAGE, pages.len() * PAGE);
+        self.notifier.inval_inode(FILE, start as i64, len as i64)
     }
 
     /// Waits until somebody waits for `page`, for at most `limit`.
@@ -198,15 +235,68 @@ impl State {
 #[derive(Debug, Default)]
 struct Contents {
     bytes: Vec<u8>,
-    /// The pages that are withheld.
-    held: Range<usize>,
-    /// Those of them that somebody has asked for.
+    pages: Vec<Page>,
+    /// The withheld pages that somebody has asked for.
     asked: BTreeSet<usize>,
     /// What is to be given to whom.
     waiting: Vec<(Range<usize>, ReplyData)>,
 }
 
+/// What becomes of a page that is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Page {
+    /// It does not come.
+    held: bool,
+    /// It cannot be had.
+    fails: bool,
+}
+
+/// The pages that these bytes are in.
+fn pages_of(bytes: &Range<usize>) -> Range<usize> {
+    bytes.start / PAGE..bytes.end.div_ceil(PAGE)
+}
+
 impl Contents {
+    /// Changes `pages`, and answers those who have nothing to wait for any more.
+    fn turn(&mut self, pages: Range<usize>, change: impl FnMut(&mut Page)) {
+        self.pages[pages].iter_mut().for_each(change);
+        for (bytes, reply) in std::mem::take(&mut self.waiting) {
+            self.answer(bytes, reply);
+        }
+    }
+
+    /// Gives `reply` the bytes or an error, or keeps it until there is an answer.
+    fn answer(&mut self, bytes: Range<usize>, reply: ReplyData) {
+        let pages = &self.pages[pages_of(&bytes)];
+        if pages.iter().any(|page| page.fails) {
+            reply.error(Errno::EIO);
+        } else if pages.iter().any(|page| page.held) {
+            self.waiting.push((bytes, reply));
+        } else {
+            reply.data(&self.bytes[bytes]);
+        }
+    }
+
+    /// Gives those the bytes who wait, if `chosen` is true of the first page.
+    fn let_go(&mut self, mut chosen: impl FnMut(usize) -> bool) {
+        for (bytes, reply) in std::mem::take(&mut self.waiting) {
+            match chosen(pages_of(&bytes).start) {
+                true => reply.data(&self.bytes[bytes]),
+                false => self.waiting.push((bytes, reply)),
+            }
+        }
+    }
+
+    /// Notes who is withheld what.
+    fn note(&mut self, bytes: &Range<usize>) -> bool {
+        let pages = pages_of(bytes);
+        let held = self.pages[pages.clone()].iter().any(|page| page.held);
+        if held {
+            self.asked.extend(pages);
+        }
+        held
+    }
+
     /// What of `size` bytes at `offset` the file has.
     fn range(&self, offset: u64, size: usize) -> Range<usize> {
         let len = self.bytes.len();
@@ -285,14 +375,10 @@ impl Filesystem for Server {
     ) {
         let mut contents = self.0.contents();
         let bytes = contents.range(offset, size as usize);
-        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
-        let held = &contents.held;
-        if pages.start >= held.end || pages.end <= held.start {
-            return reply.data(&contents.bytes[bytes]);
+        if contents.note(&bytes) {
+            self.0.asked.notify_all();
         }
-        contents.asked.extend(pages);
-        contents.waiting.push((bytes, reply));
-        self.0.asked.notify_all();
+        contents.answer(bytes, reply);
     }
 
     fn write(

@@ -67,6 +67,11 @@ const ROWS: &[Row<'_>] = &[
         1200,
     ),
     (
+        "vm/fuzz-waiting",
+        "odp-fuzz --seed 2026 --waiting $((1500 / ${TESTBED_PATIENCE:-1}))",
+        1200,
+    ),
+    (
         "vm/rdma/rc-pinned",
         "pair ibv_rc_pingpong -d rxe0 -g 1 -c -n 200",
         60,

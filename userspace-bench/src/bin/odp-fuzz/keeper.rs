@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use odp_verbs::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Arguments;
+use crate::{waiting, Arguments};
 
 /// What the process that asks has to say.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,34 +85,88 @@ pub fn keep(arguments: &Arguments) -> Result<()> {
          load mlx_odp and its rdma_rxe"
     );
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
-    println!("odp-fuzz: {} requests, --seed {seed}", arguments.requests);
+    let work = match arguments.waiting {
+        Some(cases) => Work::Waits(cases),
+        None => Work::Requests(arguments.requests),
+    };
+    println!("odp-fuzz: {work}, --seed {seed}");
     // What is made once and kept is made now.
-    ask(
-        arguments,
-        seed.wrapping_add(1),
-        arguments.requests.min(2000),
-    )
-    .context("the first few")?;
+    work.few()
+        .run(arguments, seed ^ OTHER)
+        .context("the first few")?;
     let before = Footprint::take();
     let neighbour = traffic::start(role(arguments, traffic::ROLE)).context("the neighbour")?;
     let started = Instant::now();
-    let tally = ask(arguments, seed, arguments.requests)?;
+    let tally = work.run(arguments, seed)?;
     let took = started.elapsed();
     let report = traffic::stop(neighbour).context("the neighbour")?;
     if let Some(error) = report.error {
         bail!("the neighbour was disturbed: {error}");
     }
     // Some objects may stay in the allocator's hands for a while, and other processes have theirs.
-    let slack = (arguments.requests / 100).max(1000);
+    let slack = (work.size() / 100).max(1000);
     footprint::settle(&before, slack).context("left behind")?;
-    let work: Vec<_> = tally.iter().map(|(s, n)| format!("{n} {s}")).collect();
+    let ends: Vec<_> = tally.iter().map(|(s, n)| format!("{n} {s}")).collect();
     println!(
-        "odp-fuzz: all as it should be in {:.0} s; ends of work: {}; {} rounds next door",
+        "odp-fuzz: all as it should be in {:.0} s; {}: {}; {} rounds next door",
         took.as_secs_f64(),
-        work.join(", "),
+        work.counted(),
+        ends.join(", "),
         report.rounds
     );
     Ok(())
+}
+
+/// What is done beforehand has a seed of its own.
+const OTHER: u64 = 1 << 40;
+
+/// What there is to do.
+#[derive(Clone, Copy)]
+enum Work {
+    /// So many requests.
+    Requests(u64),
+    /// So many cases of somebody who waits for a page.
+    Waits(u64),
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests(count) => write!(f, "{count} requests"),
+            Self::Waits(count) => write!(f, "{count} waits for a page"),
+        }
+    }
+}
+
+impl Work {
+    /// What is enough for everything to have been there once.
+    fn few(self) -> Self {
+        match self {
+            Self::Requests(count) => Self::Requests(count.min(2000)),
+            Self::Waits(count) => Self::Waits(count.min(100)),
+        }
+    }
+
+    fn size(self) -> u64 {
+        match self {
+            Self::Requests(count) | Self::Waits(count) => count,
+        }
+    }
+
+    /// What [`Work::run`] counts.
+    fn counted(self) -> &'static str {
+        match self {
+            Self::Requests(_) => "ends of work",
+            Self::Waits(_) => "what ended meanwhile",
+        }
+    }
+
+    fn run(self, arguments: &Arguments, seed: u64) -> Result<BTreeMap<String, u64>> {
+        match self {
+            Self::Requests(count) => ask(arguments, seed, count),
+            Self::Waits(count) => waiting::all(arguments, seed, count),
+        }
+    }
 }
 
 fn fresh_seed() -> u64 {
@@ -119,7 +174,8 @@ fn fresh_seed() -> u64 {
     now.map_or(0, |n| n.as_nanos() as u64 & 0xffff_ffff)
 }
 
-fn role(arguments: &Arguments, role: &str) -> Command {
+/// The command that plays a part.
+pub fn role(arguments: &Arguments, role: &str) -> Command {
     let mut command = process::this_program();
     if let Some(device) = &arguments.device {
         command.args(["--device", device]);
@@ -128,6 +184,10 @@ fn role(arguments: &Arguments, role: &str) -> Command {
         command.args(["--gid", &gid.to_string()]);
     }
     command.args(["--role", role]);
+    command.args(["--patience", &arguments.patience.to_string()]);
+    if arguments.verbose {
+        command.arg("--verbose");
+    }
     command
 }
 
@@ -136,10 +196,6 @@ fn ask(arguments: &Arguments, seed: u64, requests: u64) -> Result<BTreeMap<Strin
     let mut command = role(arguments, "ask");
     command.args(["--seed", &seed.to_string()]);
     command.args(["--requests", &requests.to_string()]);
-    command.args(["--patience", &arguments.patience.to_string()]);
-    if arguments.verbose {
-        command.arg("--verbose");
-    }
     let mut asker = Helper::spawn(command)?;
     // One that finds a fault says so itself and ends.
     let limit = Duration::from_secs(arguments.patience) + Duration::from_secs(30);

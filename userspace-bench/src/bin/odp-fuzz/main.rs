@@ -5,6 +5,9 @@
 //!
 //! Three processes: one that asks; one that minds its own business on the same device and must not be
 //! disturbed; and one that watches both, and looks afterwards whether anything was left behind.
+//!
+//! The other thing that it can do to a driver is to have it wait for pages that never come, and to take down what
+//! waits (`waiting.rs`).
 
 mod advice;
 mod arena;
@@ -12,6 +15,7 @@ mod keeper;
 mod known;
 mod predict;
 mod registration;
+mod waiting;
 mod windows;
 mod work;
 
@@ -43,6 +47,10 @@ pub type Dice = rand_chacha::ChaCha8Rng;
 /// which must not be disturbed; afterwards nothing may be left behind: no region, no descriptor, no
 /// kernel memory, no use of the driver's modules.
 ///
+/// With --waiting, it does something else: queue pairs, prefetches and windows wait for pages of a file
+/// whose server withholds them, and meanwhile what waits is destroyed, reset, deregistered, killed, or the
+/// page comes after all. Each has to be gone at once, and nothing may have happened that may not.
+///
 /// Exit status 0 if all that held. Otherwise the last line on standard error says what did not, and
 /// with which request.
 #[derive(Parser)]
@@ -51,6 +59,9 @@ struct Arguments {
     /// How many requests to make.
     #[arg(long, default_value_t = 20_000)]
     requests: u64,
+    /// Instead, how often to take something down that waits for a page that never comes, at least.
+    #[arg(long, conflicts_with = "requests")]
+    waiting: Option<u64>,
     /// Where the random choices begin; a random seed if not given. It is printed.
     #[arg(long)]
     seed: Option<u64>,
@@ -60,10 +71,10 @@ struct Arguments {
     /// The index of the address to speak from; the first that suits if not given.
     #[arg(long)]
     gid: Option<u8>,
-    /// How long one request may take, in seconds, before it counts as hung.
+    /// How long one request, or what has to come of an end, may take, in seconds, before it counts as hung.
     #[arg(long, default_value_t = 60)]
     patience: u64,
-    /// Print every request before it is made, to find the one that the kernel does not survive.
+    /// Print every request, or all who wait, before it is made, to find the one that the kernel does not survive.
     #[arg(long)]
     verbose: bool,
     /// Play a part for another process.
@@ -78,6 +89,7 @@ fn main() -> ExitCode {
         Some(traffic::ROLE) => Env::open(arguments.device.as_deref(), arguments.gid)
             .map_err(Into::into)
             .and_then(|env| traffic::play(&env, Mode::Explicit, Placement::Odd)),
+        Some(waiting::ROLE) => waiting::play(&arguments),
         Some(_) => ask(&arguments),
         None => keeper::keep(&arguments),
     };

@@ -16,6 +16,7 @@ use rand::{seq::IndexedRandom, Rng};
 use crate::{
     ground::{Ground, Nature, SIZE, SLOT, SLOTS},
     owner::Field,
+    slow::{self, Order},
     Dice,
 };
 
@@ -42,6 +43,12 @@ pub enum Disturbance {
     Collapse,
     /// Huge pages become small ones (split_huge_pages in debugfs).
     Split,
+    /// Pages of a file are taken out of memory; the file system takes its time to bring them back (FUSE).
+    Evict,
+    /// The same, and for a while it brings none, but an error.
+    Fail,
+    /// Pages are thrown away whose successors another program brings in its own time (userfaultfd).
+    Replace,
 }
 
 /// How often what happened.
@@ -49,7 +56,7 @@ pub struct Done([AtomicU64; Disturbance::ALL.len()]);
 
 impl Disturbance {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Protect,
         Self::Remap,
         Self::Empty,
@@ -60,6 +67,9 @@ impl Disturbance {
         Self::Compact,
         Self::Collapse,
         Self::Split,
+        Self::Evict,
+        Self::Fail,
+        Self::Replace,
     ];
 
     /// The memory that it happens to.
@@ -68,6 +78,8 @@ impl Disturbance {
             Self::Protect | Self::Remap => Nature::Guarded,
             Self::Empty => Nature::Emptied,
             Self::Unmap => Nature::Unmapped,
+            Self::Evict | Self::Fail => Nature::Late,
+            Self::Replace => Nature::Served,
             _ => Nature::Kept,
         }
     }
@@ -119,14 +131,21 @@ impl<'a> Disturber<'a> {
 
     /// Goes on until the storm is over.
     pub fn run(mut self) -> Result<()> {
-        while !self.field.over.load(Ordering::Relaxed) {
+        while !self.field.is_over() {
             let what = *self.kinds.choose(&mut self.dice).context("nothing to do")?;
             let nature = what.nature();
             let grounds = self.field.grounds.iter();
             let grounds: Vec<_> = grounds.filter(|g| g.nature == nature).collect();
             let ground = *grounds.choose(&mut self.dice).context("no such ground")?;
-            let worked = match nature {
-                Nature::Kept => self.keep(what, ground),
+            let worked = match what {
+                _ if nature == Nature::Kept => self.keep(what, ground),
+                Disturbance::Evict => {
+                    let pages = pages_of(&self.few());
+                    let files = &self.field.slow;
+                    files
+                        .ask(&Order::Evict(slow::number(ground.mode), pages))
+                        .map(|()| true)
+                }
                 _ => self.take(what, ground).map(|()| true),
             };
             if worked.with_context(|| format!("{what:?}"))? {
@@ -145,7 +164,7 @@ impl<'a> Disturber<'a> {
         let pause = Duration::from_micros(self.dice.random_range(0..2000));
         let none = self.dice.random();
         let memory = &ground.buffer.memory;
-        let elsewhere = &self.elsewhere;
+        let (elsewhere, files) = (&self.elsewhere, &self.field.slow);
         ground.disturb(slots, |range| {
             match what {
                 Disturbance::Protect => {
@@ -163,7 +182,15 @@ impl<'a> Disturber<'a> {
                     thread::sleep(pause);
                     elsewhere.move_to(range.clone(), memory, range.start)?;
                 }
-                Disturbance::Empty => memory.advise(range, Advice::DontNeed)?,
+                Disturbance::Fail => {
+                    let (file, pages) = (slow::number(ground.mode), pages_of(&range));
+                    files.ask(&Order::Fail(file, pages.clone()))?;
+                    thread::sleep(pause);
+                    files.ask(&Order::Mend(file, pages))?;
+                }
+                Disturbance::Empty | Disturbance::Replace => {
+                    memory.advise(range, Advice::DontNeed)?
+                }
                 _ => {
                     memory.unmap(range.clone())?;
                     thread::sleep(pause);
@@ -213,6 +240,11 @@ impl<'a> Disturber<'a> {
         let len = self.dice.random_range(1..=2 * SLOT / PAGE) * PAGE;
         start..(start + len).min(SIZE)
     }
+}
+
+/// The pages that this range of bytes is.
+fn pages_of(range: &Range<usize>) -> Range<usize> {
+    range.start / PAGE..range.end / PAGE
 }
 
 /// What the kernel's own counters say of what happened: pages that were swapped, moved, split.

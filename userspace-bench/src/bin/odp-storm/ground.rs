@@ -7,6 +7,7 @@
 
 use std::{
     fmt,
+    fs::File,
     ops::Range,
     sync::{
         atomic::{AtomicU64, Ordering},
@@ -17,7 +18,9 @@ use std::{
 use anyhow::Result;
 use odp_verbs::{
     env::{anonymous, Buffer, Env, Mode},
-    memory::{Advice, HUGE_PAGE, PAGE},
+    memory::{Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE},
+    pattern::Pattern,
+    userfault::Userfault,
     verbs::Access,
 };
 
@@ -27,6 +30,9 @@ pub const SLOT: usize = 8 * PAGE;
 pub const SIZE: usize = 2 * HUGE_PAGE;
 /// How many slots a ground has.
 pub const SLOTS: usize = SIZE / SLOT;
+
+/// What pages have that others bring.
+pub const GIVEN: Pattern = Pattern::new(1 << 60);
 
 /// What happens to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,20 +47,41 @@ pub enum Nature {
     Emptied,
     /// It is unmapped and mapped again. An access may be refused, and pages are zero after that.
     Unmapped,
+    /// It is of a file whose pages take their time, and now and then cannot be had. An access may be refused
+    /// meanwhile, but nothing may be lost.
+    Late,
+    /// Its pages are thrown away, and another program brings new ones in its own time. Every access has to
+    /// succeed.
+    Served,
 }
 
 impl Nature {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Kept, Self::Guarded, Self::Emptied, Self::Unmapped];
+    pub const ALL: [Self; 6] = [
+        Self::Kept,
+        Self::Guarded,
+        Self::Emptied,
+        Self::Unmapped,
+        Self::Late,
+        Self::Served,
+    ];
 
     /// Whether an access may be refused while something happens.
     pub fn refuses(self) -> bool {
-        matches!(self, Self::Guarded | Self::Unmapped)
+        matches!(self, Self::Guarded | Self::Unmapped | Self::Late)
     }
 
-    /// Whether a page may be zero after something has happened.
+    /// Whether a page may be as new after something has happened.
     pub fn forgets(self) -> bool {
-        matches!(self, Self::Emptied | Self::Unmapped)
+        matches!(self, Self::Emptied | Self::Unmapped | Self::Served)
+    }
+
+    /// What is in `len` bytes at `offset` that nothing has been written to.
+    pub fn new_bytes(self, offset: usize, len: usize) -> Vec<u8> {
+        match self {
+            Self::Late | Self::Served => GIVEN.bytes(offset as u64, len),
+            _ => vec![0; len],
+        }
     }
 }
 
@@ -65,6 +92,8 @@ impl fmt::Display for Nature {
             Self::Guarded => "guarded",
             Self::Emptied => "emptied",
             Self::Unmapped => "unmapped",
+            Self::Late => "late",
+            Self::Served => "served",
         })
     }
 }
@@ -101,19 +130,29 @@ pub struct Ground {
     /// How it is registered.
     pub mode: Mode,
     slots: Vec<Slot>,
+    /// What brings the pages of memory that is served.
+    pub faults: Option<Userfault>,
 }
 
 impl Ground {
-    /// A new one, all zero.
-    pub fn new(env: &Env, nature: Nature, mode: Mode) -> Result<Self> {
-        let memory = anonymous(SIZE)?;
+    /// A new one, that nothing has been written to; with memory of `file`, if it is late.
+    pub fn new(env: &Env, nature: Nature, mode: Mode, file: &File) -> Result<Self> {
+        let memory = match nature {
+            Nature::Late => Mapping::new(SIZE, Backing::Shared(file), Protection::ReadWrite)?,
+            _ => anonymous(SIZE)?,
+        };
         if nature == Nature::Kept {
             memory.advise(0..SIZE, Advice::HugePage)?;
         }
+        let faults = match nature {
+            Nature::Served => Some(Userfault::new(&memory, 0..SIZE)?),
+            _ => None,
+        };
         Ok(Self {
             buffer: env.cover(mode, memory, Access::ALL)?,
             nature,
             mode,
+            faults,
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
         })
     }

@@ -3,7 +3,7 @@
 //! kernel can do to memory, and accounts for every byte.
 //!
 //! Some threads own parts of the memory and move data between them through the NIC (`owner.rs`); others
-//! take pages away and bring them back (`disturb.rs`); other processes write to this one's memory and are
+//! take pages away and bring them back (`disturb.rs`), some of them late (`slow.rs`); other processes write to this one's memory and are
 //! killed (`peer.rs`). What may happen to which memory, and what has to be there afterwards, is said in
 //! `ground.rs`.
 
@@ -11,13 +11,9 @@ mod disturb;
 mod ground;
 mod owner;
 mod peer;
+mod slow;
 
-use std::{
-    process::ExitCode,
-    sync::atomic::Ordering,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, thread, time::Duration};
 
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
 use clap::Parser;
@@ -25,7 +21,9 @@ use odp_verbs::{counters::Counters, env::Env, footprint, process};
 use rand::{Rng, SeedableRng};
 
 use disturb::{Disturbance, Disturber, Done, Evidence};
+use ground::Nature;
 use owner::{Field, Owner, Tally};
+use slow::{Order, SlowFiles};
 
 /// Random choices. All come from the seed; what the threads make of them depends on their timing.
 pub type Dice = rand_chacha::ChaCha8Rng;
@@ -33,8 +31,8 @@ pub type Dice = rand_chacha::ChaCha8Rng;
 /// Moves data between on-demand regions while their memory is in a storm, and accounts for every byte.
 ///
 /// Queue pairs write, read, send and add; meanwhile the pages are unmapped, protected, moved, thrown
-/// away, copied for children, swapped out, migrated, compacted, made huge and split, and processes that
-/// write to this one's memory are killed. For each operation that ends well exactly its bytes have to be
+/// away, copied for children, swapped out, migrated, compacted, made huge and split, or come late from a
+/// file system or a userfaultfd, and processes that write to this one's memory are killed. For each operation that ends well exactly its bytes have to be
 /// where they belong; it may end otherwise only where pages were out of reach at that time, and with the
 /// status for that. What cannot be done on this system (no swap, one NUMA node) is named at the end.
 ///
@@ -85,7 +83,8 @@ impl Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     process::defer_to_kernel();
-    let result = match arguments.role {
+    let result = match arguments.role.as_deref() {
+        Some(slow::ROLE) => slow::play(),
         Some(_) => arguments.env().and_then(|env| peer::play(&env)),
         None => rage(&arguments),
     };
@@ -115,7 +114,7 @@ fn rage(arguments: &Arguments) -> Result<()> {
 
 fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
     let env = arguments.env()?;
-    let field = Field::new(&env)?;
+    let field = Field::new(&env, SlowFiles::new(seed, arguments.seconds)?)?;
     let (done, evidence) = (Done::new(), Evidence::take());
     let kinds = match arguments.only.is_empty() {
         true => Disturbance::ALL.to_vec(),
@@ -135,7 +134,7 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
             .into_iter()
             .map(|owner| threads.spawn(|| ending(&field, owner.run())))
             .collect();
-        let mut others: Vec<_> = disturbers
+        let others: Vec<_> = disturbers
             .into_iter()
             .map(|disturber| threads.spawn(|| ending(&field, disturber.run())))
             .collect();
@@ -143,22 +142,34 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
         let (env, field) = (&env, &field);
         let hub_dice = dice();
         let hub = threads.spawn(move || ending(field, peer::host(env, field, peers, hub_dice)));
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(arguments.seconds)
-            && !field.over.load(Ordering::Relaxed)
-        {
-            thread::sleep(Duration::from_millis(100));
-        }
-        field.over.store(true, Ordering::Relaxed);
+        let served = field.grounds.iter().filter(|g| g.nature == Nature::Served);
+        let servers: Vec<_> = served
+            .map(|ground| (ground, dice()))
+            .map(|(ground, dice)| {
+                threads.spawn(move || ending(field, slow::serve(ground, field, dice)))
+            })
+            .collect();
+        field.wait(Duration::from_secs(arguments.seconds));
+        let hurried = field.slow.ask(&Order::Hurry);
+        field.end();
+        // All of them, before anything is said: some wait for pages that others bring.
+        let owners: Vec<_> = owners.into_iter().map(join).collect();
+        let others: Vec<_> = others.into_iter().map(join).collect();
+        let killed = join(hub);
+        field.close();
+        let servers: Vec<_> = servers.into_iter().map(join).collect();
         let mut tally = Tally::default();
         for (number, owner) in owners.into_iter().enumerate() {
-            let done = join(owner).with_context(|| format!("owner {number}"))?;
-            tally = tally.plus(done);
+            tally = tally.plus(owner.with_context(|| format!("owner {number}"))?);
         }
-        for disturber in others.drain(..) {
-            join(disturber).context("a disturber")?;
+        for other in others {
+            other.context("a disturber")?;
         }
-        anyhow::Ok((tally, join(hub).context("a peer")?))
+        for server in servers {
+            server.context("who serves a userfaultfd")?;
+        }
+        hurried?;
+        anyhow::Ok((tally, killed.context("a peer")?))
     })?;
     field.sums.check(&field.grounds[0])?;
     report(&tally, killed, &env);
@@ -168,7 +179,7 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
 /// Ends the storm for all if one has found something.
 fn ending<T>(field: &Field, result: Result<T>) -> Result<T> {
     if result.is_err() {
-        field.over.store(true, Ordering::Relaxed);
+        field.end();
     }
     result
 }

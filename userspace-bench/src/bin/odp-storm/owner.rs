@@ -4,6 +4,8 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context as _, Result};
@@ -18,6 +20,7 @@ use rand::{seq::IndexedRandom, Rng};
 
 use crate::{
     ground::{Ground, Nature, SLOT, SLOTS},
+    slow::SlowFiles,
     Dice,
 };
 
@@ -54,26 +57,58 @@ impl Sums {
 pub struct Field {
     /// The grounds. The first is kept, with the words.
     pub grounds: Vec<Ground>,
+    /// Where the pages of those are that are late.
+    pub slow: SlowFiles,
     /// The sums of the words.
     pub sums: Sums,
-    /// Whether the storm is over.
-    pub over: AtomicBool,
+    over: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl Field {
-    /// A ground of every nature in both modes.
-    pub fn new(env: &Env) -> Result<Self> {
+    /// A ground of every nature in both modes; pages that are late are those of `slow`.
+    pub fn new(env: &Env, slow: SlowFiles) -> Result<Self> {
         let mut grounds = Vec::new();
         for nature in Nature::ALL {
             for mode in Mode::ON_DEMAND {
-                grounds.push(Ground::new(env, nature, mode)?);
+                grounds.push(Ground::new(env, nature, mode, slow.of(mode)?)?);
             }
         }
         Ok(Self {
             grounds,
+            slow,
             sums: Sums::default(),
             over: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the storm is over.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Ends the storm.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody uses the memory any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Nobody uses the memory any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the storm is over, for at most `time`.
+    pub fn wait(&self, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time && !self.is_over() {
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 
@@ -161,7 +196,7 @@ impl<'a> Owner<'a> {
                 slots.push(Owned {
                     ground,
                     slot,
-                    bytes: vec![0; SLOT],
+                    bytes: field.grounds[ground].nature.new_bytes(slot * SLOT, SLOT),
                     seen: 0,
                 });
             }
@@ -180,7 +215,7 @@ impl<'a> Owner<'a> {
 
     /// Goes on until the storm is over.
     pub fn run(mut self) -> Result<Tally> {
-        while !self.field.over.load(Ordering::Relaxed) {
+        while !self.field.is_over() {
             self.round += 1;
             let round = self.round;
             self.operate().with_context(|| format!("round {round}"))?;
@@ -235,7 +270,7 @@ impl<'a> Owner<'a> {
             start,
             new,
             complete: true,
-            zeroes: false,
+            instead: None,
         };
         self.look(number, Some(&change))
     }
@@ -286,7 +321,7 @@ impl<'a> Owner<'a> {
             start: 0,
             new: found,
             complete: false,
-            zeroes: false,
+            instead: None,
         };
         self.look(number, Some(&change))
     }
@@ -342,16 +377,17 @@ impl<'a> Owner<'a> {
         } else {
             self.link = new_link(self.env)?;
         }
-        let zeroes = source.nature.forgets() && self.slots[from].seen != after.0;
+        let forgotten = source.nature.forgets() && self.slots[from].seen != after.0;
+        let offset = self.slots[from].slot * SLOT + transfer.from_offset;
         let new = &self.slots[from].bytes[transfer.from_offset..][..len];
         let change = Change {
             start: transfer.to_offset,
             new: new.to_vec(),
             complete,
-            zeroes,
+            instead: forgotten.then(|| source.nature.new_bytes(offset, len)),
         };
         self.look(to, Some(&change)).context("the target")?;
-        if zeroes {
+        if forgotten {
             self.look(from, None).context("the source")?;
         }
         Ok(())
@@ -409,16 +445,16 @@ impl<'a> Owner<'a> {
             (found, slot.epoch())
         };
         let gone = ground.nature.forgets() && epoch != owned.seen;
+        let as_new = ground.nature.new_bytes(owned.slot * SLOT, SLOT);
         for (at, (found, old)) in found.iter().zip(&owned.bytes).enumerate() {
-            let new = change.and_then(|c| c.new.get(at.checked_sub(c.start)?));
-            let right = match (new, change) {
-                (Some(new), Some(change)) => {
-                    found == new
-                        || (!change.complete && found == old)
-                        || (*found == 0 && (gone || change.zeroes))
-                }
-                _ => found == old || (*found == 0 && gone),
-            };
+            let changed = change.and_then(|c| Some((c, at.checked_sub(c.start)?)));
+            let changed = changed.filter(|(change, at)| *at < change.new.len());
+            let new = changed.map(|(change, at)| change.new[at]);
+            let right = (gone && *found == as_new[at])
+                || match changed {
+                    Some((change, at)) => change.may_be(at, *found, *old),
+                    None => found == old,
+                };
             if !right {
                 bail!(
                     "byte {at:#x} is {found:#04x}, was {old:#04x}, {}; {}",
@@ -444,8 +480,20 @@ struct Change {
     new: Vec<u8>,
     /// All of it must be there; otherwise the old bytes may be there as well.
     complete: bool,
-    /// There may be zeroes in its place.
-    zeroes: bool,
+    /// What may be in its place.
+    instead: Option<Vec<u8>>,
+}
+
+impl Change {
+    /// Whether the byte `at` of it may be what was `found`, and was `old` before.
+    fn may_be(&self, at: usize, found: u8, old: u8) -> bool {
+        found == self.new[at]
+            || (!self.complete && found == old)
+            || self
+                .instead
+                .as_ref()
+                .is_some_and(|bytes| found == bytes[at])
+    }
 }
 
 impl Kind {

@@ -5,7 +5,6 @@
 //! of the slot has to be of that version or of the one before, which it knew to be complete.
 
 use std::{
-    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
@@ -89,7 +88,7 @@ pub fn host(env: &Env, field: &Field, count: usize, mut dice: Dice) -> Result<u6
     let pools = [explicit?, implicit?];
     let mut peers = Vec::new();
     let mut killed = 0;
-    while !field.over.load(Ordering::Relaxed) {
+    while !field.is_over() {
         for number in 0..count {
             if peers.iter().all(|p: &Peer| p.number != number) {
                 killed += 1;

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Memory that a userfaultfd of the application's own serves: the NIC waits for its handler.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    mem::size_of,
-    os::fd::{AsRawFd as _, FromRawFd as _},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use anyhow::{ensure, Context as _, Result};
 use odp_verbs::{
     env::{Buffer, Env, Mode},
     memory::{Mapping, PAGE},
     pattern::Pattern,
+    userfault::Userfault,
     verbs::{Op, Status},
 };
 
@@ -122,69 +116,19 @@ fn requester(env: &Env, mode: Mode) -> Result<()> {
     check(&target, GIVEN, WRITTEN)
 }
 
-/// `struct uffdio_api`.
-#[repr(C)]
-struct Api {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct Register {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_copy`.
-#[repr(C)]
-struct Copy {
-    to: u64,
-    from: u64,
-    len: u64,
-    mode: u64,
-    copied: i64,
-}
-
 /// What serves the faults of one page.
 pub struct Handler {
-    file: File,
+    faults: Userfault,
     page: u64,
 }
 
 impl Handler {
     /// For the page at `offset` of `memory`.
     pub fn new(memory: &Mapping, offset: usize) -> Result<Self> {
-        // SAFETY: Makes a new descriptor.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        ensure!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
-        let handler = Self {
-            // SAFETY: Just made.
-            file: unsafe { File::from_raw_fd(fd as i32) },
+        Ok(Self {
+            faults: Userfault::new(memory, offset..offset + PAGE)?,
             page: memory.at(offset),
-        };
-        const API: u64 = 0xaa;
-        let mut api = Api {
-            api: API,
-            features: 0,
-            ioctls: 0,
-        };
-        handler.call(0x3f, &mut api).context("UFFDIO_API")?;
-        const MISSING: u64 = 1;
-        let mut register = Register {
-            start: handler.page,
-            len: PAGE as u64,
-            mode: MISSING,
-            ioctls: 0,
-        };
-        handler
-            .call(0x00, &mut register)
-            .context("UFFDIO_REGISTER")?;
-        Ok(handler)
+        })
     }
 
     /// Waits for a fault, and gives the page these bytes after a while.
@@ -196,47 +140,16 @@ impl Handler {
 
     /// Whether somebody waits for the page, or does before `limit`; none is for ever.
     pub fn asked_within(&self, limit: Option<Duration>) -> Result<bool> {
-        let mut poll = libc::pollfd {
-            fd: self.file.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let limit = limit.map_or(-1, |limit| limit.as_millis() as i32);
-        // SAFETY: One descriptor that is open.
-        let ready = unsafe { libc::poll(&mut poll, 1, limit) };
-        ensure!(ready >= 0, "poll: {}", io::Error::last_os_error());
-        Ok(ready > 0)
+        self.faults.asked_within(limit)
     }
 
     /// Waits for a fault.
     pub fn wait(&self) -> Result<()> {
-        self.asked_within(None)?;
-        let mut message = [0; 32];
-        (&self.file)
-            .read_exact(&mut message)
-            .context("waiting for a fault")
+        self.faults.wait().map(drop)
     }
 
     /// Gives the page these bytes, and lets those go on who wait for it.
     pub fn give(&self, bytes: &[u8]) -> Result<()> {
-        ensure!(bytes.len() == PAGE, "not a page");
-        let mut copy = Copy {
-            to: self.page,
-            from: bytes.as_ptr() as u64,
-            len: PAGE as u64,
-            mode: 0,
-            copied: 0,
-        };
-        self.call(0x03, &mut copy).context("UFFDIO_COPY")
-    }
-
-    /// `_IOWR(0xaa, number, T)`.
-    fn call<T>(&self, number: u64, argument: &mut T) -> Result<()> {
-        let request = (3 << 30) | ((size_of::<T>() as u64) << 16) | (0xaa << 8) | number;
-        // SAFETY: The argument is what the kernel expects for this number; addresses in it are those of
-        // memory of the test's own.
-        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request, argument) };
-        ensure!(result == 0, "{}", io::Error::last_os_error());
-        Ok(())
+        self.faults.give(self.page, bytes)
     }
 }

@@ -7,18 +7,20 @@ mod files;
 mod matrix;
 mod others;
 mod removal;
-mod scene;
 mod thousands;
 mod victim;
 
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
-use odp_verbs::{env::Env, slow_file::SlowFile};
+use odp_verbs::{
+    env::Env,
+    slow_file::SlowFile,
+    waiting::{page, Ending, Kind, FILE},
+};
 
 use crate::harness::{Options, Test};
-use scene::{page, Kind, FILE};
-use victim::{Ending, Plan, Victim};
+use victim::{Plan, Victim};
 
 pub use arrives::TESTS as ARRIVES;
 pub use files::TESTS as FILES;

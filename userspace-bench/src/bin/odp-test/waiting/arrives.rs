@@ -7,16 +7,14 @@ use anyhow::{Context as _, Result};
 use odp_verbs::{
     env::{Env, Mode},
     slow_file::SlowFile,
-};
-
-use super::{
-    scene::{
+    waiting::{
         page, Extent,
         Kind::{self, *},
         Scene, FILE,
     },
-    ASKED,
 };
+
+use super::ASKED;
 use crate::harness::Test;
 
 /// The tests of this file.

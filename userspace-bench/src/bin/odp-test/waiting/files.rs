@@ -24,11 +24,11 @@ use odp_verbs::{
     process::{self, supervise, End, Helper, Parent},
     slow_file::{self, SlowFile},
     verbs::{Access, Op},
+    waiting::{Ending, Kind, FILE},
 };
 
 use super::{
-    scene::{Kind, FILE},
-    victim::{gone, role, Ending, Plan, Victim},
+    victim::{gone, role, Plan, Victim},
     ASKED, PROMPT,
 };
 use crate::{

@@ -4,34 +4,17 @@
 use std::time::Instant;
 
 use anyhow::{ensure, Context as _, Result};
-use odp_verbs::{env::Env, patience};
-
-use super::{
-    scene::Kind::{self, *},
-    victim::Ending,
-    while_waiting, PROMPT,
+use odp_verbs::{
+    env::Env,
+    patience,
+    waiting::{
+        Ending,
+        Kind::{self, *},
+    },
 };
-use crate::{harness::Test, prefetch_pending};
 
-/// The ways to wait, by their names.
-pub const KINDS: [(&str, Kind); 16] = [
-    ("write-source", WriteSource),
-    ("send-source", SendSource),
-    ("datagram-source", DatagramSource),
-    ("read-target", ReadTarget),
-    ("atomic-result", AtomicResult),
-    ("write-target", WriteTarget),
-    ("read-source", ReadSource),
-    ("atomic-target", AtomicTarget),
-    ("window", Window),
-    ("receive", Receive),
-    ("shared-receive", SharedReceive),
-    ("unreliable-receive", UnreliableReceive),
-    ("datagram-receive", DatagramReceive),
-    ("unreliable-write-target", UnreliableWriteTarget),
-    ("prefetch-and-wait", PrefetchAndWait),
-    ("prefetch", Prefetch),
-];
+use super::{while_waiting, PROMPT};
+use crate::{harness::Test, prefetch_pending};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[

@@ -13,11 +13,11 @@ use odp_verbs::{
     process::{self, Helper, Parent},
     slow_file::SlowFile,
     verbs::{Access, Advise, CompletionQueue, Op, QpConfig, QueuePair, Transport, PREFETCH_FLUSH},
+    waiting::{Ending, Kind},
 };
 
 use super::{
-    scene::Kind,
-    victim::{gone, role, Ending, Victim},
+    victim::{gone, role, Victim},
     withheld, ASKED, PROMPT,
 };
 use crate::{

@@ -3,9 +3,9 @@
 //! program's: others may use the device.
 
 use anyhow::{Context as _, Result};
-use odp_verbs::process::Parent;
+use odp_verbs::{process::Parent, waiting::Kind};
 
-use super::{matrix, page, victim::Victim, withheld, ASKED};
+use super::{page, victim::Victim, withheld, ASKED};
 use crate::harness::Options;
 
 /// Tells the names of all ways to wait.
@@ -15,17 +15,18 @@ pub const ROLES: &str = "stays.";
 
 /// Plays [`KINDS`].
 pub fn kinds() -> Result<()> {
-    matrix::KINDS
-        .iter()
-        .for_each(|(name, _)| println!("{name}"));
+    for kind in Kind::ALL {
+        let name = serde_json::to_value(kind)?;
+        println!("{}", name.as_str().context("a kind has no name")?);
+    }
     Ok(())
 }
 
 /// Has a process wait for a page in the way called `name`, says which process that is, and withholds the page until
 /// standard input ends. Keeps the device open by that process alone.
 pub fn stay(options: &Options, name: &str) -> Result<()> {
-    let kind = matrix::KINDS.iter().find(|(other, _)| *other == name);
-    let (_, kind) = *kind.with_context(|| format!("there is no way to wait called {name}"))?;
+    let kind = serde_json::from_value(name.into())
+        .with_context(|| format!("there is no way to wait called {name}"))?;
     let (file, plan) = withheld(kind, 1, 1)?;
     let victim = Victim::start(&options.open()?, None, &plan)?;
     file.wait_until_asked(page(0), ASKED)?;

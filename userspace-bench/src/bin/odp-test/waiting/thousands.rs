@@ -18,12 +18,12 @@ use odp_verbs::{
     patience,
     pattern::Pattern,
     process::{self, Helper, Parent},
+    waiting::Kind,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     others::{next_to, ANOTHER, ONE},
-    scene::Kind,
     victim::{gone, role, Victim},
     withheld, PROMPT,
 };

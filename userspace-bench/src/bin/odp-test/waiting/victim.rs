@@ -12,99 +12,15 @@ use anyhow::{bail, ensure, Context as _, Result};
 use odp_verbs::{
     env::{Env, Mode},
     process::{self, Helper, Parent},
+    waiting::{Ending, Extent, Kind, Scene},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    scene::{Extent, Kind, Scene},
-    PROMPT,
-};
+use super::PROMPT;
 use crate::harness::{self, Options};
 
 /// Its part.
 pub const ROLE: &str = "victim";
-
-/// Something that ends while a page is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
-    /// The queue pair that was asked for the operation is destroyed.
-    DestroyFirst,
-    /// Its peer is.
-    DestroySecond,
-    /// The address handle that is sent with is.
-    DestroyAddressHandle,
-    /// Both queue pairs are, and their completion queues.
-    DestroyQueues,
-    /// The first queue pair is put into the error state.
-    FailFirst,
-    /// Its peer is.
-    FailSecond,
-    /// The first queue pair is reset.
-    ResetFirst,
-    /// Its peer is.
-    ResetSecond,
-    /// The window that the memory is written through is deallocated.
-    DeallocateWindow,
-    /// The memory that is waited for is deregistered.
-    Deregister,
-    /// Nothing: a second passes.
-    Nothing,
-    /// The process exits as it is.
-    Exit,
-    /// It is killed.
-    Kill,
-}
-
-use Ending::*;
-
-impl Ending {
-    /// All but the one that changes nothing.
-    pub const ALL: [Self; 12] = [
-        DestroyFirst,
-        DestroySecond,
-        DestroyAddressHandle,
-        DestroyQueues,
-        FailFirst,
-        FailSecond,
-        ResetFirst,
-        ResetSecond,
-        DeallocateWindow,
-        Deregister,
-        Exit,
-        Kill,
-    ];
-
-    /// Whether there is something to end in a scene of `kind`.
-    pub fn concerns(self, kind: Kind) -> bool {
-        match self {
-            Deregister | Exit | Kill | Nothing => true,
-            DestroyAddressHandle => kind == Kind::DatagramSource,
-            DeallocateWindow => kind == Kind::Window,
-            _ => kind.has_queue_pairs(),
-        }
-    }
-
-    /// Ends it in `scene`.
-    fn end(self, scene: &mut Scene) -> Result<()> {
-        match self {
-            DestroyFirst => drop(scene.first.take()),
-            DestroySecond => drop(scene.second.take()),
-            DestroyQueues => drop((scene.first.take(), scene.second.take())),
-            DeallocateWindow => scene.deallocate_window()?,
-            Deregister => scene.deregister()?,
-            Nothing => std::thread::sleep(Duration::from_secs(1)),
-            _ => {}
-        }
-        let (first, second) = (scene.first.as_mut(), scene.second.as_mut());
-        match (self, first, second) {
-            (DestroyAddressHandle, Some(qp), _) => qp.destroy_address_handle(),
-            (FailFirst, Some(qp), _) | (FailSecond, _, Some(qp)) => qp.fail()?,
-            (ResetFirst, Some(qp), _) | (ResetSecond, _, Some(qp)) => qp.reset()?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
 
 /// What a victim is told first.
 #[derive(Serialize, Deserialize)]
@@ -166,11 +82,11 @@ impl Victim {
     /// Has something end, promptly; only what kills the process needs no answer.
     pub fn ends(&mut self, ending: Ending) -> Result<()> {
         let context = || format!("{ending:?}");
-        if ending == Kill {
+        if ending == Ending::Kill {
             return self.0.kill_within(PROMPT).with_context(context);
         }
         self.0.tell(&ending)?;
-        if ending == Exit {
+        if ending == Ending::Exit {
             return gone(&mut self.0).with_context(context);
         }
         let Ended { error, took, busy } = self.0.hear(PROMPT).with_context(context)?;
@@ -233,7 +149,7 @@ pub fn play(options: &Options) -> Result<()> {
     parent.tell(&"begun")?;
     loop {
         let ending: Ending = parent.hear()?;
-        if ending == Exit {
+        if ending == Ending::Exit {
             // Without dropping anything.
             std::process::exit(0);
         }

@@ -2,142 +2,32 @@
 //! The ways in which a queue pair, or a process, comes to wait for a page. Each is set up by itself: the memory
 //! of a file whose pages may be withheld, pinned memory, and what moves data from one to the other.
 
-use std::{fs::File, sync::Arc, thread};
+use std::{
+    fs::File,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
-use odp_verbs::{
+
+use super::kind::{Kind, Kind::*};
+use crate::{
     env::{Buffer, Env, Mode},
-    loopback::GRH,
     memory::{Backing, Mapping, Protection, PAGE},
     patience,
     pattern::{compare, Pattern},
     verbs::{
-        Access, Advise, Binding, CompletionQueue, Op, QpConfig, QueuePair, SharedReceiveQueue,
-        Status, Transport, Window, WindowType, PREFETCH_FLUSH,
+        self, Access, Advise, Binding, CompletionQueue, Op, QpConfig, QueuePair, Remote,
+        SharedReceiveQueue, Status, WindowType, PREFETCH_FLUSH,
     },
 };
-use serde::{Deserialize, Serialize};
 
 /// What the file has, and what the pinned memory has that goes there.
 pub const FILE: Pattern = Pattern::new(41);
 const GIVEN: Pattern = Pattern::new(42);
-/// Where in its page a message is, in the file's memory and in the pinned one: odd, but for atomic operations.
-const AT: usize = 13;
-const NEAR_AT: usize = 21;
-const ALIGNED: usize = 16;
-/// How long a message is: one packet.
-const LEN: usize = 700;
 /// What is added by an atomic operation.
 const ADD: u64 = 0x0123_4567_89ab_cdef;
-
-/// Who waits, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// A requester, for the data of a WRITE.
-    WriteSource,
-    /// A requester, for the data of a message.
-    SendSource,
-    /// A requester, for the data of a datagram.
-    DatagramSource,
-    /// A requester, for what a READ has brought.
-    ReadTarget,
-    /// The same, for an atomic operation.
-    AtomicResult,
-    /// A responder, for the target of a WRITE.
-    WriteTarget,
-    /// A responder, for what a READ asks for.
-    ReadSource,
-    /// A responder, for the target of an atomic operation.
-    AtomicTarget,
-    /// A responder, for the target of a WRITE through a window.
-    Window,
-    /// A receiver, for where the message goes.
-    Receive,
-    /// The same, with receives that are shared.
-    SharedReceive,
-    /// The same, on a connection that never sends twice.
-    UnreliableReceive,
-    /// The same, of a datagram.
-    DatagramReceive,
-    /// A responder, for the target of a WRITE on a connection that never sends twice.
-    UnreliableWriteTarget,
-    /// A process that wants to know when its prefetch is done.
-    PrefetchAndWait,
-    /// A prefetch in the background.
-    Prefetch,
-}
-
-use Kind::*;
-
-impl Kind {
-    /// Whether there is a queue pair that waits, and not only the process.
-    pub fn has_queue_pairs(self) -> bool {
-        !matches!(self, PrefetchAndWait | Prefetch)
-    }
-
-    fn transport(self) -> Transport {
-        match self {
-            DatagramSource | DatagramReceive => Transport::Ud,
-            UnreliableReceive | UnreliableWriteTarget => Transport::Uc,
-            _ => Transport::Rc,
-        }
-    }
-
-    /// Whether the data comes out of the file's memory.
-    fn reads(self) -> bool {
-        let reads = [
-            WriteSource,
-            SendSource,
-            DatagramSource,
-            ReadSource,
-            AtomicTarget,
-        ];
-        reads.contains(&self) || !self.has_queue_pairs()
-    }
-
-    fn is_atomic(self) -> bool {
-        matches!(self, AtomicResult | AtomicTarget)
-    }
-
-    /// Whether the message is one that is received.
-    fn is_received(self) -> bool {
-        let received = [
-            SendSource,
-            DatagramSource,
-            Receive,
-            SharedReceive,
-            UnreliableReceive,
-            DatagramReceive,
-        ];
-        received.contains(&self)
-    }
-
-    fn len(self) -> usize {
-        if self.is_atomic() {
-            8
-        } else {
-            LEN
-        }
-    }
-
-    /// How many bytes come before those of the message.
-    fn header(self) -> usize {
-        match self {
-            DatagramSource | DatagramReceive => GRH,
-            _ => 0,
-        }
-    }
-
-    /// Where message `n` is in the file's memory. The first page has none.
-    fn far(self, n: usize) -> usize {
-        (n + 1) * PAGE + if self.is_atomic() { ALIGNED } else { AT }
-    }
-
-    /// Where it is in the pinned memory.
-    fn near(self, n: usize) -> usize {
-        n * PAGE + if self.is_atomic() { ALIGNED } else { NEAR_AT }
-    }
-}
 
 /// The page that message `n` of the first scene is on.
 pub fn page(n: usize) -> usize {
@@ -175,12 +65,13 @@ pub struct Scene {
     pub first: Option<QueuePair>,
     /// Its peer.
     pub second: Option<QueuePair>,
-    window: Option<Window>,
+    window: Option<verbs::Window>,
     receives: Option<Arc<SharedReceiveQueue>>,
-    /// The file's memory.
-    pub far: Option<Buffer>,
+    far: Option<Buffer>,
+    /// The file's memory, once it is not registered any more: mapped for as long as the scene lives.
+    kept: Option<Mapping>,
     near: Buffer,
-    prefetches: Vec<thread::JoinHandle<Result<()>>>,
+    prefetches: Vec<thread::JoinHandle<verbs::Result<()>>>,
 }
 
 impl Scene {
@@ -207,6 +98,7 @@ impl Scene {
             window: None,
             receives: None,
             far: None,
+            kept: None,
             near,
             prefetches: Vec::new(),
         };
@@ -241,7 +133,7 @@ impl Scene {
     }
 
     fn bind(&mut self, env: &Env, far: &Buffer) -> Result<()> {
-        let window = odp_verbs::verbs::Window::new(&env.domain, WindowType::One)?;
+        let window = verbs::Window::new(&env.domain, WindowType::One)?;
         let binding = Binding {
             region: &far.region,
             addr: far.memory.at(0),
@@ -304,7 +196,7 @@ impl Scene {
             return Ok(domain.advise(Advise::PrefetchWrite, 0, &[sge])?);
         }
         self.prefetches.push(thread::spawn(move || {
-            Ok(domain.advise(Advise::PrefetchWrite, PREFETCH_FLUSH, &[sge])?)
+            domain.advise(Advise::PrefetchWrite, PREFETCH_FLUSH, &[sge])
         }));
         Ok(())
     }
@@ -326,19 +218,34 @@ impl Scene {
             ensure!(end.is_none(), "received without the page: {end:?}");
         }
         // Who sends without an answer is done when the packet is gone, wherever it goes.
-        let answered = self.kind.has_queue_pairs() && self.kind.transport() == Transport::Rc;
-        if answered || self.kind == DatagramSource {
+        if self.kind.is_answered() {
             let end = self.first()?.completions().poll()?;
             ensure!(end.is_none(), "done without the page: {end:?}");
         }
         Ok(())
     }
 
+    /// Waits until the prefetches have ended that are waited for, and says how each did.
+    pub fn join_prefetches(&mut self) -> Result<Vec<verbs::Result<()>>> {
+        let all = self.prefetches.drain(..).map(thread::JoinHandle::join);
+        let all: std::result::Result<_, _> = all.collect();
+        all.map_err(|_| anyhow!("a prefetch panicked"))
+    }
+
+    /// How one waits here.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many messages have been started.
+    pub fn messages(&self) -> usize {
+        self.messages
+    }
+
     /// Waits until all that was started has ended well, in order, and checks where every byte went.
     pub fn finish(&mut self, env: &Env) -> Result<()> {
-        for prefetch in self.prefetches.drain(..) {
-            let done = prefetch.join();
-            done.map_err(|_| anyhow!("the prefetch panicked"))??;
+        for done in self.join_prefetches()? {
+            done?;
         }
         if !self.kind.has_queue_pairs() {
             return self.check_prefetched(env);
@@ -354,14 +261,12 @@ impl Scene {
             }
         }
         // Nobody says when the last one of these is there.
-        let deadline = std::time::Instant::now() + patience::scaled(env.patience);
+        let silent = self.kind == UnreliableWriteTarget;
+        let deadline = Instant::now() + patience::scaled(env.patience);
         loop {
             match self.check() {
-                Err(_)
-                    if self.kind == UnreliableWriteTarget
-                        && std::time::Instant::now() < deadline =>
-                {
-                    thread::sleep(std::time::Duration::from_millis(5));
+                Err(_) if silent && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(5));
                 }
                 result => return result,
             }
@@ -371,32 +276,85 @@ impl Scene {
     /// The prefetched pages are what the file has, to the NIC, too.
     fn check_prefetched(&self, env: &Env) -> Result<()> {
         let far = self.far.as_ref().context("no memory")?;
-        let len = self.near.memory.len();
-        env.rc()?.read(far.remote(0), self.near.sge(0, len))?;
-        Ok(self.near.check(FILE, 0, len)?)
+        let (start, len) = (self.before * PAGE, self.near.memory.len());
+        env.rc()?.read(far.remote(start), self.near.sge(0, len))?;
+        Ok(self.near.check_from(FILE, start, 0, len)?)
     }
 
-    /// Every byte of both memories.
+    /// Every byte of both memories, when all messages have got through.
     fn check(&self) -> Result<()> {
-        let far = self.far.as_ref().context("no memory")?;
-        let (kind, len) = (self.kind, self.near.memory.len());
-        let mut theirs = FILE.bytes(0, len);
-        let mut ours = match kind.reads() {
-            true => vec![0; len],
-            false => GIVEN.bytes(0, len),
+        let found = self.found()?;
+        let wanted = self.after(&found)?;
+        compare(&wanted.theirs, &found.theirs).context("the memory of the file")?;
+        compare(&wanted.ours, &found.ours).context("the pinned memory")?;
+        Ok(())
+    }
+
+    /// Every byte of both memories, when some of the messages may have got through: none, if what touches the
+    /// file's memory was gone before its pages came.
+    pub fn check_interrupted(&self, gone: bool) -> Result<()> {
+        let (found, before) = (self.found()?, self.before()?);
+        let after = match self.kind.has_queue_pairs() {
+            true => self.after(&found)?,
+            false => self.before()?,
         };
-        let (theirs_found, ours_found) = (far.memory.bytes(0, len), self.near.memory.bytes(0, len));
+        // The operation has been done when its result is waited for.
+        let ours_gone = gone && self.kind != AtomicResult;
+        either(
+            &before.theirs,
+            (!gone).then_some(&after.theirs),
+            &found.theirs,
+        )
+        .context("the memory of the file")?;
+        either(
+            &before.ours,
+            (!ours_gone).then_some(&after.ours),
+            &found.ours,
+        )
+        .context("the pinned memory")
+    }
+
+    fn memory(&self) -> Result<&Mapping> {
+        let registered = self.far.as_ref().map(|far| &far.memory);
+        registered.or(self.kept.as_ref()).context("no memory")
+    }
+
+    /// What is in both memories.
+    fn found(&self) -> Result<Contents> {
+        let len = self.near.memory.len();
+        Ok(Contents {
+            theirs: self.memory()?.bytes(self.before * PAGE, len),
+            ours: self.near.memory.bytes(0, len),
+        })
+    }
+
+    /// What was there before the first message.
+    fn before(&self) -> Result<Contents> {
+        let len = self.near.memory.len();
+        Ok(Contents {
+            theirs: FILE.bytes((self.before * PAGE) as u64, len),
+            ours: match self.kind.reads() {
+                true => vec![0; len],
+                false => GIVEN.bytes(0, len),
+            },
+        })
+    }
+
+    /// What is there after the last one. What comes before a datagram, of which only a part is specified, is as
+    /// in `found`.
+    fn after(&self, found: &Contents) -> Result<Contents> {
+        let kind = self.kind;
+        let Contents {
+            mut theirs,
+            mut ours,
+        } = self.before()?;
         for n in 0..self.messages {
-            let (from, to) = match kind.reads() {
-                true => ((&mut theirs, kind.far(n)), (&mut ours, kind.near(n))),
-                false => ((&mut ours, kind.near(n)), (&mut theirs, kind.far(n))),
+            let (far, near) = (kind.far(n), kind.near(n));
+            let (from, to, found) = match kind.reads() {
+                true => ((&mut theirs, far), (&mut ours, near), &found.ours),
+                false => ((&mut ours, near), (&mut theirs, far), &found.theirs),
             };
             let (at, header) = (to.1, kind.header());
-            // Before a datagram is something of which only a part is specified.
-            let found = match kind.reads() {
-                true => &ours_found,
-                false => &theirs_found,
-            };
             to.0[at..at + header].copy_from_slice(&found[at..at + header]);
             let message = from.1..from.1 + kind.len();
             to.0[at + header..][..kind.len()].copy_from_slice(&from.0[message.clone()]);
@@ -406,17 +364,7 @@ impl Scene {
                 from.0[message].copy_from_slice(&sum.to_ne_bytes());
             }
         }
-        compare(&theirs, &theirs_found).context("the memory of the file")?;
-        compare(&ours, &ours_found).context("the pinned memory")?;
-        Ok(())
-    }
-
-    /// Deallocates the window, if there is one.
-    pub fn deallocate_window(&mut self) -> Result<()> {
-        if let Some(window) = self.window.take() {
-            window.deallocate()?;
-        }
-        Ok(())
+        Ok(Contents { theirs, ours })
     }
 
     /// Deregisters the file's memory, which is still mapped, and the window on it before.
@@ -425,13 +373,37 @@ impl Scene {
         let Some(Buffer { region, memory, .. }) = self.far.take() else {
             bail!("no memory");
         };
-        // For as long as the process lives.
-        std::mem::forget(memory);
+        self.kept = Some(memory);
         let region = Arc::into_inner(region).context("the region is in use here")?;
         Ok(region.deregister()?)
     }
+
+    /// Deallocates the window, if there is one.
+    pub fn deallocate_window(&mut self) -> Result<()> {
+        match self.window.take() {
+            Some(window) => Ok(window.deallocate()?),
+            None => Ok(()),
+        }
+    }
 }
 
-fn add(at: odp_verbs::verbs::Remote) -> Op {
+/// What is in the file's memory, as far as it is the scene's, and in the pinned one.
+struct Contents {
+    theirs: Vec<u8>,
+    ours: Vec<u8>,
+}
+
+/// Checks that each byte of `found` is as it was or as it is to become, if that may be.
+fn either(before: &[u8], after: Option<&Vec<u8>>, found: &[u8]) -> Result<()> {
+    let after = after.map_or(before, Vec::as_slice);
+    let pairs = before.iter().zip(after);
+    let wanted: Vec<_> = pairs
+        .zip(found)
+        .map(|((old, new), found)| if found == new { *new } else { *old })
+        .collect();
+    Ok(compare(&wanted, found)?)
+}
+
+fn add(at: Remote) -> Op {
     Op::FetchAdd { at, add: ADD }
 }
