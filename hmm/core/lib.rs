@@ -32,11 +32,11 @@ pub mod dma_run;
 pub mod event;
 pub mod flat;
 pub mod frames;
-pub mod life;
 #[cfg(test)]
 mod one_page;
 pub mod pfn;
 pub mod policy;
+pub mod refcount;
 pub mod run;
 pub mod seq;
 pub mod shape;

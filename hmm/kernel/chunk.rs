@@ -9,12 +9,12 @@ use kernel::sync::Arc;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::chunk_map::entry_size;
-use crate::chunks::Chunks;
 use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
+use crate::reaper::Chunks;
 use crate::table::{units_in, Filled, Pages, Room, Slot, Table, UNIT_ORDER};
 use crate::unit::UnitPages;
 use crate::zeroed::zeroed;

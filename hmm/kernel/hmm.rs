@@ -44,12 +44,12 @@ pub mod event;
 pub mod flat;
 #[path = "../core/frames.rs"]
 pub mod frames;
-#[path = "../core/life.rs"]
-pub mod life;
 #[path = "../core/pfn.rs"]
 pub mod pfn;
 #[path = "../core/policy.rs"]
 pub mod policy;
+#[path = "../core/refcount.rs"]
+pub mod refcount;
 #[path = "../core/run.rs"]
 pub mod run;
 #[path = "../core/seq.rs"]
@@ -66,7 +66,6 @@ pub mod walk;
 mod charge;
 mod chunk;
 mod chunk_map;
-mod chunks;
 pub mod compat;
 pub mod credentials;
 pub mod device_memory;
@@ -78,6 +77,7 @@ pub mod mirror;
 pub mod page;
 pub mod populate;
 pub mod range;
+mod reaper;
 pub mod rwlock;
 mod tables;
 mod zeroed;

@@ -17,7 +17,7 @@
 //! [`Chunk::invalidate`] → [`Table::zap`], or [`Table::write_protect`] if the pages stay where they
 //! are; pages that the device wrote are marked dirty. A chunk that has nothing left is taken down in
 //! the background, and so are those used least recently when all together take too much memory
-//! ([`crate::chunks`]).
+//! ([`crate::reaper`]).
 //!
 //! [`Table::translate`]: crate::table::Table::translate
 //! [`Table::zap`]: crate::table::Table::zap
@@ -35,8 +35,7 @@ use crate::addr::{pieces, PageIndex, PageRange, PAGE_SIZE};
 use crate::ahead::Ahead;
 use crate::charge::Charge;
 use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
-use crate::chunk_map::Held;
-use crate::chunks::Chunks;
+use crate::chunk_map::ChunkRef;
 use crate::event::Event;
 use crate::flat::PageWord;
 use crate::interval::{self, IntervalNotifier};
@@ -45,6 +44,7 @@ use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
 use crate::range::{range_fault, HoldStill, TimeLimit};
+use crate::reaper::Chunks;
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shape::Shape;
@@ -287,7 +287,7 @@ impl<O: Observer> Mirror<O> {
         }
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
-        let chunk = self.hold_chunk(page, one, waiting)?;
+        let chunk = self.get_chunk(page, one, waiting)?;
         let wanted = wanted.intersection(&self.unit(page));
         let mut request = Request {
             ahead: self.look_ahead(wanted),
@@ -375,19 +375,18 @@ impl<O: Observer> Mirror<O> {
         while page < range.end() {
             let end = page.saturating_add(words.len() as u64).min(range.end());
             let wanted = PageRange::new(page, end).intersection(&self.unit(page));
-            let (end, added) = if policy == Policy::Snapshot
-                && !self.any_resident(wanted, waiting)?
-            {
-                (wanted.end(), 0)
-            } else {
-                let request = Request::new(wanted, policy);
-                let chunk = self.hold_chunk(page, wanted, waiting)?;
-                let (valid, added) = self.fault(&chunk, &request, waiting, &mut *words)?;
-                let end = valid.done().end();
-                // Leaves the words as they were.
-                valid.give_up();
-                (end, added)
-            };
+            let (end, added) =
+                if policy == Policy::Snapshot && !self.any_resident(wanted, waiting)? {
+                    (wanted.end(), 0)
+                } else {
+                    let request = Request::new(wanted, policy);
+                    let chunk = self.get_chunk(page, wanted, waiting)?;
+                    let (valid, added) = self.fault(&chunk, &request, waiting, &mut *words)?;
+                    let end = valid.done().end();
+                    // Leaves the words as they were.
+                    valid.give_up();
+                    (end, added)
+                };
             page = end;
             if step(page, added).is_break() {
                 break;
@@ -403,7 +402,7 @@ impl<O: Observer> Mirror<O> {
         };
         let wanted = wanted.intersection(&self.span);
         let mut from = self.chunk_number(wanted.start());
-        while let Some((number, chunk)) = self.chunks.map().hold_next(from) {
+        while let Some((number, chunk)) = self.chunks.map().get_next(from) {
             let part = chunk.range().intersection(&wanted);
             if part.is_empty() {
                 break;
@@ -510,21 +509,21 @@ impl<O: Observer> Mirror<O> {
         self.shape.chunk_number(self.span.start(), page)
     }
 
-    /// The chunk that `page` is in, held for a fault. Made, if there is none and there is an area
-    /// anywhere in `wanted`: a peer must not make us spend memory on addresses where there is nothing.
-    fn hold_chunk(
+    /// The chunk that `page` is in, with a reference for a fault. Makes one if there is none and `wanted`
+    /// has an area: a peer must not make the kernel spend memory on addresses where nothing is mapped.
+    fn get_chunk(
         &self,
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, WatchedChunk<O>>, FaultError> {
         if !self.span.contains(page) {
             // That the process is gone is said first.
             self.owned.user()?;
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         self.chunks.make_room();
-        match self.chunks.map().hold(self.chunk_number(page)) {
+        match self.chunks.map().get(self.chunk_number(page)) {
             Some(chunk) => Ok(chunk),
             None => self.add_chunk(page, wanted, waiting),
         }
@@ -536,7 +535,7 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, WatchedChunk<O>>, FaultError> {
         let mm = self.owned.user()?;
         if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
@@ -545,7 +544,7 @@ impl<O: Observer> Mirror<O> {
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk = self.chunks.hold_or_insert(self.chunk_number(page), chunk);
+        let chunk = self.chunks.get_or_insert(self.chunk_number(page), chunk);
         chunk.map_err(|error| match error {
             // Registering gives way to signals.
             error if error == EINTR => FaultError::Interrupted,
@@ -559,8 +558,7 @@ impl<O: Observer> Mirror<O> {
         let mut runs = Runs::new();
         let (mut still, mut batch) = (None, Batch::new());
         let never = || false;
-        let mut space =
-            LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
+        let mut space = LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
         let range = range.intersection(&self.span);
         walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
@@ -569,7 +567,7 @@ impl<O: Observer> Mirror<O> {
 
 impl<O: Observer> Drop for Mirror<O> {
     fn drop(&mut self) {
-        // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or hold them.
+        // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or take references.
         unsafe { self.chunks.close() };
     }
 }

@@ -401,7 +401,11 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
 
     /// The flags of the CPU's fault handler for an `access` to an area of `vma`; `None` if the address space was
     /// held still and must not be.
-    fn fault_flags(&mut self, vma: NonNull<bindings::vm_area_struct>, access: Access) -> Option<u32> {
+    fn fault_flags(
+        &mut self,
+        vma: NonNull<bindings::vm_area_struct>,
+        access: Access,
+    ) -> Option<u32> {
         let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
         if self.waiting == Waiting::Allowed {
             if !self.is_still() {

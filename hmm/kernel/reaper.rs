@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The chunks of one mirror, and their reaper.
+//! The reaper of a mirror's chunks.
 //!
-//! Faults make chunks. The reaper, a worker, takes them down again in the background:
+//! Faults make chunks. The reaper, a work item, removes in the background:
 //!
-//! * those that hold no translation any more. The invalidation that takes a chunk's last one calls the
-//!   reaper ([`Chunks::emptied`]), which comes [`A_WHILE`] later, as most memory that is thrown away is
+//! * chunks without translations. The invalidation that removes a chunk's last translation schedules the
+//!   reaper ([`Chunks::emptied`]) with a delay of [`EMPTY_DELAY_MS`], as most memory that is thrown away is
 //!   used again at once;
-//! * when the chunks take more memory than [`Limits`] allow, those that have not been used for the
-//!   longest time, as far as a clock's hand can tell: it goes round, passes those that have been used
-//!   since it came by, and takes the others. A fault that finds too little room all the same waits for
-//!   the reaper.
+//! * the least recently used chunks, when all together take more memory than [`Limits`] allow. The CLOCK
+//!   algorithm approximates their age: the hand goes round, clears the accessed bit where it is set, and
+//!   takes the chunks where it is not. A fault that finds the limit exceeded waits for the reaper.
 //!
-//! An access to what has been reaped faults, and the chunk is made anew. A notifier cannot be removed in
-//! its own callback, and a grace period has to pass: hence the worker. What must not be reaped while it
-//! is used is in [`crate::life`].
+//! An access to a reaped chunk faults, and the chunk is made anew. A notifier cannot be removed in its own
+//! callback, and a grace period has to pass: hence a work item. [`crate::refcount`] has the rules by which a
+//! chunk in use is not reaped.
+//!
+//! # Why it is no shrinker
+//!
+//! A shrinker runs in reclaim. Removing a notifier sleeps until the invalidations of its process have ended
+//! (`mmu_interval_notifier_remove`), and reclaim may run inside of one: `copy_page_range` allocates page tables
+//! between its start and its end. The shrinker would wait for its own caller. It could only schedule this work
+//! item, and the memory would come too late for that reclaim. So each mirror's limit bounds the memory, and the
+//! memory cgroup that it is charged to.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -25,22 +32,22 @@ use kernel::time::msecs_to_jiffies;
 use kernel::workqueue::{impl_has_delayed_work, DelayedWork, Queue, Work, WorkItem};
 
 use crate::chunk::WatchedChunk;
-use crate::chunk_map::{ChunkMap, Grave, Held};
-use crate::life::{Life, Reap};
+use crate::chunk_map::{ChunkMap, ChunkRef, RetireList};
 use crate::lock_class::LockClass;
 use crate::mirror::{Limits, Observer, Removal};
+use crate::refcount::{Reap, Refcount};
 
 /// How long an empty chunk is left alone, in milliseconds.
-const A_WHILE: u32 = 100;
-/// How often the clock's hand goes round at most. The last time it takes what nobody holds.
+const EMPTY_DELAY_MS: u32 = 100;
+/// How often the clock's hand goes round at most. In the last round it ignores the accessed bit.
 const ROUNDS: u32 = 3;
 
 // SAFETY: It is a static's.
-static HAND: LockClass = unsafe { LockClass::new(c"hmm::chunks::hand") };
+static HAND: LockClass = unsafe { LockClass::new(c"hmm::reaper::hand") };
 // SAFETY: It is a static's.
-static REAPER: LockClass = unsafe { LockClass::new(c"hmm::chunks::reaper") };
+static REAPER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper") };
 // SAFETY: It is a static's.
-static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::chunks::reaper_timer") };
+static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper_timer") };
 
 /// The chunks of one mirror by number.
 #[pin_data]
@@ -49,7 +56,7 @@ pub(crate) struct Chunks<O: Observer> {
     limits: Limits,
     /// How many bytes the chunks take.
     memory: AtomicUsize,
-    /// Whether the mirror is going: nothing calls the reaper any more.
+    /// Whether the mirror is being destroyed: the reaper is not scheduled any more.
     closed: AtomicBool,
     #[pin]
     map: ChunkMap<WatchedChunk<O>>,
@@ -65,7 +72,7 @@ impl_has_delayed_work! {
 }
 
 impl<O: Observer> Chunks<O> {
-    /// None yet.
+    /// No chunks.
     ///
     /// # Errors
     ///
@@ -116,30 +123,30 @@ impl<O: Observer> Chunks<O> {
         }
     }
 
-    /// Adds `chunk` under `number`, unless there is one. Returns what is there then, held. Sleeps.
+    /// Inserts `chunk` at `number`, unless there is one. Returns the chunk that is there then. Sleeps.
     ///
     /// # Errors
     ///
     /// Those of `chunk`; `ENOMEM`.
-    pub(crate) fn hold_or_insert(
+    pub(crate) fn get_or_insert(
         &self,
         number: usize,
         chunk: impl PinInit<WatchedChunk<O>, Error>,
-    ) -> Result<Held<'_, WatchedChunk<O>>> {
-        let (chunk, added) = self.map.hold_or_insert(number, chunk)?;
+    ) -> Result<ChunkRef<'_, WatchedChunk<O>>> {
+        let (chunk, added) = self.map.get_or_insert(number, chunk)?;
         if added {
             self.observer.chunk_added(chunk.range());
         }
         Ok(chunk)
     }
 
-    /// A chunk has lost its last translation, or got none. Does not sleep.
+    /// Reports that a chunk lost its last translation, or got none. Does not sleep.
     pub(crate) fn emptied(self: &Arc<Self>) {
-        self.call_reaper(A_WHILE);
+        self.schedule(EMPTY_DELAY_MS);
     }
 
-    /// Has the reaper come, in so many milliseconds, if it has not been called already.
-    fn call_reaper(self: &Arc<Self>, milliseconds: u32) {
+    /// Schedules the reaper to run in `milliseconds`, unless it is scheduled already.
+    fn schedule(self: &Arc<Self>, milliseconds: u32) {
         if !self.closed.load(Ordering::Acquire) {
             let delay = msecs_to_jiffies(milliseconds);
             // SAFETY: The kernel's own queue of work that belongs to no processor, which is always there. The
@@ -149,20 +156,21 @@ impl<O: Observer> Chunks<O> {
         }
     }
 
-    /// Sees to it that there is memory for more translations: calls the reaper when it runs short, and
-    /// waits for it when it has run out. Sleeps then. The caller holds no chunk.
+    /// Makes room for more translations: schedules the reaper above [`Limits::soon`], and waits for it above
+    /// the limit, in which case it sleeps. The caller has no reference to a chunk, which could not be reaped
+    /// then.
     pub(crate) fn make_room(self: &Arc<Self>) {
         let memory = self.memory();
         if memory <= self.limits.soon() {
             return;
         }
-        self.call_reaper(0);
+        self.schedule(0);
         if memory > self.limits.memory() {
             self.wait_for_reaper();
         }
     }
 
-    /// Returns when the reaper, if it has been called, has done its work; it comes at once.
+    /// Runs the reaper now if it is scheduled, and waits until it has ended.
     fn wait_for_reaper(&self) {
         // SAFETY: `self` is valid; this only computes addresses.
         let reaper = unsafe {
@@ -173,52 +181,52 @@ impl<O: Observer> Chunks<O> {
         unsafe { bindings::flush_delayed_work(reaper) };
     }
 
-    /// Takes down what is empty, and as much more as there is too much of. Sleeps.
+    /// Removes empty chunks, and others as far as there is too much memory in use. Sleeps.
     fn reap(&self) {
-        let mut grave = Grave::new();
+        let mut retired = RetireList::new();
         {
             let mut hand = self.hand.lock();
-            self.retire_empty(&mut grave);
-            self.retire_idle(&mut hand, &mut grave);
+            self.retire_empty(&mut retired);
+            self.retire_idle(&mut hand, &mut retired);
         }
-        grave.bury(|chunk| self.give_up(chunk, Removal::Reaped));
+        retired.free_after_grace_period(|chunk| self.give_up(chunk, Removal::Reaped));
     }
 
-    /// The last that is done to a chunk.
+    /// Removes the translations of a chunk that is about to be freed.
     fn give_up(&self, chunk: &WatchedChunk<O>, why: Removal) {
         let pages = chunk.write().give_up();
         self.observer.chunk_removed(chunk.range(), pages, why);
     }
 
-    fn retire_empty(&self, grave: &mut Grave<WatchedChunk<O>>) {
-        let judge = |_: usize, chunk: &WatchedChunk<O>, _: &Life| {
-            chunk.read().is_empty().then_some(Reap::Unheld)
+    fn retire_empty(&self, retired: &mut RetireList<WatchedChunk<O>>) {
+        let judge = |_: usize, chunk: &WatchedChunk<O>, _: &Refcount| {
+            chunk.read().is_empty().then_some(Reap::Unreferenced)
         };
-        self.map.retire(0, grave, judge);
+        self.map.retire(0, retired, judge);
     }
 
-    fn retire_idle(&self, hand: &mut usize, grave: &mut Grave<WatchedChunk<O>>) {
+    fn retire_idle(&self, hand: &mut usize, retired: &mut RetireList<WatchedChunk<O>>) {
         if self.memory() <= self.limits.soon() {
             return;
         }
         let mut excess = self.memory().saturating_sub(self.limits.low());
-        // From where the hand is to the end, and then round and round.
+        // From the hand to the end, and then from the start.
         let mut first = *hand;
         for round in 0..=ROUNDS {
-            let judge = |number: usize, chunk: &WatchedChunk<O>, life: &Life| {
+            let judge = |number: usize, chunk: &WatchedChunk<O>, refcount: &Refcount| {
                 if excess == 0 {
                     return None;
                 }
                 *hand = number + 1;
                 let reap = match round {
-                    ROUNDS => Reap::Unheld,
-                    _ if life.cool() => return None,
+                    ROUNDS => Reap::Unreferenced,
+                    _ if refcount.test_and_clear_accessed() => return None,
                     _ => Reap::Idle,
                 };
                 excess = excess.saturating_sub(chunk.read().memory());
                 Some(reap)
             };
-            self.map.retire(first, grave, judge);
+            self.map.retire(first, retired, judge);
             if excess == 0 {
                 break;
             }
@@ -226,22 +234,22 @@ impl<O: Observer> Chunks<O> {
         }
     }
 
-    /// Takes down everything, and returns when the reaper has gone, too. Sleeps.
+    /// Frees all chunks and waits for the reaper. Sleeps.
     ///
     /// # Safety
     ///
-    /// Nobody holds a chunk or looks at one, or ever will; the reaper may.
+    /// Nobody but the reaper has a reference to a chunk or looks at one, or ever will.
     pub(crate) unsafe fn close(&self) {
-        // Release: pairs with `call_reaper`. Once all notifiers are gone nobody calls it at all.
+        // Release: pairs with `schedule`, which nobody calls once all notifiers are gone.
         self.closed.store(true, Ordering::Release);
         {
-            // The reaper is not choosing now. What it has taken out is not in the map.
+            // The reaper is not choosing now. What it has retired is not in the map.
             let _hand = self.hand.lock();
             // SAFETY: By the contract, and as said.
             unsafe { self.map.clear(|chunk| self.give_up(chunk, Removal::Closed)) };
         }
-        // Once for what it is taking down, whose last invalidations may have called it again; and once
-        // more if they have.
+        // Once for the chunks that it is freeing, whose last invalidations may have scheduled it again; and
+        // once more if they have.
         self.wait_for_reaper();
         self.wait_for_reaper();
     }
