@@ -2,7 +2,8 @@
 
 //! Addresses: bytes are `u64`, pages are [`PageIndex`], and nothing converts silently.
 //!
-//! A page is always the CPU's base page, [`PAGE_SIZE`] bytes, however large the entry that maps it.
+//! A page is always the CPU's base page, [`PAGE_SIZE`] bytes, however large the entry that maps it. The
+//! orders of the levels are those of x86-64 and of every other kernel with pages of 4 KiB.
 
 use core::fmt;
 
@@ -10,6 +11,13 @@ use core::fmt;
 pub const PAGE_SHIFT: u32 = 12;
 /// The base page size in bytes.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+
+/// log2 of how many pages a PMD entry maps: 2 MiB.
+pub const PMD_ORDER: u32 = 9;
+/// How many pages a PMD entry maps.
+pub const PMD_PAGES: u64 = 1 << PMD_ORDER;
+/// log2 of how many pages a PUD entry maps: 1 GiB.
+pub const PUD_ORDER: u32 = 18;
 
 /// The number of a page in a virtual address space: its address divided by [`PAGE_SIZE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,6 +143,13 @@ pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
         at = at.wrapping_add(piece.len as u64);
         Some(piece)
     })
+}
+
+/// The pages that the PMD entry for `page` maps.
+#[inline]
+pub const fn pmd_range(page: PageIndex) -> PageRange {
+    let start = PageIndex(page.0 >> PMD_ORDER << PMD_ORDER);
+    PageRange::new(start, start.saturating_add(PMD_PAGES))
 }
 
 /// A run of pages, `start` included, `end` not.

@@ -36,7 +36,7 @@ pub enum PageState {
 
 /// A [`PageState`] in one word: 0, or a frame number, shifted, with flags below it.
 ///
-/// Of a page, what a [`crate::table::Slot`] keeps is at the same place there.
+/// Of a page, what a [`crate::xlt::Slot`] keeps is at the same place there.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PageWord(u64);
@@ -94,7 +94,7 @@ impl PageWord {
         self.0 & VALID != 0
     }
 
-    /// What a [`crate::table::Slot`] keeps of a page, with no more rights than `limit` has; 0 of anything else.
+    /// What a [`crate::xlt::Slot`] keeps of a page, with no more rights than `limit` has; 0 of anything else.
     #[inline]
     pub(crate) fn translation(self, limit: Perm) -> u64 {
         let kept = match limit {

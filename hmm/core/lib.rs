@@ -11,15 +11,15 @@
 //! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
-//! | [`unit`]   | how the pages found are put together ([`run`], [`flat`])               |
+//! | [`pmd_pages`] | how the pages found are put together ([`run`], [`flat`])               |
 //! | [`ahead`]  | how many resident pages behind them come along                         |
-//! | [`table`]  | what the device is allowed to use from then on                         |
+//! | [`xlt`]  | what the device is allowed to use from then on                         |
 //!
 //! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
 //! finds the CPU's pages, to [`dma_run`]. How a mirror is cut into pieces is its [`shape`].
 //!
-//! An invalidation is an [`event`] that ends in [`table::Table::zap`] or in
-//! [`table::Table::write_protect`].
+//! An invalidation is an [`event`] that ends in [`xlt::Xlt::zap`] or in
+//! [`xlt::Xlt::write_protect`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -40,6 +40,6 @@ pub mod refcount;
 pub mod run;
 pub mod seq;
 pub mod shape;
-pub mod table;
-pub mod unit;
+pub mod xlt;
+pub mod pmd_pages;
 pub mod walk;

@@ -13,23 +13,23 @@ use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::run::{Run, Runs};
 use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
-use crate::table::{Pages, Room, Slot, Table};
+use crate::xlt::{Pages, Room, Slot, Xlt};
 use crate::walk::{Collect, FaultError};
 
 pub(crate) const PAGE: PageIndex = PageIndex::new(7);
 pub(crate) const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
 
-pub(crate) type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+pub(crate) type Translations = Xlt<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 pub(crate) fn translations() -> Translations {
-    Table::new(RANGE, Vec::from([Slot::default()]))
+    Xlt::new(RANGE, Vec::from([Slot::default()]))
 }
 
 /// Room for the one page.
 pub(crate) struct OnePage;
 
 impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
-    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+    fn pages(&mut self, _pmds: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
         Some(Vec::from([Pages::default()]))
     }
 

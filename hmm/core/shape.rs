@@ -2,8 +2,7 @@
 
 //! How a mirror is cut into chunks, and how far its faults look ahead.
 
-use crate::addr::{PageIndex, PageRange};
-use crate::table::{UNIT_ORDER, UNIT_PAGES};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES, PUD_ORDER};
 
 /// The shape of a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,11 +13,11 @@ pub struct Shape {
 
 /// log2 of the most pages in a chunk: 1 GiB. An invalidation may look through all of a chunk under its
 /// lock.
-const LARGEST_CHUNK_ORDER: u32 = 18;
+const LARGEST_CHUNK_ORDER: u32 = PUD_ORDER;
 
 impl Shape {
     /// Chunks of `chunk_pages` pages, a power of two from 2 MiB to 1 GiB; and `look_ahead` resident
-    /// pages at most that come along with a fault, cut to the unit. `None` for any other chunks.
+    /// pages at most that come along with a fault, cut to the PMD. `None` for any other chunks.
     ///
     /// Larger chunks, and accesses wait for more invalidations that do not concern them; smaller ones,
     /// and a mirror that is used throughout needs more notifiers: with 64 MiB, a mirror of 1 GiB of
@@ -26,7 +25,7 @@ impl Shape {
     pub const fn new(chunk_pages: u64, look_ahead: u64) -> Option<Self> {
         let chunk_order = chunk_pages.trailing_zeros();
         if !chunk_pages.is_power_of_two()
-            || chunk_order < UNIT_ORDER
+            || chunk_order < PMD_ORDER
             || chunk_order > LARGEST_CHUNK_ORDER
         {
             return None;
@@ -76,11 +75,11 @@ impl Shape {
 }
 
 impl Default for Shape {
-    /// Chunks of 128 MiB; pages come along as far as the unit goes.
+    /// Chunks of 128 MiB; pages come along to the end of the PMD.
     fn default() -> Self {
         Self {
             chunk_order: 15,
-            look_ahead: UNIT_PAGES,
+            look_ahead: PMD_PAGES,
         }
     }
 }
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn chunks_of_each_size_are_numbered_and_cover_their_pages() {
-        for order in UNIT_ORDER..=LARGEST_CHUNK_ORDER {
+        for order in PMD_ORDER..=LARGEST_CHUNK_ORDER {
             let shape = Shape::new(1 << order, 8).unwrap();
             let pages = 1 << order;
             let first = PageIndex::new(5 * pages + 3);
@@ -113,8 +112,8 @@ mod tests {
 
     #[test]
     fn only_such_chunks_can_be_had() {
-        assert_eq!(Shape::new(1 << 15, UNIT_PAGES), Some(Shape::default()));
-        for pages in [0, 1, UNIT_PAGES / 2, 3 * UNIT_PAGES, 1 << 19, u64::MAX] {
+        assert_eq!(Shape::new(1 << 15, PMD_PAGES), Some(Shape::default()));
+        for pages in [0, 1, PMD_PAGES / 2, 3 * PMD_PAGES, 1 << 19, u64::MAX] {
             assert_eq!(Shape::new(pages, 8), None, "{pages}");
         }
     }

@@ -2,7 +2,7 @@
 
 //! The walk over a CPU page table: reports, faults in or refuses page after page.
 //!
-//! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/tables.rs`, a synthetic
+//! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/page_table.rs`, a synthetic
 //! one in `walk/tests.rs`.
 
 use core::iter::FusedIterator;

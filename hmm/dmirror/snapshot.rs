@@ -2,6 +2,7 @@
 
 //! What the CPU's page table holds, one byte for each page, without changing anything.
 
+use hmm::addr::{PMD_ORDER, PUD_ORDER};
 use hmm::flat::{Flat, PageState, PageWord};
 use hmm::page::is_zero_page;
 use hmm::pfn::{Memory, Perm};
@@ -14,8 +15,6 @@ use crate::session::{batches, Session, BATCH};
 use crate::uapi;
 
 /// log2 of the pages that a PMD and a PUD map.
-const PMD_ORDER: u32 = 9;
-const PUD_ORDER: u32 = 18;
 
 impl Session {
     /// Writes what the device would see into the caller's buffer.

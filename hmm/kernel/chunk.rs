@@ -7,7 +7,7 @@ use kernel::alloc::Flags;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use crate::addr::{PageIndex, PageRange};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER};
 use crate::chunk_map::entry_size;
 use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
@@ -15,8 +15,8 @@ use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
 use crate::reaper::Chunks;
-use crate::table::{units_in, Filled, Pages, Room, Slot, Table, UNIT_ORDER};
-use crate::unit::UnitPages;
+use crate::xlt::{pmds_in, Filled, Pages, Room, Slot, Xlt};
+use crate::pmd_pages::PmdPages;
 use crate::zeroed::zeroed;
 
 /// The translations of one chunk.
@@ -31,8 +31,8 @@ pub(crate) type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
 
 // Not vectors: a chunk with its notifier is to fit into 256 bytes.
 type Slots = KBox<[Slot]>;
-type Units = Pin<KBox<[Pages<Slots>]>>;
-type Translations = Table<Slots, Units>;
+type Pmds = Pin<KBox<[Pages<Slots>]>>;
+type Translations = Xlt<Slots, Pmds>;
 
 impl<O: Observer> Chunk<O> {
     /// An empty chunk of the pages in `range`, for `chunks`.
@@ -41,8 +41,8 @@ impl<O: Observer> Chunk<O> {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(range: PageRange, chunks: Arc<Chunks<O>>) -> Result<Self> {
-        let huge = empty_slots(units_in(range), GFP_KERNEL_ACCOUNT)?;
-        let table = Table::new(range, huge);
+        let huge = empty_slots(pmds_in(range), GFP_KERNEL_ACCOUNT)?;
+        let table = Xlt::new(range, huge);
         let chunk = Self { table, chunks };
         chunk.chunks.account(0, chunk.memory());
         Ok(chunk)
@@ -71,16 +71,16 @@ impl<O: Observer> Chunk<O> {
             return false;
         };
         // SAFETY: The table holds only frames that the process's page table held, which have a `struct
-        // page` (what a walk put into words that were all absent before: `UnitPages::new`), and an
+        // page` (what a walk put into words that were all absent before: `PmdPages::new`), and an
         // invalidation waits for the lock whose guard `self` was borrowed from.
         use_page(unsafe { MappedPage::map(pfn) });
         true
     }
 
-    /// Enters the pages of `found`; see [`Table::fill`].
+    /// Enters the pages of `found`; see [`Xlt::fill`].
     pub(crate) fn fill(
         &mut self,
-        found: &UnitPages<'_>,
+        found: &PmdPages<'_>,
         limit: Perm,
         room: &mut RoomForFault,
     ) -> Filled {
@@ -145,27 +145,27 @@ fn written(pfn: Pfn) {
     unsafe { mark_dirty(pfn) }
 }
 
-/// Empty slots for so many pages, or so many units.
+/// `count` empty slots, for pages or for PMDs.
 fn empty_slots(count: u64, flags: Flags) -> Result<Slots> {
     Ok(zeroed(count as usize, flags)?)
 }
 
-/// So many units without slots.
-fn empty_units(count: usize, flags: Flags) -> Result<Units> {
+/// `count` PMDs without slots.
+fn empty_pmds(count: usize, flags: Flags) -> Result<Pmds> {
     KBox::pin_slice(|_| Ok::<_, Error>(Pages::default()), count, flags)
 }
 
 /// Room for the translations of a fault, made before the lock is taken and charged to the process.
 #[derive(Default)]
 pub(crate) struct RoomForFault {
-    units: Option<Units>,
+    pmds: Option<Pmds>,
     slots: Option<Slots>,
     /// Whether room that the chunk has now may be gone when it is needed.
     rely_on_nothing: bool,
 }
 
 impl RoomForFault {
-    /// Makes the room that `chunk` has not got for pages in the unit that `page` is in.
+    /// Makes the room for pages in the PMD of `page` that `chunk` has not got.
     ///
     /// # Errors
     ///
@@ -175,19 +175,19 @@ impl RoomForFault {
         chunk: &WatchedChunk<O>,
         page: PageIndex,
     ) -> Result {
-        let (units, slots, part) = {
+        let (pmds, slots, part) = {
             let chunk = chunk.read();
             let table = &chunk.table;
-            let (units, slots) = (table.has_pages(), table.has_slots(page));
+            let (pmds, slots) = (table.has_pages(), table.has_slots(page));
             (
-                units,
+                pmds,
                 slots && !self.rely_on_nothing,
                 table.part_around(page),
             )
         };
-        if !units && self.units.is_none() {
-            self.units = Some(empty_units(
-                units_in(chunk.range()) as usize,
+        if !pmds && self.pmds.is_none() {
+            self.pmds = Some(empty_pmds(
+                pmds_in(chunk.range()) as usize,
                 GFP_KERNEL_ACCOUNT,
             )?);
         }
@@ -197,7 +197,7 @@ impl RoomForFault {
         Ok(())
     }
 
-    /// Slots that were there when room was made have gone with other pages of the unit.
+    /// Slots that were there when room was made have gone with other pages of the PMD.
     pub(crate) fn rely_on_nothing(&mut self) {
         self.rely_on_nothing = true;
     }
@@ -205,13 +205,13 @@ impl RoomForFault {
     /// Whether room for single pages is needed, where the smallest entry found maps `1 << smallest` pages. Always,
     /// if it was missed once: so there is no third time.
     pub(crate) fn needed(&self, smallest: u32) -> bool {
-        smallest < UNIT_ORDER || self.rely_on_nothing
+        smallest < PMD_ORDER || self.rely_on_nothing
     }
 }
 
-impl Room<Units, Slots> for RoomForFault {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        self.units.take_if(|spare| spare.len() == units)
+impl Room<Pmds, Slots> for RoomForFault {
+    fn pages(&mut self, pmds: usize) -> Option<Pmds> {
+        self.pmds.take_if(|spare| spare.len() == pmds)
     }
 
     fn slots(&mut self, pages: u64) -> Option<Slots> {
@@ -222,9 +222,9 @@ impl Room<Units, Slots> for RoomForFault {
 /// Room that is there at once or not at all: for the rest of a huge page, under the lock.
 struct AtOnce;
 
-impl Room<Units, Slots> for AtOnce {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        empty_units(units, GFP_NOWAIT | __GFP_NOWARN).ok()
+impl Room<Pmds, Slots> for AtOnce {
+    fn pages(&mut self, pmds: usize) -> Option<Pmds> {
+        empty_pmds(pmds, GFP_NOWAIT | __GFP_NOWARN).ok()
     }
 
     fn slots(&mut self, pages: u64) -> Option<Slots> {

@@ -32,9 +32,9 @@ use kernel::sync::{Mutex, SpinLock};
 use kernel::time::{delay::fsleep, Delta};
 use kernel::types::Opaque;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{pmd_range, PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PMD_PAGES};
 use crate::device_shim as shim;
-use crate::frames::{Block, Frames, BLOCK_ORDER, BLOCK_PAGES};
+use crate::frames::{Block, Frames};
 use crate::lock_class::LockClass;
 use crate::page::MappedPage;
 use crate::pfn::{Owner, Pfn};
@@ -206,7 +206,7 @@ impl<M: DeviceMemory> Pool<M> {
         pages: u64,
         memory: impl PinInit<M, Error> + 'a,
     ) -> impl PinInit<Self, Error> + 'a {
-        let blocks = pages.div_ceil(BLOCK_PAGES);
+        let blocks = pages.div_ceil(PMD_PAGES);
         try_pin_init!(Self {
             frames <- SpinLock::new(
                 Frames::new(free_blocks(blocks)?),
@@ -317,7 +317,8 @@ impl<M: DeviceMemory> Pool<M> {
                 .vma_lookup(page.addr() as usize)
                 .filter(|area| area.flags() & virt::flags::READ != 0)
                 .ok_or(EINVAL)?;
-            let end = block_behind(page)
+            let end = pmd_range(page)
+                .end()
                 .min(range.end())
                 .min(PageIndex::containing(area.end() as u64));
             let part = PageRange::new(page, end);
@@ -327,7 +328,7 @@ impl<M: DeviceMemory> Pool<M> {
         Ok(moved)
     }
 
-    /// Moves pages of one block.
+    /// Moves pages of one PMD.
     fn migrate_part(
         &self,
         words: &mut [usize],
@@ -389,7 +390,7 @@ impl<M: DeviceMemory> Pool<M> {
             let mut frames = self.frames.lock();
             match order {
                 0 => frames.take(),
-                BLOCK_ORDER => frames.take_block(),
+                PMD_ORDER => frames.take_block(),
                 _ => None,
             }
         }?;
@@ -415,13 +416,13 @@ impl<M: DeviceMemory> Pool<M> {
             };
             let first = self.region.first().add(block);
             // SAFETY: A block of the pool's own frames.
-            let migration = unsafe { Migration::of_frames(&mut words, first, BLOCK_PAGES) };
+            let migration = unsafe { Migration::of_frames(&mut words, first, PMD_PAGES) };
             if let Ok(mut migration) = migration {
                 // What fails stays, which the caller sees.
                 let _ = place(&mut migration, &mut drain);
                 migration.commit();
             }
-            from = block + BLOCK_PAGES;
+            from = block + PMD_PAGES;
         }
     }
 
@@ -571,11 +572,6 @@ fn place_one(
     Ok(())
 }
 
-/// The first page of the next huge page.
-fn block_behind(page: PageIndex) -> PageIndex {
-    PageIndex::new((page.get() / BLOCK_PAGES + 1) * BLOCK_PAGES)
-}
-
 fn free_blocks(count: u64) -> Result<KVVec<Block>> {
     KVVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
 }
@@ -635,7 +631,7 @@ struct Region {
 
 impl Region {
     fn request(name: &'static CStr, blocks: u64) -> Result<Self> {
-        let pages = blocks.checked_mul(BLOCK_PAGES).ok_or(EINVAL)?;
+        let pages = blocks.checked_mul(PMD_PAGES).ok_or(EINVAL)?;
         let size = pages.checked_mul(PAGE as u64).filter(|size| *size > 0);
         let size = usize::try_from(size.ok_or(EINVAL)?)?;
         // SAFETY: The name lives forever, and the root of the resources does, too.

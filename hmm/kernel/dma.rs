@@ -48,7 +48,7 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PMD_PAGES};
 use crate::compat::dma_data_direction;
 use crate::dma_run::{blocks, DmaRun, Links, Route};
 use crate::dma_shim as shim;
@@ -132,7 +132,7 @@ impl Iova {
 
 /// Addresses begin at a multiple of so many pages where there are as many, so that a huge page can be
 /// one entry of the IOMMU.
-const ALIGNMENT: u64 = 1 << 9;
+const ALIGNMENT: u64 = PMD_PAGES;
 
 impl<'d> DmaRange<'d> {
     /// Makes `device` ready for mappings of `pages`. May sleep.

@@ -4,7 +4,7 @@
 //!
 //! A driver keeps a [`mirror::Mirror`] of part of a process's address space. The device's accesses
 //! go through it; what it lacks is faulted in by [`range`], the walk over the CPU's
-//! page table (`tables`); what the CPU takes away leaves it through [`interval`]. A device that reaches
+//! page table (`page_table`); what the CPU takes away leaves it through [`interval`]. A device that reaches
 //! the pages by itself does so through the mappings of [`dma`].
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
@@ -56,10 +56,10 @@ pub mod run;
 pub mod seq;
 #[path = "../core/shape.rs"]
 pub mod shape;
-#[path = "../core/table.rs"]
-pub mod table;
-#[path = "../core/unit.rs"]
-pub mod unit;
+#[path = "../core/xlt.rs"]
+pub mod xlt;
+#[path = "../core/pmd_pages.rs"]
+pub mod pmd_pages;
 #[path = "../core/walk.rs"]
 pub mod walk;
 
@@ -79,7 +79,7 @@ pub mod populate;
 pub mod range;
 mod reaper;
 pub mod rwlock;
-mod tables;
+mod page_table;
 mod zeroed;
 
 #[expect(

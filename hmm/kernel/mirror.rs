@@ -2,26 +2,26 @@
 
 //! A mirror: the part of a process's address space that a device uses, as far as it has used it.
 //!
-//! The address space is cut into chunks, as the [`Shape`] says, and these into units of 2 MiB. A
-//! chunk comes into being when the device first faults in it, the slots of a unit when the first of
+//! The address space is cut into chunks, as the [`Shape`] says, and these into PMDs of 2 MiB. A
+//! chunk comes into being when the device first faults in it, the slots of a PMD when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
 //! whole address space, and memory is spent where the device has been. Each chunk has its own
 //! interval notifier and lock, so what happens elsewhere in the mirror does not touch it.
 //!
-//! One access goes: [`Mirror::access`] → the chunk's [`Table::translate`] under the shared lock. If
+//! One access goes: [`Mirror::access`] → the chunk's [`Xlt::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
 //! lock, and the access takes place before that lock is released. So an access makes progress
 //! whenever its fault does, however many invalidations queue up behind it.
 //!
 //! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
-//! [`Chunk::invalidate`] → [`Table::zap`], or [`Table::write_protect`] if the pages stay where they
+//! [`Chunk::invalidate`] → [`Xlt::zap`], or [`Xlt::write_protect`] if the pages stay where they
 //! are; pages that the device wrote are marked dirty. A chunk that has nothing left is taken down in
 //! the background, and so are those used least recently when all together take too much memory
 //! ([`crate::reaper`]).
 //!
-//! [`Table::translate`]: crate::table::Table::translate
-//! [`Table::zap`]: crate::table::Table::zap
-//! [`Table::write_protect`]: crate::table::Table::write_protect
+//! [`Xlt::translate`]: crate::xlt::Xlt::translate
+//! [`Xlt::zap`]: crate::xlt::Xlt::zap
+//! [`Xlt::write_protect`]: crate::xlt::Xlt::write_protect
 //! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
 
 use core::ops::ControlFlow;
@@ -31,7 +31,7 @@ use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::{rcu, Arc};
 
-use crate::addr::{pieces, PageIndex, PageRange, PAGE_SIZE};
+use crate::addr::{pieces, pmd_range, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
 use crate::ahead::Ahead;
 use crate::charge::Charge;
 use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
@@ -49,9 +49,8 @@ use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shape::Shape;
 use crate::shim;
-use crate::table::{unit_around, UNIT_PAGES};
-use crate::tables::{Batch, LockedMm};
-use crate::unit::UnitPages;
+use crate::page_table::{Batch, LockedMm};
+use crate::pmd_pages::PmdPages;
 use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
 
@@ -153,7 +152,7 @@ pub struct Mirror<O: Observer> {
 }
 
 /// What a fault has found, in words that `'w` lends.
-type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, UnitPages<'w>>;
+type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, PmdPages<'w>>;
 
 /// For so many pages there is room on the stack: 512 bytes.
 const FEW: usize = 64;
@@ -244,7 +243,7 @@ impl<O: Observer> Mirror<O> {
     }
 
     /// Lets the device access the first page of `wanted`, which has no translation that allows it; the
-    /// others are faulted in with it, as far as the unit goes. `use_page` is as for [`Mirror::access`].
+    /// others are faulted in with it, as far as the PMD goes. `use_page` is as for [`Mirror::access`].
     /// Sleeps before, but waits for nobody if that is forbidden.
     ///
     /// # Errors
@@ -272,7 +271,7 @@ impl<O: Observer> Mirror<O> {
         result
     }
 
-    /// Faults the first page of `wanted` in, and with it those behind it in the same unit, if they can be
+    /// Faults the first page of `wanted` in, and with it those behind it in the same PMD, if they can be
     /// had. Hands it to `use_page`, under the chunk's lock, and says how many pages were added and how
     /// many of these were not wanted.
     fn fault_in(
@@ -288,7 +287,7 @@ impl<O: Observer> Mirror<O> {
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
         let chunk = self.get_chunk(page, one, waiting)?;
-        let wanted = wanted.intersection(&self.unit(page));
+        let wanted = wanted.intersection(&self.pmd(page));
         let mut request = Request {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
@@ -340,13 +339,13 @@ impl<O: Observer> Mirror<O> {
 
     /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
     ///
-    /// `step` is told after each step, of one unit at most, where it has come to and how many pages it added, and
+    /// `step` is told after each step, of one PMD at most, where it has come to and how many pages it added, and
     /// says whether to go on. Sleeps, but waits for nobody if that is forbidden.
     ///
     /// # Errors
     ///
     /// As [`Mirror::access_missing`], with nothing done if the range is not all in the mirror or the device may
-    /// not do what `policy` asks for. Otherwise the units before the one that failed are in the mirror.
+    /// not do what `policy` asks for. Otherwise the PMDs before the one that failed are in the mirror.
     pub fn prefetch(
         &self,
         range: PageRange,
@@ -361,7 +360,7 @@ impl<O: Observer> Mirror<O> {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
         let (mut few, mut many);
-        let words: &mut [PageWord] = match room_for(UNIT_PAGES.min(range.len()) as usize) {
+        let words: &mut [PageWord] = match room_for(PMD_PAGES.min(range.len()) as usize) {
             Ok(room) => {
                 many = room;
                 &mut many
@@ -374,7 +373,7 @@ impl<O: Observer> Mirror<O> {
         let mut page = range.start();
         while page < range.end() {
             let end = page.saturating_add(words.len() as u64).min(range.end());
-            let wanted = PageRange::new(page, end).intersection(&self.unit(page));
+            let wanted = PageRange::new(page, end).intersection(&self.pmd(page));
             let (end, added) =
                 if policy == Policy::Snapshot && !self.any_resident(wanted, waiting)? {
                     (wanted.end(), 0)
@@ -418,7 +417,7 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table. `words` is room for
+    /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `words` is room for
     /// the pages found.
     ///
     /// The result holds the chunk's lock. Also returned: how many pages were added.
@@ -430,7 +429,7 @@ impl<O: Observer> Mirror<O> {
         words: &'w mut [PageWord],
     ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
         let mm = self.owned.user()?;
-        let mut pages = UnitPages::new(request.pages(), words);
+        let mut pages = PmdPages::new(request.pages(), words);
         let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
@@ -465,7 +464,7 @@ impl<O: Observer> Mirror<O> {
         chunk: &'d WatchedChunk<O>,
         request: &Request,
         waiting: Waiting,
-        pages: UnitPages<'w>,
+        pages: PmdPages<'w>,
         room: &mut RoomForFault,
     ) -> Result<Found<'d, 'w, O>, FaultError> {
         let found = until_valid(
@@ -493,14 +492,14 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// The mirrored pages of the unit that `page` is in.
-    fn unit(&self, page: PageIndex) -> PageRange {
-        unit_around(page).intersection(&self.span)
+    /// The mirrored pages of the PMD of `page`.
+    fn pmd(&self, page: PageIndex) -> PageRange {
+        pmd_range(page).intersection(&self.span)
     }
 
-    /// How many pages behind `wanted` to look at, in the same unit.
+    /// How many pages behind `wanted` to look at, in the same PMD.
     fn look_ahead(&self, wanted: PageRange) -> u64 {
-        let left = PageRange::new(wanted.end(), self.unit(wanted.start()).end());
+        let left = PageRange::new(wanted.end(), self.pmd(wanted.start()).end());
         self.ahead.window(wanted).min(left.len())
     }
 

@@ -18,7 +18,7 @@ use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
 use crate::run::{Full, Run};
 use crate::shim;
-use crate::tables::{Batch, LockedMm};
+use crate::page_table::{Batch, LockedMm};
 use crate::walk::{walk, Collect, FaultError, Waiting};
 
 /// An address space, and who registered a part of it.

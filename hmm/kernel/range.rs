@@ -4,7 +4,7 @@
 //!
 //! [`fault_until_valid`] is what drivers call. It is the retry loop of [`crate::seq`] around one
 //! [`range_fault`] after the other, and each of these is the walk of [`crate::walk`] over the page
-//! table of [`crate::tables`].
+//! table of [`crate::page_table`].
 
 use core::cell::Cell;
 
@@ -16,7 +16,7 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::policy::Wants;
 use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
 use crate::shim;
-use crate::tables::{Batch, LockedMm, StillMm};
+use crate::page_table::{Batch, LockedMm, StillMm};
 use crate::walk::{serve, Collect, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.

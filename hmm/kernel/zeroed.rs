@@ -9,7 +9,7 @@ use kernel::alloc::{AllocError, Flags};
 use kernel::prelude::*;
 
 use crate::flat::PageWord;
-use crate::table::Slot;
+use crate::xlt::Slot;
 
 // SAFETY: A transparent u64.
 unsafe impl Zeroable for PageWord {}

@@ -7,7 +7,7 @@ use core::fmt;
 use hmm::addr::PAGE_SHIFT;
 use hmm::shape::Shape;
 
-/// Where [`Parameters::fault_around`] ends: the pages of a unit.
+/// Where [`Parameters::fault_around`] ends: the pages of a PMD.
 const MOST_AROUND: u32 = 512;
 /// The most faults of a user that wait at once. The kernel runs 2048 pieces of work of a queue.
 const MOST_FAULTS: u32 = 512;

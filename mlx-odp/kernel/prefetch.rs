@@ -2,7 +2,7 @@
 
 //! Prefetches: at once, by the thread that asks for it, or in the background, by a job.
 //!
-//! A prefetch goes from unit to unit and holds the region for one at a time, in which it waits for nobody. What
+//! A prefetch goes from PMD to PMD and holds the region for one at a time, in which it waits for nobody. What
 //! it has to wait for it waits for without the region, as a fault does ([`hmm::populate`]); afterwards it looks
 //! for the region anew. So a region can be deregistered at any time.
 //!
@@ -11,9 +11,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::PageRange;
+use hmm::addr::{pmd_range, PageRange};
 use hmm::populate::Owned;
-use hmm::table::unit_around;
 use hmm::walk::FaultError;
 
 use kernel::bindings;
@@ -29,7 +28,7 @@ use crate::region::Region;
 use crate::shim;
 use crate::ticket::{Extent, Resume, Ticket};
 
-/// How often a unit may have gone again when it was there, before the prefetch gives up.
+/// How often a PMD may have gone again when it was there, before the prefetch gives up.
 const TRIES: u32 = 16;
 
 /// Who prefetches.
@@ -67,7 +66,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// A fault error for a page that cannot be had, with the units of 2 MiB before it prefetched;
+    /// A fault error for a page that cannot be had, with the PMDs of 2 MiB before it prefetched;
     /// [`FaultError::TimedOut`] if pages went as fast as they came, [`FaultError::Interrupted`].
     pub fn prefetch(
         &self,
@@ -108,7 +107,7 @@ impl Target {
                     return Err(FaultError::TimedOut)
                 }
                 (Err(FaultError::WouldWait), Some(access)) => {
-                    let pages = rest.intersection(&unit_around(rest.start()));
+                    let pages = rest.intersection(&pmd_range(rest.start()));
                     match by {
                         By::Job => owned.populate(pages, access)?,
                         By::Application => self.wait_for(&owned, Wanted { pages, access })?,

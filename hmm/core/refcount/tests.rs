@@ -18,7 +18,7 @@ use super::*;
 use crate::addr::PageRange;
 use crate::one_page::{translations, Cpu, Translations, RANGE};
 use crate::seq::{Domain, History};
-use crate::table::NoRoom;
+use crate::xlt::NoRoom;
 
 /// What a machine leaves out that must not be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use crate::addr::PageIndex;
 use crate::one_page::{translations, Cpu, Never, Nothing, Translations, PAGE, RANGE};
 use crate::policy::Refusal;
 use crate::run::Runs;
-use crate::table::NoRoom;
+use crate::xlt::NoRoom;
 
 const SWAPS: u64 = 3;
 

@@ -10,7 +10,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::{Instant, Monotonic};
 
-use hmm::addr::{PageIndex, PageRange};
+use hmm::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use hmm::event::Event;
 use hmm::flat::{PageState, PageWord};
 use hmm::mirror::{Limits, Mirror, Observer, Removal};
@@ -18,7 +18,7 @@ use hmm::pfn::{Access, Memory, Perm, Pfn};
 use hmm::policy::Policy;
 use hmm::run::Run;
 use hmm::rwlock::RwLock;
-use hmm::table::{NoRoom, Pages, Slot, Table, UNIT_ORDER, UNIT_PAGES};
+use hmm::xlt::{NoRoom, Pages, Slot, Xlt};
 use hmm::walk::{FaultError, Waiting};
 
 use crate::abi;
@@ -88,10 +88,10 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
     if argument.rounds == 0 || argument.rounds > MOST || argument.reserved != 0 {
         return Err(EINVAL);
     }
-    let range = PageRange::new(PageIndex::new(UNIT_PAGES), PageIndex::new(2 * UNIT_PAGES));
+    let range = PageRange::new(PageIndex::new(PMD_PAGES), PageIndex::new(2 * PMD_PAGES));
     let mut huge = KVec::with_capacity(1, GFP_KERNEL)?;
     huge.push(Slot::default(), GFP_KERNEL)?;
-    let table: Translations = Table::new(range, huge);
+    let table: Translations = Xlt::new(range, huge);
     let table = KBox::pin_init(RwLock::new(table), GFP_KERNEL)?;
     (argument.ours, argument.theirs) = (0, 0);
     for round in 0..argument.rounds {
@@ -111,22 +111,22 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
 }
 
 /// As in a mirror's chunk.
-type Translations = Table<KVec<Slot>, KVec<Pages<KVec<Slot>>>>;
+type Translations = Xlt<KVec<Slot>, KVec<Pages<KVec<Slot>>>>;
 
 fn zap_huge(table: &RwLock<Translations>, range: PageRange) -> Result<u64> {
     let run = Run {
         start: range.start(),
-        pfn: Pfn::new(UNIT_PAGES),
-        pages: UNIT_PAGES,
+        pfn: Pfn::new(PMD_PAGES),
+        pages: PMD_PAGES,
         perm: Perm::ReadWrite,
-        order: UNIT_ORDER,
+        order: PMD_ORDER,
         memory: Memory::System,
     };
     let filled = table.write().fill(&run, Perm::ReadWrite, &mut NoRoom);
     let begun = Instant::<Monotonic>::now();
     let zapped = table.write().zap(range, &mut NoRoom, |_| {});
     let time = begun.elapsed().as_nanos() as u64;
-    if filled.added != UNIT_PAGES || zapped != UNIT_PAGES {
+    if filled.added != PMD_PAGES || zapped != PMD_PAGES {
         return Err(EINVAL);
     }
     Ok(time)

@@ -15,16 +15,12 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::NotThreadSafe;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PUD_ORDER};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Entry, Refusal, VmaRights};
 use crate::range::killed;
 use crate::shim;
 use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
-
-/// log2 of how many base pages an entry of each level maps (x86-64 and every 4 KiB kernel).
-const PMD_ORDER: u32 = 9;
-const PUD_ORDER: u32 = 18;
 
 /// The address space of a process whose mmap lock is held.
 pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a fault of a mirror finds, all in one unit: a huge entry, or single pages.
+//! What a fault of a mirror finds, all in one PMD: a huge entry, or single pages.
 //!
 //! [`crate::run::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
 //! for them a word each ([`Flat`]) takes a quarter of the room of a run each, and less time to find and
@@ -8,19 +8,18 @@
 
 use core::iter::FusedIterator;
 
-use crate::addr::{PageIndex, PageRange};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER};
 use crate::flat::{Flat, PageWord};
 use crate::pfn::Pfn;
 use crate::run::{Full, Run};
-use crate::table::UNIT_ORDER;
 use crate::walk::{one_by_one, Collect, Taken};
 
-/// A huge entry, or single pages, as far as there are words for them; never both, as the CPU maps a unit
+/// A huge entry, or single pages, as far as there are words for them; never both, as the CPU maps a PMD
 /// in one way or the other.
 ///
 /// As small as it can be: a fault hands it on from hand to hand.
 #[derive(Debug)]
-pub struct UnitPages<'a> {
+pub struct PmdPages<'a> {
     /// Of a huge entry, the word of the first page.
     words: Flat<'a>,
     kind: Kind,
@@ -34,7 +33,7 @@ enum Kind {
     Huge,
 }
 
-impl<'a> UnitPages<'a> {
+impl<'a> PmdPages<'a> {
     /// Nothing yet, and room for the single pages of `pages`. Of `words` there are as many, or more; all are
     /// [`PageWord::ABSENT`].
     #[inline]
@@ -48,7 +47,7 @@ impl<'a> UnitPages<'a> {
         }
     }
 
-    /// The entry, of at least a unit, if that is what was found.
+    /// The entry, of a PMD at least, if that is what was found.
     #[inline]
     pub fn huge(&self) -> Option<Run> {
         match self.kind {
@@ -75,7 +74,7 @@ impl<'a> UnitPages<'a> {
     /// Takes `run` if it is a huge entry for all pages that there is room for.
     fn take_huge(&mut self, run: &Run) -> bool {
         let pages = self.words.range();
-        let whole = run.order >= UNIT_ORDER && run.pages >> run.order > 0;
+        let whole = run.order >= PMD_ORDER && run.pages >> run.order > 0;
         let covers = run.range().intersection(&pages) == pages;
         let taken = self.kind == Kind::Nothing && whole && covers;
         if taken {
@@ -86,13 +85,13 @@ impl<'a> UnitPages<'a> {
     }
 }
 
-impl Collect for UnitPages<'_> {
+impl Collect for PmdPages<'_> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         if self.kind == Kind::Huge {
             return Err(Full);
         }
-        if run.order >= UNIT_ORDER && self.take_huge(&run) {
+        if run.order >= PMD_ORDER && self.take_huge(&run) {
             return Ok(());
         }
         self.kind = Kind::Single;
@@ -101,7 +100,7 @@ impl Collect for UnitPages<'_> {
 
     #[inline]
     fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        if first.order >= UNIT_ORDER || self.kind == Kind::Huge {
+        if first.order >= PMD_ORDER || self.kind == Kind::Huge {
             return one_by_one(self, first, behind);
         }
         self.kind = Kind::Single;
@@ -122,7 +121,7 @@ impl Collect for UnitPages<'_> {
 mod tests {
     use super::*;
     use crate::pfn::{Memory, Perm};
-    use crate::table::UNIT_PAGES;
+    use crate::addr::PMD_PAGES;
 
     fn entry(start: u64, order: u32) -> Run {
         Run {
@@ -141,9 +140,9 @@ mod tests {
 
     #[test]
     fn a_huge_entry_is_kept_whole_however_few_pages_are_asked_for() {
-        for (order, start) in [(UNIT_ORDER, 2 * UNIT_PAGES), (18, 0)] {
+        for (order, start) in [(PMD_ORDER, 2 * PMD_PAGES), (18, 0)] {
             let mut words = [PageWord::ABSENT; 3];
-            let mut found = UnitPages::new(pages(1100, 1103), &mut words);
+            let mut found = PmdPages::new(pages(1100, 1103), &mut words);
             assert_eq!(found.huge(), None);
             let huge = entry(start, order);
             found.mapped(huge).unwrap();
@@ -168,8 +167,8 @@ mod tests {
             let behind = (1..count).map(|index| Pfn::new(77 * index));
             (entry(first, 0), behind.collect::<std::vec::Vec<_>>())
         };
-        let two_huge = (entry(1024, UNIT_ORDER), std::vec![Pfn::new(1 << 21)]);
-        let one_huge = (entry(1024, UNIT_ORDER), std::vec![]);
+        let two_huge = (entry(1024, PMD_ORDER), std::vec![Pfn::new(1 << 21)]);
+        let one_huge = (entry(1024, PMD_ORDER), std::vec![]);
         let cases = [
             (std::vec![single(1100, 1)], 1),
             (std::vec![single(1095, 20)], 20),
@@ -181,8 +180,8 @@ mod tests {
         ];
         for (given, expected) in cases {
             let (mut together, mut singly) = ([PageWord::ABSENT; 8], [PageWord::ABSENT; 8]);
-            let mut all = UnitPages::new(pages(1100, 1108), &mut together);
-            let mut each = UnitPages::new(pages(1100, 1108), &mut singly);
+            let mut all = PmdPages::new(pages(1100, 1108), &mut together);
+            let mut each = PmdPages::new(pages(1100, 1108), &mut singly);
             let mut taken = 0;
             for (first, behind) in given {
                 let done = all.entries(first, behind.clone().into_iter());
@@ -199,10 +198,10 @@ mod tests {
     #[test]
     fn a_part_of_a_huge_entry_is_single_pages() {
         let mut words = [PageWord::ABSENT; 8];
-        let mut found = UnitPages::new(pages(1024, 1032), &mut words);
+        let mut found = PmdPages::new(pages(1024, 1032), &mut words);
         let part = Run {
             pages: 5,
-            ..entry(1024, UNIT_ORDER)
+            ..entry(1024, PMD_ORDER)
         };
         found.mapped(part).unwrap();
         assert_eq!(found.huge(), None);
@@ -216,7 +215,7 @@ mod tests {
     #[test]
     fn a_gap_ends_what_was_reached() {
         let mut words = [PageWord::ABSENT; 8];
-        let mut found = UnitPages::new(pages(1100, 1106), &mut words);
+        let mut found = PmdPages::new(pages(1100, 1106), &mut words);
         for page in [1100, 1101, 1103, 1104, 1105, 1106] {
             found.mapped(entry(page, 0)).unwrap();
         }

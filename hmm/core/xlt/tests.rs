@@ -11,13 +11,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::walk::Collect;
 
-/// Begins and ends inside of a unit, with one whole unit in between.
+/// Begins and ends inside of a PMD, with one whole PMD in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
 
-type TestTable = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+type TestTable = Xlt<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 fn table() -> TestTable {
-    Table::new(RANGE, defaults(units_in(RANGE)))
+    Xlt::new(RANGE, defaults(pmds_in(RANGE)))
 }
 
 fn defaults<T: Default>(count: u64) -> Vec<T> {
@@ -28,8 +28,8 @@ fn defaults<T: Default>(count: u64) -> Vec<T> {
 struct Plenty;
 
 impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for Plenty {
-    fn pages(&mut self, units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
-        Some(defaults(units as u64))
+    fn pages(&mut self, pmds: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(defaults(pmds as u64))
     }
 
     fn slots(&mut self, pages: u64) -> Option<Vec<Slot>> {
@@ -84,14 +84,14 @@ fn run(start: u64, pfn: u64, pages: u64, perm: Perm) -> Run {
     }
 }
 
-fn huge(unit: u64, pfn: u64, perm: Perm) -> Run {
-    let (start, pfn) = (PageIndex::new(unit * UNIT_PAGES), Pfn::new(pfn));
+fn huge(pmd: u64, pfn: u64, perm: Perm) -> Run {
+    let (start, pfn) = (PageIndex::new(pmd * PMD_PAGES), Pfn::new(pfn));
     Run {
         start,
         pfn,
-        pages: UNIT_PAGES,
+        pages: PMD_PAGES,
         perm,
-        order: UNIT_ORDER,
+        order: PMD_ORDER,
         memory: Memory::System,
     }
 }
@@ -295,7 +295,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     assert_eq!(nothing, Filled::default());
     flat.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
     flat.unusable(pages(1002, 1003));
-    // In the next unit, and beyond the table.
+    // In the next PMD, and beyond the table.
     flat.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
     flat.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
     let without = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
@@ -337,7 +337,7 @@ enum Step {
         writable: bool,
     },
     FillHuge {
-        unit: u64,
+        pmd: u64,
         pfn: u64,
         writable: bool,
     },
@@ -371,8 +371,8 @@ fn step() -> impl Strategy<Value = Step> {
             prop::collection::vec(any::<Option<bool>>(), 1..40)
         )
             .prop_map(|(start, pfn, found)| Step::FillSingle { start, pfn, found }),
-        (0u64..4, 0u64..9, any::<bool>()).prop_map(|(unit, pfn, writable)| Step::FillHuge {
-            unit,
+        (0u64..4, 0u64..9, any::<bool>()).prop_map(|(pmd, pfn, writable)| Step::FillHuge {
+            pmd,
             pfn: pfn << 9,
             writable
         }),
@@ -450,11 +450,11 @@ impl Model {
     }
 }
 
-/// What the CPU does before it changes how a unit is mapped, or which frame a page has.
+/// What the CPU does before it changes how a PMD is mapped, or which frame a page has.
 fn clear_unit(table: &mut TestTable, model: &mut Model, page: u64) {
-    let unit = unit_around(PageIndex::new(page));
-    zap(table, unit);
-    model.zap(unit);
+    let pmd = pmd_range(PageIndex::new(page));
+    zap(table, pmd);
+    model.zap(pmd);
 }
 
 proptest! {
@@ -470,7 +470,7 @@ proptest! {
             unique += 1 << 20;
             match step {
                 Step::Fill { start, pages: count, pfn, writable } => {
-                    let end = (start + count).min(unit_around(PageIndex::new(start)).end().get());
+                    let end = (start + count).min(pmd_range(PageIndex::new(start)).end().get());
                     if !RANGE.contains(PageIndex::new(start)) {
                         continue;
                     }
@@ -501,10 +501,10 @@ proptest! {
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);
                 }
-                Step::FillHuge { unit, pfn, writable } => {
-                    let start = unit * UNIT_PAGES;
+                Step::FillHuge { pmd, pfn, writable } => {
+                    let start = pmd * PMD_PAGES;
                     clear_unit(&mut table, &mut model, start);
-                    let run = huge(unit, unique + pfn, Perm::from_writable(writable));
+                    let run = huge(pmd, unique + pfn, Perm::from_writable(writable));
                     let added = fill(&mut table, &run, Perm::ReadWrite);
                     let before = model.pages.len();
                     let part = run.range().intersection(&RANGE);
@@ -554,10 +554,10 @@ proptest! {
 
 /// The memory of a table, vector by vector.
 fn counted_memory(table: &TestTable) -> usize {
-    let units = table.pages.iter().flatten();
-    let slots = units.clone().filter_map(|pages| pages.slots.as_ref());
+    let pmds = table.pages.iter().flatten();
+    let slots = pmds.clone().filter_map(|pages| pages.slots.as_ref());
     size_of_val(table.huge.as_slice())
-        + units.map(size_of_val).sum::<usize>()
+        + pmds.map(size_of_val).sum::<usize>()
         + slots
             .map(|slots| size_of_val(slots.as_slice()))
             .sum::<usize>()
