@@ -11,7 +11,7 @@
 //! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
-//! | [`pmd_pages`] | how the pages found are put together ([`run`], [`flat`])               |
+//! | [`pmd_pages`] | how the pages found are put together ([`run`], [`pfn_array`])               |
 //! | [`ahead`]  | how many resident pages behind them come along                         |
 //! | [`xlt`]  | what the device is allowed to use from then on                         |
 //!
@@ -30,16 +30,16 @@ pub mod addr;
 pub mod ahead;
 pub mod dma_run;
 pub mod event;
-pub mod flat;
 pub mod frames;
 #[cfg(test)]
 mod one_page;
 pub mod pfn;
+pub mod pfn_array;
+pub mod pmd_pages;
 pub mod policy;
 pub mod refcount;
 pub mod run;
 pub mod seq;
 pub mod shape;
-pub mod xlt;
-pub mod pmd_pages;
 pub mod walk;
+pub mod xlt;

@@ -13,8 +13,8 @@ use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::run::{Run, Runs};
 use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
-use crate::xlt::{Pages, Room, Slot, Xlt};
 use crate::walk::{Collect, FaultError};
+use crate::xlt::{Pages, Room, Slot, Xlt};
 
 pub(crate) const PAGE: PageIndex = PageIndex::new(7);
 pub(crate) const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));

@@ -3,46 +3,46 @@
 //! What a fault of a mirror finds, all in one PMD: a huge entry, or single pages.
 //!
 //! [`crate::run::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
-//! for them a word each ([`Flat`]) takes a quarter of the room of a run each, and less time to find and
+//! for them a word each ([`PfnArray`]) takes a quarter of the room of a run each, and less time to find and
 //! to enter.
 
 use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange, PMD_ORDER};
-use crate::flat::{Flat, PageWord};
 use crate::pfn::Pfn;
+use crate::pfn_array::{HmmPfn, PfnArray};
 use crate::run::{Full, Run};
 use crate::walk::{one_by_one, Collect, Taken};
 
-/// A huge entry, or single pages, as far as there are words for them; never both, as the CPU maps a PMD
+/// A huge entry, or single pages, as far as there are pfns for them; never both, as the CPU maps a PMD
 /// in one way or the other.
 ///
 /// As small as it can be: a fault hands it on from hand to hand.
 #[derive(Debug)]
 pub struct PmdPages<'a> {
     /// Of a huge entry, the word of the first page.
-    words: Flat<'a>,
+    pfns: PfnArray<'a>,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing was found yet; all words are [`PageWord::ABSENT`].
+    /// Nothing was found yet; all pfns are [`HmmPfn::ABSENT`].
     Nothing,
     Single,
     Huge,
 }
 
 impl<'a> PmdPages<'a> {
-    /// Nothing yet, and room for the single pages of `pages`. Of `words` there are as many, or more; all are
-    /// [`PageWord::ABSENT`].
+    /// Nothing yet, and room for the single pages of `pages`. Of `pfns` there are as many, or more; all are
+    /// [`HmmPfn::ABSENT`].
     #[inline]
-    pub fn new(pages: PageRange, words: &'a mut [PageWord]) -> Self {
-        debug_assert!(words.iter().all(|word| *word == PageWord::ABSENT));
-        let count = words.len().min(pages.len() as usize);
-        let words = words.get_mut(..count).unwrap_or_default();
+    pub fn new(pages: PageRange, pfns: &'a mut [HmmPfn]) -> Self {
+        debug_assert!(pfns.iter().all(|word| *word == HmmPfn::ABSENT));
+        let count = pfns.len().min(pages.len() as usize);
+        let pfns = pfns.get_mut(..count).unwrap_or_default();
         Self {
-            words: Flat::new(pages.start(), words),
+            pfns: PfnArray::new(pages.start(), pfns),
             kind: Kind::Nothing,
         }
     }
@@ -51,15 +51,15 @@ impl<'a> PmdPages<'a> {
     #[inline]
     pub fn huge(&self) -> Option<Run> {
         match self.kind {
-            Kind::Huge => self.words.entry_at_start(),
+            Kind::Huge => self.pfns.entry_at_start(),
             _ => None,
         }
     }
 
     /// The single pages, if there is no huge entry.
     #[inline]
-    pub fn single(&self) -> &Flat<'a> {
-        &self.words
+    pub fn single(&self) -> &PfnArray<'a> {
+        &self.pfns
     }
 
     /// The end of the pages that were found without a gap from `page` on.
@@ -67,18 +67,18 @@ impl<'a> PmdPages<'a> {
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
         match self.huge() {
             Some(run) => run.range().end().max(page),
-            None => self.words.reached_from(page),
+            None => self.pfns.reached_from(page),
         }
     }
 
     /// Takes `run` if it is a huge entry for all pages that there is room for.
     fn take_huge(&mut self, run: &Run) -> bool {
-        let pages = self.words.range();
+        let pages = self.pfns.range();
         let whole = run.order >= PMD_ORDER && run.pages >> run.order > 0;
         let covers = run.range().intersection(&pages) == pages;
         let taken = self.kind == Kind::Nothing && whole && covers;
         if taken {
-            self.words.set_start(run);
+            self.pfns.set_start(run);
             self.kind = Kind::Huge;
         }
         taken
@@ -95,7 +95,7 @@ impl Collect for PmdPages<'_> {
             return Ok(());
         }
         self.kind = Kind::Single;
-        self.words.mapped(run)
+        self.pfns.mapped(run)
     }
 
     #[inline]
@@ -104,14 +104,14 @@ impl Collect for PmdPages<'_> {
             return one_by_one(self, first, behind);
         }
         self.kind = Kind::Single;
-        self.words.entries(first, behind)
+        self.pfns.entries(first, behind)
     }
 
     #[inline]
     fn clear(&mut self) {
         // Called before the first walk, too, when there is nothing to do.
         if self.kind != Kind::Nothing {
-            self.words.clear();
+            self.pfns.clear();
             self.kind = Kind::Nothing;
         }
     }
@@ -120,8 +120,8 @@ impl Collect for PmdPages<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pfn::{Memory, Perm};
     use crate::addr::PMD_PAGES;
+    use crate::pfn::{Memory, Perm};
 
     fn entry(start: u64, order: u32) -> Run {
         Run {
@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn a_huge_entry_is_kept_whole_however_few_pages_are_asked_for() {
         for (order, start) in [(PMD_ORDER, 2 * PMD_PAGES), (18, 0)] {
-            let mut words = [PageWord::ABSENT; 3];
-            let mut found = PmdPages::new(pages(1100, 1103), &mut words);
+            let mut pfns = [HmmPfn::ABSENT; 3];
+            let mut found = PmdPages::new(pages(1100, 1103), &mut pfns);
             assert_eq!(found.huge(), None);
             let huge = entry(start, order);
             found.mapped(huge).unwrap();
@@ -157,7 +157,7 @@ mod tests {
             assert_eq!(found.huge(), None);
             found.mapped(entry(1101, 0)).unwrap();
             assert_eq!(found.huge(), None);
-            assert!(!words[0].is_mapped() && words[1].is_mapped());
+            assert!(!pfns[0].is_mapped() && pfns[1].is_mapped());
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             (std::vec![single(1100, 2), one_huge], 3),
         ];
         for (given, expected) in cases {
-            let (mut together, mut singly) = ([PageWord::ABSENT; 8], [PageWord::ABSENT; 8]);
+            let (mut together, mut singly) = ([HmmPfn::ABSENT; 8], [HmmPfn::ABSENT; 8]);
             let mut all = PmdPages::new(pages(1100, 1108), &mut together);
             let mut each = PmdPages::new(pages(1100, 1108), &mut singly);
             let mut taken = 0;
@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_part_of_a_huge_entry_is_single_pages() {
-        let mut words = [PageWord::ABSENT; 8];
-        let mut found = PmdPages::new(pages(1024, 1032), &mut words);
+        let mut pfns = [HmmPfn::ABSENT; 8];
+        let mut found = PmdPages::new(pages(1024, 1032), &mut pfns);
         let part = Run {
             pages: 5,
             ..entry(1024, PMD_ORDER)
@@ -214,15 +214,15 @@ mod tests {
 
     #[test]
     fn a_gap_ends_what_was_reached() {
-        let mut words = [PageWord::ABSENT; 8];
-        let mut found = PmdPages::new(pages(1100, 1106), &mut words);
+        let mut pfns = [HmmPfn::ABSENT; 8];
+        let mut found = PmdPages::new(pages(1100, 1106), &mut pfns);
         for page in [1100, 1101, 1103, 1104, 1105, 1106] {
             found.mapped(entry(page, 0)).unwrap();
         }
         for (from, end) in [(1100, 1102), (1102, 1102), (1103, 1106), (1106, 1106)] {
             assert_eq!(found.reached_from(PageIndex::new(from)).get(), end);
         }
-        // More words than pages: they are not used.
-        assert_eq!(words[6..], [PageWord::ABSENT; 2]);
+        // More pfns than pages: they are not used.
+        assert_eq!(pfns[6..], [HmmPfn::ABSENT; 2]);
     }
 }

@@ -2,7 +2,7 @@
 
 //! The sequence protocol between a fault and the invalidations that race with it, as types.
 //!
-//! 1. [`ReadSide::begin`] waits until no invalidation of the domain is under way and notes the
+//! 1. [`Sequence::begin`] waits until no invalidation of the domain is under way and notes the
 //!    sequence number.
 //! 2. A walk puts what it finds into an [`Unread`] result: page frames that may already be stale,
 //!    and are therefore shown to nobody. Both together are [`Faulted`].
@@ -27,10 +27,10 @@
 //! ```
 //!
 //! ```compile_fail,E0382
-//! # use hmm::{addr::PageRange, run::Runs, seq::{Domain, ReadSide, Unread}};
-//! fn sequence_used_twice<D: Domain>(side: ReadSide<'_, D>, done: PageRange) {
-//!     let _ = side.faulted(Unread::new(Runs::new()), done);
-//!     let _ = side.faulted(Unread::new(Runs::new()), done);
+//! # use hmm::{addr::PageRange, run::Runs, seq::{Domain, Sequence, Unread}};
+//! fn sequence_used_twice<D: Domain>(seq: Sequence<'_, D>, done: PageRange) {
+//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
+//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
 //! }
 //! ```
 //!
@@ -151,13 +151,13 @@ impl History {
 /// An invalidation came in between. The room for the result is there again.
 pub struct Collided<R>(Unread<R>);
 
-/// A fault that has begun and has no result yet.
-pub struct ReadSide<'d, D: Domain> {
+/// The sequence of a fault that has begun and has no result yet.
+pub struct Sequence<'d, D: Domain> {
     domain: &'d D,
     seq: u64,
 }
 
-impl<'d, D: Domain> ReadSide<'d, D> {
+impl<'d, D: Domain> Sequence<'d, D> {
     /// Begins; waits for invalidations under way.
     pub fn begin(domain: &'d D) -> Self {
         let seq = domain.read_begin();
@@ -174,7 +174,7 @@ impl<'d, D: Domain> ReadSide<'d, D> {
     /// `done` is the part of the range that the walk got through.
     pub fn faulted<R>(self, found: Unread<R>, done: PageRange) -> Faulted<'d, D, R> {
         Faulted {
-            side: self,
+            seq: self,
             found,
             done,
         }
@@ -254,7 +254,7 @@ impl<R: Collect> Collect for Unread<R> {
 
 /// Pages found that may be stale already.
 pub struct Faulted<'d, D: Domain, R> {
-    side: ReadSide<'d, D>,
+    seq: Sequence<'d, D>,
     found: Unread<R>,
     done: PageRange,
 }
@@ -262,7 +262,7 @@ pub struct Faulted<'d, D: Domain, R> {
 impl<'d, D: Domain, R> Faulted<'d, D, R> {
     /// Takes the lock and checks that nothing has come in between.
     pub fn validate(self) -> Result<ValidRange<'d, D, R>, Collided<R>> {
-        let ReadSide { domain, seq } = self.side;
+        let Sequence { domain, seq } = self.seq;
         let guard = domain.lock();
         if domain.must_retry(&guard, seq, self.found.hull) {
             return Err(Collided(self.found));
@@ -320,15 +320,15 @@ pub trait Deadline {
     fn passed(&self) -> bool;
 }
 
-/// How a fault keeps the address space still against a storm of invalidations.
+/// How a fault holds off a storm of invalidations.
 ///
-/// Most faults never collide, and hold nothing. One that keeps losing holds the address space from
-/// before its sequence begins until its result is valid, so that it makes progress.
+/// Most faults never collide and hold nothing. One that keeps losing takes the lock of the address space
+/// before its sequence begins and keeps it until its result is valid, so that it makes progress.
 pub trait Hold {
     /// What is held.
     type Held;
 
-    /// Called before each try. `collisions` counts those so far.
+    /// Called before each try, with the number of collisions so far.
     fn hold(&mut self, collisions: u32) -> Self::Held;
 }
 
@@ -342,7 +342,7 @@ pub fn until_valid<'d, D: Domain, R: Collect, H: Hold>(
     mut hold: H,
     result: R,
     mut walk: impl FnMut(
-        &ReadSide<'d, D>,
+        &Sequence<'d, D>,
         &mut H::Held,
         &mut Unread<R>,
     ) -> Result<PageRange, FaultError>,
@@ -353,9 +353,9 @@ pub fn until_valid<'d, D: Domain, R: Collect, H: Hold>(
     loop {
         found.clear();
         let mut held = hold.hold(collisions);
-        let side = ReadSide::begin(domain);
-        match walk(&side, &mut held, &mut found) {
-            Ok(done) => match side.faulted(found, done).validate() {
+        let seq = Sequence::begin(domain);
+        match walk(&seq, &mut held, &mut found) {
+            Ok(done) => match seq.faulted(found, done).validate() {
                 Ok(valid) => return Ok(valid),
                 Err(Collided(room)) => found = room,
             },

@@ -83,13 +83,13 @@ pub enum Waiting {
     Forbidden,
 }
 
-/// Whether the address space stayed still while the fault handler ran.
+/// Whether the fault handler dropped the lock that keeps the address space as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It did: the area is still the same.
-    Still,
-    /// It may have changed, as the handler had to wait for somebody: look for the area again.
-    LetGo,
+    /// It did not: the area is the same.
+    LockHeld,
+    /// It did, to wait for somebody, and the address space may have changed: look for the area again.
+    LockDropped,
 }
 
 /// Where a walk puts what it finds, in ascending order.
@@ -141,8 +141,8 @@ pub struct Taken {
     pub full: bool,
 }
 
-/// The address space that is walked. It stays still (in the kernel: the mmap lock) but for the calls of
-/// the fault handler that say otherwise.
+/// The address space that is walked. A lock (in the kernel: the mmap lock) keeps its areas as they are, but
+/// for calls of the fault handler that return [`Handled::LockDropped`].
 pub trait AddressSpace {
     /// The area that covers `page` or, if none does, the next one above it.
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
@@ -168,8 +168,8 @@ pub trait AddressSpace {
         0
     }
 
-    /// Runs the CPU's fault handler on `pages` for `access`, one after the other, until it lets go of the
-    /// address space or fails.
+    /// Runs the CPU's fault handler on `pages` for `access`, one after the other, until it drops the lock or
+    /// fails.
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError>;
 
     /// Whether an invalidation has hit the range since the walk began, so that its result will be
@@ -265,7 +265,7 @@ enum Left {
     /// Before this page, as there is no room to report it.
     Full(PageIndex),
     /// At this page, as the address space may have changed.
-    LetGo(PageIndex),
+    LockDropped(PageIndex),
 }
 
 struct Walk<'a, S, W, C> {
@@ -309,7 +309,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             };
             page = match left {
                 Left::Through => part.end(),
-                Left::LetGo(page) => page,
+                Left::LockDropped(page) => page,
                 Left::Full(page) => return Ok(PageRange::new(range.start(), page)),
             };
         }
@@ -350,8 +350,8 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                 Decision::Skip => {}
                 Decision::Unusable => self.found.unusable(pages),
                 Decision::Fault(access) => match self.fault(page, &found, access, until)? {
-                    Handled::Still => continue,
-                    Handled::LetGo => return Ok(Left::LetGo(page)),
+                    Handled::LockHeld => continue,
+                    Handled::LockDropped => return Ok(Left::LockDropped(page)),
                 },
                 Decision::Refuse(why) => return Err(FaultError::Refused(why)),
             }
@@ -389,7 +389,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
         let pages = self.next_burst(page, found, until);
         let handled = self.space.fault(pages, access)?;
-        if handled == Handled::Still && pages.end() >= until {
+        if handled == Handled::LockHeld && pages.end() >= until {
             // Nothing is saved any more: whether it collided is found out when the result is validated.
             return Ok(handled);
         }

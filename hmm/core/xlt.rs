@@ -16,11 +16,11 @@ use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{pmd_range, PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
-use crate::flat::{Flat, PageWord, PFN_SHIFT, VALID, WRITABLE};
 use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::pfn_array::{HmmPfn, PfnArray, PFN_SHIFT, VALID, WRITABLE};
 use crate::run::Run;
 
-/// A translation: 0, or the frame of a [`PageWord`] with what is allowed there, and whether the device wrote.
+/// A translation: 0, or the frame of a [`HmmPfn`] with what is allowed there, and whether the device wrote.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
@@ -50,7 +50,7 @@ impl Slot {
     /// Enters the page that `found` is, with no more rights than `limit`; returns whether there was none
     /// before.
     #[inline]
-    fn fill(&mut self, found: PageWord, limit: Perm) -> bool {
+    fn fill(&mut self, found: HmmPfn, limit: Perm) -> bool {
         let slot = self.0.get_mut();
         let old = *slot;
         // A page that was written stays so until it is zapped, also if it is entered again.
@@ -272,22 +272,22 @@ where
     /// Enters the pages of `found`, which are single ones; as [`Xlt::fill`].
     pub fn fill_single(
         &mut self,
-        found: &Flat<'_>,
+        found: &PfnArray<'_>,
         limit: Perm,
         room: &mut impl Room<P, B>,
     ) -> Filled {
         let pages = found.range();
         let mut left_out = false;
         // Most lie in one PMD that has slots.
-        let added = self.fill_slots(pages, found.words().iter().copied(), limit);
+        let added = self.fill_slots(pages, found.pfns().iter().copied(), limit);
         let added = added.unwrap_or_else(|| {
             self.each_pmd(pages, |table, pmd, part, hit| {
-                let words = found.words_at(hit).iter().copied();
-                if !words.clone().any(PageWord::is_mapped) || table.has_huge(pmd) {
+                let pfns = found.pfns_at(hit).iter().copied();
+                if !pfns.clone().any(HmmPfn::is_mapped) || table.has_huge(pmd) {
                     return 0;
                 }
                 let made = table.make_slots(pmd, part, room);
-                let added = made.and_then(|()| table.fill_slots(hit, words, limit));
+                let added = made.and_then(|()| table.fill_slots(hit, pfns, limit));
                 left_out |= added.is_none();
                 added.unwrap_or(0)
             })
@@ -302,7 +302,7 @@ where
     fn fill_slots(
         &mut self,
         pages: PageRange,
-        found: impl Iterator<Item = PageWord>,
+        found: impl Iterator<Item = HmmPfn>,
         limit: Perm,
     ) -> Option<u64> {
         let pmd = self.pmd_index(pages.start())?;
@@ -332,7 +332,7 @@ where
         // table; entries are aligned to their size, so there is such a frame.
         let start = pmd_range(part.start()).start().get();
         let pfn = Pfn::new(run.pfn.get() + start - run.start.get());
-        match slot.fill(PageWord::first_of(&Run { pfn, ..*run }), limit) {
+        match slot.fill(HmmPfn::first_of(&Run { pfn, ..*run }), limit) {
             true => part.len(),
             false => 0,
         }
@@ -355,7 +355,7 @@ where
         self.make_slots(pmd, part, room)?;
         let covered = run.range().intersection(&part);
         let skipped = covered.start().get() - run.start.get();
-        let first = PageWord::first_of(run).add(skipped);
+        let first = HmmPfn::first_of(run).add(skipped);
         self.fill_slots(covered, first.onwards(), limit)
     }
 

@@ -6,10 +6,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hmm::addr::PageRange;
 use hmm::device_memory::Huge;
-use hmm::flat::{Flat, PageState, PageWord};
 use hmm::interval::IntervalNotifier;
 use hmm::mirror::user_pages;
 use hmm::pfn::{Access, Memory, Owner};
+use hmm::pfn_array::{HmmPfn, PageState, PfnArray};
 use hmm::policy::Policy;
 use hmm::range::{fault_until_valid, TimeLimit};
 use hmm::walk::Request;
@@ -94,8 +94,8 @@ impl Session {
         for part in batches(range) {
             // Nothing can be allocated once the result is valid, as that holds the table's lock.
             spare.refill()?;
-            let mut words = [PageWord::ABSENT; BATCH];
-            let found = Flat::new(part.start(), &mut words);
+            let mut words = [HmmPfn::ABSENT; BATCH];
+            let found = PfnArray::new(part.start(), &mut words);
             let limit = TimeLimit::default();
             let request = self.request(part, policy);
             let mut valid = fault_until_valid(&self.table, mm, &limit, &request, found)?;

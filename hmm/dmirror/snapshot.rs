@@ -3,9 +3,9 @@
 //! What the CPU's page table holds, one byte for each page, without changing anything.
 
 use hmm::addr::{PMD_ORDER, PUD_ORDER};
-use hmm::flat::{Flat, PageState, PageWord};
 use hmm::page::is_zero_page;
 use hmm::pfn::{Memory, Perm};
+use hmm::pfn_array::{HmmPfn, PageState, PfnArray};
 use hmm::policy::Policy;
 use hmm::range::{fault_until_valid, TimeLimit};
 use kernel::prelude::*;
@@ -22,9 +22,9 @@ impl Session {
         let mm = self.mm()?;
         let mut buffer = command.buffer(1)?.writer();
         for part in batches(command.range()) {
-            let mut words = [PageWord::ABSENT; BATCH];
+            let mut words = [HmmPfn::ABSENT; BATCH];
             let request = self.request(part, Policy::Snapshot);
-            let found = Flat::new(part.start(), &mut words);
+            let found = PfnArray::new(part.start(), &mut words);
             let limit = TimeLimit::default();
             let valid = fault_until_valid(&self.table, &mm, &limit, &request, found)?;
             let mut bytes = [0; BATCH];

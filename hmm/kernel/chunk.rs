@@ -14,9 +14,9 @@ use crate::interval::{IntervalNotifier, Invalidate};
 use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
+use crate::pmd_pages::PmdPages;
 use crate::reaper::Chunks;
 use crate::xlt::{pmds_in, Filled, Pages, Room, Slot, Xlt};
-use crate::pmd_pages::PmdPages;
 use crate::zeroed::zeroed;
 
 /// The translations of one chunk.

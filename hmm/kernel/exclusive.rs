@@ -34,7 +34,7 @@ use crate::policy::Policy;
 use crate::range::{fault_until_valid, killed, TimeLimit};
 use crate::run::{Full, Run, Runs};
 use crate::rwlock::WriteGuard;
-use crate::seq::{Deadline, ReadSide, Unread, ValidRange};
+use crate::seq::{Deadline, Sequence, Unread, ValidRange};
 use crate::walk::{Collect, FaultError, Request};
 
 /// A page that no CPU can reach, and the notifier's lock.
@@ -85,12 +85,12 @@ pub fn make_exclusive<'d, T: Invalidate>(
         if killed() {
             return Err(FaultError::Interrupted.into());
         }
-        let side = ReadSide::begin(notifier);
+        let seq = Sequence::begin(notifier);
         let held = Held::take(mm, page, owner.identity())?;
         let run = held.run(page);
         let mut found = Unread::new(held);
         if found.mapped(run).is_ok() {
-            if let Ok(valid) = side.faulted(found, run.range()).validate() {
+            if let Ok(valid) = seq.faulted(found, run.range()).validate() {
                 return Ok(Exclusive { valid });
             }
         }

@@ -40,12 +40,14 @@ pub mod ahead;
 pub mod dma_run;
 #[path = "../core/event.rs"]
 pub mod event;
-#[path = "../core/flat.rs"]
-pub mod flat;
 #[path = "../core/frames.rs"]
 pub mod frames;
 #[path = "../core/pfn.rs"]
 pub mod pfn;
+#[path = "../core/pfn_array.rs"]
+pub mod pfn_array;
+#[path = "../core/pmd_pages.rs"]
+pub mod pmd_pages;
 #[path = "../core/policy.rs"]
 pub mod policy;
 #[path = "../core/refcount.rs"]
@@ -56,12 +58,10 @@ pub mod run;
 pub mod seq;
 #[path = "../core/shape.rs"]
 pub mod shape;
-#[path = "../core/xlt.rs"]
-pub mod xlt;
-#[path = "../core/pmd_pages.rs"]
-pub mod pmd_pages;
 #[path = "../core/walk.rs"]
 pub mod walk;
+#[path = "../core/xlt.rs"]
+pub mod xlt;
 
 mod charge;
 mod chunk;
@@ -75,11 +75,11 @@ pub mod interval;
 mod lock_class;
 pub mod mirror;
 pub mod page;
+mod page_table;
 pub mod populate;
 pub mod range;
 mod reaper;
 pub mod rwlock;
-mod page_table;
 mod zeroed;
 
 #[expect(

@@ -37,20 +37,20 @@ use crate::charge::Charge;
 use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
 use crate::chunk_map::ChunkRef;
 use crate::event::Event;
-use crate::flat::PageWord;
 use crate::interval::{self, IntervalNotifier};
 use crate::page::{Bytes, MappedPage};
+use crate::page_table::{Batch, LockedMm};
 use crate::pfn::{Access, Owner, Perm};
+use crate::pfn_array::HmmPfn;
+use crate::pmd_pages::PmdPages;
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
-use crate::range::{range_fault, HoldStill, TimeLimit};
+use crate::range::{range_fault, LockEscalation, TimeLimit};
 use crate::reaper::Chunks;
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
 use crate::shape::Shape;
 use crate::shim;
-use crate::page_table::{Batch, LockedMm};
-use crate::pmd_pages::PmdPages;
 use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
 
@@ -151,7 +151,7 @@ pub struct Mirror<O: Observer> {
     chunks: Arc<Chunks<O>>,
 }
 
-/// What a fault has found, in words that `'w` lends.
+/// What a fault has found, in pfns that `'w` lends.
 type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, PmdPages<'w>>;
 
 /// For so many pages there is room on the stack: 512 bytes.
@@ -292,14 +292,14 @@ impl<O: Observer> Mirror<O> {
             ahead: self.look_ahead(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (mut one_word, mut few, mut many, mut again);
-        let words: &mut [PageWord] = match request.pages().len() as usize {
+        let (mut one_pfn, mut few, mut many, mut again);
+        let pfns: &mut [HmmPfn] = match request.pages().len() as usize {
             1 => {
-                one_word = [PageWord::ABSENT];
-                &mut one_word
+                one_pfn = [HmmPfn::ABSENT];
+                &mut one_pfn
             }
             ..=FEW => {
-                few = [PageWord::ABSENT; FEW];
+                few = [HmmPfn::ABSENT; FEW];
                 &mut few
             }
             pages => match room_for(pages) {
@@ -310,16 +310,16 @@ impl<O: Observer> Mirror<O> {
                 // The device asks for the rest when it gets there.
                 Err(_) => {
                     request = Request::new(one, Policy::Fault(access));
-                    one_word = [PageWord::ABSENT];
-                    &mut one_word
+                    one_pfn = [HmmPfn::ABSENT];
+                    &mut one_pfn
                 }
             },
         };
         let wanted = request.wanted;
-        let (valid, added) = match self.fault(&chunk, &request, waiting, words) {
+        let (valid, added) = match self.fault(&chunk, &request, waiting, pfns) {
             // A later page may be the one: then this one is still served.
             Err(FaultError::Refused(_) | FaultError::WouldWait) if wanted.len() > 1 => {
-                again = [PageWord::ABSENT];
+                again = [HmmPfn::ABSENT];
                 let request = Request::new(one, Policy::Fault(access));
                 self.fault(&chunk, &request, waiting, &mut again)?
             }
@@ -360,19 +360,19 @@ impl<O: Observer> Mirror<O> {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
         let (mut few, mut many);
-        let words: &mut [PageWord] = match room_for(PMD_PAGES.min(range.len()) as usize) {
+        let pfns: &mut [HmmPfn] = match room_for(PMD_PAGES.min(range.len()) as usize) {
             Ok(room) => {
                 many = room;
                 &mut many
             }
             Err(_) => {
-                few = [PageWord::ABSENT; FEW];
+                few = [HmmPfn::ABSENT; FEW];
                 &mut few
             }
         };
         let mut page = range.start();
         while page < range.end() {
-            let end = page.saturating_add(words.len() as u64).min(range.end());
+            let end = page.saturating_add(pfns.len() as u64).min(range.end());
             let wanted = PageRange::new(page, end).intersection(&self.pmd(page));
             let (end, added) =
                 if policy == Policy::Snapshot && !self.any_resident(wanted, waiting)? {
@@ -380,9 +380,9 @@ impl<O: Observer> Mirror<O> {
                 } else {
                     let request = Request::new(wanted, policy);
                     let chunk = self.get_chunk(page, wanted, waiting)?;
-                    let (valid, added) = self.fault(&chunk, &request, waiting, &mut *words)?;
+                    let (valid, added) = self.fault(&chunk, &request, waiting, &mut *pfns)?;
                     let end = valid.done().end();
-                    // Leaves the words as they were.
+                    // Leaves the pfns as they were.
                     valid.give_up();
                     (end, added)
                 };
@@ -417,7 +417,7 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `words` is room for
+    /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `pfns` is room for
     /// the pages found.
     ///
     /// The result holds the chunk's lock. Also returned: how many pages were added.
@@ -426,10 +426,10 @@ impl<O: Observer> Mirror<O> {
         chunk: &'d WatchedChunk<O>,
         request: &Request,
         waiting: Waiting,
-        words: &'w mut [PageWord],
+        pfns: &'w mut [HmmPfn],
     ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
         let mm = self.owned.user()?;
-        let mut pages = PmdPages::new(request.pages(), words);
+        let mut pages = PmdPages::new(request.pages(), pfns);
         let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
@@ -470,13 +470,13 @@ impl<O: Observer> Mirror<O> {
         let found = until_valid(
             chunk,
             &TimeLimit::from(waiting),
-            HoldStill(mm, waiting),
+            LockEscalation(mm, waiting),
             pages,
-            |side, still, found| {
+            |seq, write_lock, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
                 let _user = self.owned.credentials().take_on();
-                let done = range_fault(mm, side, still, request, waiting, found)?;
+                let done = range_fault(mm, seq, write_lock, request, waiting, found)?;
                 if room.needed(found.smallest_order()) {
                     let prepared = room.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
@@ -555,9 +555,16 @@ impl<O: Observer> Mirror<O> {
     fn any_resident(&self, range: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
         let mm = self.owned.user()?;
         let mut runs = Runs::new();
-        let (mut still, mut batch) = (None, Batch::new());
+        let (mut write_lock, mut batch) = (None, Batch::new());
         let never = || false;
-        let mut space = LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
+        let mut space = LockedMm::lock(
+            &mm,
+            &mut write_lock,
+            &mut batch,
+            Owner::NONE,
+            waiting,
+            never,
+        )?;
         let range = range.intersection(&self.span);
         walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
         Ok(!runs.as_slice().is_empty())
@@ -572,15 +579,15 @@ impl<O: Observer> Drop for Mirror<O> {
 }
 
 /// Words for so many pages.
-fn room_for(pages: usize) -> Result<KBox<[PageWord]>, FaultError> {
+fn room_for(pages: usize) -> Result<KBox<[HmmPfn]>, FaultError> {
     zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
 }
 
 /// Whether an area covers any of `pages`.
 fn has_vma(mm: &MmWithUser, pages: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
-    let (mut still, mut batch) = (None, Batch::new());
+    let (mut write_lock, mut batch) = (None, Batch::new());
     let never = || false;
-    let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
+    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
     let next = space.vma_from(pages.start());
     Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
 }

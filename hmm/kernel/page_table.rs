@@ -26,7 +26,7 @@ use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
 pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     mm: &'a MmWithUser,
     mmap_lock: MmapLock<'a>,
-    still: &'a mut Option<StillMm<'s>>,
+    write_lock: &'a mut Option<MmapWriteLock<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
     /// Whether a driver has put what it likes there.
@@ -44,10 +44,10 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
 enum MmapLock<'a> {
     /// By this walk, for reading.
     Read { _guard: MmapReadLock<'a> },
-    /// By the [`StillMm`], for writing.
-    Still,
-    /// Not at all: between a fault handler that let go of it and an error that ends the walk.
-    LetGo,
+    /// By the [`MmapWriteLock`], for writing.
+    Write,
+    /// Not at all: between a fault handler that dropped it and an error that ends the walk.
+    Dropped,
 }
 
 impl<'a> MmapLock<'a> {
@@ -102,21 +102,21 @@ impl Drop for MmapReadLock<'_> {
     }
 }
 
-/// An address space that no call of its process can change: its mmap lock is held for writing, and, if it may be
-/// waited for them, the locks of all areas.
+/// The mmap lock, held for writing: no call of the process can change its address space. With it the locks of all
+/// areas, if the holder may wait for them.
 ///
 /// # Invariants
 ///
 /// The current thread holds the mmap lock of `mm` for writing.
-pub(crate) struct StillMm<'s> {
+pub(crate) struct MmapWriteLock<'s> {
     mm: &'s MmWithUser,
     _this_thread: NotThreadSafe,
 }
 
-impl<'s> StillMm<'s> {
-    /// Takes the locks; sleeps. Who must not wait does so only if the mmap lock can be had soon, and leaves out the
-    /// locks of areas in which somebody may be waited for: `MADV_DONTNEED` is not held off there.
-    pub(crate) fn hold(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
+impl<'s> MmapWriteLock<'s> {
+    /// Takes the locks; sleeps. With [`Waiting::Forbidden`], `None` if the mmap lock is not free soon, and without the
+    /// locks of areas whose holders may wait for somebody: `MADV_DONTNEED` is not held off there.
+    pub(crate) fn take(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
         // SAFETY: `mm` has users.
         let held = unsafe {
             match waiting {
@@ -136,7 +136,7 @@ impl<'s> StillMm<'s> {
     }
 }
 
-impl Drop for StillMm<'_> {
+impl Drop for MmapWriteLock<'_> {
     fn drop(&mut self) {
         // SAFETY: Held by this thread, by the type invariant.
         unsafe { shim::hmm_shim_mmap_write_unlock(self.mm.as_raw()) };
@@ -262,7 +262,7 @@ impl Table {
 }
 
 impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
-    /// Takes the mmap lock of `mm` for reading, if `still` does not hold it already; what was taken
+    /// Takes the mmap lock of `mm` for reading, if `write_lock` does not hold it already; what was taken
     /// is released with the value.
     ///
     /// `collided` says whether the fault is in vain already.
@@ -272,20 +272,20 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
     /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
     pub(crate) fn lock(
         mm: &'a MmWithUser,
-        still: &'a mut Option<StillMm<'s>>,
+        write_lock: &'a mut Option<MmapWriteLock<'s>>,
         batch: &'a mut Batch,
         owner: Owner,
         waiting: Waiting,
         collided: C,
     ) -> Result<Self, FaultError> {
-        let mmap_lock = match still {
-            Some(_) => MmapLock::Still,
+        let mmap_lock = match write_lock {
+            Some(_) => MmapLock::Write,
             None => MmapLock::reading(mm, waiting)?,
         };
         Ok(Self {
             mm,
             mmap_lock,
-            still,
+            write_lock,
             vma: None,
             mixed: false,
             table: None,
@@ -370,11 +370,11 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
 }
 
 impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
-    /// Takes the mmap lock, which the CPU's fault handler has released.
+    /// Takes the mmap lock again, which the CPU's fault handler has released.
     fn lock_again(&mut self) -> Result<(), FaultError> {
         self.vma = None;
         // What the guard would release has been released.
-        core::mem::forget(core::mem::replace(&mut self.mmap_lock, MmapLock::LetGo));
+        core::mem::forget(core::mem::replace(&mut self.mmap_lock, MmapLock::Dropped));
         if killed() {
             return Err(FaultError::Interrupted);
         }
@@ -382,21 +382,21 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
         Ok(())
     }
 
-    /// Holds the address space no longer still.
-    fn let_move(&mut self) -> Result<(), FaultError> {
+    /// Replaces the write lock by a read lock.
+    fn relock_for_reading(&mut self) -> Result<(), FaultError> {
         self.vma = None;
-        self.mmap_lock = MmapLock::LetGo;
-        *self.still = None;
+        self.mmap_lock = MmapLock::Dropped;
+        *self.write_lock = None;
         self.mmap_lock = MmapLock::reading(self.mm, self.waiting)?;
         Ok(())
     }
 
-    fn is_still(&self) -> bool {
-        matches!(self.mmap_lock, MmapLock::Still)
+    fn is_write_locked(&self) -> bool {
+        matches!(self.mmap_lock, MmapLock::Write)
     }
 
-    /// The flags of the CPU's fault handler for an `access` to an area of `vma`; `None` if the address space was
-    /// held still and must not be.
+    /// The flags of the CPU's fault handler for an `access` to `vma`; `None` if the mmap lock is held for writing
+    /// and must not be.
     fn fault_flags(
         &mut self,
         vma: NonNull<bindings::vm_area_struct>,
@@ -404,8 +404,8 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
     ) -> Option<u32> {
         let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
         if self.waiting == Waiting::Allowed {
-            if !self.is_still() {
-                // The handler may let go of a lock that is held for reading.
+            if !self.is_write_locked() {
+                // The handler may drop a lock that is held for reading.
                 flags |= bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
                     | bindings::fault_flag_FAULT_FLAG_KILLABLE;
             // SAFETY: The mmap lock is held, and `vma` is an area found under it.
@@ -421,8 +421,8 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
     }
 }
 
-/// What the CPU's fault handler returns when it has let go of the mmap lock.
-const LET_GO: u32 =
+/// What the CPU's fault handler returns when it has dropped the mmap lock.
+const LOCK_DROPPED: u32 =
     bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
 
 /// What it returns when it has failed, other than for lack of memory.
@@ -479,13 +479,13 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         self.table = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
         let Some(flags) = self.fault_flags(vma, access) else {
-            self.let_move()?;
-            return Ok(Handled::LetGo);
+            self.relock_for_reading()?;
+            return Ok(Handled::LockDropped);
         };
         let may_wait = self.waiting == Waiting::Allowed;
         for page in pages.start().get()..pages.end().get() {
             let addr = PageIndex::new(page).addr() as usize;
-            // SAFETY: The mmap lock is held: after a call that has let go of it there is no other. `vma` is an
+            // SAFETY: The mmap lock is held: after a call that has dropped it there is no other. `vma` is an
             // area of the mm, found under that lock.
             let result = unsafe {
                 match may_wait {
@@ -493,13 +493,13 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
                     false => shim::hmm_shim_fault_at_once(vma.as_ptr(), addr, flags),
                 }
             };
-            if result & LET_GO != 0 {
+            if result & LOCK_DROPPED != 0 {
                 if !may_wait {
                     // Then the lock is still held.
                     return Err(FaultError::WouldWait);
                 }
                 self.lock_again()?;
-                return Ok(Handled::LetGo);
+                return Ok(Handled::LockDropped);
             }
             if result & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
                 return Err(FaultError::NoMemory);
@@ -508,7 +508,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
                 return Err(FaultError::Refused(Refusal::NoPage));
             }
         }
-        Ok(Handled::Still)
+        Ok(Handled::LockHeld)
     }
 
     fn collided(&self) -> bool {

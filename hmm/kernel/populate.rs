@@ -14,11 +14,11 @@ use kernel::sync::aref::ARef;
 use crate::addr::PageRange;
 use crate::charge::Charge;
 use crate::credentials::Credentials;
+use crate::page_table::{Batch, LockedMm};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
 use crate::run::{Full, Run};
 use crate::shim;
-use crate::page_table::{Batch, LockedMm};
 use crate::walk::{walk, Collect, FaultError, Waiting};
 
 /// An address space, and who registered a part of it.
@@ -75,11 +75,11 @@ impl Owned {
         let mm = self.user()?;
         let _charge = Charge::to(&mm);
         let _user = self.credentials.take_on();
-        let (mut still, mut batch) = (None, Batch::new());
+        let (mut write_lock, mut batch) = (None, Batch::new());
         let never = || false;
         let mut space = LockedMm::lock(
             &mm,
-            &mut still,
+            &mut write_lock,
             &mut batch,
             Owner::NONE,
             Waiting::Allowed,

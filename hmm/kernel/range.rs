@@ -13,10 +13,10 @@ use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::PageRange;
 use crate::interval::{IntervalNotifier, Invalidate};
+use crate::page_table::{Batch, LockedMm, MmapWriteLock};
 use crate::policy::Wants;
-use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
+use crate::seq::{until_valid, Deadline, Domain, Hold, Sequence, Unread, ValidRange};
 use crate::shim;
-use crate::page_table::{Batch, LockedMm, StillMm};
 use crate::walk::{serve, Collect, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.
@@ -74,7 +74,7 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`crate::run::Runs`] or [`crate::flat::Flat`]. Takes and releases the mmap lock; sleeps.
+/// [`crate::run::Runs`] or [`crate::pfn_array::PfnArray`]. Takes and releases the mmap lock; sleeps.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
 /// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
@@ -110,33 +110,34 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     until_valid(
         domain,
         limit,
-        HoldStill(mm, Waiting::Allowed),
+        LockEscalation(mm, Waiting::Allowed),
         result,
-        |side, still, found| range_fault(mm, side, still, request, Waiting::Allowed, found),
+        |seq, write_lock, found| range_fault(mm, seq, write_lock, request, Waiting::Allowed, found),
         || (),
     )
 }
 
-/// How often a fault may collide before it holds the address space still.
-const COLLISIONS_BEFORE_HOLDING: u32 = 8;
+/// How often a fault may collide before it takes the mmap lock for writing.
+const COLLISIONS_BEFORE_ESCALATION: u32 = 8;
 
-/// Holds the mmap lock for writing, after a while: what the process does to its own address space
-/// waits for the fault. Reclaim, migration and changes to a mapped file go on, as they do not take that
-/// lock; against these a fault wins sooner or later, or runs into its time limit.
-pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiting);
+/// Takes the mmap lock for writing once a fault has collided [`COLLISIONS_BEFORE_ESCALATION`] times: changes
+/// that the process makes to its own address space wait for the fault. Reclaim, migration and changes to a
+/// mapped file go on, as they do not take that lock; against these a fault wins sooner or later, or runs into
+/// its time limit.
+pub(crate) struct LockEscalation<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiting);
 
-impl<'a> Hold for HoldStill<'a> {
-    type Held = Option<StillMm<'a>>;
+impl<'a> Hold for LockEscalation<'a> {
+    type Held = Option<MmapWriteLock<'a>>;
 
     fn hold(&mut self, collisions: u32) -> Self::Held {
-        match collisions >= COLLISIONS_BEFORE_HOLDING {
-            true => StillMm::hold(self.0, self.1),
+        match collisions >= COLLISIONS_BEFORE_ESCALATION {
+            true => MmapWriteLock::take(self.0, self.1),
             false => None,
         }
     }
 }
 
-/// Serves `request` once. Takes and releases the mmap lock for reading, unless `still` holds it; sleeps.
+/// Serves `request` once. Takes and releases the mmap lock for reading, unless `write_lock` holds it; sleeps.
 ///
 /// Returns the part of the wanted pages that is done. What was found can be read when it has been
 /// validated.
@@ -147,8 +148,8 @@ impl<'a> Hold for HoldStill<'a> {
 /// otherwise those of [`fault_until_valid`].
 pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     mm: &MmWithUser,
-    side: &ReadSide<'_, D>,
-    still: &mut Option<StillMm<'_>>,
+    seq: &Sequence<'_, D>,
+    write_lock: &mut Option<MmapWriteLock<'_>>,
     request: &Request<W>,
     waiting: Waiting,
     found: &mut Unread<R>,
@@ -157,8 +158,8 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
         return Err(FaultError::Interrupted);
     }
     let mut batch = Batch::new();
-    let collided = || side.collided(request.wanted);
-    let mut space = LockedMm::lock(mm, still, &mut batch, request.owner, waiting, collided)?;
+    let collided = || seq.collided(request.wanted);
+    let mut space = LockedMm::lock(mm, write_lock, &mut batch, request.owner, waiting, collided)?;
     serve(&mut space, request, found)
 }
 

@@ -8,11 +8,11 @@ use kernel::alloc::flags::__GFP_ZERO;
 use kernel::alloc::{AllocError, Flags};
 use kernel::prelude::*;
 
-use crate::flat::PageWord;
+use crate::pfn_array::HmmPfn;
 use crate::xlt::Slot;
 
 // SAFETY: A transparent u64.
-unsafe impl Zeroable for PageWord {}
+unsafe impl Zeroable for HmmPfn {}
 // SAFETY: An atomic u64 and nothing else: all bytes 0 is 0.
 unsafe impl Zeroable for Slot {}
 

@@ -45,16 +45,17 @@ fn fill(table: &mut TestTable, run: &Run, limit: Perm) -> u64 {
 
 /// The same for what was found page by page: none where `found` has `None`, and whether it may be written.
 fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool>]) -> u64 {
-    let mut words = vec![PageWord::ABSENT; found.len()];
-    let mut flat = Flat::new(PageIndex::new(start), &mut words);
+    let mut words = vec![HmmPfn::ABSENT; found.len()];
+    let mut array = PfnArray::new(PageIndex::new(start), &mut words);
     for (index, writable) in (0..).zip(found) {
         if let Some(writable) = writable {
             let perm = Perm::from_writable(*writable);
-            flat.mapped(run(start + index, pfn + index, 1, perm))
+            array
+                .mapped(run(start + index, pfn + index, 1, perm))
                 .unwrap();
         }
     }
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut Plenty);
+    let filled = table.fill_single(&array, Perm::ReadWrite, &mut Plenty);
     assert!(!filled.left_out);
     filled.added
 }
@@ -288,19 +289,19 @@ fn slots_come_with_the_first_page_and_go_with_the_last() {
 #[test]
 fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     let mut table = table();
-    let mut words = [PageWord::ABSENT; 600];
-    let mut flat = Flat::new(PageIndex::new(1000), &mut words);
+    let mut words = [HmmPfn::ABSENT; 600];
+    let mut array = PfnArray::new(PageIndex::new(1000), &mut words);
     // Nothing needs no room.
-    let nothing = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let nothing = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
     assert_eq!(nothing, Filled::default());
-    flat.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
-    flat.unusable(pages(1002, 1003));
+    array.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
+    array.unusable(pages(1002, 1003));
     // In the next PMD, and beyond the table.
-    flat.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
-    flat.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
-    let without = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    array.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
+    array.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
+    let without = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
     assert_eq!((without.added, without.left_out), (0, true));
-    let filled = table.fill_single(&flat, Perm::ReadOnly, &mut Plenty);
+    let filled = table.fill_single(&array, Perm::ReadOnly, &mut Plenty);
     assert_eq!((filled.added, filled.left_out), (3, false));
     for (page, frame) in [(1000, 70), (1001, 71), (1030, 90)] {
         assert_eq!(at(&table, page, Access::Read), Some(frame), "{page}");
@@ -310,7 +311,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
         assert_eq!(at(&table, page, Access::Read), None, "{page}");
     }
     // Again, with more rights: nothing new, but now it may be written.
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
     assert_eq!((filled.added, filled.left_out), (0, false));
     assert_eq!(at(&table, 1001, Access::Write), Some(71));
     assert_eq!(at(&table, 1030, Access::Write), None);
@@ -318,7 +319,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     // A huge entry has these pages already.
     fill(&mut table, &huge(1, 4096, Perm::ReadOnly), Perm::ReadWrite);
     fill(&mut table, &huge(2, 8192, Perm::ReadOnly), Perm::ReadWrite);
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
     assert_eq!(filled, Filled::default());
     assert_eq!(at(&table, 1000, Access::Read), Some(4096 + 488));
 }

@@ -12,7 +12,7 @@ use kernel::time::{Instant, Monotonic};
 
 use hmm::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use hmm::event::Event;
-use hmm::flat::{PageState, PageWord};
+use hmm::pfn_array::{PageState, HmmPfn};
 use hmm::mirror::{Limits, Mirror, Observer, Removal};
 use hmm::pfn::{Access, Memory, Perm, Pfn};
 use hmm::policy::Policy;
@@ -47,11 +47,11 @@ pub(crate) fn walk(argument: &mut abi::Walk, mm: &MmWithUser) -> Result {
 
 fn ours_flat(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
     let domain = ours::domain(mm, range)?;
-    let mut words = KVVec::from_elem(PageWord::ABSENT, range.len() as usize, GFP_KERNEL)?;
+    let mut words = KVVec::from_elem(HmmPfn::ABSENT, range.len() as usize, GFP_KERNEL)?;
     let begun = Instant::<Monotonic>::now();
-    ours::flat(&domain, mm, range, policy, &mut words)?;
+    ours::by_page(&domain, mm, range, policy, &mut words)?;
     let time = begun.elapsed().as_nanos() as u64;
-    let mapped = |word: &&PageWord| matches!(word.state(), PageState::Mapped { .. });
+    let mapped = |word: &&HmmPfn| matches!(word.state(), PageState::Mapped { .. });
     Ok((time, words.iter().filter(mapped).count() as u64))
 }
 

@@ -2,7 +2,7 @@
 
 //! The result of a walk page by page, for callers that want one word for each page.
 //!
-//! [`crate::run::Runs`] hold the same in less room; a flat array has room for every page from the
+//! [`crate::run::Runs`] hold the same in less room; a array array has room for every page from the
 //! start, and tells pages that a fault could bring in from those that no device can ever use.
 
 use core::fmt;
@@ -39,7 +39,7 @@ pub enum PageState {
 /// Of a page, what a [`crate::xlt::Slot`] keeps is at the same place there.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct PageWord(u64);
+pub struct HmmPfn(u64);
 
 /// A page.
 pub(crate) const VALID: u64 = 1 << 0;
@@ -56,7 +56,7 @@ pub(crate) const PFN_SHIFT: u32 = 12;
 const NEXT_FRAME: u64 = 1 << PFN_SHIFT;
 const FLAGS: u64 = NEXT_FRAME - 1;
 
-impl PageWord {
+impl HmmPfn {
     /// A word for [`PageState::Absent`].
     pub const ABSENT: Self = Self(0);
     /// A word for [`PageState::Unusable`].
@@ -124,7 +124,7 @@ impl PageWord {
     }
 }
 
-impl fmt::Debug for PageWord {
+impl fmt::Debug for HmmPfn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state().fmt(f)
     }
@@ -132,46 +132,46 @@ impl fmt::Debug for PageWord {
 
 /// An array with a word for each page from `start` on. What lies outside of it is left out.
 #[derive(Debug)]
-pub struct Flat<'a> {
+pub struct PfnArray<'a> {
     start: PageIndex,
-    words: &'a mut [PageWord],
+    pfns: &'a mut [HmmPfn],
 }
 
-impl<'a> Flat<'a> {
-    /// The pages from `start`, as many as `words` has room for. What `words` holds is forgotten when a
+impl<'a> PfnArray<'a> {
+    /// The pages from `start`, as many as `pfns` has room for. What `pfns` holds is forgotten when a
     /// walk begins.
     #[inline]
-    pub fn new(start: PageIndex, words: &'a mut [PageWord]) -> Self {
-        Self { start, words }
+    pub fn new(start: PageIndex, pfns: &'a mut [HmmPfn]) -> Self {
+        Self { start, pfns }
     }
 
-    /// The pages that there are words for.
+    /// The pages that there are pfns for.
     #[inline]
     pub fn range(&self) -> PageRange {
         PageRange::new(
             self.start,
-            self.start.saturating_add(self.words.len() as u64),
+            self.start.saturating_add(self.pfns.len() as u64),
         )
     }
 
-    /// The words.
+    /// The pfns.
     #[inline]
-    pub fn words(&self) -> &[PageWord] {
-        self.words
+    pub fn pfns(&self) -> &[HmmPfn] {
+        self.pfns
     }
 
     /// What was found for `page`; `Absent` if it is outside.
     pub fn at(&self, page: PageIndex) -> PageState {
         let index = page.get().checked_sub(self.start.get());
         index
-            .and_then(|index| self.words.get(usize::try_from(index).ok()?))
+            .and_then(|index| self.pfns.get(usize::try_from(index).ok()?))
             .map_or(PageState::Absent, |word| word.state())
     }
 
     /// The whole entry that maps the first page, if one does.
     #[inline]
     pub(crate) fn entry_at_start(&self) -> Option<Run> {
-        let word = self.words.first()?;
+        let word = self.pfns.first()?;
         let PageState::Mapped {
             pfn,
             perm,
@@ -196,8 +196,8 @@ impl<'a> Flat<'a> {
     #[inline]
     pub(crate) fn set_start(&mut self, run: &Run) {
         let skipped = self.start.get() - run.start.get();
-        if let Some(word) = self.words.first_mut() {
-            *word = PageWord::first_of(run).add(skipped);
+        if let Some(word) = self.pfns.first_mut() {
+            *word = HmmPfn::first_of(run).add(skipped);
         }
     }
 
@@ -206,47 +206,45 @@ impl<'a> Flat<'a> {
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
         let behind = PageRange::new(page, self.range().end());
         let mapped = self
-            .words_at(behind)
+            .pfns_at(behind)
             .iter()
             .take_while(|word| word.is_mapped());
         page.saturating_add(mapped.count() as u64)
     }
 
-    /// The words of the pages of `pages`, if there are words for all of them.
+    /// The pfns of the pages of `pages`, if there are pfns for all of them.
     #[inline]
-    pub(crate) fn words_at(&self, pages: PageRange) -> &[PageWord] {
+    pub(crate) fn pfns_at(&self, pages: PageRange) -> &[HmmPfn] {
         let from = pages.start().get().wrapping_sub(self.start.get()) as usize;
-        let words = self
-            .words
-            .get(from..from.wrapping_add(pages.len() as usize));
-        words.unwrap_or_default()
+        let pfns = self.pfns.get(from..from.wrapping_add(pages.len() as usize));
+        pfns.unwrap_or_default()
     }
 
-    /// The words of the pages of `pages`, and the first of these pages that there is a word for.
+    /// The pfns of the pages of `pages`, and the first of these pages that there is a word for.
     #[inline]
-    fn words_of(&mut self, pages: PageRange) -> (PageIndex, &mut [PageWord]) {
+    fn pfns_of(&mut self, pages: PageRange) -> (PageIndex, &mut [HmmPfn]) {
         let part = pages.intersection(&self.range());
         let from = (part.start().get() - self.start.get()) as usize;
-        let words = self.words.get_mut(from..from + part.len() as usize);
-        (part.start(), words.unwrap_or_default())
+        let pfns = self.pfns.get_mut(from..from + part.len() as usize);
+        (part.start(), pfns.unwrap_or_default())
     }
 }
 
-impl Collect for Flat<'_> {
+impl Collect for PfnArray<'_> {
     #[inline]
     fn mapped(&mut self, run: Run) -> Result<(), Full> {
         if run.pages == 1 {
             // The most frequent one.
             let index = run.start.get().wrapping_sub(self.start.get());
-            if let Some(word) = self.words.get_mut(index as usize) {
-                *word = PageWord::first_of(&run);
+            if let Some(word) = self.pfns.get_mut(index as usize) {
+                *word = HmmPfn::first_of(&run);
             }
             return Ok(());
         }
-        let (first, words) = self.words_of(run.range());
+        let (first, pfns) = self.pfns_of(run.range());
         let skipped = first.get().saturating_sub(run.start.get());
-        let found = PageWord::first_of(&run).add(skipped).onwards();
-        for (word, found) in words.iter_mut().zip(found) {
+        let found = HmmPfn::first_of(&run).add(skipped).onwards();
+        for (word, found) in pfns.iter_mut().zip(found) {
             *word = found;
         }
         Ok(())
@@ -255,19 +253,19 @@ impl Collect for Flat<'_> {
     #[inline]
     fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
         let index = first.start.get().wrapping_sub(self.start.get()) as usize;
-        let words = match first.order {
-            0 => self.words.get_mut(index..).and_then(<[_]>::split_first_mut),
+        let pfns = match first.order {
+            0 => self.pfns.get_mut(index..).and_then(<[_]>::split_first_mut),
             _ => None,
         };
-        let Some((word, rest)) = words else {
+        let Some((word, rest)) = pfns else {
             return one_by_one(self, first, behind);
         };
-        *word = PageWord::first_of(&first);
+        *word = HmmPfn::first_of(&first);
         let flags = word.0 & FLAGS;
         let mut taken = 1;
-        // The words first: when they are at their end, no frame is taken from `behind`.
+        // The pfns first: when they are at their end, no frame is taken from `behind`.
         for (word, pfn) in rest.iter_mut().zip(&mut behind) {
-            *word = PageWord(flags | (pfn.get() << PFN_SHIFT));
+            *word = HmmPfn(flags | (pfn.get() << PFN_SHIFT));
             taken += 1;
         }
         taken += behind.count() as u64;
@@ -275,11 +273,11 @@ impl Collect for Flat<'_> {
     }
 
     fn unusable(&mut self, pages: PageRange) {
-        self.words_of(pages).1.fill(PageWord::UNUSABLE);
+        self.pfns_of(pages).1.fill(HmmPfn::UNUSABLE);
     }
 
     fn clear(&mut self) {
-        self.words.fill(PageWord::ABSENT);
+        self.pfns.fill(HmmPfn::ABSENT);
     }
 }
 
@@ -300,13 +298,13 @@ mod tests {
 
     #[test]
     fn each_page_gets_what_its_run_says() {
-        let mut words = [PageWord::UNUSABLE; 6];
-        let mut flat = Flat::new(PageIndex::new(10), &mut words);
-        flat.clear();
+        let mut pfns = [HmmPfn::UNUSABLE; 6];
+        let mut array = PfnArray::new(PageIndex::new(10), &mut pfns);
+        array.clear();
         // Reaches over both ends.
-        flat.mapped(run(8, 4, 2, Memory::System)).unwrap();
-        flat.mapped(run(15, 1, 0, Memory::Device)).unwrap();
-        flat.unusable(PageRange::new(PageIndex::new(13), PageIndex::new(14)));
+        array.mapped(run(8, 4, 2, Memory::System)).unwrap();
+        array.mapped(run(15, 1, 0, Memory::Device)).unwrap();
+        array.unusable(PageRange::new(PageIndex::new(13), PageIndex::new(14)));
         let mapped = |page: u64, order, memory| PageState::Mapped {
             pfn: Pfn::new(1000 + page),
             perm: Perm::ReadWrite,
@@ -322,25 +320,26 @@ mod tests {
             mapped(15, 0, Memory::Device),
         ];
         for (page, want) in (10u64..).zip(expected) {
-            assert_eq!(flat.at(PageIndex::new(page)), want);
+            assert_eq!(array.at(PageIndex::new(page)), want);
         }
         for outside in [9, 16] {
-            assert_eq!(flat.at(PageIndex::new(outside)), PageState::Absent);
+            assert_eq!(array.at(PageIndex::new(outside)), PageState::Absent);
         }
-        flat.mapped(run(0, 3, 0, Memory::System)).unwrap();
-        flat.mapped(run(90, 3, 0, Memory::System)).unwrap();
-        assert_eq!(flat.at(PageIndex::new(11)), expected[1]);
-        flat.clear();
-        assert!(flat.words().iter().all(|word| *word == PageWord::ABSENT));
+        array.mapped(run(0, 3, 0, Memory::System)).unwrap();
+        array.mapped(run(90, 3, 0, Memory::System)).unwrap();
+        assert_eq!(array.at(PageIndex::new(11)), expected[1]);
+        array.clear();
+        assert!(array.pfns().iter().all(|word| *word == HmmPfn::ABSENT));
     }
 
     #[test]
     fn a_page_of_a_gigantic_entry_fits_in_a_word() {
-        let mut words = [PageWord::ABSENT; 1];
-        let mut flat = Flat::new(PageIndex::new(1 << 18), &mut words);
-        flat.mapped(run(1 << 18, 1 << 18, 18, Memory::System))
+        let mut pfns = [HmmPfn::ABSENT; 1];
+        let mut array = PfnArray::new(PageIndex::new(1 << 18), &mut pfns);
+        array
+            .mapped(run(1 << 18, 1 << 18, 18, Memory::System))
             .unwrap();
-        let PageState::Mapped { order, pfn, .. } = flat.at(PageIndex::new(1 << 18)) else {
+        let PageState::Mapped { order, pfn, .. } = array.at(PageIndex::new(1 << 18)) else {
             panic!("not mapped");
         };
         assert_eq!((order, pfn.get()), (18, 1000 + (1 << 18)));
