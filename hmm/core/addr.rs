@@ -130,7 +130,7 @@ pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
             return None;
         }
         let offset = page_offset(at);
-        // INVARIANT: No more than there is behind `offset` in a page.
+        // INVARIANT: No more than the page has after `offset`.
         let piece = Piece {
             page: PageIndex::containing(at),
             offset,
@@ -138,7 +138,7 @@ pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
             done,
         };
         left -= piece.len;
-        // Neither wraps, but for `at` behind the last byte of all; a check would cost each access.
+        // Neither wraps, but for `at` after the last byte of all; a check would cost each access.
         done = done.wrapping_add(piece.len);
         at = at.wrapping_add(piece.len as u64);
         Some(piece)

@@ -51,7 +51,7 @@ pub struct Parts {
     pub before: Option<DmaRun>,
     /// The pages that go: those asked for, and what can only be unmapped together with them.
     pub gone: DmaRun,
-    /// The pages behind.
+    /// The pages after those that go.
     pub after: Option<DmaRun>,
 }
 

@@ -12,11 +12,11 @@
 //! | [`walk`]   | what the CPU page table says, page by page                             |
 //! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
 //! | [`pmd_pages`] | how the pages found are put together ([`run`], [`pfn_array`])               |
-//! | [`ahead`]  | how many resident pages behind them come along                         |
+//! | [`fault_around`] | how many resident pages after them are mapped, too                     |
 //! | [`xlt`]  | what the device is allowed to use from then on                         |
 //!
 //! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
-//! finds the CPU's pages, to [`dma_run`]. How a mirror is cut into pieces is its [`shape`].
+//! finds the CPU's pages, to [`dma_run`]. How a mirror is cut into pieces is its [`geometry`].
 //!
 //! An invalidation is an [`event`] that ends in [`xlt::Xlt::zap`] or in
 //! [`xlt::Xlt::write_protect`].
@@ -27,10 +27,11 @@
 extern crate std;
 
 pub mod addr;
-pub mod ahead;
 pub mod dma_run;
 pub mod event;
+pub mod fault_around;
 pub mod frames;
+pub mod geometry;
 #[cfg(test)]
 mod one_page;
 pub mod pfn;
@@ -40,6 +41,5 @@ pub mod policy;
 pub mod refcount;
 pub mod run;
 pub mod seq;
-pub mod shape;
 pub mod walk;
 pub mod xlt;

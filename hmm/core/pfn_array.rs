@@ -82,7 +82,7 @@ impl HmmPfn {
         Self(self.0.wrapping_add(pages << PFN_SHIFT))
     }
 
-    /// This one and those of the frames behind, without end.
+    /// This one and those of the frames that follow, without end.
     #[inline]
     pub(crate) fn onwards(self) -> impl Iterator<Item = Self> {
         core::iter::successors(Some(self), |word| Some(word.add(1)))
@@ -204,9 +204,9 @@ impl<'a> PfnArray<'a> {
     /// The end of the pages that are mapped without a gap from `page` on.
     #[inline]
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
-        let behind = PageRange::new(page, self.range().end());
+        let rest = PageRange::new(page, self.range().end());
         let mapped = self
-            .pfns_at(behind)
+            .pfns_at(rest)
             .iter()
             .take_while(|word| word.is_mapped());
         page.saturating_add(mapped.count() as u64)
@@ -251,24 +251,24 @@ impl Collect for PfnArray<'_> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, mut behind: impl FusedIterator<Item = Pfn>) -> Taken {
+    fn entries(&mut self, first: Run, mut following: impl FusedIterator<Item = Pfn>) -> Taken {
         let index = first.start.get().wrapping_sub(self.start.get()) as usize;
         let pfns = match first.order {
             0 => self.pfns.get_mut(index..).and_then(<[_]>::split_first_mut),
             _ => None,
         };
         let Some((word, rest)) = pfns else {
-            return one_by_one(self, first, behind);
+            return one_by_one(self, first, following);
         };
         *word = HmmPfn::first_of(&first);
         let flags = word.0 & FLAGS;
         let mut taken = 1;
-        // The pfns first: when they are at their end, no frame is taken from `behind`.
-        for (word, pfn) in rest.iter_mut().zip(&mut behind) {
+        // The pfns first: when they are at their end, no frame is taken from `following`.
+        for (word, pfn) in rest.iter_mut().zip(&mut following) {
             *word = HmmPfn(flags | (pfn.get() << PFN_SHIFT));
             taken += 1;
         }
-        taken += behind.count() as u64;
+        taken += following.count() as u64;
         Taken { taken, full: false }
     }
 

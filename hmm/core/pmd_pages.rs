@@ -99,12 +99,12 @@ impl Collect for PmdPages<'_> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+    fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
         if first.order >= PMD_ORDER || self.kind == Kind::Huge {
-            return one_by_one(self, first, behind);
+            return one_by_one(self, first, following);
         }
         self.kind = Kind::Single;
-        self.pfns.entries(first, behind)
+        self.pfns.entries(first, following)
     }
 
     #[inline]
@@ -164,8 +164,8 @@ mod tests {
     #[test]
     fn entries_taken_together_are_as_those_taken_one_by_one() {
         let single = |first: u64, count: u64| {
-            let behind = (1..count).map(|index| Pfn::new(77 * index));
-            (entry(first, 0), behind.collect::<std::vec::Vec<_>>())
+            let following = (1..count).map(|index| Pfn::new(77 * index));
+            (entry(first, 0), following.collect::<std::vec::Vec<_>>())
         };
         let two_huge = (entry(1024, PMD_ORDER), std::vec![Pfn::new(1 << 21)]);
         let one_huge = (entry(1024, PMD_ORDER), std::vec![]);
@@ -183,9 +183,9 @@ mod tests {
             let mut all = PmdPages::new(pages(1100, 1108), &mut together);
             let mut each = PmdPages::new(pages(1100, 1108), &mut singly);
             let mut taken = 0;
-            for (first, behind) in given {
-                let done = all.entries(first, behind.clone().into_iter());
-                let other = one_by_one(&mut each, first, behind.into_iter());
+            for (first, following) in given {
+                let done = all.entries(first, following.clone().into_iter());
+                let other = one_by_one(&mut each, first, following.into_iter());
                 assert_eq!(done, other);
                 taken += done.taken;
             }

@@ -35,7 +35,7 @@ impl Wants for Policy {
 /// A wish for each page: "fault all for read, this one page for write", "snapshot all but these".
 ///
 /// A page is treated as its own request says, but at most as `most` and at least as `base`: what C's
-/// `pfn_flags_mask` and `default_flags` do. Pages behind the last request get `base`.
+/// `pfn_flags_mask` and `default_flags` do. Pages after the last request get `base`.
 #[derive(Clone, Copy, Debug)]
 pub struct Requests<'a> {
     /// The page that the first request is for.
@@ -61,11 +61,11 @@ impl Wants for Requests<'_> {
             .and_then(|index| usize::try_from(index).ok())
             .and_then(|index| self.pages.get(index..))
             .unwrap_or_default();
-        let Some((&own, behind)) = rest.split_first() else {
+        let Some((&own, following)) = rest.split_first() else {
             return (self.base, PageIndex::new(u64::MAX));
         };
         let policy = self.effective(own);
-        let alike = behind
+        let alike = following
             .iter()
             .take_while(|&&request| self.effective(request) == policy);
         (policy, page.saturating_add(1 + alike.count() as u64))

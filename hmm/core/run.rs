@@ -44,7 +44,7 @@ impl Run {
         PageRange::new(self.start, self.start.saturating_add(self.pages))
     }
 
-    /// The run of the entry right behind this one, of the same size and with the same rights, that maps
+    /// The run of the entry right after this one, of the same size and with the same rights, that maps
     /// to `pfn`.
     #[inline]
     pub(crate) fn next_entry(&self, pfn: Pfn) -> Self {
@@ -56,7 +56,7 @@ impl Run {
         }
     }
 
-    /// Whether `next` lies right behind, in both kinds of memory, and is of the same kind.
+    /// Whether `next` follows right after, in virtual and in physical memory, and is of the same kind.
     #[inline]
     pub(crate) fn continued_by(&self, next: &Run) -> bool {
         self.start.saturating_add(self.pages) == next.start
@@ -138,11 +138,11 @@ impl<S: BorrowMut<[Run]>> Collect for Runs<S> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
+    fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
         let mut run = first;
         // Entries in runs that have been put away, and those in `run`.
         let (mut taken, mut entries) = (0, 1);
-        for pfn in behind {
+        for pfn in following {
             if run.pfn.add(run.pages) == pfn {
                 run.pages += 1 << run.order;
                 entries += 1;

@@ -231,8 +231,8 @@ impl<R: Collect> Collect for Unread<R> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        let done = self.result.entries(first, behind);
+    fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
+        let done = self.result.entries(first, following);
         if let Some(more) = done.taken.checked_sub(1) {
             let end = first.range().end().saturating_add(more << first.order);
             self.reached(&first, end);

@@ -2,7 +2,7 @@
 
 //! The walk over a CPU page table: reports, faults in or refuses page after page.
 //!
-//! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/page_table.rs`, a synthetic
+//! The walk reads the page table through [`AddressSpace`]: the kernel's in `../kernel/page_table.rs`, a synthetic
 //! one in `walk/tests.rs`.
 
 use core::iter::FusedIterator;
@@ -97,12 +97,12 @@ pub trait Collect {
     /// Pages that the device can use. If there is no room, the walk ends before them.
     fn mapped(&mut self, run: Run) -> Result<(), Full>;
 
-    /// The pages of one entry, and those of the entries behind it: each of them maps `1 << first.order`
-    /// pages, with the rights of `first`, and `behind` yields their frames.
+    /// The pages of one entry, and those of the entries that follow it: each of them maps `1 << first.order`
+    /// pages, with the rights of `first`, and `following` yields their frames.
     ///
     /// The same as a call of [`Collect::mapped`] for each entry, for whoever can do it faster.
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        one_by_one(self, first, behind)
+    fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
+        one_by_one(self, first, following)
     }
 
     /// Pages that no device could ever use.
@@ -118,13 +118,13 @@ pub trait Collect {
 pub(crate) fn one_by_one<C: Collect + ?Sized>(
     collect: &mut C,
     first: Run,
-    mut behind: impl FusedIterator<Item = Pfn>,
+    mut following: impl FusedIterator<Item = Pfn>,
 ) -> Taken {
     let mut taken = 0;
     let mut run = first;
     while collect.mapped(run).is_ok() {
         taken += 1;
-        match behind.next() {
+        match following.next() {
             Some(pfn) => run = run.next_entry(pfn),
             None => return Taken { taken, full: false },
         }
@@ -137,7 +137,7 @@ pub(crate) fn one_by_one<C: Collect + ?Sized>(
 pub struct Taken {
     /// Entries that were taken, from the first one on.
     pub taken: u64,
-    /// Whether there is no room for the one behind them.
+    /// Whether there is no room for the next one.
     pub full: bool,
 }
 
@@ -151,7 +151,7 @@ pub trait AddressSpace {
     /// are likely to be asked for next.
     fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found;
 
-    /// The frames of the entries behind `found`, which `entry` has just returned and which maps memory: as
+    /// The frames of the entries after `found`, which `entry` has just returned and which maps memory: as
     /// long as they map as many pages each, with the same rights and to the same kind of memory, and end
     /// before `until` or there.
     ///
@@ -161,9 +161,9 @@ pub trait AddressSpace {
         core::iter::empty()
     }
 
-    /// How many entries behind `found`, which `entry` has just returned and which is absent, are absent,
+    /// How many entries after `found`, which `entry` has just returned and which is absent, are absent,
     /// too, and end before `until` or there. May be fewer than there are.
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let _ = (found, until);
         0
     }
@@ -184,8 +184,8 @@ pub struct Request<W = Policy> {
     pub wanted: PageRange,
     /// What is wanted of them.
     pub wants: W,
-    /// Pages right behind them to take along if they are resident.
-    pub ahead: u64,
+    /// How many pages right after them are reported, too, as far as they are resident: fault-around.
+    pub around: u64,
     /// Whose device memory is reported instead of being faulted back.
     pub owner: Owner,
 }
@@ -196,16 +196,16 @@ impl<W> Request<W> {
         Self {
             wanted,
             wants,
-            ahead: 0,
+            around: 0,
             owner: Owner::NONE,
         }
     }
 
-    /// The pages meant, and those to take along.
+    /// The pages meant, and those of fault-around.
     #[inline]
     pub const fn pages(&self) -> PageRange {
         let wanted = self.wanted;
-        PageRange::new(wanted.start(), wanted.end().saturating_add(self.ahead))
+        PageRange::new(wanted.start(), wanted.end().saturating_add(self.around))
     }
 }
 
@@ -222,12 +222,12 @@ pub fn serve<W: Wants>(
     let done = walk.range(wanted)?;
     // A huge entry at the end of the wanted pages was reported whole.
     let from = walk.reached.max(wanted.end());
-    if request.ahead > 0 && done.end() == wanted.end() {
-        let ahead = PageRange::new(from, wanted.end().saturating_add(request.ahead));
+    if request.around > 0 && done.end() == wanted.end() {
+        let around = PageRange::new(from, wanted.end().saturating_add(request.around));
         let mut walk = Walk::new(space, &Policy::Snapshot, found);
         walk.reached = from;
         // How far it gets does not matter, and looking on never fails.
-        let _ = walk.range(ahead);
+        let _ = walk.range(around);
     }
     Ok(done)
 }
@@ -272,11 +272,11 @@ struct Walk<'a, S, W, C> {
     space: &'a mut S,
     wants: &'a W,
     found: &'a mut C,
-    /// The page behind the last one reported.
+    /// The page after the last one reported.
     reached: PageIndex,
     /// Calls of the fault handler for the page that the walk is at.
     tries: u32,
-    /// How many pages the fault handler was last called for in a row, and the page behind them.
+    /// How many pages the fault handler was last called for in a row, and the page after them.
     burst: u64,
     burst_end: PageIndex,
 }
@@ -333,9 +333,9 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                         perm,
                         memory,
                     );
-                    // The same would be decided about those behind.
-                    let behind = self.space.alike(&found, until);
-                    let Taken { taken, full } = self.found.entries(first, behind);
+                    // The same would be decided about those that follow.
+                    let following = self.space.alike(&found, until);
+                    let Taken { taken, full } = self.found.entries(first, following);
                     if let Some(more) = taken.checked_sub(1) {
                         let more = more << found.order;
                         self.reached = first.range().end().saturating_add(more);
@@ -373,7 +373,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
     }
 
-    /// Has `page`, whose entry is `found`, faulted in, and absent pages behind it.
+    /// Has `page`, whose entry is `found`, faulted in, and absent pages after it.
     fn fault(
         &mut self,
         page: PageIndex,
@@ -399,7 +399,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
     }
 
-    /// The pages to call the fault handler for: `page`, whose entry is `found`, and some behind it.
+    /// The pages to call the fault handler for: `page`, whose entry is `found`, and some after it.
     fn next_burst(&mut self, page: PageIndex, found: &Found, until: PageIndex) -> PageRange {
         let one = PageRange::new(page, page.saturating_add(1));
         let goes_on = page == self.burst_end;
@@ -414,11 +414,11 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             true => (self.burst * 2).min(LONGEST_BURST),
             false => 1,
         };
-        let behind = match self.burst {
+        let more = match self.burst {
             1 => 0,
-            burst => self.space.absent_behind(found, until).min(burst - 1),
+            burst => self.space.absent_after(found, until).min(burst - 1),
         };
-        self.burst_end = page.saturating_add(1 + behind);
+        self.burst_end = page.saturating_add(1 + more);
         PageRange::new(page, self.burst_end)
     }
 

@@ -459,7 +459,7 @@ impl<'d> Mapping<'d> {
         parts.map_or(none, |parts| parts.gone.range())
     }
 
-    /// Unmaps what [`Self::loses`] says. Returns what remains before and behind.
+    /// Unmaps what [`Self::loses`] says. Returns what remains before and after.
     pub fn unmap_part(mut self, pages: PageRange) -> (Option<Self>, Option<Self>) {
         let Some(parts) = self.run.without(pages) else {
             return (Some(self), None);

@@ -34,14 +34,16 @@
 
 #[path = "../core/addr.rs"]
 pub mod addr;
-#[path = "../core/ahead.rs"]
-pub mod ahead;
 #[path = "../core/dma_run.rs"]
 pub mod dma_run;
 #[path = "../core/event.rs"]
 pub mod event;
+#[path = "../core/fault_around.rs"]
+pub mod fault_around;
 #[path = "../core/frames.rs"]
 pub mod frames;
+#[path = "../core/geometry.rs"]
+pub mod geometry;
 #[path = "../core/pfn.rs"]
 pub mod pfn;
 #[path = "../core/pfn_array.rs"]
@@ -56,8 +58,6 @@ pub mod refcount;
 pub mod run;
 #[path = "../core/seq.rs"]
 pub mod seq;
-#[path = "../core/shape.rs"]
-pub mod shape;
 #[path = "../core/walk.rs"]
 pub mod walk;
 #[path = "../core/xlt.rs"]

@@ -2,7 +2,7 @@
 
 //! Interval notifiers: being told, before it happens, that the CPU takes pages of a range away.
 //!
-//! [`IntervalNotifier`] owns what the device knows about the range, behind the lock that faults
+//! [`IntervalNotifier`] owns what the device knows about the range, and the lock over it, which faults
 //! validate under. It is registered for as long as it lives; dropping it returns only when no
 //! callback runs or can start.
 //!
@@ -188,7 +188,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         // SAFETY: The kernel passes a valid range.
         let range = unsafe { &*range };
         let event = event_from(range.event);
-        // Only these two say who is behind them.
+        // Only these two say whose doing they are.
         if matches!(event, Event::Migrate | Event::Exclusive)
             && owner.is(Owner::new(range.owner as usize))
         {

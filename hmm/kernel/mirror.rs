@@ -2,7 +2,7 @@
 
 //! A mirror: the part of a process's address space that a device uses, as far as it has used it.
 //!
-//! The address space is cut into chunks, as the [`Shape`] says, and these into PMDs of 2 MiB. A
+//! The address space is cut into chunks, as the [`Geometry`] says, and these into PMDs of 2 MiB. A
 //! chunk comes into being when the device first faults in it, the slots of a PMD when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
 //! whole address space, and memory is spent where the device has been. Each chunk has its own
@@ -32,11 +32,12 @@ use kernel::prelude::*;
 use kernel::sync::{rcu, Arc};
 
 use crate::addr::{pieces, pmd_range, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
-use crate::ahead::Ahead;
 use crate::charge::Charge;
 use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
 use crate::chunk_map::ChunkRef;
 use crate::event::Event;
+use crate::fault_around::FaultAround;
+use crate::geometry::Geometry;
 use crate::interval::{self, IntervalNotifier};
 use crate::page::{Bytes, MappedPage};
 use crate::page_table::{Batch, LockedMm};
@@ -49,7 +50,6 @@ use crate::range::{range_fault, LockEscalation, TimeLimit};
 use crate::reaper::Chunks;
 use crate::run::Runs;
 use crate::seq::{until_valid, ValidRange};
-use crate::shape::Shape;
 use crate::shim;
 use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
@@ -64,9 +64,9 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The device needs `page` for `access` and has no translation for that.
     fn fault_begins(&self, page: PageIndex, access: Access) -> Self::Fault;
-    /// The fault has been served. It added the translations of `pages` pages, `extra` of them not asked
-    /// for: the rest of a huge page, or resident pages behind.
-    fn fault_served(&self, fault: Self::Fault, pages: u64, extra: u64);
+    /// The fault has been served. It added the translations of `pages` pages, `around` of them not asked
+    /// for: the rest of a huge page, and fault-around.
+    fn fault_served(&self, fault: Self::Fault, pages: u64, around: u64);
     /// The fault has failed, and with it the access, as the page could not be had.
     fn fault_failed(&self, fault: Self::Fault, error: FaultError);
     /// A fault or a prefetch has to be tried again, as an invalidation came in between.
@@ -95,29 +95,29 @@ pub enum Removal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     memory: usize,
-    shape: Shape,
+    geometry: Geometry,
 }
 
 impl Limits {
     /// The translations of one mirror may take `memory` bytes, but not less than
-    /// [`Shape::least_memory`]. What was used least recently goes when there would be more; an access
+    /// [`Geometry::least_memory`]. What was used least recently goes when there would be more; an access
     /// that is under way may exceed it for that time.
     pub fn new(memory: usize) -> Self {
         Self {
             memory,
-            shape: Shape::default(),
+            geometry: Geometry::default(),
         }
     }
 
-    /// The same for a mirror of another `shape`.
-    pub fn with_shape(self, shape: Shape) -> Self {
-        Self { shape, ..self }
+    /// The same for a mirror of another `geometry`.
+    pub fn with_geometry(self, geometry: Geometry) -> Self {
+        Self { geometry, ..self }
     }
 
     /// In bytes.
     #[inline]
     pub fn memory(&self) -> usize {
-        self.memory.max(self.shape.least_memory())
+        self.memory.max(self.geometry.least_memory())
     }
 
     /// From here on the reaper is called.
@@ -146,8 +146,8 @@ pub struct Mirror<O: Observer> {
     owned: Arc<Owned>,
     span: PageRange,
     limit: Perm,
-    shape: Shape,
-    ahead: Ahead,
+    geometry: Geometry,
+    fault_around: FaultAround,
     chunks: Arc<Chunks<O>>,
 }
 
@@ -178,8 +178,8 @@ impl<O: Observer> Mirror<O> {
             owned,
             span: span.intersection(&user_pages(mm)),
             limit,
-            shape: limits.shape,
-            ahead: Ahead::new(limits.shape.look_ahead()),
+            geometry: limits.geometry,
+            fault_around: FaultAround::new(limits.geometry.fault_around()),
             chunks: Chunks::new(observer, limits)?,
         })
     }
@@ -259,9 +259,9 @@ impl<O: Observer> Mirror<O> {
     ) -> Result<(), FaultError> {
         let observer = self.observer();
         let mut fault = Some(observer.fault_begins(wanted.start(), access));
-        let result = self.fault_in(wanted, access, waiting, |page, added, extra| {
+        let result = self.fault_in(wanted, access, waiting, |page, added, around| {
             if let Some(fault) = fault.take() {
-                observer.fault_served(fault, added, extra);
+                observer.fault_served(fault, added, around);
             }
             use_page(page);
         });
@@ -271,7 +271,7 @@ impl<O: Observer> Mirror<O> {
         result
     }
 
-    /// Faults the first page of `wanted` in, and with it those behind it in the same PMD, if they can be
+    /// Faults the first page of `wanted` in, and with it those that follow in the same PMD, if they can be
     /// had. Hands it to `use_page`, under the chunk's lock, and says how many pages were added and how
     /// many of these were not wanted.
     fn fault_in(
@@ -289,7 +289,7 @@ impl<O: Observer> Mirror<O> {
         let chunk = self.get_chunk(page, one, waiting)?;
         let wanted = wanted.intersection(&self.pmd(page));
         let mut request = Request {
-            ahead: self.look_ahead(wanted),
+            around: self.around(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
         let (mut one_pfn, mut few, mut many, mut again);
@@ -326,7 +326,7 @@ impl<O: Observer> Mirror<O> {
             result => result?,
         };
         let reached = valid.result().reached_from(valid.done().end());
-        self.ahead.record(wanted, request.ahead, reached);
+        self.fault_around.record(wanted, request.around, reached);
         let use_page = |page: MappedPage<'_>| {
             use_page(page, added, added.saturating_sub(wanted.len()));
         };
@@ -497,15 +497,15 @@ impl<O: Observer> Mirror<O> {
         pmd_range(page).intersection(&self.span)
     }
 
-    /// How many pages behind `wanted` to look at, in the same PMD.
-    fn look_ahead(&self, wanted: PageRange) -> u64 {
+    /// How many pages after `wanted` to look at, in the same PMD.
+    fn around(&self, wanted: PageRange) -> u64 {
         let left = PageRange::new(wanted.end(), self.pmd(wanted.start()).end());
-        self.ahead.window(wanted).min(left.len())
+        self.fault_around.window(wanted).min(left.len())
     }
 
     /// Chunks are numbered from the first one of the span, so that a small region's map is small.
     fn chunk_number(&self, page: PageIndex) -> usize {
-        self.shape.chunk_number(self.span.start(), page)
+        self.geometry.chunk_number(self.span.start(), page)
     }
 
     /// The chunk that `page` is in, with a reference for a fault. Makes one if there is none and `wanted`
@@ -539,7 +539,7 @@ impl<O: Observer> Mirror<O> {
         if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        let range = self.shape.chunk_around(page).intersection(&self.span);
+        let range = self.geometry.chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);

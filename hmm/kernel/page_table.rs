@@ -200,7 +200,7 @@ impl Batch {
         unsafe { core::slice::from_raw_parts(first, self.read) }
     }
 
-    /// The entry for `page` in a table whose entries map `1 << order` pages, and those behind it.
+    /// The entry for `page` in a table whose entries map `1 << order` pages, and those after it.
     #[inline]
     fn from(&self, page: PageIndex, order: u32) -> &[shim::hmm_shim_entry] {
         let index = page.get().wrapping_sub(self.from.get()) >> order;
@@ -222,7 +222,7 @@ impl Table {
         ((page.get() - self.range.start().get()) >> self.order()) as usize
     }
 
-    /// Reads the entry for `page` into `batch`, and those behind it before `until`, as many as fit.
+    /// Reads the entry for `page` into `batch`, and those after it before `until`, as many as fit.
     /// Returns the first; `None` if it is not in this table.
     fn read(
         &self,
@@ -240,7 +240,7 @@ impl Table {
         let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
         let owner = owner.identity() as *const _;
         let to = batch.entries.as_mut_ptr().cast();
-        // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
+        // SAFETY: The entry at `index` and the `count - 1` after it map pages in `range`, so they are in
         // the table, which is alive by the type invariant; there is room for them at `to`.
         unsafe {
             match self.first {
@@ -312,9 +312,9 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         Some((entry, order))
     }
 
-    /// The entry `found`, and those behind it that have been read and end before `until` or there.
+    /// The entry `found`, and those after it that have been read and end before `until` or there.
     #[inline]
-    fn read_behind(
+    fn read_after(
         &self,
         found: &Found,
         until: PageIndex,
@@ -326,11 +326,11 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             }
             _ => &[],
         };
-        let Some((first, behind)) = read.split_first() else {
+        let Some((first, following)) = read.split_first() else {
             return (0, &[]);
         };
         let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
-        (*first, &behind[..behind.len().min(room as usize)])
+        (*first, &following[..following.len().min(room as usize)])
     }
 
     /// Descends from the top to the table that has an entry for `page`, which is read from now on. Where
@@ -462,16 +462,19 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
 
     #[inline]
     fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
-        let (first, behind) = self.read_behind(found, until);
+        let (first, following) = self.read_after(found, until);
         let same = move |entry: &&shim::hmm_shim_entry| (**entry ^ first) & NOT_FRAME == 0;
         let frame = |entry: &_| Pfn::new(entry >> shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT);
-        behind.iter().take_while(same).map(frame)
+        following.iter().take_while(same).map(frame)
     }
 
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let absent = u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT);
-        let (_, behind) = self.read_behind(found, until);
-        behind.iter().take_while(|entry| **entry == absent).count() as u64
+        let (_, following) = self.read_after(found, until);
+        following
+            .iter()
+            .take_while(|entry| **entry == absent)
+            .count() as u64
     }
 
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {

@@ -52,7 +52,7 @@ impl Owned {
     pub(crate) fn user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
         let mm = MmWithUser::into_mmput_async(mm);
-        // Faults must not keep alive, and let grow, what a dead process has left behind.
+        // Faults must not keep alive, and let grow, what a dead process has left.
         // SAFETY: `mm` is alive.
         match unsafe { shim::hmm_shim_mm_has_owner(mm.as_raw()) } {
             true => Ok(mm),

@@ -168,8 +168,8 @@ impl Observer for Counting {
     }
 
     #[inline(never)]
-    fn fault_served(&self, fault: Fault, pages: u64, extra: u64) {
-        self.fault_ends(fault, Ok(()), pages, extra);
+    fn fault_served(&self, fault: Fault, pages: u64, around: u64) {
+        self.fault_ends(fault, Ok(()), pages, around);
     }
 
     #[inline(never)]

@@ -62,8 +62,8 @@ fn limits() -> Limits {
     let memory = parameters.region_memory().map(Limits::new);
     memory
         .unwrap_or_default()
-        // The parameters were checked when the module was loaded: there is such a shape.
-        .with_shape(parameters.shape().unwrap_or_default())
+        // The parameters were checked when the module was loaded: there is such a geometry.
+        .with_geometry(parameters.geometry().unwrap_or_default())
 }
 
 /// Registered memory of one process.

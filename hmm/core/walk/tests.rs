@@ -49,8 +49,8 @@ impl Synthetic {
         self.entries.insert(start, (entry, order));
     }
 
-    /// The entries behind `found`, as long as they are as large and end before `until` or there.
-    fn behind(&self, found: &Found, until: PageIndex) -> impl Iterator<Item = Entry> + '_ {
+    /// The entries after `found`, as long as they are as large and end before `until` or there.
+    fn after(&self, found: &Found, until: PageIndex) -> impl Iterator<Item = Entry> + '_ {
         let order = found.order;
         let starts = (found.range().end().get()..until.get()).step_by(1 << order);
         let starts = starts.take_while(move |start| start + (1 << order) <= until.get());
@@ -90,12 +90,12 @@ impl AddressSpace for Synthetic {
             ) => ((perm, memory) == (p, m)).then_some(pfn),
             _ => None,
         };
-        self.behind(found, until).map_while(like).fuse()
+        self.after(found, until).map_while(like).fuse()
     }
 
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let absent = |entry: &Entry| *entry == Entry::Absent;
-        self.behind(found, until).take_while(absent).count() as u64
+        self.after(found, until).take_while(absent).count() as u64
     }
 
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
@@ -548,7 +548,7 @@ fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
     let mut runs = Runs::new();
     let wanted = PageRange::new(PageIndex::new(3), PageIndex::new(4));
     let request = Request {
-        ahead: 5,
+        around: 5,
         ..Request::new(wanted, Policy::Fault(Access::Write))
     };
     assert_eq!(serve(&mut space, &request, &mut runs), Ok(wanted));
@@ -616,7 +616,7 @@ fn looking_ahead_does_not_report_again_what_was_wanted_in_parts() {
     space.map(8, 1008, Perm::ReadWrite, HUGE_ORDER);
     let (range, wants) = all_but_the_last_as_they_are();
     let request = Request {
-        ahead: 3,
+        around: 3,
         ..Request::new(range, wants)
     };
     let mut runs = Runs::new();

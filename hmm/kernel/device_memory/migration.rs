@@ -180,7 +180,7 @@ impl<'a> Migration<'a> {
         })
     }
 
-    /// The first thing that can migrate, from the item behind `last` on.
+    /// The first thing that can migrate, from the item after `last` on.
     pub(super) fn next(&self, last: Option<Item>) -> Option<Item> {
         let from = last.map_or(0, |last| last.at + last.pages() as usize);
         let rest = self.src.get(from..)?;

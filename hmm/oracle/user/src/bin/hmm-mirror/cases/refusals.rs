@@ -43,7 +43,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// The first address behind the largest user space there is (five levels of page tables), and one in
+/// The first address after the largest user space there is (five levels of page tables), and one in
 /// the middle of the kernel.
 const KERNEL: [u64; 2] = [1 << 56, 0xffff_8880_0000_0000];
 /// All that any process can map without asking for more.
@@ -153,7 +153,7 @@ fn prefetch() -> Result<()> {
     scene.check(0..4, CPU)
 }
 
-/// What lies behind the mirror is not faulted in, and the caller learns of it.
+/// What lies after the mirror's end is not faulted in, and the caller learns of it.
 fn prefetch_past_the_end() -> Result<()> {
     // Both in the same 2 MiB.
     let area = Area::reserve(4 << 20, libc::PROT_READ | libc::PROT_WRITE)?;
@@ -166,7 +166,7 @@ fn prefetch_past_the_end() -> Result<()> {
         refused("past the end", result, libc::EFAULT)?;
         ensure!(
             !PageMap::of(area.va(unit + 4))?.is_present(),
-            "a page behind the mirror was faulted in"
+            "a page after the mirror's end was faulted in"
         );
     }
     Ok(())
