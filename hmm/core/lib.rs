@@ -27,6 +27,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod collect;
 pub mod dma_run;
 pub mod event;
 pub mod fault_around;
@@ -40,6 +41,7 @@ pub mod pmd_pages;
 pub mod policy;
 pub mod refcount;
 pub mod run;
+pub mod runs;
 pub mod seq;
 pub mod walk;
 pub mod xlt;

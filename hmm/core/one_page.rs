@@ -10,10 +10,12 @@ use shuttle::sync::{Mutex, MutexGuard};
 use shuttle::thread;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::Collect;
 use crate::pfn::{Access, Memory, Perm, Pfn};
-use crate::run::{Run, Runs};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
-use crate::walk::{Collect, FaultError};
+use crate::walk::FaultError;
 use crate::xlt::{Pages, Room, Slot, Xlt};
 
 pub(crate) const PAGE: PageIndex = PageIndex::new(7);

@@ -2,16 +2,16 @@
 
 //! The result of a walk page by page, for callers that want one word for each page.
 //!
-//! [`crate::run::Runs`] hold the same in less room; a array array has room for every page from the
+//! [`crate::runs::Runs`] hold the same in less room; a array array has room for every page from the
 //! start, and tells pages that a fault could bring in from those that no device can ever use.
 
 use core::fmt;
 use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::{one_by_one, Collect, Full, Taken};
 use crate::pfn::{Memory, Perm, Pfn};
-use crate::run::{Full, Run};
-use crate::walk::{one_by_one, Collect, Taken};
+use crate::run::Run;
 
 /// What a walk found for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,17 +2,17 @@
 
 //! What a fault of a mirror finds, all in one PMD: a huge entry, or single pages.
 //!
-//! [`crate::run::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
+//! [`crate::runs::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
 //! for them a word each ([`PfnArray`]) takes a quarter of the room of a run each, and less time to find and
 //! to enter.
 
 use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange, PMD_ORDER};
+use crate::collect::{one_by_one, Collect, Full, Taken};
 use crate::pfn::Pfn;
 use crate::pfn_array::{HmmPfn, PfnArray};
-use crate::run::{Full, Run};
-use crate::walk::{one_by_one, Collect, Taken};
+use crate::run::Run;
 
 /// A huge entry, or single pages, as far as there are pfns for them; never both, as the CPU maps a PMD
 /// in one way or the other.

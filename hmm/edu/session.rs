@@ -11,7 +11,7 @@ use hmm::interval::IntervalNotifier;
 use hmm::pfn::{Access, Owner, Perm};
 use hmm::policy::Policy;
 use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::run::Runs;
+use hmm::runs::Runs;
 use hmm::walk::Request;
 use kernel::device::{Bound, Device};
 use kernel::mm::MmWithUser;

@@ -1,50 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! One chunk of a mirror: its translations, and what invalidations do to them.
+//!
+//! A chunk tells its parent what happens to it through [`Parent`].
 
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::Flags;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 
 use crate::addr::{PageIndex, PageRange, PMD_ORDER};
 use crate::chunk_map::entry_size;
 use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
-use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
 use crate::pmd_pages::PmdPages;
-use crate::reaper::Chunks;
 use crate::xlt::{pmds_in, Filled, Pages, Room, Slot, Xlt};
 use crate::zeroed::zeroed;
 
+/// What a chunk tells the mirror that it is a part of. Called under the chunk's lock: must not sleep.
+pub(crate) trait Parent: Send + Sync {
+    /// The chunk's memory changed from `before` to `after` bytes.
+    fn resized(&self, before: usize, after: usize);
+
+    /// An invalidation removed `pages` translations from `range`.
+    fn invalidated(&self, range: PageRange, event: Event, pages: u64);
+
+    /// The chunk has lost its last translation.
+    fn emptied(&self);
+}
+
 /// The translations of one chunk.
-pub(crate) struct Chunk<O: Observer> {
+pub(crate) struct Chunk<P: Parent> {
     table: Translations,
-    /// Those that it belongs to.
-    chunks: Arc<Chunks<O>>,
+    parent: P,
 }
 
 /// A chunk, registered for its range: what the mirror is made of, and the domain of its faults.
-pub(crate) type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
+pub(crate) type WatchedChunk<P> = IntervalNotifier<Chunk<P>>;
 
 // Not vectors: a chunk with its notifier is to fit into 256 bytes.
 type Slots = KBox<[Slot]>;
 type Pmds = Pin<KBox<[Pages<Slots>]>>;
 type Translations = Xlt<Slots, Pmds>;
 
-impl<O: Observer> Chunk<O> {
-    /// An empty chunk of the pages in `range`, for `chunks`.
+impl<P: Parent> Chunk<P> {
+    /// An empty chunk of the pages in `range`, of `parent`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(range: PageRange, chunks: Arc<Chunks<O>>) -> Result<Self> {
+    pub(crate) fn new(range: PageRange, parent: P) -> Result<Self> {
         let huge = empty_slots(pmds_in(range), GFP_KERNEL_ACCOUNT)?;
         let table = Xlt::new(range, huge);
-        let chunk = Self { table, chunks };
-        chunk.chunks.account(0, chunk.memory());
+        let chunk = Self { table, parent };
+        chunk.parent.resized(0, chunk.memory());
         Ok(chunk)
     }
 
@@ -55,7 +65,7 @@ impl<O: Observer> Chunk<O> {
 
     /// How many bytes it takes.
     pub(crate) fn memory(&self) -> usize {
-        entry_size::<WatchedChunk<O>>() + self.table.memory()
+        entry_size::<WatchedChunk<P>>() + self.table.memory()
     }
 
     /// Hands the page that `page` translates to, to `use_page`, if `access` may go there; says whether. It is
@@ -105,18 +115,22 @@ impl<O: Observer> Chunk<O> {
     fn change<R>(&mut self, change: impl FnOnce(&mut Translations) -> R) -> R {
         let before = self.memory();
         let result = change(&mut self.table);
-        self.chunks.account(before, self.memory());
+        let after = self.memory();
+        // Most changes of a table change nothing about its memory.
+        if before != after {
+            self.parent.resized(before, after);
+        }
         result
     }
 }
 
-impl<O: Observer> Drop for Chunk<O> {
+impl<P: Parent> Drop for Chunk<P> {
     fn drop(&mut self) {
-        self.chunks.account(self.memory(), 0);
+        self.parent.resized(self.memory(), 0);
     }
 }
 
-impl<O: Observer> Invalidate for Chunk<O> {
+impl<P: Parent> Invalidate for Chunk<P> {
     fn invalidate(&mut self, range: PageRange, event: Event) {
         let pages = match event.leaves() {
             Leaves::Nothing => self.zap(range),
@@ -125,14 +139,14 @@ impl<O: Observer> Invalidate for Chunk<O> {
                 0
             }
         };
-        self.chunks.observer().invalidated(range, event, pages);
+        self.parent.invalidated(range, event, pages);
         if pages > 0 && self.is_empty() {
-            self.chunks.emptied();
+            self.parent.emptied();
         }
     }
 
-    /// What was in the map has given up everything before ([`Chunk::give_up`]), and what was not never
-    /// had anything.
+    /// A chunk that was in the map has already dropped its translations ([`Chunk::give_up`]); one that never
+    /// got in has none.
     fn retire(&mut self) {
         self.give_up();
     }
@@ -170,9 +184,9 @@ impl RoomForFault {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn prepare<O: Observer>(
+    pub(crate) fn prepare<P: Parent>(
         &mut self,
-        chunk: &WatchedChunk<O>,
+        chunk: &WatchedChunk<P>,
         page: PageIndex,
     ) -> Result {
         let (pmds, slots, part) = {

@@ -38,9 +38,10 @@ use crate::frames::{Block, Frames};
 use crate::lock_class::LockClass;
 use crate::page::MappedPage;
 use crate::pfn::{Owner, Pfn};
-use crate::range::killed;
+use crate::process::killed;
 
 mod migration;
+pub use migration::Huge;
 use migration::{Item, Migration, NewFolio, Reason, What, WORDS};
 
 /// Neighbouring pages of a device's memory, numbered from the first one of its pool.
@@ -138,15 +139,6 @@ impl SystemPages<'_> {
 }
 
 const PAGE: usize = kernel::page::PAGE_SIZE;
-
-/// What becomes of huge pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Huge {
-    /// They move as they are, if there is a huge page free at the other end.
-    Whole,
-    /// They become small pages.
-    Split,
-}
 
 // SAFETY: It is a static's.
 static FRAMES: LockClass = unsafe { LockClass::new(c"hmm::device_memory::frames") };

@@ -53,7 +53,8 @@ use crate::compat::dma_data_direction;
 use crate::dma_run::{blocks, DmaRun, Links, Route};
 use crate::dma_shim as shim;
 use crate::pfn::{Memory, Perm, Pfn};
-use crate::run::{Run, Runs};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::seq::{Domain, ValidRange};
 
 /// Why pages cannot be mapped for a device.

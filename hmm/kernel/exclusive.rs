@@ -27,15 +27,18 @@ use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::{Collect, Full};
 use crate::device_shim as shim;
 use crate::interval::{IntervalNotifier, Invalidate, Watched};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::policy::Policy;
-use crate::range::{fault_until_valid, killed, TimeLimit};
-use crate::run::{Full, Run, Runs};
+use crate::process::killed;
+use crate::range::{fault_until_valid, TimeLimit};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::rwlock::WriteGuard;
 use crate::seq::{Deadline, Sequence, Unread, ValidRange};
-use crate::walk::{Collect, FaultError, Request};
+use crate::walk::{FaultError, Request};
 
 /// A page that no CPU can reach, and the notifier's lock.
 ///
@@ -43,7 +46,7 @@ use crate::walk::{Collect, FaultError, Request};
 /// whatever the CPU does to the page is an invalidation.
 pub struct Exclusive<'d, T: Invalidate> {
     // Its lock is released before the page.
-    valid: ValidRange<'d, IntervalNotifier<T>, Held>,
+    valid: ValidRange<'d, IntervalNotifier<T>, LockedFolio>,
 }
 
 impl<'d, T: Invalidate> Exclusive<'d, T> {
@@ -86,7 +89,7 @@ pub fn make_exclusive<'d, T: Invalidate>(
             return Err(FaultError::Interrupted.into());
         }
         let seq = Sequence::begin(notifier);
-        let held = Held::take(mm, page, owner.identity())?;
+        let held = LockedFolio::take(mm, page, owner.identity())?;
         let run = held.run(page);
         let mut found = Unread::new(held);
         if found.mapped(run).is_ok() {
@@ -120,12 +123,12 @@ fn restore<T: Invalidate>(
 /// # Invariants
 ///
 /// `folio` is locked by us and has a reference that is ours.
-struct Held {
+struct LockedFolio {
     folio: NonNull<bindings::folio>,
     pfn: Pfn,
 }
 
-impl Held {
+impl LockedFolio {
     fn take(mm: &MmWithUser, page: PageIndex, owner: usize) -> Result<Self> {
         let mut folio = core::ptr::null_mut();
         let _mmap_lock = mm.mmap_read_lock();
@@ -158,7 +161,7 @@ impl Held {
 }
 
 /// It holds its page from the start; which addresses that is for is all that the sequence has to know.
-impl Collect for Held {
+impl Collect for LockedFolio {
     fn mapped(&mut self, _run: Run) -> Result<(), Full> {
         Ok(())
     }
@@ -166,7 +169,7 @@ impl Collect for Held {
     fn clear(&mut self) {}
 }
 
-impl Drop for Held {
+impl Drop for LockedFolio {
     fn drop(&mut self) {
         // SAFETY: Locked by us and referenced, by the type invariant.
         unsafe { bindings::folio_unlock(self.folio.as_ptr()) };

@@ -34,6 +34,8 @@
 
 #[path = "../core/addr.rs"]
 pub mod addr;
+#[path = "../core/collect.rs"]
+pub mod collect;
 #[path = "../core/dma_run.rs"]
 pub mod dma_run;
 #[path = "../core/event.rs"]
@@ -56,6 +58,8 @@ pub mod policy;
 pub mod refcount;
 #[path = "../core/run.rs"]
 pub mod run;
+#[path = "../core/runs.rs"]
+pub mod runs;
 #[path = "../core/seq.rs"]
 pub mod seq;
 #[path = "../core/walk.rs"]
@@ -72,11 +76,14 @@ pub mod device_memory;
 pub mod dma;
 pub mod exclusive;
 pub mod interval;
+pub mod limits;
 mod lock_class;
 pub mod mirror;
+pub mod observer;
 pub mod page;
 mod page_table;
 pub mod populate;
+pub mod process;
 pub mod range;
 mod reaper;
 pub mod rwlock;

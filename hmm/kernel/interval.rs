@@ -21,8 +21,8 @@ use kernel::types::Opaque;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::event::Event;
-use crate::mirror::user_pages;
 use crate::pfn::Owner;
+use crate::process::user_pages;
 use crate::rwlock::{ReadGuard, RwLock, WriteGuard};
 use crate::seq::{Domain, History};
 use crate::shim;

@@ -33,113 +33,25 @@ use kernel::sync::{rcu, Arc};
 
 use crate::addr::{pieces, pmd_range, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
 use crate::charge::Charge;
-use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
+use crate::chunk::{Chunk, Parent, RoomForFault};
 use crate::chunk_map::ChunkRef;
-use crate::event::Event;
 use crate::fault_around::FaultAround;
 use crate::geometry::Geometry;
 use crate::interval::{self, IntervalNotifier};
+use crate::limits::Limits;
+use crate::observer::Observer;
 use crate::page::{Bytes, MappedPage};
-use crate::page_table::{Batch, LockedMm};
 use crate::pfn::{Access, Owner, Perm};
 use crate::pfn_array::HmmPfn;
 use crate::pmd_pages::PmdPages;
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
-use crate::range::{range_fault, LockEscalation, TimeLimit};
-use crate::reaper::Chunks;
-use crate::run::Runs;
+use crate::process::user_pages;
+use crate::range::{any_resident, has_vma, range_fault, LockEscalation, TimeLimit};
+use crate::reaper::{Chunks, MirrorChunk};
 use crate::seq::{until_valid, ValidRange};
-use crate::shim;
-use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
+use crate::walk::{FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
-
-/// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
-/// of them under a spinlock: must not sleep.
-///
-/// The warm path of an access, which finds its translation, tells nothing.
-pub trait Observer: Send + Sync + 'static {
-    /// A fault under way. Each that has begun ends as served or as failed, once.
-    type Fault;
-
-    /// The device needs `page` for `access` and has no translation for that.
-    fn fault_begins(&self, page: PageIndex, access: Access) -> Self::Fault;
-    /// The fault has been served. It added the translations of `pages` pages, `around` of them not asked
-    /// for: the rest of a huge page, and fault-around.
-    fn fault_served(&self, fault: Self::Fault, pages: u64, around: u64);
-    /// The fault has failed, and with it the access, as the page could not be had.
-    fn fault_failed(&self, fault: Self::Fault, error: FaultError);
-    /// A fault or a prefetch has to be tried again, as an invalidation came in between.
-    fn collided(&self);
-    /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
-    /// do not count.
-    fn invalidated(&self, range: PageRange, event: Event, pages: u64);
-    /// A chunk of these pages has come into being.
-    fn chunk_added(&self, range: PageRange);
-    /// The chunk of these pages is no more, and with it `pages` translations that it still had.
-    fn chunk_removed(&self, range: PageRange, pages: u64, why: Removal);
-    /// What took `before` bytes of kernel memory takes `after` now.
-    fn resized(&self, before: usize, after: usize);
-}
-
-/// Why a chunk is no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// It had no translations any more, or the memory was needed for others.
-    Reaped,
-    /// The mirror goes.
-    Closed,
-}
-
-/// What a mirror may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    memory: usize,
-    geometry: Geometry,
-}
-
-impl Limits {
-    /// The translations of one mirror may take `memory` bytes, but not less than
-    /// [`Geometry::least_memory`]. What was used least recently goes when there would be more; an access
-    /// that is under way may exceed it for that time.
-    pub fn new(memory: usize) -> Self {
-        Self {
-            memory,
-            geometry: Geometry::default(),
-        }
-    }
-
-    /// The same for a mirror of another `geometry`.
-    pub fn with_geometry(self, geometry: Geometry) -> Self {
-        Self { geometry, ..self }
-    }
-
-    /// In bytes.
-    #[inline]
-    pub fn memory(&self) -> usize {
-        self.memory.max(self.geometry.least_memory())
-    }
-
-    /// From here on the reaper is called.
-    #[inline]
-    pub(crate) fn soon(&self) -> usize {
-        self.memory() / 8 * 7
-    }
-
-    /// How far the reaper goes.
-    pub(crate) fn low(&self) -> usize {
-        self.memory() / 4 * 3
-    }
-}
-
-impl Default for Limits {
-    /// A 128th of the machine's memory: four times what it takes to have a translation for each of its
-    /// pages.
-    fn default() -> Self {
-        // SAFETY: Reads a number.
-        Self::new(unsafe { shim::hmm_shim_ram() } as usize / 128)
-    }
-}
 
 /// A mirror of the pages in `span` of one address space.
 pub struct Mirror<O: Observer> {
@@ -152,7 +64,7 @@ pub struct Mirror<O: Observer> {
 }
 
 /// What a fault has found, in pfns that `'w` lends.
-type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, PmdPages<'w>>;
+type Found<'d, 'w, O> = ValidRange<'d, MirrorChunk<O>, PmdPages<'w>>;
 
 /// For so many pages there is room on the stack: 512 bytes.
 const FEW: usize = 64;
@@ -178,8 +90,8 @@ impl<O: Observer> Mirror<O> {
             owned,
             span: span.intersection(&user_pages(mm)),
             limit,
-            geometry: limits.geometry,
-            fault_around: FaultAround::new(limits.geometry.fault_around()),
+            geometry: limits.geometry(),
+            fault_around: FaultAround::new(limits.geometry().fault_around()),
             chunks: Chunks::new(observer, limits)?,
         })
     }
@@ -374,18 +286,19 @@ impl<O: Observer> Mirror<O> {
         while page < range.end() {
             let end = page.saturating_add(pfns.len() as u64).min(range.end());
             let wanted = PageRange::new(page, end).intersection(&self.pmd(page));
-            let (end, added) =
-                if policy == Policy::Snapshot && !self.any_resident(wanted, waiting)? {
-                    (wanted.end(), 0)
-                } else {
-                    let request = Request::new(wanted, policy);
-                    let chunk = self.get_chunk(page, wanted, waiting)?;
-                    let (valid, added) = self.fault(&chunk, &request, waiting, &mut *pfns)?;
-                    let end = valid.done().end();
-                    // Leaves the pfns as they were.
-                    valid.give_up();
-                    (end, added)
-                };
+            let (end, added) = if policy == Policy::Snapshot
+                && !any_resident(&*self.owned.user()?, wanted, waiting)?
+            {
+                (wanted.end(), 0)
+            } else {
+                let request = Request::new(wanted, policy);
+                let chunk = self.get_chunk(page, wanted, waiting)?;
+                let (valid, added) = self.fault(&chunk, &request, waiting, &mut *pfns)?;
+                let end = valid.done().end();
+                // Leaves the pfns as they were.
+                valid.give_up();
+                (end, added)
+            };
             page = end;
             if step(page, added).is_break() {
                 break;
@@ -423,7 +336,7 @@ impl<O: Observer> Mirror<O> {
     /// The result holds the chunk's lock. Also returned: how many pages were added.
     fn fault<'d, 'w>(
         &self,
-        chunk: &'d WatchedChunk<O>,
+        chunk: &'d MirrorChunk<O>,
         request: &Request,
         waiting: Waiting,
         pfns: &'w mut [HmmPfn],
@@ -451,7 +364,7 @@ impl<O: Observer> Mirror<O> {
 
     /// A chunk that a fault has made for nothing is not kept.
     #[cold]
-    fn note_if_empty(&self, chunk: &WatchedChunk<O>) {
+    fn note_if_empty(&self, chunk: &MirrorChunk<O>) {
         if chunk.read().is_empty() {
             self.chunks.emptied();
         }
@@ -461,7 +374,7 @@ impl<O: Observer> Mirror<O> {
     fn find<'d, 'w>(
         &self,
         mm: &MmWithUser,
-        chunk: &'d WatchedChunk<O>,
+        chunk: &'d MirrorChunk<O>,
         request: &Request,
         waiting: Waiting,
         pages: PmdPages<'w>,
@@ -515,7 +428,7 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<ChunkRef<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
         if !self.span.contains(page) {
             // That the process is gone is said first.
             self.owned.user()?;
@@ -534,7 +447,7 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<ChunkRef<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
         let mm = self.owned.user()?;
         if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
@@ -550,25 +463,6 @@ impl<O: Observer> Mirror<O> {
             _ => FaultError::NoMemory,
         })
     }
-
-    /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
-    fn any_resident(&self, range: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
-        let mm = self.owned.user()?;
-        let mut runs = Runs::new();
-        let (mut write_lock, mut batch) = (None, Batch::new());
-        let never = || false;
-        let mut space = LockedMm::lock(
-            &mm,
-            &mut write_lock,
-            &mut batch,
-            Owner::NONE,
-            waiting,
-            never,
-        )?;
-        let range = range.intersection(&self.span);
-        walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
-        Ok(!runs.as_slice().is_empty())
-    }
 }
 
 impl<O: Observer> Drop for Mirror<O> {
@@ -581,20 +475,4 @@ impl<O: Observer> Drop for Mirror<O> {
 /// Words for so many pages.
 fn room_for(pages: usize) -> Result<KBox<[HmmPfn]>, FaultError> {
     zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
-}
-
-/// Whether an area covers any of `pages`.
-fn has_vma(mm: &MmWithUser, pages: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
-    let (mut write_lock, mut batch) = (None, Batch::new());
-    let never = || false;
-    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
-    let next = space.vma_from(pages.start());
-    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
-}
-
-/// The pages that user space of `mm` may map.
-pub fn user_pages(mm: &Mm) -> PageRange {
-    // SAFETY: `mm` is alive; its task size never changes after exec.
-    let size = unsafe { shim::hmm_shim_task_size(mm.as_raw()) };
-    PageRange::new(PageIndex::new(0), PageIndex::containing(size as u64))
 }

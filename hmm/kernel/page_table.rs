@@ -18,7 +18,7 @@ use kernel::types::NotThreadSafe;
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PUD_ORDER};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Entry, Refusal, VmaRights};
-use crate::range::killed;
+use crate::process::killed;
 use crate::shim;
 use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
 

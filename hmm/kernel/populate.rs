@@ -13,13 +13,14 @@ use kernel::sync::aref::ARef;
 
 use crate::addr::PageRange;
 use crate::charge::Charge;
+use crate::collect::{Collect, Full};
 use crate::credentials::Credentials;
 use crate::page_table::{Batch, LockedMm};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
-use crate::run::{Full, Run};
+use crate::run::Run;
 use crate::shim;
-use crate::walk::{walk, Collect, FaultError, Waiting};
+use crate::walk::{walk, FaultError, Waiting};
 
 /// An address space, and who registered a part of it.
 pub struct Owned {

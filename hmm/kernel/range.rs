@@ -12,12 +12,15 @@ use kernel::mm::MmWithUser;
 use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::PageRange;
+use crate::collect::Collect;
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page_table::{Batch, LockedMm, MmapWriteLock};
-use crate::policy::Wants;
+use crate::pfn::Owner;
+use crate::policy::{Policy, Wants};
+use crate::process::killed;
+use crate::runs::Runs;
 use crate::seq::{until_valid, Deadline, Domain, Hold, Sequence, Unread, ValidRange};
-use crate::shim;
-use crate::walk::{serve, Collect, FaultError, Request, Waiting};
+use crate::walk::{serve, walk, AddressSpace, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.
 ///
@@ -74,7 +77,7 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`crate::run::Runs`] or [`crate::pfn_array::PfnArray`]. Takes and releases the mmap lock; sleeps.
+/// [`Runs`] or [`crate::pfn_array::PfnArray`]. Takes and releases the mmap lock; sleeps.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
 /// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
@@ -163,8 +166,37 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     serve(&mut space, request, found)
 }
 
-/// Whether the current thread has to die and should do nothing else.
-pub(crate) fn killed() -> bool {
-    // SAFETY: Looks at the current thread.
-    unsafe { shim::hmm_shim_killed() }
+/// Whether any page of `range` is in memory: a hint. Takes and releases the mmap lock for reading; sleeps.
+///
+/// # Errors
+///
+/// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
+pub(crate) fn any_resident(
+    mm: &MmWithUser,
+    range: PageRange,
+    waiting: Waiting,
+) -> Result<bool, FaultError> {
+    let mut runs = Runs::new();
+    let (mut write_lock, mut batch) = (None, Batch::new());
+    let never = || false;
+    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
+    walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
+    Ok(!runs.as_slice().is_empty())
+}
+
+/// Whether an area covers any of `pages`. Takes and releases the mmap lock for reading; sleeps.
+///
+/// # Errors
+///
+/// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
+pub(crate) fn has_vma(
+    mm: &MmWithUser,
+    pages: PageRange,
+    waiting: Waiting,
+) -> Result<bool, FaultError> {
+    let (mut write_lock, mut batch) = (None, Batch::new());
+    let never = || false;
+    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
+    let next = space.vma_from(pages.start());
+    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
 }

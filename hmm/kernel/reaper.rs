@@ -5,7 +5,7 @@
 //! Faults make chunks. The reaper, a work item, removes in the background:
 //!
 //! * chunks without translations. The invalidation that removes a chunk's last translation schedules the
-//!   reaper ([`Chunks::emptied`]) with a delay of [`EMPTY_DELAY_MS`], as most memory that is thrown away is
+//!   reaper ([`Parent::emptied`]) with a delay of [`EMPTY_DELAY_MS`], as most memory that is thrown away is
 //!   used again at once;
 //! * the least recently used chunks, when all together take more memory than [`Limits`] allow. The CLOCK
 //!   algorithm approximates their age: the hand goes round, clears the accessed bit where it is set, and
@@ -31,10 +31,13 @@ use kernel::sync::{Arc, Mutex};
 use kernel::time::msecs_to_jiffies;
 use kernel::workqueue::{impl_has_delayed_work, DelayedWork, Queue, Work, WorkItem};
 
-use crate::chunk::WatchedChunk;
+use crate::addr::PageRange;
+use crate::chunk::{Parent, WatchedChunk};
 use crate::chunk_map::{ChunkMap, ChunkRef, RetireList};
+use crate::event::Event;
+use crate::limits::Limits;
 use crate::lock_class::LockClass;
-use crate::mirror::{Limits, Observer, Removal};
+use crate::observer::{Observer, Removal};
 use crate::refcount::{Reap, Refcount};
 
 /// How long an empty chunk is left alone, in milliseconds.
@@ -49,6 +52,11 @@ static REAPER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper") };
 // SAFETY: It is a static's.
 static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper_timer") };
 
+/// A chunk of a mirror with observer `O`, with its notifier.
+///
+/// It keeps the [`Chunks`] that own it alive; [`Chunks::close`] ends that.
+pub(crate) type MirrorChunk<O> = WatchedChunk<Arc<Chunks<O>>>;
+
 /// The chunks of one mirror by number.
 #[pin_data]
 pub(crate) struct Chunks<O: Observer> {
@@ -59,7 +67,7 @@ pub(crate) struct Chunks<O: Observer> {
     /// Whether the mirror is being destroyed: the reaper is not scheduled any more.
     closed: AtomicBool,
     #[pin]
-    map: ChunkMap<WatchedChunk<O>>,
+    map: ChunkMap<MirrorChunk<O>>,
     /// Where the clock's hand is: the number of a chunk. Held while chunks are chosen.
     #[pin]
     hand: Mutex<usize>,
@@ -103,24 +111,13 @@ impl<O: Observer> Chunks<O> {
     }
 
     /// The chunks by number.
-    pub(crate) fn map(&self) -> &ChunkMap<WatchedChunk<O>> {
+    pub(crate) fn map(&self) -> &ChunkMap<MirrorChunk<O>> {
         &self.map
     }
 
     /// How many bytes the chunks take, without the map of them.
     pub(crate) fn memory(&self) -> usize {
         self.memory.load(Ordering::Relaxed)
-    }
-
-    /// A chunk that took `before` bytes takes `after` now.
-    pub(crate) fn account(&self, before: usize, after: usize) {
-        // Most changes of a table change nothing about its memory.
-        if before != after {
-            self.observer.resized(before, after);
-            // Relaxed, as everywhere: the sum stands for itself. It wraps on the way, and not as a whole.
-            self.memory
-                .fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-        }
     }
 
     /// Inserts `chunk` at `number`, unless there is one. Returns the chunk that is there then. Sleeps.
@@ -131,18 +128,13 @@ impl<O: Observer> Chunks<O> {
     pub(crate) fn get_or_insert(
         &self,
         number: usize,
-        chunk: impl PinInit<WatchedChunk<O>, Error>,
-    ) -> Result<ChunkRef<'_, WatchedChunk<O>>> {
+        chunk: impl PinInit<MirrorChunk<O>, Error>,
+    ) -> Result<ChunkRef<'_, MirrorChunk<O>>> {
         let (chunk, added) = self.map.get_or_insert(number, chunk)?;
         if added {
             self.observer.chunk_added(chunk.range());
         }
         Ok(chunk)
-    }
-
-    /// Reports that a chunk lost its last translation, or got none. Does not sleep.
-    pub(crate) fn emptied(self: &Arc<Self>) {
-        self.schedule(EMPTY_DELAY_MS);
     }
 
     /// Schedules the reaper to run in `milliseconds`, unless it is scheduled already.
@@ -193,19 +185,19 @@ impl<O: Observer> Chunks<O> {
     }
 
     /// Removes the translations of a chunk that is about to be freed.
-    fn give_up(&self, chunk: &WatchedChunk<O>, why: Removal) {
+    fn give_up(&self, chunk: &MirrorChunk<O>, why: Removal) {
         let pages = chunk.write().give_up();
         self.observer.chunk_removed(chunk.range(), pages, why);
     }
 
-    fn retire_empty(&self, retired: &mut RetireList<WatchedChunk<O>>) {
-        let judge = |_: usize, chunk: &WatchedChunk<O>, _: &Refcount| {
+    fn retire_empty(&self, retired: &mut RetireList<MirrorChunk<O>>) {
+        let judge = |_: usize, chunk: &MirrorChunk<O>, _: &Refcount| {
             chunk.read().is_empty().then_some(Reap::Unreferenced)
         };
         self.map.retire(0, retired, judge);
     }
 
-    fn retire_idle(&self, hand: &mut usize, retired: &mut RetireList<WatchedChunk<O>>) {
+    fn retire_idle(&self, hand: &mut usize, retired: &mut RetireList<MirrorChunk<O>>) {
         if self.memory() <= self.limits.soon() {
             return;
         }
@@ -213,7 +205,7 @@ impl<O: Observer> Chunks<O> {
         // From the hand to the end, and then from the start.
         let mut first = *hand;
         for round in 0..=ROUNDS {
-            let judge = |number: usize, chunk: &WatchedChunk<O>, refcount: &Refcount| {
+            let judge = |number: usize, chunk: &MirrorChunk<O>, refcount: &Refcount| {
                 if excess == 0 {
                     return None;
                 }
@@ -252,6 +244,24 @@ impl<O: Observer> Chunks<O> {
         // once more if they have.
         self.wait_for_reaper();
         self.wait_for_reaper();
+    }
+}
+
+/// Does not sleep.
+impl<O: Observer> Parent for Arc<Chunks<O>> {
+    fn resized(&self, before: usize, after: usize) {
+        self.observer.resized(before, after);
+        // Relaxed: the sum stands for itself. It may wrap on the way, but not as a whole.
+        self.memory
+            .fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn invalidated(&self, range: PageRange, event: Event, pages: u64) {
+        self.observer.invalidated(range, event, pages);
+    }
+
+    fn emptied(&self) {
+        self.schedule(EMPTY_DELAY_MS);
     }
 }
 

@@ -10,7 +10,10 @@
 use core::ops::ControlFlow;
 
 use hmm::addr::{pieces, PageIndex, PageRange, Piece};
-use hmm::mirror::{user_pages, Limits, Mirror, Observer};
+use hmm::limits::Limits;
+use hmm::mirror::Mirror;
+use hmm::observer::Observer;
+use hmm::process::user_pages;
 use hmm::page::{Bytes, MappedPage};
 use hmm::pfn::{Access, Perm};
 use hmm::policy::Refusal;

@@ -4,7 +4,7 @@
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
-use hmm::mirror::Removal;
+use hmm::observer::Removal;
 use hmm::pfn::Access;
 
 use kernel::ffi::c_int;

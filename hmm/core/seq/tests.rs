@@ -16,7 +16,7 @@ use super::*;
 use crate::addr::PageIndex;
 use crate::one_page::{translations, Cpu, Never, Nothing, Translations, PAGE, RANGE};
 use crate::policy::Refusal;
-use crate::run::Runs;
+use crate::runs::Runs;
 use crate::xlt::NoRoom;
 
 const SWAPS: u64 = 3;

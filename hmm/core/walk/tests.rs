@@ -10,9 +10,10 @@ use std::{format, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::collect::Full;
 use crate::pfn_array::{HmmPfn, PageState, PfnArray};
 use crate::policy::Requests;
-use crate::run::{Runs, MAX_RUNS};
+use crate::runs::{Runs, MAX_RUNS};
 
 /// Pages of the synthetic address space.
 const PAGES: u64 = 64;

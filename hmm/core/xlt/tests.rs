@@ -9,7 +9,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::walk::Collect;
+use crate::collect::Collect;
 
 /// Begins and ends inside of a PMD, with one whole PMD in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));

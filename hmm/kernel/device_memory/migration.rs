@@ -19,8 +19,6 @@ use crate::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use crate::device_shim as shim;
 use crate::pfn::{Owner, Pfn};
 
-use super::Huge;
-
 const VALID: usize = shim::MIGRATE_PFN_VALID as usize;
 const MIGRATE: usize = shim::MIGRATE_PFN_MIGRATE as usize;
 const COMPOUND: usize = shim::MIGRATE_PFN_COMPOUND as usize;
@@ -28,6 +26,15 @@ const SHIFT: u32 = shim::MIGRATE_PFN_SHIFT;
 
 /// The words for as many pages as one migration takes on: a huge page.
 pub(super) const WORDS: usize = 2 * PMD_PAGES as usize;
+
+/// What becomes of huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Huge {
+    /// They move as they are, if there is a huge page free at the other end.
+    Whole,
+    /// They become small pages.
+    Split,
+}
 
 /// What is migrated.
 #[derive(Clone, Copy)]

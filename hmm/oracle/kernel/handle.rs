@@ -16,7 +16,8 @@ use kernel::sync::{Arc, SetOnce};
 use kernel::uaccess::{UserPtr, UserSlice};
 
 use hmm::addr::{PageRange, PAGE_SIZE};
-use hmm::mirror::{Limits, Mirror};
+use hmm::limits::Limits;
+use hmm::mirror::Mirror;
 use hmm::pfn::{Access, Perm};
 use hmm::walk::Waiting;
 

@@ -12,7 +12,8 @@ use hmm::interval::{IntervalNotifier, Invalidate};
 use hmm::pfn::{Owner, Perm};
 use hmm::policy::Wants;
 use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::run::{Run, Runs};
+use hmm::run::Run;
+use hmm::runs::Runs;
 use hmm::walk::{FaultError, Request};
 
 use crate::abi::{State, Word};

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hmm::addr::{PageIndex, PageRange};
 use hmm::event::Event;
-use hmm::mirror::{Observer, Removal};
+use hmm::observer::{Observer, Removal};
 use hmm::pfn::Access;
 use hmm::walk::FaultError;
 
