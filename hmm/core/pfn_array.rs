@@ -162,10 +162,35 @@ impl<'a> PfnArray<'a> {
 
     /// What was found for `page`; `Absent` if it is outside.
     pub fn at(&self, page: PageIndex) -> PageState {
-        let index = page.get().checked_sub(self.start.get());
-        index
-            .and_then(|index| self.pfns.get(usize::try_from(index).ok()?))
-            .map_or(PageState::Absent, |word| word.state())
+        self.as_slice().at(page)
+    }
+
+    /// The pages and what was found for them.
+    #[inline]
+    pub fn as_slice(&self) -> PfnSlice<'_> {
+        self.first(self.pfns.len())
+    }
+
+    /// The first `count` pages, and what was found for them.
+    #[inline]
+    pub(crate) fn first(&self, count: usize) -> PfnSlice<'_> {
+        PfnSlice {
+            start: self.start,
+            pfns: self.pfns.get(..count).unwrap_or_default(),
+        }
+    }
+
+    /// The index of the pfn of `page`, or the one that is nearest: 0, or how many there are.
+    #[inline]
+    pub(crate) fn index_of(&self, page: PageIndex) -> usize {
+        let index = page.get().saturating_sub(self.start.get());
+        index.min(self.pfns.len() as u64) as usize
+    }
+
+    /// The pages with the indices from `from` up to and without `to` are absent.
+    pub(crate) fn set_absent(&mut self, from: usize, to: usize) {
+        let pfns = self.pfns.get_mut(from..to).unwrap_or_default();
+        pfns.fill(HmmPfn::ABSENT);
     }
 
     /// The whole entry that maps the first page, if one does.
@@ -201,6 +226,47 @@ impl<'a> PfnArray<'a> {
         }
     }
 
+    /// The pfns of the pages of `pages`, and the first of these pages that there is a word for.
+    #[inline]
+    fn pfns_of(&mut self, pages: PageRange) -> (PageIndex, &mut [HmmPfn]) {
+        let part = pages.intersection(&self.range());
+        let from = (part.start().get() - self.start.get()) as usize;
+        let pfns = self.pfns.get_mut(from..from + part.len() as usize);
+        (part.start(), pfns.unwrap_or_default())
+    }
+}
+
+/// What was found for some neighbouring pages.
+#[derive(Clone, Copy, Debug)]
+pub struct PfnSlice<'a> {
+    start: PageIndex,
+    pfns: &'a [HmmPfn],
+}
+
+impl<'a> PfnSlice<'a> {
+    /// The pages.
+    #[inline]
+    pub fn range(&self) -> PageRange {
+        PageRange::new(
+            self.start,
+            self.start.saturating_add(self.pfns.len() as u64),
+        )
+    }
+
+    /// What was found, one pfn a page.
+    #[inline]
+    pub fn pfns(&self) -> &'a [HmmPfn] {
+        self.pfns
+    }
+
+    /// What was found for `page`; `Absent` if it is outside.
+    pub fn at(&self, page: PageIndex) -> PageState {
+        let index = page.get().checked_sub(self.start.get());
+        index
+            .and_then(|index| self.pfns.get(usize::try_from(index).ok()?))
+            .map_or(PageState::Absent, |word| word.state())
+    }
+
     /// The end of the pages that are mapped without a gap from `page` on.
     #[inline]
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
@@ -214,19 +280,10 @@ impl<'a> PfnArray<'a> {
 
     /// The pfns of the pages of `pages`, if there are pfns for all of them.
     #[inline]
-    pub(crate) fn pfns_at(&self, pages: PageRange) -> &[HmmPfn] {
+    pub(crate) fn pfns_at(&self, pages: PageRange) -> &'a [HmmPfn] {
         let from = pages.start().get().wrapping_sub(self.start.get()) as usize;
         let pfns = self.pfns.get(from..from.wrapping_add(pages.len() as usize));
         pfns.unwrap_or_default()
-    }
-
-    /// The pfns of the pages of `pages`, and the first of these pages that there is a word for.
-    #[inline]
-    fn pfns_of(&mut self, pages: PageRange) -> (PageIndex, &mut [HmmPfn]) {
-        let part = pages.intersection(&self.range());
-        let from = (part.start().get() - self.start.get()) as usize;
-        let pfns = self.pfns.get_mut(from..from + part.len() as usize);
-        (part.start(), pfns.unwrap_or_default())
     }
 }
 

@@ -11,38 +11,45 @@ use core::iter::FusedIterator;
 use crate::addr::{PageIndex, PageRange, PMD_ORDER};
 use crate::collect::{one_by_one, Collect, Full, Taken};
 use crate::pfn::Pfn;
-use crate::pfn_array::{HmmPfn, PfnArray};
+use crate::pfn_array::{HmmPfn, PfnArray, PfnSlice};
 use crate::run::Run;
 
-/// A huge entry, or single pages, as far as there are pfns for them; never both, as the CPU maps a PMD
-/// in one way or the other.
+/// A huge entry, or single pages, as far as there is room for them; never both, as the CPU maps a PMD in one
+/// way or the other.
 ///
-/// As small as it can be: a fault hands it on from hand to hand.
+/// Small: a fault moves it several times.
+///
+/// # Invariants
+///
+/// What was found since the last [`Collect::clear`] is in the first `filled` of `pfns`, with
+/// [`HmmPfn::ABSENT`] for pages that were passed over; of a huge entry, the pfn of its first page here is in
+/// the first one, and `filled` is 0. The others may hold anything, and are not shown.
 #[derive(Debug)]
 pub struct PmdPages<'a> {
-    /// Of a huge entry, the word of the first page.
     pfns: PfnArray<'a>,
+    filled: u32,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing was found yet; all pfns are [`HmmPfn::ABSENT`].
+    /// Nothing was found yet.
     Nothing,
     Single,
     Huge,
 }
 
 impl<'a> PmdPages<'a> {
-    /// Nothing yet, and room for the single pages of `pages`. Of `pfns` there are as many, or more; all are
-    /// [`HmmPfn::ABSENT`].
+    /// Nothing yet, and room for as many single pages of `pages` as `pfns` has room for. What `pfns` holds does
+    /// not matter.
     #[inline]
     pub fn new(pages: PageRange, pfns: &'a mut [HmmPfn]) -> Self {
-        debug_assert!(pfns.iter().all(|word| *word == HmmPfn::ABSENT));
         let count = pfns.len().min(pages.len() as usize);
         let pfns = pfns.get_mut(..count).unwrap_or_default();
         Self {
             pfns: PfnArray::new(pages.start(), pfns),
+            // INVARIANT: Nothing was found.
+            filled: 0,
             kind: Kind::Nothing,
         }
     }
@@ -56,10 +63,10 @@ impl<'a> PmdPages<'a> {
         }
     }
 
-    /// The single pages, if there is no huge entry.
+    /// The single pages, up to the last one found; none if there is a huge entry.
     #[inline]
-    pub fn single(&self) -> &PfnArray<'a> {
-        &self.pfns
+    pub fn single(&self) -> PfnSlice<'_> {
+        self.pfns.first(self.filled as usize)
     }
 
     /// The end of the pages that were found without a gap from `page` on.
@@ -67,7 +74,7 @@ impl<'a> PmdPages<'a> {
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
         match self.huge() {
             Some(run) => run.range().end().max(page),
-            None => self.pfns.reached_from(page),
+            None => self.single().reached_from(page),
         }
     }
 
@@ -78,10 +85,29 @@ impl<'a> PmdPages<'a> {
         let covers = run.range().intersection(&pages) == pages;
         let taken = self.kind == Kind::Nothing && whole && covers;
         if taken {
+            // INVARIANT: As said; a huge entry comes first, so `filled` is 0.
             self.pfns.set_start(run);
             self.kind = Kind::Huge;
         }
         taken
+    }
+
+    /// Prepares for pages from `page` on: those that were passed over before it are absent.
+    #[inline]
+    fn pass_over(&mut self, page: PageIndex) {
+        let from = self.filled as usize;
+        let to = self.pfns.index_of(page);
+        if from < to {
+            self.pfns.set_absent(from, to);
+        }
+        self.kind = Kind::Single;
+    }
+
+    /// The pfns of the pages before `end` have been written.
+    #[inline]
+    fn written_before(&mut self, end: PageIndex) {
+        // INVARIANT: Written by the caller or by `pass_over`, which it called before. A table's PMD has 512.
+        self.filled = self.filled.max(self.pfns.index_of(end) as u32);
     }
 }
 
@@ -94,8 +120,10 @@ impl Collect for PmdPages<'_> {
         if run.order >= PMD_ORDER && self.take_huge(&run) {
             return Ok(());
         }
-        self.kind = Kind::Single;
-        self.pfns.mapped(run)
+        self.pass_over(run.start);
+        let result = self.pfns.mapped(run);
+        self.written_before(run.range().end());
+        result
     }
 
     #[inline]
@@ -103,17 +131,16 @@ impl Collect for PmdPages<'_> {
         if first.order >= PMD_ORDER || self.kind == Kind::Huge {
             return one_by_one(self, first, following);
         }
-        self.kind = Kind::Single;
-        self.pfns.entries(first, following)
+        self.pass_over(first.start);
+        let done = self.pfns.entries(first, following);
+        self.written_before(first.start.saturating_add(done.taken << first.order));
+        done
     }
 
     #[inline]
     fn clear(&mut self) {
-        // Called before the first walk, too, when there is nothing to do.
-        if self.kind != Kind::Nothing {
-            self.pfns.clear();
-            self.kind = Kind::Nothing;
-        }
+        // INVARIANT: Nothing is shown any more.
+        (self.filled, self.kind) = (0, Kind::Nothing);
     }
 }
 
@@ -122,6 +149,7 @@ mod tests {
     use super::*;
     use crate::addr::PMD_PAGES;
     use crate::pfn::{Memory, Perm};
+    use crate::pfn_array::PageState;
 
     fn entry(start: u64, order: u32) -> Run {
         Run {
@@ -210,6 +238,37 @@ mod tests {
             1029
         );
         assert_eq!(found.reached_from(PageIndex::new(1030)).get(), 1030);
+    }
+
+    #[test]
+    fn what_the_room_held_before_is_not_shown() {
+        let stale = HmmPfn::first_of(&entry(7, 0));
+        for found_pages in [&[][..], &[1101], &[1100, 1103, 1104], &[1107]] {
+            let mut room = [stale; 8];
+            let mut found = PmdPages::new(pages(1100, 1108), &mut room);
+            for round in 0..2 {
+                found.clear();
+                assert_eq!(found.huge(), None);
+                for page in found_pages {
+                    // Once one by one, once together.
+                    match round {
+                        0 => found.mapped(entry(*page, 0)).unwrap(),
+                        _ => {
+                            assert_eq!(found.entries(entry(*page, 0), core::iter::empty()).taken, 1)
+                        }
+                    }
+                }
+                for page in 1100..1108 {
+                    let mapped = matches!(
+                        found.single().at(PageIndex::new(page)),
+                        PageState::Mapped { pfn, .. } if pfn.get() == (1 << 20) + page
+                    );
+                    assert_eq!(mapped, found_pages.contains(&page), "{page}");
+                    let state = found.single().at(PageIndex::new(page));
+                    assert!(mapped || state == PageState::Absent, "{page}");
+                }
+            }
+        }
     }
 
     #[test]

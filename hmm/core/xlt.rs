@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{pmd_range, PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use crate::pfn::{Access, Memory, Perm, Pfn};
-use crate::pfn_array::{HmmPfn, PfnArray, PFN_SHIFT, VALID, WRITABLE};
+use crate::pfn_array::{HmmPfn, PfnSlice, PFN_SHIFT, VALID, WRITABLE};
 use crate::run::Run;
 
 /// A translation: 0, or the frame of a [`HmmPfn`] with what is allowed there, and whether the device wrote.
@@ -272,7 +272,7 @@ where
     /// Enters the pages of `found`, which are single ones; as [`Xlt::fill`].
     pub fn fill_single(
         &mut self,
-        found: &PfnArray<'_>,
+        found: PfnSlice<'_>,
         limit: Perm,
         room: &mut impl Room<P, B>,
     ) -> Filled {

@@ -80,9 +80,9 @@ impl<P: Parent> Chunk<P> {
         let Some(pfn) = self.table.translate(page, access) else {
             return false;
         };
-        // SAFETY: The table holds only frames that the process's page table held, which have a `struct
-        // page` (what a walk put into words that were all absent before: `PmdPages::new`), and an
-        // invalidation waits for the lock whose guard `self` was borrowed from.
+        // SAFETY: The table holds only frames that a walk found in the process's page table (`PmdPages` shows
+        // nothing else), which have a `struct page`, and an invalidation waits for the lock whose guard `self`
+        // was borrowed from.
         use_page(unsafe { MappedPage::map(pfn) });
         true
     }

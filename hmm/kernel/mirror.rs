@@ -295,8 +295,6 @@ impl<O: Observer> Mirror<O> {
                 let chunk = self.get_chunk(page, wanted, waiting)?;
                 let (valid, added) = self.fault(&chunk, &request, waiting, &mut *pfns)?;
                 let end = valid.done().end();
-                // Leaves the pfns as they were.
-                valid.give_up();
                 (end, added)
             };
             page = end;

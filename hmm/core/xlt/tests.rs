@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::collect::Collect;
+use crate::pfn_array::PfnArray;
 
 /// Begins and ends inside of a PMD, with one whole PMD in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
@@ -55,7 +56,7 @@ fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool
                 .unwrap();
         }
     }
-    let filled = table.fill_single(&array, Perm::ReadWrite, &mut Plenty);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut Plenty);
     assert!(!filled.left_out);
     filled.added
 }
@@ -292,16 +293,16 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     let mut words = [HmmPfn::ABSENT; 600];
     let mut array = PfnArray::new(PageIndex::new(1000), &mut words);
     // Nothing needs no room.
-    let nothing = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
+    let nothing = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!(nothing, Filled::default());
     array.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
     array.unusable(pages(1002, 1003));
     // In the next PMD, and beyond the table.
     array.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
     array.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
-    let without = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
+    let without = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!((without.added, without.left_out), (0, true));
-    let filled = table.fill_single(&array, Perm::ReadOnly, &mut Plenty);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadOnly, &mut Plenty);
     assert_eq!((filled.added, filled.left_out), (3, false));
     for (page, frame) in [(1000, 70), (1001, 71), (1030, 90)] {
         assert_eq!(at(&table, page, Access::Read), Some(frame), "{page}");
@@ -311,7 +312,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
         assert_eq!(at(&table, page, Access::Read), None, "{page}");
     }
     // Again, with more rights: nothing new, but now it may be written.
-    let filled = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!((filled.added, filled.left_out), (0, false));
     assert_eq!(at(&table, 1001, Access::Write), Some(71));
     assert_eq!(at(&table, 1030, Access::Write), None);
@@ -319,7 +320,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     // A huge entry has these pages already.
     fill(&mut table, &huge(1, 4096, Perm::ReadOnly), Perm::ReadWrite);
     fill(&mut table, &huge(2, 8192, Perm::ReadOnly), Perm::ReadWrite);
-    let filled = table.fill_single(&array, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!(filled, Filled::default());
     assert_eq!(at(&table, 1000, Access::Read), Some(4096 + 488));
 }
