@@ -13,21 +13,21 @@
 //! A sequence is used once: each step consumes the one before. [`until_valid`] does them all.
 //!
 //! ```compile_fail,E0599
-//! # use hmm::{runs::Runs, seq::{Domain, Faulted}};
+//! # use hmm::{Domain, Faulted, Runs};
 //! fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D, Runs>) {
 //!     faulted.result(); // only a `ValidRange` has one
 //! }
 //! ```
 //!
 //! ```compile_fail,E0616
-//! # use hmm::{runs::Runs, seq::Unread};
+//! # use hmm::{Runs, Unread};
 //! fn pfns_of_a_walk(unread: &Unread<Runs>) {
 //!     let _ = &unread.result; // private
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
-//! # use hmm::{addr::PageRange, runs::Runs, seq::{Domain, Sequence, Unread}};
+//! # use hmm::{Domain, PageRange, Runs, Sequence, Unread};
 //! fn sequence_used_twice<D: Domain>(seq: Sequence<'_, D>, done: PageRange) {
 //!     let _ = seq.faulted(Unread::new(Runs::new()), done);
 //!     let _ = seq.faulted(Unread::new(Runs::new()), done);
@@ -35,7 +35,7 @@
 //! ```
 //!
 //! ```compile_fail,E0505
-//! # use hmm::{runs::Runs, seq::{Domain, ValidRange}};
+//! # use hmm::{Domain, Runs, ValidRange};
 //! fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D, Runs>) {
 //!     let runs = valid.result();
 //!     drop(valid);

@@ -2,12 +2,10 @@
 
 //! What the CPU's page table holds, one byte for each page, without changing anything.
 
-use hmm::addr::{PMD_ORDER, PUD_ORDER};
-use hmm::page::is_zero_page;
-use hmm::pfn::{Memory, Perm};
-use hmm::pfn_array::{HmmPfn, PageState, PfnArray};
-use hmm::policy::Policy;
-use hmm::range::{fault_until_valid, TimeLimit};
+use hmm::{
+    fault_until_valid, is_zero_page, HmmPfn, Memory, PageState, Perm, PfnArray, Policy, TimeLimit,
+    PMD_ORDER, PUD_ORDER,
+};
 use kernel::prelude::*;
 
 use crate::command::Command;

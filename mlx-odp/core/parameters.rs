@@ -4,8 +4,7 @@
 
 use core::fmt;
 
-use hmm::addr::PAGE_SHIFT;
-use hmm::geometry::Geometry;
+use hmm::{Geometry, PAGE_SHIFT};
 
 /// Where [`Parameters::fault_around`] ends: the pages of a PMD.
 const MOST_AROUND: u32 = 512;

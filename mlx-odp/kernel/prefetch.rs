@@ -3,7 +3,7 @@
 //! Prefetches: at once, by the thread that asks for it, or in the background, by a job.
 //!
 //! A prefetch goes from PMD to PMD and holds the region for one at a time, in which it waits for nobody. What
-//! it has to wait for it waits for without the region, as a fault does ([`hmm::populate`]); afterwards it looks
+//! it has to wait for it waits for without the region, as a fault does ([`hmm::Owned`]); afterwards it looks
 //! for the region anew. So a region can be deregistered at any time.
 //!
 //! A thread of the application's has it brought in by somebody else even so ([`By::Application`]): not every file
@@ -11,9 +11,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::{pmd_range, PageRange};
-use hmm::populate::Owned;
-use hmm::walk::FaultError;
+use hmm::{pmd_range, FaultError, Owned, PageRange};
 
 use kernel::bindings;
 use kernel::prelude::*;

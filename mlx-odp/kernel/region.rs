@@ -9,16 +9,10 @@
 
 use core::ops::ControlFlow;
 
-use hmm::addr::{pieces, PageIndex, PageRange, Piece};
-use hmm::limits::Limits;
-use hmm::mirror::Mirror;
-use hmm::observer::Observer;
-use hmm::process::user_pages;
-use hmm::page::{Bytes, MappedPage};
-use hmm::pfn::{Access, Perm};
-use hmm::policy::Refusal;
-use hmm::populate::Owned;
-use hmm::walk::{FaultError, Waiting};
+use hmm::{
+    pieces, user_pages, Access, Bytes, FaultError, Limits, MappedPage, Mirror, Observer, Owned,
+    PageIndex, PageRange, Perm, Piece, Refusal, Waiting,
+};
 
 use kernel::mm::Mm;
 use kernel::prelude::*;

@@ -10,18 +10,11 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::{Instant, Monotonic};
 
-use hmm::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
-use hmm::event::Event;
-use hmm::pfn_array::{PageState, HmmPfn};
-use hmm::limits::Limits;
-use hmm::mirror::Mirror;
-use hmm::observer::{Observer, Removal};
-use hmm::pfn::{Access, Memory, Perm, Pfn};
-use hmm::policy::Policy;
-use hmm::run::Run;
-use hmm::rwlock::RwLock;
-use hmm::xlt::{NoRoom, Pages, Slot, Xlt};
-use hmm::walk::{FaultError, Waiting};
+use hmm::{
+    Access, Event, FaultError, HmmPfn, Limits, Memory, Mirror, NoRoom, Observer, PageIndex,
+    PageRange, PageState, Pages, Perm, Pfn, Policy, Removal, Run, RwLock, Slot, Waiting, Xlt,
+    PMD_ORDER, PMD_PAGES,
+};
 
 use crate::abi;
 use crate::argument;

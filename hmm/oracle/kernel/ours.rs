@@ -5,16 +5,10 @@
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use hmm::addr::PageRange;
-use hmm::event::Event;
-use hmm::pfn_array::{PfnArray, PageState, HmmPfn};
-use hmm::interval::{IntervalNotifier, Invalidate};
-use hmm::pfn::{Owner, Perm};
-use hmm::policy::Wants;
-use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::run::Run;
-use hmm::runs::Runs;
-use hmm::walk::{FaultError, Request};
+use hmm::{
+    fault_until_valid, Event, FaultError, HmmPfn, IntervalNotifier, Invalidate, Owner, PageRange,
+    PageState, Perm, PfnArray, Request, Run, Runs, TimeLimit, Wants,
+};
 
 use crate::abi::{State, Word};
 

@@ -4,11 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::Event;
-use hmm::observer::{Observer, Removal};
-use hmm::pfn::Access;
-use hmm::walk::FaultError;
+use hmm::{Access, Event, FaultError, Observer, PageIndex, PageRange, Removal};
 
 use crate::abi;
 
