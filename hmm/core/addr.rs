@@ -48,7 +48,7 @@ impl PageIndex {
         self.0 << PAGE_SHIFT
     }
 
-    /// The page `pages` further on; the last page of the address space if there are fewer.
+    /// The page `pages` after this one; the last number there is if that would overflow.
     #[inline]
     pub const fn saturating_add(self, pages: u64) -> Self {
         Self(self.0.saturating_add(pages))
@@ -65,7 +65,7 @@ pub const fn page_offset(addr: u64) -> usize {
 ///
 /// # Invariants
 ///
-/// It ends where the page ends, or before.
+/// It does not pass the end of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     page: PageIndex,
@@ -75,11 +75,11 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// All of the `len` bytes from byte address `addr`, if they lie in one page and are any.
+    /// The `len` bytes from byte address `addr`, if there are any and they lie in one page.
     #[inline]
     pub fn all_of(addr: u64, len: usize) -> Option<Self> {
         let offset = page_offset(addr);
-        // Of no bytes, far more than there is.
+        // No bytes wrap, and do not fit.
         let fits = len.wrapping_sub(1) < PAGE_SIZE as usize - offset;
         // INVARIANT: Just checked.
         fits.then_some(Self {
@@ -96,19 +96,19 @@ impl Piece {
         self.page
     }
 
-    /// Where in the page it begins, in bytes.
+    /// Its first byte's offset in the page.
     #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// How many bytes it has.
+    /// Its length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none: never.
+    /// Whether it has no bytes: never.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -152,7 +152,7 @@ pub const fn pmd_range(page: PageIndex) -> PageRange {
     PageRange::new(start, start.saturating_add(PMD_PAGES))
 }
 
-/// A run of pages, `start` included, `end` not.
+/// Neighbouring pages: `start` included, `end` not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PageRange {
     start: PageIndex,
@@ -160,16 +160,15 @@ pub struct PageRange {
 }
 
 impl PageRange {
-    /// The pages from `start` up to and without `end`; empty if `end` is not above `start`.
+    /// The pages from `start` to `end`, without `end`; empty if `end` is not above `start`.
     #[inline]
     pub const fn new(start: PageIndex, end: PageIndex) -> Self {
         let end = if end.0 < start.0 { start } else { end };
         Self { start, end }
     }
 
-    /// Every page that one of the `len` bytes from byte address `addr` lies in.
-    ///
-    /// `None` if the bytes pass the end of the 64-bit address space.
+    /// The pages of the `len` bytes from byte address `addr`. `None` if these pass the end of the 64-bit address
+    /// space.
     #[inline]
     pub const fn covering(addr: u64, len: u64) -> Option<Self> {
         if len == 0 {

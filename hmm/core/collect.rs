@@ -8,33 +8,33 @@ use crate::addr::PageRange;
 use crate::pfn::Pfn;
 use crate::run::Run;
 
-/// No room for another run: the caller uses what is there and walks on from where it ended.
+/// No room for more: the caller uses the result and walks on from where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
 /// Where a walk puts what it finds, in ascending order.
 pub trait Collect {
-    /// Pages that the device can use. If there is no room, the walk ends before them.
+    /// Adds pages that the device can use. Without room for them, the walk ends before them.
     fn mapped(&mut self, run: Run) -> Result<(), Full>;
 
-    /// The pages of one entry, and those of the entries that follow it: each of them maps `1 << first.order`
-    /// pages, with the rights of `first`, and `following` yields their frames.
+    /// Adds the pages of one entry, and those of the entries that follow it: each maps `1 << first.order` pages
+    /// with the rights of `first`; `following` yields their frames.
     ///
-    /// The same as a call of [`Collect::mapped`] for each entry, for whoever can do it faster.
+    /// The same as a call of [`Collect::mapped`] for each entry; an implementation can be faster.
     fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
         one_by_one(self, first, following)
     }
 
-    /// Pages that no device could ever use.
+    /// Reports pages that no device can ever use.
     fn unusable(&mut self, pages: PageRange) {
         let _ = pages;
     }
 
-    /// Forgets everything: the walk begins anew.
+    /// Removes everything: the walk is repeated.
     fn clear(&mut self);
 }
 
-/// [`Collect::entries`] for whoever cannot do it faster.
+/// [`Collect::entries`] by calls of [`Collect::mapped`].
 pub(crate) fn one_by_one<C: Collect + ?Sized>(
     collect: &mut C,
     first: Run,
@@ -55,7 +55,7 @@ pub(crate) fn one_by_one<C: Collect + ?Sized>(
 /// How many entries there was room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Entries that were taken, from the first one on.
+    /// How many entries were taken, from the first one on.
     pub taken: u64,
     /// Whether there is no room for the next one.
     pub full: bool,

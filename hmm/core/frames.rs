@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages of a device's memory are free.
+//! The free pages of a device's memory.
 //!
 //! The memory is cut into blocks of [`PMD_PAGES`] pages, the size of a huge page. Single pages are taken
 //! from a block that is partly in use while there is one, so that whole blocks stay free.
@@ -60,7 +60,7 @@ pub struct Frames<S> {
 }
 
 impl<S: DerefMut<Target = [Block]>> Frames<S> {
-    /// As many pages as `blocks` have, all of them free: the blocks are new.
+    /// The pages of `blocks`, which are new: all free.
     pub fn new(blocks: S) -> Self {
         Self {
             blocks,
@@ -90,7 +90,7 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
         Some(index as u64 * PMD_PAGES + page)
     }
 
-    /// Takes a whole block; gives its first page.
+    /// Takes a whole block; returns its first page.
     pub fn take_block(&mut self) -> Option<u64> {
         let index = self.blocks.iter().position(|block| block.used == 0)?;
         self.blocks.get_mut(index)?.fill();
@@ -98,8 +98,8 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
         Some(index as u64 * PMD_PAGES)
     }
 
-    /// Gives `pages` pages from `first` on back, whatever pieces they were taken in. Pages that are
-    /// free already, or do not exist, are passed over.
+    /// Frees `pages` pages from `first` on, however they were taken. Pages that are free already, or do not exist,
+    /// are ignored.
     pub fn give(&mut self, first: u64, pages: u64) {
         for page in first..first.saturating_add(pages) {
             let index = (page / PMD_PAGES) as usize;

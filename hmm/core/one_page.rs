@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page whose frame the CPU replaces again and again, and a device's access to it: what the
-//! explorations of thread schedules in [`crate::seq`] and [`crate::refcount`] have in common. Each adds its
-//! own notifiers, locks and domain.
+//! A page whose frame the CPU keeps replacing, and a device's access to it: shared by the explorations of thread
+//! schedules in [`crate::seq`] and [`crate::refcount`]. Each adds its own notifiers, locks and domain.
 
 use std::vec::Vec;
 

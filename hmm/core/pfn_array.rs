@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The result of a walk page by page, for callers that want one word for each page.
+//! The result of a walk as an array with a word for each page, as C's `hmm_pfns`.
 //!
-//! [`crate::runs::Runs`] hold the same in less room; a array array has room for every page from the
+//! [`crate::Runs`] hold the same in less room; a array array has room for every page from the
 //! start, and tells pages that a fault could bring in from those that no device can ever use.
 
 use core::fmt;
@@ -13,23 +13,22 @@ use crate::collect::{one_by_one, Collect, Full, Taken};
 use crate::pfn::{Memory, Perm, Pfn};
 use crate::run::Run;
 
-/// What a walk found for a page.
+/// The state of a page in the result of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Nothing that the device could use at the moment. A fault might change that, or find out that it
-    /// cannot.
+    /// Nothing that the device can use at the moment. A fault might change that.
     Absent,
-    /// Nothing that a device could ever use: no area, no right to read, device registers.
+    /// Nothing that a device can ever use: no area, no right to read, device registers.
     Unusable,
     /// A page.
     Mapped {
         /// Its frame.
         pfn: Pfn,
-        /// What the CPU's entry allows.
+        /// The rights of the CPU's entry.
         perm: Perm,
         /// log2 of how many pages the CPU's entry maps.
         order: u32,
-        /// Whose memory it is.
+        /// The kind of memory.
         memory: Memory,
     },
 }
@@ -104,7 +103,7 @@ impl HmmPfn {
         self.0 & kept
     }
 
-    /// What it stands for.
+    /// The state that the word stands for.
     pub fn state(self) -> PageState {
         if self.0 & VALID == 0 {
             return match self.0 & UNUSABLE {
@@ -130,7 +129,7 @@ impl fmt::Debug for HmmPfn {
     }
 }
 
-/// An array with a word for each page from `start` on. What lies outside of it is left out.
+/// An array with a word for each page from `start` on. Pages outside of it are left out.
 #[derive(Debug)]
 pub struct PfnArray<'a> {
     start: PageIndex,
@@ -138,14 +137,13 @@ pub struct PfnArray<'a> {
 }
 
 impl<'a> PfnArray<'a> {
-    /// The pages from `start`, as many as `pfns` has room for. What `pfns` holds is forgotten when a
-    /// walk begins.
+    /// The pages from `start`, as many as `pfns` has room for. A walk overwrites what `pfns` holds.
     #[inline]
     pub fn new(start: PageIndex, pfns: &'a mut [HmmPfn]) -> Self {
         Self { start, pfns }
     }
 
-    /// The pages that there are pfns for.
+    /// The pages of the array.
     #[inline]
     pub fn range(&self) -> PageRange {
         PageRange::new(

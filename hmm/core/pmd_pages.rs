@@ -2,9 +2,8 @@
 
 //! What a fault of a mirror finds, all in one PMD: a huge entry, or single pages.
 //!
-//! [`crate::runs::Runs`] suit a caller that has runs in mind. Small pages lie scattered in memory as a rule;
-//! for them a word each ([`PfnArray`]) takes a quarter of the room of a run each, and less time to find and
-//! to enter.
+//! Small pages are scattered in memory as a rule. A word for each ([`PfnArray`]) takes a quarter of the room of a
+//! run for each ([`crate::Runs`]), and less time.
 
 use core::iter::FusedIterator;
 

@@ -15,16 +15,16 @@ pub struct Run {
     pub pfn: Pfn,
     /// How many pages.
     pub pages: u64,
-    /// What the CPU's entries allow.
+    /// The rights of the CPU's entries.
     pub perm: Perm,
     /// log2 of how many pages each of the entries maps.
     pub order: u32,
-    /// Whose memory the frames are.
+    /// The kind of memory.
     pub memory: Memory,
 }
 
 impl Run {
-    /// No pages: what room for runs holds at first.
+    /// No pages: the initial contents of room for runs.
     pub const NONE: Self = Self {
         start: PageIndex::new(0),
         pfn: Pfn::new(0),

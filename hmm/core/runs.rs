@@ -9,11 +9,10 @@ use crate::collect::{Collect, Full, Taken};
 use crate::pfn::Pfn;
 use crate::run::Run;
 
-/// How many runs one walk collects at most, unless the caller has room for more. They live on the
-/// kernel's stack: 16 of 32 bytes.
+/// The most runs that one walk collects, unless the caller has room for more: 16 of 32 bytes, on the kernel's stack.
 pub const MAX_RUNS: usize = 16;
 
-/// Runs in ascending order. `S` is where they are: on the stack, or in any room that the caller has.
+/// Runs in ascending order. `S` is their storage: on the stack, or any that the caller has.
 #[derive(Clone, Debug)]
 pub struct Runs<S = [Run; MAX_RUNS]> {
     room: S,
@@ -31,7 +30,7 @@ impl Runs {
 }
 
 impl<S: BorrowMut<[Run]>> Runs<S> {
-    /// No runs, and as much room as `room` has; what it holds is overwritten.
+    /// No runs, with `room` as storage; its contents are overwritten.
     pub const fn in_room(room: S) -> Self {
         Self { room, len: 0 }
     }
@@ -86,7 +85,7 @@ impl<S: BorrowMut<[Run]>> Collect for Runs<S> {
                 entries += 1;
                 continue;
             }
-            // Only the first of them may continue what is there already.
+            // Only the first of them can continue the last run.
             let put = match taken {
                 0 => self.push(run),
                 _ => self.append(run),

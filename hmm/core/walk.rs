@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The walk over a CPU page table: reports, faults in or refuses page after page.
+//! The walk over the CPU's page table: it reports, faults in or refuses each page.
 //!
 //! The walk reads the page table through [`AddressSpace`]: the kernel's in `../kernel/page_table.rs`, a synthetic
 //! one in `walk/tests.rs`.
@@ -25,7 +25,7 @@ pub struct Vma {
 /// One entry of the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it holds; if it maps memory, the frame of its first page.
+    /// Its kind; if it maps memory, with the frame of its first page.
     pub entry: Entry,
     /// The first page that it covers.
     pub start: PageIndex,
@@ -34,7 +34,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// An entry of this order that covers `page`; entries are aligned to their size.
+    /// The entry of order `order` that covers `page`; entries are aligned to their size.
     #[inline]
     pub fn around(page: PageIndex, order: u32, entry: Entry) -> Self {
         let start = PageIndex::new(page.get() >> order << order);
@@ -52,35 +52,34 @@ impl Found {
     }
 }
 
-/// Why a walk ended early.
+/// Why a fault failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultError {
     /// A page cannot be had.
     Refused(Refusal),
-    /// The range was invalidated during the walk: begin again.
+    /// The range was invalidated during the walk: repeat it.
     Collided,
-    /// Invalidations kept winning until the deadline passed.
+    /// Invalidations of these pages came in between until the deadline passed.
     TimedOut,
     /// The address space is gone.
     Exited,
     /// No memory for the page or for the bookkeeping.
     NoMemory,
-    /// The calling thread has been killed.
+    /// The calling thread was killed.
     Interrupted,
-    /// Not without waiting for somebody, which [`Waiting::Forbidden`] forbids.
+    /// The fault would have to wait, which [`Waiting::Forbidden`] forbids.
     WouldWait,
-    /// The request makes no sense: an empty range, or one that is not all in user space or not all in
-    /// the domain.
+    /// An invalid request: an empty range, or one that is not all in user space or in the domain.
     Invalid,
 }
 
-/// Whether whoever asks for pages may wait for somebody: a disk, a file system, the handler of a
-/// userfaultfd, or whoever holds a lock and waits for one of these.
+/// Whether a fault may wait for I/O, for the handler of a userfaultfd, or for the holder of a lock who waits for one
+/// of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// It may, for as long as it takes.
+    /// It may, without a limit.
     Allowed,
-    /// It must not: [`FaultError::WouldWait`] is the answer then. Others wait for this thread.
+    /// It must not, as others wait for this thread: it fails with [`FaultError::WouldWait`].
     Forbidden,
 }
 
@@ -96,18 +95,18 @@ pub enum Handled {
 /// The address space that is walked. A lock (in the kernel: the mmap lock) keeps its areas as they are, but
 /// for calls of the fault handler that return [`Handled::LockDropped`].
 pub trait AddressSpace {
-    /// The area that covers `page` or, if none does, the next one above it.
+    /// The area that covers `page` or, if there is none, the next one above (`find_vma`).
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
 
-    /// The entry for `page`, which lies in the area that `vma_from` last returned. Those up to `until`
-    /// are likely to be asked for next.
+    /// The entry for `page`, which lies in the area that `vma_from` last returned. The caller is likely to ask for
+    /// those up to `until` next.
     fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found;
 
     /// The frames of the entries after `found`, which `entry` has just returned and which maps memory: as
     /// long as they map as many pages each, with the same rights and to the same kind of memory, and end
     /// before `until` or there.
     ///
-    /// May be fewer than there are: it saves deciding about each of them.
+    /// May yield fewer than there are. It saves a decision about each of them.
     fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
         let _ = (found, until);
         core::iter::empty()
@@ -124,21 +123,20 @@ pub trait AddressSpace {
     /// fails.
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError>;
 
-    /// Whether an invalidation has hit the range since the walk began, so that its result will be
-    /// thrown away.
+    /// Whether an invalidation has hit the range since the walk began, so that its result is useless.
     fn collided(&self) -> bool;
 }
 
-/// What a walk is asked for.
+/// A request to a range fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<W = Policy> {
-    /// The pages meant.
+    /// The pages.
     pub wanted: PageRange,
-    /// What is wanted of them.
+    /// The policy for them, or a policy for each.
     pub wants: W,
     /// How many pages right after them are reported, too, as far as they are resident: fault-around.
     pub around: u64,
-    /// Whose device memory is reported instead of being faulted back.
+    /// The owner of device memory that is reported instead of being brought back.
     pub owner: Owner,
 }
 
@@ -153,7 +151,7 @@ impl<W> Request<W> {
         }
     }
 
-    /// The pages meant, and those of fault-around.
+    /// The pages wanted, and those of fault-around.
     #[inline]
     pub const fn pages(&self) -> PageRange {
         let wanted = self.wanted;
@@ -178,7 +176,7 @@ pub fn serve<W: Wants>(
         let around = PageRange::new(from, wanted.end().saturating_add(request.around));
         let mut walk = Walk::new(space, &Policy::Snapshot, found);
         walk.reached = from;
-        // How far it gets does not matter, and looking on never fails.
+        // How far it gets does not matter, and a snapshot never fails.
         let _ = walk.range(around);
     }
     Ok(done)
@@ -190,8 +188,8 @@ pub fn serve<W: Wants>(
 /// part that were not reported have nothing a device could use at the moment (only where
 /// [`Policy::Snapshot`] was wanted).
 ///
-/// A huge entry of which the same is wanted throughout is reported whole: the first and the last
-/// run may reach beyond `range`.
+/// A huge entry is reported whole if all its pages have the same policy: the first and the last run may reach
+/// beyond `range`.
 pub fn walk<W: Wants>(
     space: &mut impl AddressSpace,
     range: PageRange,
@@ -201,18 +199,18 @@ pub fn walk<W: Wants>(
     Walk::new(space, wants, found).range(range)
 }
 
-/// How often the fault handler is called for one page in one walk: a write to a huge page may take
-/// one call to split it and another to copy the page.
+/// How often a walk calls the fault handler for one page: a write to a huge page may take one call to split it and
+/// another to copy the page.
 const TRIES_FOR_A_PAGE: u32 = 4;
 
-/// How many absent pages in a row the fault handler is called for at most before the page table is
-/// looked at again: one at first, and twice as many each time that the handler brought in no more than
-/// that. It may bring in a huge page at once, or some pages around the one that is asked for.
+/// The most absent pages in a row that the fault handler is called for before the page table is read again: one at
+/// first, and twice as many each time that the handler brought in no more than that. It may bring in a huge page,
+/// or pages around the one that it is called for.
 const LONGEST_BURST: u64 = 64;
 
 /// How a walk through an area ended.
 enum Left {
-    /// At its end.
+    /// At the area's end.
     Through,
     /// Before this page, as there is no room to report it.
     Full(PageIndex),
@@ -333,8 +331,8 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         access: Access,
         until: PageIndex,
     ) -> Result<Handled, FaultError> {
-        // The handler may do nothing and say that all is well: short of memory in an area that may
-        // drop its pages. Then the caller's deadline has to count.
+        // The handler may succeed without bringing the page in: short of memory, in an area with
+        // droppable pages. Then the caller's deadline has to end this.
         self.tries += 1;
         if self.tries > TRIES_FOR_A_PAGE {
             return Err(FaultError::Collided);
@@ -342,7 +340,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         let pages = self.next_burst(page, found, until);
         let handled = self.space.fault(pages, access)?;
         if handled == Handled::LockHeld && pages.end() >= until {
-            // Nothing is saved any more: whether it collided is found out when the result is validated.
+            // A check would save nothing any more: the validation of the result finds a collision.
             return Ok(handled);
         }
         match self.space.collided() {

@@ -20,18 +20,18 @@ use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::pfn_array::{HmmPfn, PfnSlice, PFN_SHIFT, VALID, WRITABLE};
 use crate::run::Run;
 
-/// A translation: 0, or the frame of a [`HmmPfn`] with what is allowed there, and whether the device wrote.
+/// A translation: 0, or the frame and the rights of an [`HmmPfn`], and whether the device wrote.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
-/// The device has written through this translation. No word has it.
+/// The device wrote through this translation. No [`HmmPfn`] has this bit.
 const WRITTEN: u64 = 1 << 2;
 
 impl Slot {
-    /// The frame if `access` is allowed; for a write, remembers that it happened.
+    /// The frame if `access` is allowed; records a write.
     #[inline]
     fn translate(&self, access: Access) -> Option<Pfn> {
-        // Relaxed: the lock that every caller holds orders the slot against fill and zap.
+        // Relaxed: every caller holds the lock, which orders the slot against fill and zap.
         let value = self.0.load(Ordering::Relaxed);
         if value & VALID == 0 {
             return None;
@@ -47,13 +47,12 @@ impl Slot {
         Some(Pfn::new(value >> PFN_SHIFT))
     }
 
-    /// Enters the page that `found` is, with no more rights than `limit`; returns whether there was none
-    /// before.
+    /// Enters the page `found`, with no more rights than `limit`; returns whether there was no translation before.
     #[inline]
     fn fill(&mut self, found: HmmPfn, limit: Perm) -> bool {
         let slot = self.0.get_mut();
         let old = *slot;
-        // A page that was written stays so until it is zapped, also if it is entered again.
+        // The mark of a write stays until the slot is zapped, also if the page is entered again.
         *slot = found.translation(limit) | (old & WRITTEN);
         old & VALID == 0
     }
@@ -64,8 +63,8 @@ impl Slot {
         (old & VALID != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
-    /// Takes the right to write away; if there was one, or had been when the device wrote, returns the
-    /// frame and whether the device wrote there.
+    /// Removes the right to write. If there was one, now or when the device wrote, returns the frame and whether
+    /// the device wrote.
     fn write_protect(&mut self) -> Option<(Pfn, bool)> {
         let slot = self.0.get_mut();
         let old = *slot;
@@ -74,7 +73,7 @@ impl Slot {
         affected.then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
-    /// The frame and the rights, without using them.
+    /// The frame and the rights.
     #[inline]
     fn get(&self) -> Option<(Pfn, Perm)> {
         let value = self.0.load(Ordering::Relaxed);
@@ -101,7 +100,7 @@ impl<B> Default for Pages<B> {
     }
 }
 
-/// Where the memory for translations comes from. What it gives is fresh: all defaults.
+/// Allocates memory for translations, filled with defaults.
 pub trait Room<P, B> {
     /// Room for the [`Pages`] of `pmds` PMDs.
     fn pages(&mut self, pmds: usize) -> Option<P>;
@@ -110,7 +109,7 @@ pub trait Room<P, B> {
     fn slots(&mut self, pages: u64) -> Option<B>;
 }
 
-/// No room.
+/// Allocates nothing.
 pub struct NoRoom;
 
 impl<P, B> Room<P, B> for NoRoom {
@@ -138,12 +137,12 @@ pub struct Xlt<H, P> {
     slots: u32,
 }
 
-/// What became of the pages that were to be entered.
+/// The result of [`Xlt::fill`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// How many were not there before.
+    /// How many pages had no translation before.
     pub added: u64,
-    /// Whether some were left out for want of room.
+    /// Whether pages were left out for lack of room.
     pub left_out: bool,
 }
 
@@ -239,7 +238,7 @@ where
         pmd.is_some_and(|pmd| self.pages_of(pmd).is_some())
     }
 
-    /// The frame of `page` if `access` may go there now; for a write, remembers that it happened.
+    /// The frame of `page` if its translation allows `access`; records a write.
     #[inline]
     pub fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
         let pmd = self.pmd_index(page)?;
@@ -253,8 +252,7 @@ where
 
     /// Enters the pages of `run` that the table covers.
     ///
-    /// `limit` is the most that the device is allowed, whatever the CPU's entry allows. Pages for
-    /// which there is no `room` are left out.
+    /// `limit` bounds the device's rights, whatever the CPU's entry allows. Pages without `room` are left out.
     pub fn fill(&mut self, run: &Run, limit: Perm, room: &mut impl Room<P, B>) -> Filled {
         let mut left_out = false;
         let added = self.each_pmd(run.range(), |table, pmd, part, hit| {
@@ -417,7 +415,7 @@ where
         if gone == part {
             return part.len();
         }
-        // It was marked dirty as a whole: the pages that stay start afresh.
+        // It was marked dirty as a whole: the pages that stay are clean.
         let rest = Run {
             start: pmd_range(part.start()).start(),
             pfn: first,
@@ -466,10 +464,10 @@ where
         zapped
     }
 
-    /// Takes the right to write away from the translations of `range`, also from all of a huge entry
-    /// that is only partly in it; returns how many pages had it.
+    /// Removes the right to write from the translations of `range`, and from all of a huge entry that is only
+    /// partly in it; returns how many pages had it.
     ///
-    /// `written` is called as by [`Xlt::zap`]: what is entered for writing again starts afresh.
+    /// `written` is called as by [`Xlt::zap`]: the pages are clean from then on.
     pub fn write_protect(&mut self, range: PageRange, mut written: impl FnMut(Pfn)) -> u64 {
         let mut protect = |slot: &mut Slot, pages: u64| match slot.write_protect() {
             Some((pfn, was_written)) => {

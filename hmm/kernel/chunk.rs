@@ -58,18 +58,18 @@ impl<P: Parent> Chunk<P> {
         Ok(chunk)
     }
 
-    /// Whether it has no translation.
+    /// Whether there are no translations.
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// How many bytes it takes.
+    /// Its memory in bytes, with its entry in the map.
     pub(crate) fn memory(&self) -> usize {
         entry_size::<WatchedChunk<P>>() + self.table.memory()
     }
 
-    /// Hands the page that `page` translates to, to `use_page`, if `access` may go there; says whether. It is
-    /// usable while the lock of the chunk is held.
+    /// Calls `use_page` with the page that `page` translates to, if the translation allows `access`; returns whether
+    /// it does. The page is valid while the lock of the chunk is held.
     #[inline]
     pub(crate) fn use_page(
         &self,
@@ -100,8 +100,8 @@ impl<P: Parent> Chunk<P> {
         })
     }
 
-    /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
-    /// many there were.
+    /// Removes the translations of `range`, marks pages that the device wrote dirty, and returns how many
+    /// translations there were.
     fn zap(&mut self, range: PageRange) -> u64 {
         self.change(|table| table.zap(range, &mut AtOnce, written))
     }
@@ -111,7 +111,7 @@ impl<P: Parent> Chunk<P> {
         self.zap(self.table.range())
     }
 
-    /// Changes the table and keeps account of its memory.
+    /// Changes the table and reports a change of its memory.
     fn change<R>(&mut self, change: impl FnOnce(&mut Translations) -> R) -> R {
         let before = self.memory();
         let result = change(&mut self.table);
@@ -152,7 +152,7 @@ impl<P: Parent> Invalidate for Chunk<P> {
     }
 }
 
-/// The device wrote frame `pfn`, and its translation has gone or become read-only.
+/// Marks frame `pfn` dirty: the device wrote it, and its translation has gone or become read-only.
 fn written(pfn: Pfn) {
     // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
     // to come through the chunk's lock first. Translations change only while that is held.
@@ -174,7 +174,7 @@ fn empty_pmds(count: usize, flags: Flags) -> Result<Pmds> {
 pub(crate) struct RoomForFault {
     pmds: Option<Pmds>,
     slots: Option<Slots>,
-    /// Whether room that the chunk has now may be gone when it is needed.
+    /// Whether to make room even if the chunk has it: it may be gone when it is needed.
     rely_on_nothing: bool,
 }
 
@@ -211,13 +211,13 @@ impl RoomForFault {
         Ok(())
     }
 
-    /// Slots that were there when room was made have gone with other pages of the PMD.
+    /// Makes room from now on whatever the chunk has: slots that it had went with other pages of the PMD.
     pub(crate) fn rely_on_nothing(&mut self) {
         self.rely_on_nothing = true;
     }
 
-    /// Whether room for single pages is needed, where the smallest entry found maps `1 << smallest` pages. Always,
-    /// if it was missed once: so there is no third time.
+    /// Whether room for single pages is needed if the smallest entry found maps `1 << smallest` pages. Always, if it
+    /// was missing once, so that there is no third try.
     pub(crate) fn needed(&self, smallest: u32) -> bool {
         smallest < PMD_ORDER || self.rely_on_nothing
     }
@@ -233,7 +233,7 @@ impl Room<Pmds, Slots> for RoomForFault {
     }
 }
 
-/// Room that is there at once or not at all: for the rest of a huge page, under the lock.
+/// Room that is allocated under the lock, without waiting: for the rest of a huge page.
 struct AtOnce;
 
 impl Room<Pmds, Slots> for AtOnce {

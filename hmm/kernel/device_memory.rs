@@ -13,8 +13,8 @@
 //! page. In between it is in a `Migration`, which puts it back if anything fails.
 //!
 //! A driver that wants to use what it migrated asks for it like for any page: a
-//! [fault](crate::range::fault_until_valid) or a snapshot with the pool's [`Pool::owner`] reports pages
-//! of the pool as [`Memory::Device`](crate::pfn::Memory::Device), and [`Pool::page_of`] says which
+//! [fault](crate::fault_until_valid) or a snapshot with the pool's [`Pool::owner`] reports pages
+//! of the pool as [`Memory::Device`](crate::Memory::Device), and [`Pool::page_of`] says which
 //! pages of the device's memory they are.
 //!
 //! Kernel headers: `include/linux/memremap.h`, `include/linux/migrate.h`.

@@ -4,7 +4,7 @@
 //!
 //! A [`DmaRange`] is how one device sees a range of pages: what a driver makes once, where it may
 //! sleep. The pages themselves come and go:
-//! [fault](crate::range::fault_until_valid) → [`ValidRange`] → [`DmaRange::map`] → a [`Mapping`] for
+//! [fault](crate::fault_until_valid) → [`ValidRange`] → [`DmaRange::map`] → a [`Mapping`] for
 //! each run, which the driver keeps where it keeps the device's translations → the CPU takes pages
 //! away: the device stops using them, and [`Mapping::unmap_part`] ends that part of the mapping.
 //! What a mapping covers is unmapped once, by that or when it is dropped.
@@ -25,7 +25,7 @@
 //! # What may be held
 //!
 //! Mapping and unmapping do not sleep: they may, and mostly do, run under the lock of an
-//! [`IntervalNotifier`](crate::interval::IntervalNotifier). An IOMMU's page tables come from
+//! [`IntervalNotifier`](crate::IntervalNotifier). An IOMMU's page tables come from
 //! `GFP_ATOMIC`, and with `Range` it is polled until it has forgotten what was unmapped. With `Each`
 //! that is no fence: the kernel may let the IOMMU's cache keep a translation for some milliseconds
 //! more, so only that the device has stopped before keeps it from the page. Making a `DmaRange` may

@@ -13,9 +13,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The translations of one mirror may take `memory` bytes, but not less than
-    /// [`Geometry::least_memory`]. What was used least recently goes when there would be more; an access
-    /// that is under way may exceed it for that time.
+    /// The translations of one mirror may take `memory` bytes, at least [`Geometry::least_memory`]. Above the
+    /// limit the least recently used chunks are removed; an access under way may exceed it for that time.
     pub fn new(memory: usize) -> Self {
         Self {
             memory,
@@ -52,8 +51,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// A 128th of the machine's memory: four times what it takes to have a translation for each of its
-    /// pages.
+    /// A 128th of the machine's memory: four times what translations for each of its pages take.
     fn default() -> Self {
         // SAFETY: Reads a number.
         Self::new(unsafe { shim::hmm_shim_ram() } as usize / 128)

@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mirror: the part of a process's address space that a device uses, as far as it has used it.
+//! A mirror: translations for the part of a process's address space that a device has used.
 //!
 //! The address space is cut into chunks, as the [`Geometry`] says, and these into PMDs of 2 MiB. A
 //! chunk comes into being when the device first faults in it, the slots of a PMD when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
-//! whole address space, and memory is spent where the device has been. Each chunk has its own
-//! interval notifier and lock, so what happens elsewhere in the mirror does not touch it.
+//! whole address space, and memory is spent where the device has been. Each chunk has its own interval notifier
+//! and lock: invalidations elsewhere in the mirror do not touch it.
 //!
-//! One access goes: [`Mirror::access`] → the chunk's [`Xlt::translate`] under the shared lock. If
+//! An access takes this path: [`Mirror::access`] → the chunk's [`Xlt::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
 //! lock, and the access takes place before that lock is released. So an access makes progress
 //! whenever its fault does, however many invalidations queue up behind it.
 //!
-//! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
+//! An invalidation takes this path: [`crate::interval`] → exclusive lock (no access is under way) →
 //! [`Chunk::invalidate`] → [`Xlt::zap`], or [`Xlt::write_protect`] if the pages stay where they
-//! are; pages that the device wrote are marked dirty. A chunk that has nothing left is taken down in
-//! the background, and so are those used least recently when all together take too much memory
-//! ([`crate::reaper`]).
+//! are; pages that the device wrote are marked dirty. Empty chunks are freed in the background, and the
+//! least recently used ones when all together take too much memory ([`crate::reaper`]).
 //!
 //! [`Xlt::translate`]: crate::xlt::Xlt::translate
 //! [`Xlt::zap`]: crate::xlt::Xlt::zap
 //! [`Xlt::write_protect`]: crate::xlt::Xlt::write_protect
-//! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
+//! [`Chunk::invalidate`]: crate::Invalidate::invalidate
 
 use core::ops::ControlFlow;
 
@@ -53,7 +52,11 @@ use crate::seq::{until_valid, ValidRange};
 use crate::walk::{FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
 
-/// A mirror of the pages in `span` of one address space.
+/// A mirror of one range of an address space: the device's page table, kept in the kernel's memory, coherent with
+/// the CPU's.
+///
+/// It keeps the `mm_struct`, not the address space: a process that exits takes its pages along, and accesses
+/// fail with [`FaultError::Exited`].
 pub struct Mirror<O: Observer> {
     owned: Arc<Owned>,
     span: PageRange,
@@ -63,16 +66,15 @@ pub struct Mirror<O: Observer> {
     chunks: Arc<Chunks<O>>,
 }
 
-/// What a fault has found, in pfns that `'w` lends.
+/// The result of a fault, in room borrowed for `'w`.
 type Found<'d, 'w, O> = ValidRange<'d, MirrorChunk<O>, PmdPages<'w>>;
 
-/// For so many pages there is room on the stack: 512 bytes.
+/// For so many pages the room is on the stack: 512 bytes.
 const FEW: usize = 64;
 
 impl<O: Observer> Mirror<O> {
-    /// A mirror of `span` in `mm`, cut to what user space may map, for the current task: with its credentials
-    /// memory is faulted in. `limit` is the most that the device may do. Allocates no more for a large span than
-    /// for a small one.
+    /// A mirror of `span` in `mm`, cut to [`user_pages`]. Faults use the credentials of the current task. `limit`
+    /// is the most that the device may do. The cost does not depend on the size of `span`. Sleeps.
     ///
     /// # Errors
     ///
@@ -100,22 +102,22 @@ impl<O: Observer> Mirror<O> {
         self.chunks.observer()
     }
 
-    /// The address space, for [`Owned::populate`]: what that has to wait for keeps nothing of the mirror.
+    /// The address space, for [`Owned::populate`], which holds nothing of the mirror while it waits.
     pub fn owned(&self) -> &Arc<Owned> {
         &self.owned
     }
 
-    /// Lets the device access the `len` bytes from virtual address `va`: `use_bytes` gets them in
-    /// ascending order, in pieces that lie in one page each.
+    /// Accesses the `len` bytes from virtual address `va`: `use_bytes` gets them in ascending order, in pieces
+    /// that lie in one page each.
     ///
-    /// While `use_bytes` runs, the CPU cannot take the piece away; it must not sleep. Pages that
-    /// are not mirrored yet are faulted in for `access`; this sleeps.
+    /// `use_bytes` runs under the chunk's lock, so that the CPU cannot take the page away; it must not sleep.
+    /// Pages without a translation that allows `access` are faulted in, which sleeps.
     ///
     /// # Errors
     ///
-    /// Those of [`range_fault`], if a page cannot be had; [`FaultError::Exited`] if the process is
-    /// gone, [`FaultError::NoMemory`], [`FaultError::TimedOut`]. Pieces before the one that failed
-    /// have been used.
+    /// [`FaultError::Refused`] if a page cannot be had; [`FaultError::Exited`] if the process is gone;
+    /// [`FaultError::NoMemory`], [`FaultError::TimedOut`], [`FaultError::Interrupted`]. Pieces before the one that
+    /// failed have been used.
     pub fn access(
         &self,
         va: u64,
@@ -135,9 +137,9 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Lets the device access `page` if there is a translation that allows it: the warm path. Says
-    /// whether there was. `use_page` is as for [`Mirror::access`].
-    // Always: a call of it takes a tenth of what it does.
+    /// Accesses `page` if there is a translation that allows it, and returns whether there is: the warm path.
+    /// `use_page` is as for [`Mirror::access`]. Does not sleep.
+    // Always: a call would take a tenth of what the function does.
     #[inline(always)]
     pub fn access_mapped(
         &self,
@@ -154,9 +156,8 @@ impl<O: Observer> Mirror<O> {
         chunk.use_page(page, access, use_page)
     }
 
-    /// Lets the device access the first page of `wanted`, which has no translation that allows it; the
-    /// others are faulted in with it, as far as the PMD goes. `use_page` is as for [`Mirror::access`].
-    /// Sleeps before, but waits for nobody if that is forbidden.
+    /// Faults in the pages of `wanted`, as far as the PMD goes, and accesses the first one. `use_page` is as for
+    /// [`Mirror::access`]. Sleeps before it calls that, but waits for nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
@@ -183,9 +184,9 @@ impl<O: Observer> Mirror<O> {
         result
     }
 
-    /// Faults the first page of `wanted` in, and with it those that follow in the same PMD, if they can be
-    /// had. Hands it to `use_page`, under the chunk's lock, and says how many pages were added and how
-    /// many of these were not wanted.
+    /// Faults in the first page of `wanted`, and with it those that follow in the same PMD, if they can be had.
+    /// Calls `use_page` under the chunk's lock with the page, the number of pages added, and how many of these
+    /// were not wanted.
     fn fault_in(
         &self,
         wanted: PageRange,
@@ -219,7 +220,7 @@ impl<O: Observer> Mirror<O> {
                     many = room;
                     &mut many
                 }
-                // The device asks for the rest when it gets there.
+                // The device faults on the rest when it gets there.
                 Err(_) => {
                     request = Request::new(one, Policy::Fault(access));
                     one_pfn = [HmmPfn::ABSENT];
@@ -229,7 +230,7 @@ impl<O: Observer> Mirror<O> {
         };
         let wanted = request.wanted;
         let (valid, added) = match self.fault(&chunk, &request, waiting, pfns) {
-            // A later page may be the one: then this one is still served.
+            // The error may be a later page's: the first one is still served.
             Err(FaultError::Refused(_) | FaultError::WouldWait) if wanted.len() > 1 => {
                 again = [HmmPfn::ABSENT];
                 let request = Request::new(one, Policy::Fault(access));
@@ -249,10 +250,11 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
+    /// Adds translations for the pages of `range`, as `policy` says: those that are resident
+    /// ([`Policy::Snapshot`]), or all.
     ///
-    /// `step` is told after each step, of one PMD at most, where it has come to and how many pages it added, and
-    /// says whether to go on. Sleeps, but waits for nobody if that is forbidden.
+    /// Calls `step` after each step, of one PMD at most, with the page that it has come to and the number of pages
+    /// that it added; `step` returns whether to go on. Sleeps, but waits for nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
@@ -305,7 +307,8 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Uses what the mirror holds of the `len` bytes from `va`, without faulting anything in.
+    /// Accesses those of the `len` bytes from `va` that have translations. Nothing is faulted in. `use_bytes` is as
+    /// for [`Mirror::access`].
     pub fn access_present(&self, va: u64, len: u64, mut use_bytes: impl FnMut(Bytes<'_>)) {
         let Some(wanted) = PageRange::covering(va, len) else {
             return;
@@ -331,7 +334,7 @@ impl<O: Observer> Mirror<O> {
     /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `pfns` is room for
     /// the pages found.
     ///
-    /// The result holds the chunk's lock. Also returned: how many pages were added.
+    /// Returns the result, which holds the chunk's lock, and how many pages were added.
     fn fault<'d, 'w>(
         &self,
         chunk: &'d MirrorChunk<O>,
@@ -360,7 +363,7 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// A chunk that a fault has made for nothing is not kept.
+    /// Has an empty chunk reaped: a fault made it for nothing.
     #[cold]
     fn note_if_empty(&self, chunk: &MirrorChunk<O>) {
         if chunk.read().is_empty() {
@@ -397,7 +400,7 @@ impl<O: Observer> Mirror<O> {
             || self.observer().collided(),
         );
         match (found, waiting) {
-            // Whoever waits for this one has waited long enough.
+            // Those who wait for this fault have waited long enough.
             (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
             (found, _) => found,
         }
@@ -470,7 +473,7 @@ impl<O: Observer> Drop for Mirror<O> {
     }
 }
 
-/// Words for so many pages.
+/// Room for the pfns of so many pages.
 fn room_for(pages: usize) -> Result<KBox<[HmmPfn]>, FaultError> {
     zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
 }

@@ -7,39 +7,39 @@ use crate::event::Event;
 use crate::pfn::Access;
 use crate::walk::FaultError;
 
-/// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
-/// of them under a spinlock: must not sleep.
+/// A driver's counters and traces of a mirror. Called by faults, invalidations, the reaper and the destruction of
+/// the mirror, partly under a chunk's spinlock: must not sleep.
 ///
-/// The warm path of an access, which finds its translation, tells nothing.
+/// An access that finds its translation reports nothing.
 pub trait Observer: Send + Sync + 'static {
-    /// A fault under way. Each that has begun ends as served or as failed, once.
+    /// A fault under way. Each one ends once, as served or as failed.
     type Fault;
 
-    /// The device needs `page` for `access` and has no translation for that.
+    /// A fault begins: the device accesses `page` and has no translation that allows it.
     fn fault_begins(&self, page: PageIndex, access: Access) -> Self::Fault;
-    /// The fault has been served. It added the translations of `pages` pages, `around` of them not asked
-    /// for: the rest of a huge page, and fault-around.
+    /// The fault was served. It added translations for `pages` pages, `around` of which were not asked for: the
+    /// rest of a huge page, and fault-around. Under the chunk's lock.
     fn fault_served(&self, fault: Self::Fault, pages: u64, around: u64);
-    /// The fault has failed, and with it the access, as the page could not be had.
+    /// The fault and its access failed: the page cannot be had.
     fn fault_failed(&self, fault: Self::Fault, error: FaultError);
-    /// A fault or a prefetch has to be tried again, as an invalidation came in between.
+    /// A fault or a prefetch is repeated because of an invalidation.
     fn collided(&self);
-    /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
-    /// do not count.
+    /// An invalidation of `range`, cut to a chunk, removed `pages` translations. Those that became read-only do
+    /// not count. Under the chunk's lock.
     fn invalidated(&self, range: PageRange, event: Event, pages: u64);
-    /// A chunk of these pages has come into being.
+    /// A chunk was made for `range`.
     fn chunk_added(&self, range: PageRange);
-    /// The chunk of these pages is no more, and with it `pages` translations that it still had.
+    /// The chunk of `range` was removed, with the `pages` translations that it still had.
     fn chunk_removed(&self, range: PageRange, pages: u64, why: Removal);
-    /// What took `before` bytes of kernel memory takes `after` now.
+    /// Memory use changed from `before` to `after` bytes. May be under a chunk's lock.
     fn resized(&self, before: usize, after: usize);
 }
 
-/// Why a chunk is no more.
+/// Why a chunk was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// It had no translations any more, or the memory was needed for others.
+    /// By the reaper: it was empty, or the memory was needed for others.
     Reaped,
-    /// The mirror goes.
+    /// The mirror was dropped.
     Closed,
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The range fault: look at a range of a process's page table and fault in what is wanted of it.
+//! The range fault: reads a range of a process's page table and faults in the pages that are wanted.
 //!
-//! [`fault_until_valid`] is what drivers call. It is the retry loop of [`crate::seq`] around one
-//! [`range_fault`] after the other, and each of these is the walk of [`crate::walk`] over the page
-//! table of [`crate::page_table`].
+//! Drivers call [`fault_until_valid`]. It repeats [`range_fault`] until its result is valid, by the retry loop
+//! of [`crate::seq`]; [`range_fault`] is the walk of [`crate::walk`] over the page table of
+//! [`crate::page_table`].
 
 use core::cell::Cell;
 
@@ -24,8 +24,8 @@ use crate::walk::{serve, walk, AddressSpace, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.
 ///
-/// The time counts from the first collision, so most faults never look at a clock. What the CPU's
-/// fault handler waits for, a disk or a userfaultfd handler, counts only once something collided.
+/// The time starts with the first collision: most faults never look at a clock. Waiting of the CPU's fault
+/// handler, for a disk or a userfaultfd handler, counts only after a collision.
 pub struct TimeLimit {
     limit: Delta,
     first: Cell<Option<Instant<Monotonic>>>,
@@ -36,8 +36,8 @@ impl TimeLimit {
     /// have to be copied collides with its own copies, one by one, and each may wait for swap.
     pub const USUAL: Delta = Delta::from_millis(10_000);
 
-    /// For whoever must not wait for others: longer than most storms of invalidations that somebody makes in
-    /// passing, and short for those who wait for this one.
+    /// For faults that must not wait: longer than most storms of invalidations, and short for those who wait for
+    /// this fault.
     const SHORT: Delta = Delta::from_millis(100);
 
     /// A limit for one fault.
@@ -77,15 +77,24 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`Runs`] or [`crate::pfn_array::PfnArray`]. Takes and releases the mmap lock; sleeps.
+/// [`Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
-/// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
-/// dropped.
+/// for ([`ValidRange::done`]). It holds the domain's lock: the pages found stay valid until it is dropped.
 ///
 /// The mmap lock is not held while the CPU's fault handler waits for a disk or for the handler of a
-/// userfaultfd. A fault that has lost against many invalidations takes it for writing, so that those
-/// of the process itself cannot go on forever; then it is held for a disk, too.
+/// userfaultfd. A fault that has collided many times takes it for writing, which ends the invalidations that
+/// the process itself causes; then it is held while a disk is read, too.
+///
+/// ```ignore
+/// let request = Request::new(pages, Policy::Fault(Access::Write));
+/// let mut valid = fault_until_valid(&notifier, mm, &TimeLimit::default(), &request, Runs::new())?;
+/// let (runs, table) = valid.split();
+/// for run in runs.as_slice() {
+///     table.enter(run);
+/// }
+/// // An invalidation waits until `valid` is dropped.
+/// ```
 ///
 /// # Errors
 ///
@@ -142,8 +151,7 @@ impl<'a> Hold for LockEscalation<'a> {
 
 /// Serves `request` once. Takes and releases the mmap lock for reading, unless `write_lock` holds it; sleeps.
 ///
-/// Returns the part of the wanted pages that is done. What was found can be read when it has been
-/// validated.
+/// Returns the part of the wanted pages that is done. `found` can be read once it has been validated.
 ///
 /// # Errors
 ///
