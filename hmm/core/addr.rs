@@ -153,6 +153,16 @@ pub const fn pmd_range(page: PageIndex) -> PageRange {
 }
 
 /// Neighbouring pages: `start` included, `end` not.
+///
+/// ```
+/// use hmm::{PageIndex, PageRange};
+///
+/// // Two bytes across the end of a page.
+/// let pages = PageRange::covering(0x1fff, 2).unwrap();
+/// assert_eq!((pages.start(), pages.len()), (PageIndex::new(1), 2));
+/// // Bytes that pass the end of the address space.
+/// assert!(PageRange::covering(u64::MAX, 2).is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PageRange {
     start: PageIndex,

@@ -19,9 +19,16 @@ impl Geometry {
     /// Chunks of `chunk_pages` pages, a power of two from 2 MiB to 1 GiB. A fault maps `fault_around` resident
     /// pages at most around those it was asked for, in the same PMD. `None` for other sizes of chunks.
     ///
-    /// Larger chunks, and accesses wait for more invalidations that do not concern them; smaller ones,
-    /// and a mirror that is used throughout needs more notifiers: with 64 MiB, a mirror of 1 GiB of
-    /// huge pages takes 8.8 KiB, with 128 MiB 6.7 KiB.
+    /// With larger chunks, accesses wait for more invalidations of other pages. With smaller ones, a mirror that is
+    /// used throughout needs more notifiers: a mirror of 1 GiB of huge pages takes 8.8 KiB with chunks of 64 MiB, 6.7
+    /// KiB with 128 MiB.
+    ///
+    /// ```
+    /// use hmm::{Geometry, PMD_PAGES};
+    ///
+    /// assert_eq!(Geometry::new(1 << 15, PMD_PAGES), Some(Geometry::default()));
+    /// assert_eq!(Geometry::new(3 * PMD_PAGES, 0), None);
+    /// ```
     pub const fn new(chunk_pages: u64, fault_around: u64) -> Option<Self> {
         let chunk_order = chunk_pages.trailing_zeros();
         if !chunk_pages.is_power_of_two()

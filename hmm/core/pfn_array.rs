@@ -130,6 +130,29 @@ impl fmt::Debug for HmmPfn {
 }
 
 /// An array with a word for each page from `start` on. Pages outside of it are left out.
+///
+/// ```
+/// use hmm::{Collect, HmmPfn, Memory, PageIndex, PageState, Perm, Pfn, PfnArray, Run};
+///
+/// let mut pfns = [HmmPfn::ABSENT; 4];
+/// let mut found = PfnArray::new(PageIndex::new(8), &mut pfns);
+/// // What a walk does:
+/// let run = Run {
+///     start: PageIndex::new(9),
+///     pfn: Pfn::new(700),
+///     pages: 2,
+///     perm: Perm::ReadOnly,
+///     order: 0,
+///     memory: Memory::System,
+/// };
+/// found.mapped(run).unwrap();
+/// // What a driver reads:
+/// assert_eq!(found.at(PageIndex::new(8)), PageState::Absent);
+/// let PageState::Mapped { pfn, perm, .. } = found.at(PageIndex::new(10)) else {
+///     panic!("it is mapped");
+/// };
+/// assert_eq!((pfn, perm), (Pfn::new(701), Perm::ReadOnly));
+/// ```
 #[derive(Debug)]
 pub struct PfnArray<'a> {
     start: PageIndex,

@@ -35,6 +35,21 @@ impl Wants for Policy {
 ///
 /// The policy for a page is its own request, limited by `most` and raised to `base`, as by C's `pfn_flags_mask`
 /// and `default_flags`. Pages after the last request get `base`.
+///
+/// ```
+/// use hmm::{Access, PageIndex, Policy, Requests, Wants};
+///
+/// // All for reading, the second one for writing.
+/// let requests = Requests {
+///     first: PageIndex::new(16),
+///     base: Policy::Fault(Access::Read),
+///     most: Policy::Fault(Access::Write),
+///     pages: &[Policy::Snapshot, Policy::Fault(Access::Write)],
+/// };
+/// let (first, until) = requests.at(PageIndex::new(16));
+/// assert_eq!((first, until), (Policy::Fault(Access::Read), PageIndex::new(17)));
+/// assert_eq!(requests.at(PageIndex::new(17)).0, Policy::Fault(Access::Write));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Requests<'a> {
     /// The page of the first request.
