@@ -37,7 +37,7 @@ pub enum Reap {
 
 impl Refcount {
     /// One reference, its maker's; accessed.
-    pub fn new() -> Self {
+    pub fn referenced() -> Self {
         Self(AtomicU32::new(ACCESSED | ONE))
     }
 

@@ -148,7 +148,7 @@ impl<T> ChunkMap<T> {
         const { assert!(align_of::<Entry<T>>() >= 4) };
         let entry = KBox::pin_init(
             try_pin_init!(Entry {
-                refcount: Refcount::new(),
+                refcount: Refcount::referenced(),
                 next: Cell::new(None),
                 value <- value,
             }? Error),

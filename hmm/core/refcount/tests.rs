@@ -44,7 +44,7 @@ struct Part {
 impl Part {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            refcount: Refcount::new(),
+            refcount: Refcount::referenced(),
             table: Mutex::new((translations(), History::new(0))),
             freed: AtomicBool::new(false),
         })
@@ -285,7 +285,7 @@ fn the_exploration_would_notice_each_thing_left_out() {
 #[test]
 fn only_what_is_idle_is_retired_and_only_once() {
     let check = || {
-        let refcount = Refcount::new();
+        let refcount = Refcount::referenced();
         assert!(
             !refcount.retire(Reap::Unreferenced),
             "its maker has a reference"

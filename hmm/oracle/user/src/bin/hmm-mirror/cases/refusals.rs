@@ -158,14 +158,14 @@ fn prefetch_past_the_end() -> Result<()> {
     // Both in the same 2 MiB.
     let area = Area::reserve(4 << 20, libc::PROT_READ | libc::PROT_WRITE)?;
     area.advise(0..area.pages(), libc::MADV_NOHUGEPAGE)?;
-    let unit = (area.start().next_multiple_of(2 << 20) - area.start()) as usize / PAGE;
+    let pmd = (area.start().next_multiple_of(2 << 20) - area.start()) as usize / PAGE;
     let device = Device::open()?;
-    device.become_mirror(area.va(unit), 4 * PAGE64, 1)?;
+    device.become_mirror(area.va(pmd), 4 * PAGE64, 1)?;
     for want in [Want::Read, Want::Write] {
-        let result = device.prefetch(area.va(unit), 8 * PAGE64, want);
+        let result = device.prefetch(area.va(pmd), 8 * PAGE64, want);
         refused("past the end", result, libc::EFAULT)?;
         ensure!(
-            !PageMap::of(area.va(unit + 4))?.is_present(),
+            !PageMap::of(area.va(pmd + 4))?.is_present(),
             "a page after the mirror's end was faulted in"
         );
     }
