@@ -12,8 +12,6 @@ use crate::command::Command;
 use crate::session::{batches, Session, BATCH};
 use crate::uapi;
 
-/// log2 of the pages that a PMD and a PUD map.
-
 impl Session {
     /// Writes what the device would see into the caller's buffer.
     pub(crate) fn snapshot(&self, command: &mut Command) -> Result {
