@@ -18,10 +18,13 @@
 //! | has memory of its own that pages move to    | [`Pool`], [`DeviceMemory`]                               |
 //! | takes a page away from the CPU for atomics  | [`make_exclusive`], [`Exclusive`]                        |
 //!
-//! A driver whose device's page table can be one in the kernel's memory leaves most of it to a [`Mirror`]:
-//! [`Mirror::access`] is the device's access, with faults, chunks, limits ([`Limits`], [`Geometry`]) and reports
-//! ([`Observer`]). What must not wait for a page says so ([`Waiting`]), and has it brought in elsewhere
-//! ([`Owned`]).
+//! If the device's page table can be one in the kernel's memory, a [`Mirror`] does most of this:
+//! [`Mirror::access`] is the device's access, with faults, limits ([`Limits`], [`Geometry`]) and reports
+//! ([`Observer`]). An access that must not wait says so ([`Waiting`]); [`Owned::populate`] then brings the pages
+//! in elsewhere.
+//!
+//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same files are
+//! modules of this crate. There is no `unsafe` in them.
 //!
 //! # Units
 //!
@@ -33,14 +36,11 @@
 //! A fault fails with a [`FaultError`], which converts to the errno that C's `hmm_range_fault` has for it.
 //! Constructors return errnos. Nothing panics on what a user does.
 //!
-//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
-//! files are modules of this crate. There is no `unsafe` in them.
-//!
 //! # Lock order
 //!
 //! Outermost first:
 //!
-//! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has lost
+//! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has collided
 //!    many times; an invalidation comes with it held for writing (`munmap`), with only the area's lock
 //!    (`MADV_DONTNEED`) or with none (reclaim);
 //! 2. the lock of a page (a folio), where a device takes it exclusively or moves it; an invalidation
