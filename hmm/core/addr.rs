@@ -2,7 +2,8 @@
 
 //! Addresses: bytes are `u64`, pages are [`PageIndex`], and nothing converts silently.
 //!
-//! A page is always the CPU's base page, [`PAGE_SIZE`] bytes, however large the entry that maps it.
+//! A page is always the CPU's base page, [`PAGE_SIZE`] bytes, however large the entry that maps it. The
+//! orders of the levels are those of x86-64 and of every other kernel with pages of 4 KiB.
 
 use core::fmt;
 
@@ -10,6 +11,13 @@ use core::fmt;
 pub const PAGE_SHIFT: u32 = 12;
 /// The base page size in bytes.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+
+/// log2 of how many pages a PMD entry maps: 2 MiB.
+pub const PMD_ORDER: u32 = 9;
+/// How many pages a PMD entry maps.
+pub const PMD_PAGES: u64 = 1 << PMD_ORDER;
+/// log2 of how many pages a PUD entry maps: 1 GiB.
+pub const PUD_ORDER: u32 = 18;
 
 /// The number of a page in a virtual address space: its address divided by [`PAGE_SIZE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +48,7 @@ impl PageIndex {
         self.0 << PAGE_SHIFT
     }
 
-    /// The page `pages` further on; the last page of the address space if there are fewer.
+    /// The page `pages` after this one; the last number there is if that would overflow.
     #[inline]
     pub const fn saturating_add(self, pages: u64) -> Self {
         Self(self.0.saturating_add(pages))
@@ -57,7 +65,7 @@ pub const fn page_offset(addr: u64) -> usize {
 ///
 /// # Invariants
 ///
-/// It ends where the page ends, or before.
+/// It does not pass the end of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     page: PageIndex,
@@ -67,11 +75,11 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// All of the `len` bytes from byte address `addr`, if they lie in one page and are any.
+    /// The `len` bytes from byte address `addr`, if there are any and they lie in one page.
     #[inline]
     pub fn all_of(addr: u64, len: usize) -> Option<Self> {
         let offset = page_offset(addr);
-        // Of no bytes, far more than there is.
+        // No bytes wrap, and do not fit.
         let fits = len.wrapping_sub(1) < PAGE_SIZE as usize - offset;
         // INVARIANT: Just checked.
         fits.then_some(Self {
@@ -88,19 +96,19 @@ impl Piece {
         self.page
     }
 
-    /// Where in the page it begins, in bytes.
+    /// Its first byte's offset in the page.
     #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// How many bytes it has.
+    /// Its length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none: never.
+    /// Whether it has no bytes: never.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -122,7 +130,7 @@ pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
             return None;
         }
         let offset = page_offset(at);
-        // INVARIANT: No more than there is behind `offset` in a page.
+        // INVARIANT: No more than the page has after `offset`.
         let piece = Piece {
             page: PageIndex::containing(at),
             offset,
@@ -130,14 +138,31 @@ pub fn pieces(addr: u64, len: usize) -> impl Iterator<Item = Piece> {
             done,
         };
         left -= piece.len;
-        // Neither wraps, but for `at` behind the last byte of all; a check would cost each access.
+        // Neither wraps, but for `at` after the last byte of all; a check would cost each access.
         done = done.wrapping_add(piece.len);
         at = at.wrapping_add(piece.len as u64);
         Some(piece)
     })
 }
 
-/// A run of pages, `start` included, `end` not.
+/// The pages that the PMD entry for `page` maps.
+#[inline]
+pub const fn pmd_range(page: PageIndex) -> PageRange {
+    let start = PageIndex(page.0 >> PMD_ORDER << PMD_ORDER);
+    PageRange::new(start, start.saturating_add(PMD_PAGES))
+}
+
+/// Neighbouring pages: `start` included, `end` not.
+///
+/// ```
+/// use hmm::{PageIndex, PageRange};
+///
+/// // Two bytes across the end of a page.
+/// let pages = PageRange::covering(0x1fff, 2).unwrap();
+/// assert_eq!((pages.start(), pages.len()), (PageIndex::new(1), 2));
+/// // Bytes that pass the end of the address space.
+/// assert!(PageRange::covering(u64::MAX, 2).is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PageRange {
     start: PageIndex,
@@ -145,16 +170,15 @@ pub struct PageRange {
 }
 
 impl PageRange {
-    /// The pages from `start` up to and without `end`; empty if `end` is not above `start`.
+    /// The pages from `start` to `end`, without `end`; empty if `end` is not above `start`.
     #[inline]
     pub const fn new(start: PageIndex, end: PageIndex) -> Self {
         let end = if end.0 < start.0 { start } else { end };
         Self { start, end }
     }
 
-    /// Every page that one of the `len` bytes from byte address `addr` lies in.
-    ///
-    /// `None` if the bytes pass the end of the 64-bit address space.
+    /// The pages of the `len` bytes from byte address `addr`. `None` if these pass the end of the 64-bit address
+    /// space.
     #[inline]
     pub const fn covering(addr: u64, len: u64) -> Option<Self> {
         if len == 0 {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a device finds a run of pages, and how that is taken apart when the CPU takes pages away.
+//! Device addresses of runs of pages, and their split when the CPU takes pages away.
 //!
-//! `../kernel/dma.rs` makes the mappings that a [`DmaRun`] describes; what is decided about them
-//! without the kernel is decided here: which pages go together ([`DmaRun::without`]), and in how many
-//! calls an IOMMU is told about a run ([`Links`]).
+//! `../kernel/dma.rs` makes the mappings that a [`DmaRun`] describes. Here is decided which pages are unmapped
+//! together ([`DmaRun::without`]), and by how many calls a run is linked in an IOMMU ([`Links`]).
 //!
 //! An IOMMU may keep a mapping in entries larger than a page, as large as the addresses at both ends
 //! and the length of the one call that made it allow, and cannot take a part out of such an entry. So
@@ -14,7 +13,7 @@
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::pfn::{Perm, Pfn};
 
-/// The way that a device's accesses to a run take.
+/// The route of a device's accesses to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To ordinary memory.
@@ -25,7 +24,7 @@ pub enum Route {
     Bus,
 }
 
-/// Pages that a device finds at consecutive addresses.
+/// Pages at consecutive device addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaRun {
     /// The first page.
@@ -34,24 +33,24 @@ pub struct DmaRun {
     pub pfn: Pfn,
     /// How many there are.
     pub pages: u64,
-    /// What the device has to use as the first page's address.
+    /// The device's address of the first page.
     pub addr: u64,
-    /// What the device may do. Where there is an IOMMU, it sees to that.
+    /// The device's rights, which an IOMMU enforces if there is one.
     pub perm: Perm,
     /// log2 of the pages that can only be unmapped together: blocks of so many, counted from page 0.
     pub order: u32,
-    /// The way to them.
+    /// The route to them.
     pub route: Route,
 }
 
-/// What is left of a [`DmaRun`], and what goes.
+/// A [`DmaRun`] without some pages, and these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// The pages before those that go.
     pub before: Option<DmaRun>,
     /// The pages that go: those asked for, and what can only be unmapped together with them.
     pub gone: DmaRun,
-    /// The pages behind.
+    /// The pages after those that go.
     pub after: Option<DmaRun>,
 }
 
@@ -87,7 +86,7 @@ impl DmaRun {
         })
     }
 
-    /// Takes out `pages` and what goes together with them; `None` if the run has none of them.
+    /// Splits off `pages` and those that are unmapped together with them; `None` if the run has none of them.
     pub fn without(&self, pages: PageRange) -> Option<Parts> {
         let own = self.range();
         let pages = own.intersection(&pages);
@@ -117,8 +116,8 @@ pub fn blocks(pages: PageRange, order: u32) -> impl Iterator<Item = PageRange> {
     })
 }
 
-/// How a run is linked to consecutive addresses of an IOMMU without making an entry that is too large:
-/// the pages of each call, counted from the run's first one.
+/// The calls that link a run to consecutive addresses of an IOMMU without making an entry that is too large: the
+/// pages of each call, counted from the run's first one.
 ///
 /// An entry of some size takes a call that covers the whole of an aligned block of that size. So calls
 /// begin and end in the middle of such blocks.

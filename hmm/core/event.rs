@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why the CPU side takes pages away, and what a device must do about it.
+//! Why the CPU takes pages away, and what a device has to do.
 //!
-//! An event comes before the change, and what it asks for is done before the callback returns. Every
-//! event makes a fault that is under way on its pages begin anew.
+//! An event comes before the change, and the device complies before the callback returns. Every event makes
+//! faults under way on its pages repeat.
 //!
 //! Source: `enum mmu_notifier_event` in the kernel's `include/linux/mmu_notifier.h` and the places in
 //! `mm/` that raise each.
 
 /// The reason for an invalidation.
 ///
-/// Whatever goes away or becomes read-only, and was written by the device, is marked dirty.
+/// Pages that the device wrote are marked dirty when their translations go or become read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The range is unmapped or moved (`munmap`, `mremap`). All translations go, and nothing will be
@@ -30,15 +30,14 @@ pub enum Event {
     SoftDirty,
     /// The last user of the address space is gone. All translations go; later faults find nobody.
     Release,
-    /// Pages migrate to or from a device. All translations go. Not delivered to a notifier whose owner
-    /// is the one of that device's memory: its driver then has to change its translations itself.
+    /// Pages migrate to or from a device. All translations go. Not delivered to a notifier with the owner of that
+    /// device's memory: its driver changes the translations itself.
     Migrate,
-    /// A device takes exclusive access. All translations go. Not delivered to a notifier whose owner
-    /// takes it.
+    /// A device takes exclusive access. All translations go. Not delivered to a notifier with that device's owner.
     Exclusive,
 }
 
-/// What a device may keep of its translations of the range.
+/// What a device may keep of its translations of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaves {
     /// None of them.

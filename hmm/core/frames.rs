@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages of a device's memory are free.
+//! The free pages of a device's memory.
 //!
-//! The memory is cut into blocks of [`BLOCK_PAGES`] pages, the size of a huge page. Single pages are
-//! taken from a block that is in use already while there is one, so that whole blocks stay free.
+//! The memory is cut into blocks of [`PMD_PAGES`] pages, the size of a huge page. Single pages are taken
+//! from a block that is partly in use while there is one, so that whole blocks stay free.
 
 use core::ops::DerefMut;
 
-/// log2 of [`BLOCK_PAGES`]: 2 MiB.
-pub const BLOCK_ORDER: u32 = 9;
-/// Pages in a block.
-pub const BLOCK_PAGES: u64 = 1 << BLOCK_ORDER;
+use crate::addr::PMD_PAGES;
 
-const WORDS: usize = BLOCK_PAGES as usize / u64::BITS as usize;
+const WORDS: usize = PMD_PAGES as usize / u64::BITS as usize;
 
 /// The pages of one block: a bit is set while its page is in use.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +20,7 @@ pub struct Block {
 
 impl Block {
     fn is_full(&self) -> bool {
-        self.used == BLOCK_PAGES as u32
+        self.used == PMD_PAGES as u32
     }
 
     fn take_one(&mut self) -> Option<u64> {
@@ -47,7 +44,7 @@ impl Block {
     }
 
     fn fill(&mut self) {
-        (self.words, self.used) = ([u64::MAX; WORDS], BLOCK_PAGES as u32);
+        (self.words, self.used) = ([u64::MAX; WORDS], PMD_PAGES as u32);
     }
 }
 
@@ -63,7 +60,7 @@ pub struct Frames<S> {
 }
 
 impl<S: DerefMut<Target = [Block]>> Frames<S> {
-    /// As many pages as `blocks` have, all of them free: the blocks are new.
+    /// The pages of `blocks`, which are new: all free.
     pub fn new(blocks: S) -> Self {
         Self {
             blocks,
@@ -90,26 +87,26 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
         while self.blocks.get(self.first_open).is_some_and(Block::is_full) {
             self.first_open += 1;
         }
-        Some(index as u64 * BLOCK_PAGES + page)
+        Some(index as u64 * PMD_PAGES + page)
     }
 
-    /// Takes a whole block; gives its first page.
+    /// Takes a whole block; returns its first page.
     pub fn take_block(&mut self) -> Option<u64> {
         let index = self.blocks.iter().position(|block| block.used == 0)?;
         self.blocks.get_mut(index)?.fill();
-        self.used += BLOCK_PAGES;
-        Some(index as u64 * BLOCK_PAGES)
+        self.used += PMD_PAGES;
+        Some(index as u64 * PMD_PAGES)
     }
 
-    /// Gives `pages` pages from `first` on back, whatever pieces they were taken in. Pages that are
-    /// free already, or do not exist, are passed over.
+    /// Frees `pages` pages from `first` on, however they were taken. Pages that are free already, or do not exist,
+    /// are ignored.
     pub fn give(&mut self, first: u64, pages: u64) {
         for page in first..first.saturating_add(pages) {
-            let index = (page / BLOCK_PAGES) as usize;
+            let index = (page / PMD_PAGES) as usize;
             let Some(block) = self.blocks.get_mut(index) else {
                 return;
             };
-            if block.give_one(page % BLOCK_PAGES) {
+            if block.give_one(page % PMD_PAGES) {
                 self.used -= 1;
                 self.first_open = self.first_open.min(index);
             }
@@ -118,10 +115,10 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
 
     /// The first page of the first block from `page`'s on that has pages in use.
     pub fn used_block_from(&self, page: u64) -> Option<u64> {
-        let from = (page / BLOCK_PAGES) as usize;
+        let from = (page / PMD_PAGES) as usize;
         let blocks = self.blocks.get(from..)?;
         let index = blocks.iter().position(|block| block.used > 0)?;
-        Some((from + index) as u64 * BLOCK_PAGES)
+        Some((from + index) as u64 * PMD_PAGES)
     }
 }
 
@@ -141,8 +138,8 @@ mod tests {
     fn every_page_is_taken_once() {
         let mut frames = frames(2);
         let pages: BTreeSet<u64> = core::iter::from_fn(|| frames.take()).collect();
-        assert_eq!(pages.len() as u64, 2 * BLOCK_PAGES);
-        assert_eq!(pages.last(), Some(&(2 * BLOCK_PAGES - 1)));
+        assert_eq!(pages.len() as u64, 2 * PMD_PAGES);
+        assert_eq!(pages.last(), Some(&(2 * PMD_PAGES - 1)));
         assert_eq!(frames.take_block(), None);
         frames.give(7, 1);
         assert_eq!((frames.take(), frames.take()), (Some(7), None));
@@ -154,8 +151,8 @@ mod tests {
         let first = frames.take().unwrap();
         let block = frames.take_block().unwrap();
         let second = frames.take().unwrap();
-        assert_eq!(first / BLOCK_PAGES, second / BLOCK_PAGES);
-        assert_ne!(first / BLOCK_PAGES, block / BLOCK_PAGES);
+        assert_eq!(first / PMD_PAGES, second / PMD_PAGES);
+        assert_ne!(first / PMD_PAGES, block / PMD_PAGES);
         assert!(frames.take_block().is_some());
         assert_eq!(frames.take_block(), None);
         assert!(frames.take().is_some());
@@ -165,7 +162,7 @@ mod tests {
     fn a_block_comes_back_in_pieces() {
         let mut frames = frames(1);
         let block = frames.take_block().unwrap();
-        for page in 0..BLOCK_PAGES {
+        for page in 0..PMD_PAGES {
             assert_eq!(frames.take_block(), None);
             frames.give(block + page, 1);
             // Twice makes no difference.
@@ -180,18 +177,18 @@ mod tests {
         let mut frames = frames(3);
         assert_eq!(frames.used_block_from(0), None);
         let blocks: Vec<_> = core::iter::from_fn(|| frames.take_block()).collect();
-        frames.give(blocks[0], BLOCK_PAGES);
-        frames.give(blocks[1], BLOCK_PAGES - 1);
+        frames.give(blocks[0], PMD_PAGES);
+        frames.give(blocks[1], PMD_PAGES - 1);
         assert_eq!(frames.used_block_from(0), Some(blocks[1]));
         assert_eq!(frames.used_block_from(blocks[2] + 5), Some(blocks[2]));
-        assert_eq!(frames.used_block_from(3 * BLOCK_PAGES), None);
+        assert_eq!(frames.used_block_from(3 * PMD_PAGES), None);
     }
 
     #[test]
     fn what_does_not_exist_is_not_given_back() {
         let mut frames = frames(1);
         frames.take().unwrap();
-        frames.give(BLOCK_PAGES, 5);
+        frames.give(PMD_PAGES, 5);
         frames.give(u64::MAX, 5);
         assert_eq!(frames.used(), 1);
     }

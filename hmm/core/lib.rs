@@ -3,43 +3,59 @@
 //! HMM's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild links into
 //! `hmm.ko` (`../kernel/hmm.rs` names the same files as its modules).
 //!
-//! A device fault passes through here in this order:
+//! A fault of a device passes through these files in this order:
 //!
-//! | module     | what it decides                                                        |
-//! |------------|------------------------------------------------------------------------|
-//! | [`addr`]   | which pages are meant                                                  |
-//! | [`seq`]    | from when on the result may be trusted, and whether it still may       |
-//! | [`walk`]   | what the CPU page table says, page by page                             |
-//! | [`policy`] | whether a page is reported as it is, faulted in, or refused            |
-//! | [`unit`]   | how the pages found are put together ([`run`], [`flat`])               |
-//! | [`ahead`]  | how many resident pages behind them come along                         |
-//! | [`table`]  | what the device is allowed to use from then on                         |
+//! | file              | what it decides                                                     |
+//! |-------------------|---------------------------------------------------------------------|
+//! | `addr.rs`         | which pages are meant                                               |
+//! | `seq.rs`          | from when on the result may be trusted, and whether it still may    |
+//! | `walk.rs`         | what the CPU's page table holds, page by page                       |
+//! | `policy.rs`       | whether a page is reported as it is, faulted in, or refused         |
+//! | `pmd_pages.rs`    | how the pages found are put together; for other drivers `runs.rs` and `pfn_array.rs` |
+//! | `fault_around.rs` | how many resident pages that follow are mapped, too                 |
+//! | `xlt.rs`          | what the device may use from then on                                |
 //!
-//! Which pages of a device's own memory are free is known to [`frames`]; where a device that uses DMA
-//! finds the CPU's pages, to [`dma_run`]. How a mirror is cut into pieces is its [`shape`].
+//! `frames.rs` keeps the free pages of a device's own memory, `dma_run.rs` what is decided about DMA mappings,
+//! `geometry.rs` how a mirror is cut into chunks, `refcount.rs` when a chunk may be freed. An invalidation is an
+//! [`Event`]; it ends in `Xlt::zap` or `Xlt::write_protect`.
 //!
-//! An invalidation is an [`event`] that ends in [`table::Table::zap`] or in
-//! [`table::Table::write_protect`].
+//! The public API is in `api.rs`.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
-pub mod addr;
-pub mod ahead;
-pub mod dma_run;
-pub mod event;
-pub mod flat;
-pub mod frames;
-pub mod life;
+mod addr;
+mod api;
 #[cfg(test)]
 mod one_page;
-pub mod pfn;
-pub mod policy;
-pub mod run;
+
+pub use api::*;
+
+mod collect;
+mod event;
+mod geometry;
+mod pfn;
+mod pfn_array;
+mod policy;
+mod run;
+mod runs;
+
+// Used by the kernel side, which this crate does not have. Public, so that they are no dead code here.
+#[doc(hidden)]
+pub mod dma_run;
+#[doc(hidden)]
+pub mod fault_around;
+#[doc(hidden)]
+pub mod frames;
+#[doc(hidden)]
+pub mod pmd_pages;
+#[doc(hidden)]
+pub mod refcount;
+#[doc(hidden)]
 pub mod seq;
-pub mod shape;
-pub mod table;
-pub mod unit;
+#[doc(hidden)]
 pub mod walk;
+#[doc(hidden)]
+pub mod xlt;

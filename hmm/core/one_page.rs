@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page whose frame the CPU replaces again and again, and a device's access to it: what the
-//! explorations of thread schedules in [`crate::seq`] and [`crate::life`] have in common. Each adds its
-//! own notifiers, locks and domain.
+//! A page whose frame the CPU keeps replacing, and a device's access to it: shared by the explorations of thread
+//! schedules in [`crate::seq`] and [`crate::refcount`]. Each adds its own notifiers, locks and domain.
 
 use std::vec::Vec;
 
@@ -10,26 +9,28 @@ use shuttle::sync::{Mutex, MutexGuard};
 use shuttle::thread;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::Collect;
 use crate::pfn::{Access, Memory, Perm, Pfn};
-use crate::run::{Run, Runs};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
-use crate::table::{Pages, Room, Slot, Table};
-use crate::walk::{Collect, FaultError};
+use crate::walk::FaultError;
+use crate::xlt::{Pages, Room, Slot, Xlt};
 
 pub(crate) const PAGE: PageIndex = PageIndex::new(7);
 pub(crate) const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
 
-pub(crate) type Translations = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+pub(crate) type Translations = Xlt<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 pub(crate) fn translations() -> Translations {
-    Table::new(RANGE, Vec::from([Slot::default()]))
+    Xlt::new(RANGE, Vec::from([Slot::default()]))
 }
 
 /// Room for the one page.
 pub(crate) struct OnePage;
 
 impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for OnePage {
-    fn pages(&mut self, _units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+    fn pages(&mut self, _pmds: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
         Some(Vec::from([Pages::default()]))
     }
 

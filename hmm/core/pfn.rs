@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page frame numbers, and what a mapping of one allows.
+//! Page frame numbers, accesses and rights, kinds of memory and their owners.
 
 /// The number of a physical page: its physical address divided by the base page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,14 +19,14 @@ impl Pfn {
         self.0
     }
 
-    /// The frame `pages` further on.
+    /// The frame `pages` after this one.
     #[inline]
     pub const fn add(self, pages: u64) -> Self {
         Self(self.0 + pages)
     }
 }
 
-/// What the device is about to do with a page. A write needs more than a read.
+/// An access of the device to a page. A write needs more rights than a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Read it.
@@ -35,7 +35,7 @@ pub enum Access {
     Write,
 }
 
-/// What a mapping allows. Whatever is mapped can be read.
+/// The rights of a translation. Every translation allows reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Perm {
     /// Reads only.
@@ -45,7 +45,7 @@ pub enum Perm {
 }
 
 impl Perm {
-    /// Whether a mapping with these rights serves `access`.
+    /// Whether these rights allow `access`.
     #[inline]
     pub const fn allows(self, access: Access) -> bool {
         matches!((self, access), (Perm::ReadWrite, _) | (_, Access::Read))
@@ -62,7 +62,7 @@ impl Perm {
     }
 }
 
-/// What kind of memory a frame is.
+/// The kind of memory that a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
     /// Memory that the CPU can reach.
@@ -71,14 +71,15 @@ pub enum Memory {
     Device,
 }
 
-/// Who owns device memory: a driver sees its own device pages, and everybody else's are faulted back.
+/// The owner of device memory. A fault reports device pages of its own owner, and brings those of others back to
+/// system memory.
 ///
-/// Compared by identity, like the kernel's `owner` pointers, which it carries.
+/// It stands for the kernel's `owner` pointers (`dev_private_owner`), and is compared by identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(usize);
 
 impl Owner {
-    /// Owns nothing.
+    /// No owner.
     pub const NONE: Self = Self(0);
 
     /// The owner that the kernel knows by the address `identity`, which must not be 0 and not be used
@@ -94,7 +95,7 @@ impl Owner {
         self.0
     }
 
-    /// Whether this is somebody, and `other` is the same one.
+    /// Whether `other` is the same owner; `false` for [`Owner::NONE`].
     #[inline]
     pub const fn is(self, other: Self) -> bool {
         self.0 != 0 && self.0 == other.0

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the caller of a range fault wants, and the decision that follows for each page.
+//! What the caller of a range fault wants of a page, and the decision that follows.
 //!
-//! A caller wants the same of a whole range ([`Policy`]) or something else of each page
-//! ([`Requests`]); the walk asks through [`Wants`]. [`Policy::decide`] is the one place that decides
-//! whether a page is faulted in.
+//! A caller wants the same of all pages ([`Policy`]) or something of each ([`Requests`]); the walk asks through
+//! [`Wants`]. [`Policy::decide`] alone decides whether a page is faulted in.
 
 use crate::addr::PageIndex;
 use crate::pfn::{Access, Memory, Perm, Pfn};
 
-/// What the caller wants of a page. Each wants more than the one before it.
+/// What the caller wants of a page, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {
-    /// Report what is there; change nothing.
+    /// Report the page if it is there; fault nothing in.
     Snapshot,
-    /// Have the page there, with the rights for this access.
+    /// Fault the page in, with the rights for this access.
     Fault(Access),
 }
 
 /// What is wanted of each page of a range.
 pub trait Wants {
-    /// What is wanted of `page`, and up to which page, not included, the same is wanted.
+    /// The policy for `page`, and the first page after it that may have another.
     fn at(&self, page: PageIndex) -> (Policy, PageIndex);
 }
 
-/// The same of every page.
+/// The same policy for every page.
 impl Wants for Policy {
     #[inline]
     fn at(&self, _page: PageIndex) -> (Policy, PageIndex) {
@@ -32,19 +31,34 @@ impl Wants for Policy {
     }
 }
 
-/// A wish for each page: "fault all for read, this one page for write", "snapshot all but these".
+/// A policy for each page: "fault all for reading, this one for writing", "snapshot all but these".
 ///
-/// A page is treated as its own request says, but at most as `most` and at least as `base`: what C's
-/// `pfn_flags_mask` and `default_flags` do. Pages behind the last request get `base`.
+/// The policy for a page is its own request, limited by `most` and raised to `base`, as by C's `pfn_flags_mask`
+/// and `default_flags`. Pages after the last request get `base`.
+///
+/// ```
+/// use hmm::{Access, PageIndex, Policy, Requests, Wants};
+///
+/// // All for reading, the second one for writing.
+/// let requests = Requests {
+///     first: PageIndex::new(16),
+///     base: Policy::Fault(Access::Read),
+///     most: Policy::Fault(Access::Write),
+///     pages: &[Policy::Snapshot, Policy::Fault(Access::Write)],
+/// };
+/// let (first, until) = requests.at(PageIndex::new(16));
+/// assert_eq!((first, until), (Policy::Fault(Access::Read), PageIndex::new(17)));
+/// assert_eq!(requests.at(PageIndex::new(17)).0, Policy::Fault(Access::Write));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Requests<'a> {
-    /// The page that the first request is for.
+    /// The page of the first request.
     pub first: PageIndex,
-    /// The least that is wanted of every page.
+    /// The least for every page.
     pub base: Policy,
-    /// The most that a page's own request can ask for.
+    /// The most that a request can ask for.
     pub most: Policy,
-    /// The requests, one a page.
+    /// The requests, one for each page.
     pub pages: &'a [Policy],
 }
 
@@ -61,43 +75,43 @@ impl Wants for Requests<'_> {
             .and_then(|index| usize::try_from(index).ok())
             .and_then(|index| self.pages.get(index..))
             .unwrap_or_default();
-        let Some((&own, behind)) = rest.split_first() else {
+        let Some((&own, following)) = rest.split_first() else {
             return (self.base, PageIndex::new(u64::MAX));
         };
         let policy = self.effective(own);
-        let alike = behind
+        let alike = following
             .iter()
             .take_while(|&&request| self.effective(request) == policy);
         (policy, page.saturating_add(1 + alike.count() as u64))
     }
 }
 
-/// What the CPU page table holds for a page, as far as a device may care.
+/// A kind of entry in the CPU's page table, as far as it matters to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing yet.
+    /// No page yet.
     Absent,
-    /// A page that the CPU may not touch at the moment: NUMA hinting.
+    /// A page that the CPU cannot access at the moment: NUMA hinting.
     Inaccessible,
-    /// Swapped out, on somebody else's device, or a device's exclusively: a fault brings it back.
+    /// In swap, on another owner's device, or taken exclusively by a device: a fault brings it back.
     Elsewhere,
-    /// Under migration: a fault waits until that is over.
+    /// Under migration: a fault waits for its end.
     Migrating,
-    /// A page that the device can use: of ordinary memory, or of the asking driver's own device.
+    /// A page that the device can use: system memory, or memory of the request's owner.
     Mapped {
         /// Its frame.
         pfn: Pfn,
-        /// What the CPU may do with it, or could before it went to the device.
+        /// The CPU's rights, or those it had before the page went to the device.
         perm: Perm,
         /// Whose memory it is.
         memory: Memory,
     },
-    /// Memory without a `struct page`, or with one that must not be used: devices, PFN maps.
+    /// Memory without a `struct page`, or with one that must not be used: `VM_PFNMAP`, `pte_special`.
     Special {
-        /// What the CPU may do with it: a write may still replace it by ordinary memory.
+        /// The CPU's rights: a write may replace read-only special memory by an ordinary page.
         perm: Perm,
     },
-    /// Poisoned memory, a guard marker or an entry that makes no sense.
+    /// Poisoned memory, a guard marker or an invalid entry.
     Bad,
 }
 
@@ -113,47 +127,46 @@ pub struct VmaRights {
 }
 
 impl VmaRights {
-    /// Of addresses that no area covers.
+    /// The rights at addresses without an area.
     pub const NONE: Self = Self {
         readable: false,
         writable: false,
         special: false,
     };
 
-    /// Whether a device could use anything there. As in C, an area that cannot be read cannot be
-    /// written either.
+    /// Whether a device can use any page there. As in C, an area that cannot be read cannot be written.
     #[inline]
     pub const fn usable(self) -> bool {
         self.readable && !self.special
     }
 }
 
-/// Why a page cannot be had.
+/// Why a fault refuses a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing is mapped there, or nothing that a device can use (`EFAULT`).
+    /// No area, or no memory that a device can use (`EFAULT`).
     NoPage,
     /// The area does not allow the access (`EPERM`).
     Forbidden,
 }
 
-/// What is to be done about a page.
+/// What the walk does about a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Report this page, with these rights.
     Report(Pfn, Perm, Memory),
-    /// Report that there is none. A fault might change that, or find out that it cannot.
+    /// Report that there is none. A fault might change that.
     Skip,
-    /// Report that there is nothing that a device could ever use.
+    /// Report that no device can use it.
     Unusable,
-    /// Have the CPU's fault handler bring it in for this access, then look again.
+    /// Call the CPU's fault handler for this access, then read the entry again.
     Fault(Access),
-    /// Give up.
+    /// End the walk.
     Refuse(Refusal),
 }
 
 impl Policy {
-    /// Decides about a page whose entry in the CPU page table is `entry`, in an area with `rights`.
+    /// Decides about a page whose entry in the CPU's page table is `entry`, in an area with `rights`.
     ///
     /// The results are those of C's `hmm_range_fault`, but for the differences that the book's
     /// chapter on the differential test lists.
@@ -189,7 +202,7 @@ impl Policy {
         }
     }
 
-    /// Decides about a page that no area covers, or one that devices cannot use.
+    /// Decides about a page without an area, or in one that devices cannot use.
     #[inline]
     pub fn decide_unmapped(self) -> Decision {
         match self {

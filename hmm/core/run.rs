@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The result of a walk: runs of pages that are contiguous in virtual and in physical memory.
-
-use core::borrow::BorrowMut;
-use core::iter::FusedIterator;
+//! A run: pages that are contiguous in virtual and in physical memory.
 
 use crate::addr::{PageIndex, PageRange};
 use crate::pfn::{Memory, Perm, Pfn};
-use crate::walk::{Collect, Taken};
 
 /// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights and by
 /// page table entries of the same size.
@@ -19,16 +15,16 @@ pub struct Run {
     pub pfn: Pfn,
     /// How many pages.
     pub pages: u64,
-    /// What the CPU's entries allow.
+    /// The rights of the CPU's entries.
     pub perm: Perm,
     /// log2 of how many pages each of the entries maps.
     pub order: u32,
-    /// Whose memory the frames are.
+    /// The kind of memory.
     pub memory: Memory,
 }
 
 impl Run {
-    /// No pages: what room for runs holds at first.
+    /// No pages: the initial contents of room for runs.
     pub const NONE: Self = Self {
         start: PageIndex::new(0),
         pfn: Pfn::new(0),
@@ -44,7 +40,7 @@ impl Run {
         PageRange::new(self.start, self.start.saturating_add(self.pages))
     }
 
-    /// The run of the entry right behind this one, of the same size and with the same rights, that maps
+    /// The run of the entry right after this one, of the same size and with the same rights, that maps
     /// to `pfn`.
     #[inline]
     pub(crate) fn next_entry(&self, pfn: Pfn) -> Self {
@@ -56,7 +52,7 @@ impl Run {
         }
     }
 
-    /// Whether `next` lies right behind, in both kinds of memory, and is of the same kind.
+    /// Whether `next` follows right after, in virtual and in physical memory, and is of the same kind.
     #[inline]
     pub(crate) fn continued_by(&self, next: &Run) -> bool {
         self.start.saturating_add(self.pages) == next.start
@@ -64,117 +60,5 @@ impl Run {
             && self.perm == next.perm
             && self.order == next.order
             && self.memory == next.memory
-    }
-}
-
-/// How many runs one walk collects at most, unless the caller has room for more. They live on the
-/// kernel's stack: 16 of 32 bytes.
-pub const MAX_RUNS: usize = 16;
-
-/// No room for another run: the caller uses what is there and walks on from where it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
-/// Runs in ascending order. `S` is where they are: on the stack, or in any room that the caller has.
-#[derive(Clone, Debug)]
-pub struct Runs<S = [Run; MAX_RUNS]> {
-    room: S,
-    len: usize,
-}
-
-impl Runs {
-    /// No runs, and room for [`MAX_RUNS`].
-    pub const fn new() -> Self {
-        Self {
-            room: [Run::NONE; MAX_RUNS],
-            len: 0,
-        }
-    }
-}
-
-impl<S: BorrowMut<[Run]>> Runs<S> {
-    /// No runs, and as much room as `room` has; what it holds is overwritten.
-    pub const fn in_room(room: S) -> Self {
-        Self { room, len: 0 }
-    }
-
-    /// Appends `run`, or lengthens the last run where it continues that one.
-    #[inline]
-    pub fn push(&mut self, run: Run) -> Result<(), Full> {
-        let room = self.room.borrow_mut();
-        if let Some(last) = self.len.checked_sub(1).and_then(|last| room.get_mut(last)) {
-            if last.continued_by(&run) {
-                last.pages += run.pages;
-                return Ok(());
-            }
-        }
-        self.append(run)
-    }
-
-    /// Appends `run`, which does not continue the last one.
-    #[inline]
-    fn append(&mut self, run: Run) -> Result<(), Full> {
-        *self.room.borrow_mut().get_mut(self.len).ok_or(Full)? = run;
-        self.len += 1;
-        Ok(())
-    }
-
-    /// The last run.
-    pub fn last(&self) -> Option<&Run> {
-        self.as_slice().last()
-    }
-
-    /// The runs.
-    #[inline]
-    pub fn as_slice(&self) -> &[Run] {
-        self.room.borrow().get(..self.len).unwrap_or_default()
-    }
-}
-
-impl<S: BorrowMut<[Run]>> Collect for Runs<S> {
-    #[inline]
-    fn mapped(&mut self, run: Run) -> Result<(), Full> {
-        self.push(run)
-    }
-
-    #[inline]
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        let mut run = first;
-        // Entries in runs that have been put away, and those in `run`.
-        let (mut taken, mut entries) = (0, 1);
-        for pfn in behind {
-            if run.pfn.add(run.pages) == pfn {
-                run.pages += 1 << run.order;
-                entries += 1;
-                continue;
-            }
-            // Only the first of them may continue what is there already.
-            let put = match taken {
-                0 => self.push(run),
-                _ => self.append(run),
-            };
-            if put.is_err() {
-                return Taken { taken, full: true };
-            }
-            taken += entries;
-            (run, entries) = (run.next_entry(pfn), 1);
-        }
-        match self.push(run) {
-            Ok(()) => Taken {
-                taken: taken + entries,
-                full: false,
-            },
-            Err(Full) => Taken { taken, full: true },
-        }
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-    }
-}
-
-impl Default for Runs {
-    fn default() -> Self {
-        Self::new()
     }
 }

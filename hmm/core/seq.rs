@@ -2,40 +2,38 @@
 
 //! The sequence protocol between a fault and the invalidations that race with it, as types.
 //!
-//! 1. [`ReadSide::begin`] waits until no invalidation of the domain is under way and notes the
-//!    sequence number.
-//! 2. A walk puts what it finds into an [`Unread`] result: page frames that may already be stale,
-//!    and are therefore shown to nobody. Both together are [`Faulted`].
-//! 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found,
-//!    the result is a [`ValidRange`], which owns the lock: while it lives, the invalidation that
-//!    would make its frames stale has to wait.
+//! 1. [`Sequence::begin`] notes the sequence number and waits until no invalidation of the domain is under way.
+//! 2. A walk collects pages into an [`Unread`] result. Its frames may be stale, so nothing shows them. The
+//!    sequence and the result are a [`Faulted`].
+//! 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found, it returns
+//!    a [`ValidRange`], which owns the lock: an invalidation of its pages waits until it is dropped.
 //!
-//! A sequence is used once: each step consumes the one before. [`until_valid`] does them all.
+//! A sequence is used once: each step consumes the one before. [`until_valid`] does all of them.
 //!
 //! ```compile_fail,E0599
-//! # use hmm::{run::Runs, seq::{Domain, Faulted}};
+//! # use hmm::{Domain, Faulted, Runs};
 //! fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D, Runs>) {
 //!     faulted.result(); // only a `ValidRange` has one
 //! }
 //! ```
 //!
 //! ```compile_fail,E0616
-//! # use hmm::{run::Runs, seq::Unread};
+//! # use hmm::{Runs, Unread};
 //! fn pfns_of_a_walk(unread: &Unread<Runs>) {
 //!     let _ = &unread.result; // private
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
-//! # use hmm::{addr::PageRange, run::Runs, seq::{Domain, ReadSide, Unread}};
-//! fn sequence_used_twice<D: Domain>(side: ReadSide<'_, D>, done: PageRange) {
-//!     let _ = side.faulted(Unread::new(Runs::new()), done);
-//!     let _ = side.faulted(Unread::new(Runs::new()), done);
+//! # use hmm::{Domain, PageRange, Runs, Sequence, Unread};
+//! fn sequence_used_twice<D: Domain>(seq: Sequence<'_, D>, done: PageRange) {
+//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
+//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0505
-//! # use hmm::{run::Runs, seq::{Domain, ValidRange}};
+//! # use hmm::{Domain, Runs, ValidRange};
 //! fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D, Runs>) {
 //!     let runs = valid.result();
 //!     drop(valid);
@@ -46,43 +44,44 @@
 use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::{Collect, Full, Taken};
 use crate::pfn::Pfn;
-use crate::run::{Full, Run};
-use crate::walk::{Collect, FaultError, Taken};
+use crate::run::Run;
+use crate::walk::FaultError;
 
-/// What invalidations collide in: a range of pages with a sequence number and a lock.
+/// A range of pages with a sequence number and a lock, in which faults and invalidations collide.
 pub trait Domain {
     /// Proof that the lock is held for writing. Invalidations of the domain wait for it.
     type Guard<'d>
     where
         Self: 'd;
 
-    /// Waits until no invalidation is under way; returns the sequence number from then on.
+    /// Waits until no invalidation is under way; returns the sequence number.
     fn read_begin(&self) -> u64;
 
     /// Takes the lock.
     fn lock(&self) -> Self::Guard<'_>;
 
-    /// Whether an invalidation of any of `pages` has come since `seq` was returned. May say so of
-    /// one that has not, but never miss one: the lock is held.
+    /// Whether an invalidation of any of `pages` has come since `seq` was returned. May be true without one, but
+    /// never misses one, as the lock is held.
     fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool;
 
-    /// The same without the lock: `true` is as good, `false` may be out of date at once.
+    /// The same without the lock: `true` is as reliable, `false` may be out of date.
     fn may_have_collided(&self, seq: u64, pages: PageRange) -> bool;
 }
 
 /// How many ranges a [`History`] remembers.
 const REMEMBERED: usize = 3;
 
-/// The last invalidations of a domain, so that a fault begins anew only if one concerns it.
+/// The last invalidations of a domain, so that a fault is repeated only for one of its own pages.
 ///
-/// A range that is invalidated again and again takes the place of one.
+/// A range that is invalidated repeatedly takes one place.
 #[derive(Clone, Copy, Debug)]
 pub struct History {
-    /// How many there have been; wraps.
+    /// How many there were; wraps.
     count: u64,
-    /// The last one whose range is not remembered; its low bits, as those of the others. One that is
-    /// taken for a younger one, 2^32 invalidations later, makes a fault begin anew in vain.
+    /// The number of the last one whose range is not remembered: its low bits, as of the others. After 2^32
+    /// invalidations it may be taken for a younger one, which repeats a fault needlessly.
     forgotten: u32,
     /// The last invalidation in each of the ranges.
     last: [u32; REMEMBERED],
@@ -90,7 +89,7 @@ pub struct History {
 }
 
 impl History {
-    /// None yet. They are counted from `count` on.
+    /// No invalidations. They are counted from `count` on.
     pub const fn new(count: u64) -> Self {
         Self {
             count,
@@ -100,12 +99,12 @@ impl History {
         }
     }
 
-    /// The sequence number: how many invalidations there have been.
+    /// The sequence number: how many invalidations there were.
     pub const fn seq(&self) -> u64 {
         self.count
     }
 
-    /// An invalidation of `range` has come.
+    /// Records an invalidation of `range`.
     pub fn record(&mut self, range: PageRange) {
         self.count = self.count.wrapping_add(1);
         // Booked on one that is not much larger, or a large one would stay for all the small ones in it.
@@ -148,40 +147,38 @@ impl History {
     }
 }
 
-/// An invalidation came in between. The room for the result is there again.
+/// An invalidation came in between. Gives the room for the result back.
 pub struct Collided<R>(Unread<R>);
 
-/// A fault that has begun and has no result yet.
-pub struct ReadSide<'d, D: Domain> {
+/// The sequence of a fault that has begun and has no result yet.
+pub struct Sequence<'d, D: Domain> {
     domain: &'d D,
     seq: u64,
 }
 
-impl<'d, D: Domain> ReadSide<'d, D> {
-    /// Begins; waits for invalidations under way.
+impl<'d, D: Domain> Sequence<'d, D> {
+    /// Begins, and waits for invalidations under way.
     pub fn begin(domain: &'d D) -> Self {
         let seq = domain.read_begin();
         Self { domain, seq }
     }
 
-    /// Whether a result for `pages` is known to be in vain already.
+    /// Whether a result for `pages` is known to be stale already.
     pub fn collided(&self, pages: PageRange) -> bool {
         self.domain.may_have_collided(self.seq, pages)
     }
 
-    /// Binds what a walk found to the sequence it was found under.
-    ///
-    /// `done` is the part of the range that the walk got through.
+    /// Binds the result of a walk to this sequence. `done` is the part of the range that the walk completed.
     pub fn faulted<R>(self, found: Unread<R>, done: PageRange) -> Faulted<'d, D, R> {
         Faulted {
-            side: self,
+            seq: self,
             found,
             done,
         }
     }
 }
 
-/// Room for what a walk finds. There is no way to look at it.
+/// The result of a walk before its validation. There is no way to look at it.
 pub struct Unread<R> {
     result: R,
     /// All pages in it lie here.
@@ -202,7 +199,7 @@ impl<R> Unread<R> {
         }
     }
 
-    /// log2 of how many pages the smallest entry found maps, so that room for it can be made.
+    /// log2 of how many pages the smallest entry found maps, to make room for it.
     pub fn smallest_order(&self) -> u32 {
         self.smallest
     }
@@ -231,8 +228,8 @@ impl<R: Collect> Collect for Unread<R> {
     }
 
     #[inline]
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        let done = self.result.entries(first, behind);
+    fn entries(&mut self, first: Run, following: impl FusedIterator<Item = Pfn>) -> Taken {
+        let done = self.result.entries(first, following);
         if let Some(more) = done.taken.checked_sub(1) {
             let end = first.range().end().saturating_add(more << first.order);
             self.reached(&first, end);
@@ -241,7 +238,7 @@ impl<R: Collect> Collect for Unread<R> {
     }
 
     fn unusable(&mut self, pages: PageRange) {
-        // That a page becomes usable is no invalidation: nothing to watch.
+        // A page that becomes usable is no invalidation.
         self.result.unusable(pages);
     }
 
@@ -254,15 +251,15 @@ impl<R: Collect> Collect for Unread<R> {
 
 /// Pages found that may be stale already.
 pub struct Faulted<'d, D: Domain, R> {
-    side: ReadSide<'d, D>,
+    seq: Sequence<'d, D>,
     found: Unread<R>,
     done: PageRange,
 }
 
 impl<'d, D: Domain, R> Faulted<'d, D, R> {
-    /// Takes the lock and checks that nothing has come in between.
+    /// Takes the lock and checks that no invalidation came in between.
     pub fn validate(self) -> Result<ValidRange<'d, D, R>, Collided<R>> {
-        let ReadSide { domain, seq } = self.side;
+        let Sequence { domain, seq } = self.seq;
         let guard = domain.lock();
         if domain.must_retry(&guard, seq, self.found.hull) {
             return Err(Collided(self.found));
@@ -275,7 +272,7 @@ impl<'d, D: Domain, R> Faulted<'d, D, R> {
     }
 }
 
-/// Pages that are what the CPU sees, for as long as this value lives.
+/// Pages as the CPU's page table has them, for as long as this value lives: it holds the domain's lock.
 pub struct ValidRange<'d, D: Domain + 'd, R> {
     guard: D::Guard<'d>,
     result: R,
@@ -288,17 +285,17 @@ impl<'d, D: Domain, R> ValidRange<'d, D, R> {
         &self.result
     }
 
-    /// The part of the range that the walk got through.
+    /// The part of the wanted range that the walk completed.
     pub fn done(&self) -> PageRange {
         self.done
     }
 
-    /// What the lock protects.
+    /// The data that the lock protects.
     pub fn guard(&self) -> &D::Guard<'d> {
         &self.guard
     }
 
-    /// Releases the lock and gives the room for the result back, with nothing in it.
+    /// Releases the lock and returns the room for the result, empty.
     pub fn give_up(self) -> R
     where
         R: Collect,
@@ -308,41 +305,41 @@ impl<'d, D: Domain, R> ValidRange<'d, D, R> {
         result
     }
 
-    /// The pages found, and what the lock protects.
+    /// The pages found, and the data that the lock protects.
     pub fn split(&mut self) -> (&R, &mut D::Guard<'d>) {
         (&self.result, &mut self.guard)
     }
 }
 
-/// When to stop trying.
+/// When a fault stops repeating.
 pub trait Deadline {
-    /// Whether it is over.
+    /// Whether the time is over.
     fn passed(&self) -> bool;
 }
 
-/// How a fault keeps the address space still against a storm of invalidations.
+/// How a fault holds off a storm of invalidations.
 ///
-/// Most faults never collide, and hold nothing. One that keeps losing holds the address space from
-/// before its sequence begins until its result is valid, so that it makes progress.
+/// Most faults never collide and hold nothing. One that keeps losing takes the lock of the address space
+/// before its sequence begins and keeps it until its result is valid, so that it makes progress.
 pub trait Hold {
     /// What is held.
     type Held;
 
-    /// Called before each try. `collisions` counts those so far.
+    /// Called before each try, with the number of collisions so far.
     fn hold(&mut self, collisions: u32) -> Self::Held;
 }
 
-/// Faults until the result is valid: the one retry loop.
+/// Faults until the result is valid: the only retry loop.
 ///
-/// `walk` puts what it finds into the cleared [`Unread`] and returns the part of the range that it
-/// got through; it runs again whenever an invalidation came in between, until `deadline` has passed.
+/// `walk` collects into the cleared [`Unread`] and returns the part of the range that it completed. It runs
+/// again, after `collided`, when an invalidation came in between, until `deadline` has passed.
 pub fn until_valid<'d, D: Domain, R: Collect, H: Hold>(
     domain: &'d D,
     deadline: &impl Deadline,
     mut hold: H,
     result: R,
     mut walk: impl FnMut(
-        &ReadSide<'d, D>,
+        &Sequence<'d, D>,
         &mut H::Held,
         &mut Unread<R>,
     ) -> Result<PageRange, FaultError>,
@@ -353,9 +350,9 @@ pub fn until_valid<'d, D: Domain, R: Collect, H: Hold>(
     loop {
         found.clear();
         let mut held = hold.hold(collisions);
-        let side = ReadSide::begin(domain);
-        match walk(&side, &mut held, &mut found) {
-            Ok(done) => match side.faulted(found, done).validate() {
+        let seq = Sequence::begin(domain);
+        match walk(&seq, &mut held, &mut found) {
+            Ok(done) => match seq.faulted(found, done).validate() {
                 Ok(valid) => return Ok(valid),
                 Err(Collided(room)) => found = room,
             },

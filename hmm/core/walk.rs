@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The walk over a CPU page table: reports, faults in or refuses page after page.
+//! The walk over the CPU's page table: it reports, faults in or refuses each page.
 //!
-//! The page table is behind [`AddressSpace`]: the kernel's in `../kernel/tables.rs`, a synthetic
+//! The walk reads the page table through [`AddressSpace`]: the kernel's in `../kernel/page_table.rs`, a synthetic
 //! one in `walk/tests.rs`.
 
 use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::{Collect, Taken};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Decision, Entry, Policy, Refusal, VmaRights, Wants};
-use crate::run::{Full, Run};
+use crate::run::Run;
 
 /// A virtual memory area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Vma {
 /// One entry of the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it holds; if it maps memory, the frame of its first page.
+    /// Its kind; if it maps memory, with the frame of its first page.
     pub entry: Entry,
     /// The first page that it covers.
     pub start: PageIndex,
@@ -33,7 +34,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// An entry of this order that covers `page`; entries are aligned to their size.
+    /// The entry of order `order` that covers `page`; entries are aligned to their size.
     #[inline]
     pub fn around(page: PageIndex, order: u32, entry: Entry) -> Self {
         let start = PageIndex::new(page.get() >> order << order);
@@ -51,142 +52,91 @@ impl Found {
     }
 }
 
-/// Why a walk ended early.
+/// Why a fault failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultError {
     /// A page cannot be had.
     Refused(Refusal),
-    /// The range was invalidated during the walk: begin again.
+    /// The range was invalidated during the walk: repeat it.
     Collided,
-    /// Invalidations kept winning until the deadline passed.
+    /// Invalidations of these pages came in between until the deadline passed.
     TimedOut,
     /// The address space is gone.
     Exited,
     /// No memory for the page or for the bookkeeping.
     NoMemory,
-    /// The calling thread has been killed.
+    /// The calling thread was killed.
     Interrupted,
-    /// Not without waiting for somebody, which [`Waiting::Forbidden`] forbids.
+    /// The fault would have to wait, which [`Waiting::Forbidden`] forbids.
     WouldWait,
-    /// The request makes no sense: an empty range, or one that is not all in user space or not all in
-    /// the domain.
+    /// An invalid request: an empty range, or one that is not all in user space or in the domain.
     Invalid,
 }
 
-/// Whether whoever asks for pages may wait for somebody: a disk, a file system, the handler of a
-/// userfaultfd, or whoever holds a lock and waits for one of these.
+/// Whether a fault may wait for I/O, for the handler of a userfaultfd, or for the holder of a lock who waits for one
+/// of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// It may, for as long as it takes.
+    /// It may, without a limit.
     Allowed,
-    /// It must not: [`FaultError::WouldWait`] is the answer then. Others wait for this thread.
+    /// It must not, as others wait for this thread: it fails with [`FaultError::WouldWait`].
     Forbidden,
 }
 
-/// Whether the address space stayed still while the fault handler ran.
+/// Whether the fault handler dropped the lock that keeps the address space as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It did: the area is still the same.
-    Still,
-    /// It may have changed, as the handler had to wait for somebody: look for the area again.
-    LetGo,
+    /// It did not: the area is the same.
+    LockHeld,
+    /// It did, to wait for somebody, and the address space may have changed: look for the area again.
+    LockDropped,
 }
 
-/// Where a walk puts what it finds, in ascending order.
-pub trait Collect {
-    /// Pages that the device can use. If there is no room, the walk ends before them.
-    fn mapped(&mut self, run: Run) -> Result<(), Full>;
-
-    /// The pages of one entry, and those of the entries behind it: each of them maps `1 << first.order`
-    /// pages, with the rights of `first`, and `behind` yields their frames.
-    ///
-    /// The same as a call of [`Collect::mapped`] for each entry, for whoever can do it faster.
-    fn entries(&mut self, first: Run, behind: impl FusedIterator<Item = Pfn>) -> Taken {
-        one_by_one(self, first, behind)
-    }
-
-    /// Pages that no device could ever use.
-    fn unusable(&mut self, pages: PageRange) {
-        let _ = pages;
-    }
-
-    /// Forgets everything: the walk begins anew.
-    fn clear(&mut self);
-}
-
-/// [`Collect::entries`] for whoever cannot do it faster.
-pub(crate) fn one_by_one<C: Collect + ?Sized>(
-    collect: &mut C,
-    first: Run,
-    mut behind: impl FusedIterator<Item = Pfn>,
-) -> Taken {
-    let mut taken = 0;
-    let mut run = first;
-    while collect.mapped(run).is_ok() {
-        taken += 1;
-        match behind.next() {
-            Some(pfn) => run = run.next_entry(pfn),
-            None => return Taken { taken, full: false },
-        }
-    }
-    Taken { taken, full: true }
-}
-
-/// How many entries there was room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// Entries that were taken, from the first one on.
-    pub taken: u64,
-    /// Whether there is no room for the one behind them.
-    pub full: bool,
-}
-
-/// The address space that is walked. It stays still (in the kernel: the mmap lock) but for the calls of
-/// the fault handler that say otherwise.
+/// The address space that is walked. A lock (in the kernel: the mmap lock) keeps its areas as they are, but
+/// for calls of the fault handler that return [`Handled::LockDropped`].
 pub trait AddressSpace {
-    /// The area that covers `page` or, if none does, the next one above it.
+    /// The area that covers `page` or, if there is none, the next one above (`find_vma`).
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma>;
 
-    /// The entry for `page`, which lies in the area that `vma_from` last returned. Those up to `until`
-    /// are likely to be asked for next.
+    /// The entry for `page`, which lies in the area that `vma_from` last returned. The caller is likely to ask for
+    /// those up to `until` next.
     fn entry(&mut self, page: PageIndex, until: PageIndex) -> Found;
 
-    /// The frames of the entries behind `found`, which `entry` has just returned and which maps memory: as
+    /// The frames of the entries after `found`, which `entry` has just returned and which maps memory: as
     /// long as they map as many pages each, with the same rights and to the same kind of memory, and end
     /// before `until` or there.
     ///
-    /// May be fewer than there are: it saves deciding about each of them.
+    /// May yield fewer than there are. It saves a decision about each of them.
     fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
         let _ = (found, until);
         core::iter::empty()
     }
 
-    /// How many entries behind `found`, which `entry` has just returned and which is absent, are absent,
+    /// How many entries after `found`, which `entry` has just returned and which is absent, are absent,
     /// too, and end before `until` or there. May be fewer than there are.
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let _ = (found, until);
         0
     }
 
-    /// Runs the CPU's fault handler on `pages` for `access`, one after the other, until it lets go of the
-    /// address space or fails.
+    /// Runs the CPU's fault handler on `pages` for `access`, one after the other, until it drops the lock or
+    /// fails.
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError>;
 
-    /// Whether an invalidation has hit the range since the walk began, so that its result will be
-    /// thrown away.
+    /// Whether an invalidation has hit the range since the walk began, so that its result is useless.
     fn collided(&self) -> bool;
 }
 
-/// What a walk is asked for.
+/// A request to a range fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<W = Policy> {
-    /// The pages meant.
+    /// The pages.
     pub wanted: PageRange,
-    /// What is wanted of them.
+    /// The policy for them, or a policy for each.
     pub wants: W,
-    /// Pages right behind them to take along if they are resident.
-    pub ahead: u64,
-    /// Whose device memory is reported instead of being faulted back.
+    /// How many pages right after them are reported, too, as far as they are resident: fault-around.
+    pub around: u64,
+    /// The owner of device memory that is reported instead of being brought back.
     pub owner: Owner,
 }
 
@@ -196,16 +146,16 @@ impl<W> Request<W> {
         Self {
             wanted,
             wants,
-            ahead: 0,
+            around: 0,
             owner: Owner::NONE,
         }
     }
 
-    /// The pages meant, and those to take along.
+    /// The pages wanted, and those of fault-around.
     #[inline]
     pub const fn pages(&self) -> PageRange {
         let wanted = self.wanted;
-        PageRange::new(wanted.start(), wanted.end().saturating_add(self.ahead))
+        PageRange::new(wanted.start(), wanted.end().saturating_add(self.around))
     }
 }
 
@@ -222,12 +172,12 @@ pub fn serve<W: Wants>(
     let done = walk.range(wanted)?;
     // A huge entry at the end of the wanted pages was reported whole.
     let from = walk.reached.max(wanted.end());
-    if request.ahead > 0 && done.end() == wanted.end() {
-        let ahead = PageRange::new(from, wanted.end().saturating_add(request.ahead));
+    if request.around > 0 && done.end() == wanted.end() {
+        let around = PageRange::new(from, wanted.end().saturating_add(request.around));
         let mut walk = Walk::new(space, &Policy::Snapshot, found);
         walk.reached = from;
-        // How far it gets does not matter, and looking on never fails.
-        let _ = walk.range(ahead);
+        // How far it gets does not matter, and a snapshot never fails.
+        let _ = walk.range(around);
     }
     Ok(done)
 }
@@ -238,8 +188,8 @@ pub fn serve<W: Wants>(
 /// part that were not reported have nothing a device could use at the moment (only where
 /// [`Policy::Snapshot`] was wanted).
 ///
-/// A huge entry of which the same is wanted throughout is reported whole: the first and the last
-/// run may reach beyond `range`.
+/// A huge entry is reported whole if all its pages have the same policy: the first and the last run may reach
+/// beyond `range`.
 pub fn walk<W: Wants>(
     space: &mut impl AddressSpace,
     range: PageRange,
@@ -249,34 +199,34 @@ pub fn walk<W: Wants>(
     Walk::new(space, wants, found).range(range)
 }
 
-/// How often the fault handler is called for one page in one walk: a write to a huge page may take
-/// one call to split it and another to copy the page.
+/// How often a walk calls the fault handler for one page: a write to a huge page may take one call to split it and
+/// another to copy the page.
 const TRIES_FOR_A_PAGE: u32 = 4;
 
-/// How many absent pages in a row the fault handler is called for at most before the page table is
-/// looked at again: one at first, and twice as many each time that the handler brought in no more than
-/// that. It may bring in a huge page at once, or some pages around the one that is asked for.
+/// The most absent pages in a row that the fault handler is called for before the page table is read again: one at
+/// first, and twice as many each time that the handler brought in no more than that. It may bring in a huge page,
+/// or pages around the one that it is called for.
 const LONGEST_BURST: u64 = 64;
 
 /// How a walk through an area ended.
 enum Left {
-    /// At its end.
+    /// At the area's end.
     Through,
     /// Before this page, as there is no room to report it.
     Full(PageIndex),
     /// At this page, as the address space may have changed.
-    LetGo(PageIndex),
+    LockDropped(PageIndex),
 }
 
 struct Walk<'a, S, W, C> {
     space: &'a mut S,
     wants: &'a W,
     found: &'a mut C,
-    /// The page behind the last one reported.
+    /// The page after the last one reported.
     reached: PageIndex,
     /// Calls of the fault handler for the page that the walk is at.
     tries: u32,
-    /// How many pages the fault handler was last called for in a row, and the page behind them.
+    /// How many pages the fault handler was last called for in a row, and the page after them.
     burst: u64,
     burst_end: PageIndex,
 }
@@ -309,7 +259,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             };
             page = match left {
                 Left::Through => part.end(),
-                Left::LetGo(page) => page,
+                Left::LockDropped(page) => page,
                 Left::Full(page) => return Ok(PageRange::new(range.start(), page)),
             };
         }
@@ -333,9 +283,9 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                         perm,
                         memory,
                     );
-                    // The same would be decided about those behind.
-                    let behind = self.space.alike(&found, until);
-                    let Taken { taken, full } = self.found.entries(first, behind);
+                    // The same would be decided about those that follow.
+                    let following = self.space.alike(&found, until);
+                    let Taken { taken, full } = self.found.entries(first, following);
                     if let Some(more) = taken.checked_sub(1) {
                         let more = more << found.order;
                         self.reached = first.range().end().saturating_add(more);
@@ -350,8 +300,8 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
                 Decision::Skip => {}
                 Decision::Unusable => self.found.unusable(pages),
                 Decision::Fault(access) => match self.fault(page, &found, access, until)? {
-                    Handled::Still => continue,
-                    Handled::LetGo => return Ok(Left::LetGo(page)),
+                    Handled::LockHeld => continue,
+                    Handled::LockDropped => return Ok(Left::LockDropped(page)),
                 },
                 Decision::Refuse(why) => return Err(FaultError::Refused(why)),
             }
@@ -373,7 +323,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
     }
 
-    /// Has `page`, whose entry is `found`, faulted in, and absent pages behind it.
+    /// Has `page`, whose entry is `found`, faulted in, and absent pages after it.
     fn fault(
         &mut self,
         page: PageIndex,
@@ -381,16 +331,16 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         access: Access,
         until: PageIndex,
     ) -> Result<Handled, FaultError> {
-        // The handler may do nothing and say that all is well: short of memory in an area that may
-        // drop its pages. Then the caller's deadline has to count.
+        // The handler may succeed without bringing the page in: short of memory, in an area with
+        // droppable pages. Then the caller's deadline has to end this.
         self.tries += 1;
         if self.tries > TRIES_FOR_A_PAGE {
             return Err(FaultError::Collided);
         }
         let pages = self.next_burst(page, found, until);
         let handled = self.space.fault(pages, access)?;
-        if handled == Handled::Still && pages.end() >= until {
-            // Nothing is saved any more: whether it collided is found out when the result is validated.
+        if handled == Handled::LockHeld && pages.end() >= until {
+            // A check would save nothing any more: the validation of the result finds a collision.
             return Ok(handled);
         }
         match self.space.collided() {
@@ -399,7 +349,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
     }
 
-    /// The pages to call the fault handler for: `page`, whose entry is `found`, and some behind it.
+    /// The pages to call the fault handler for: `page`, whose entry is `found`, and some after it.
     fn next_burst(&mut self, page: PageIndex, found: &Found, until: PageIndex) -> PageRange {
         let one = PageRange::new(page, page.saturating_add(1));
         let goes_on = page == self.burst_end;
@@ -414,11 +364,11 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             true => (self.burst * 2).min(LONGEST_BURST),
             false => 1,
         };
-        let behind = match self.burst {
+        let more = match self.burst {
             1 => 0,
-            burst => self.space.absent_behind(found, until).min(burst - 1),
+            burst => self.space.absent_after(found, until).min(burst - 1),
         };
-        self.burst_end = page.saturating_add(1 + behind);
+        self.burst_end = page.saturating_add(1 + more);
         PageRange::new(page, self.burst_end)
     }
 

@@ -3,13 +3,11 @@
 //! The device reads and writes the process's memory, and takes pages of it exclusively.
 //!
 //! An access goes through the device's table with its lock shared. What the table lacks is faulted in,
-//! with everything behind it that the command is about, and then the access is tried again.
+//! with everything after it that the command is about, and then the access is tried again.
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::exclusive::make_exclusive;
-use hmm::page::{mark_dirty, MappedPage};
-use hmm::pfn::{Access, Perm, Pfn};
-use hmm::range::TimeLimit;
+use hmm::{
+    make_exclusive, mark_dirty, Access, MappedPage, PageIndex, PageRange, Perm, Pfn, TimeLimit,
+};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 

@@ -2,7 +2,7 @@
 
 //! An ioctl's argument: checked on its way in, completed on its way out.
 
-use hmm::addr::{page_offset, PageIndex, PageRange, PAGE_SHIFT};
+use hmm::{page_offset, PageIndex, PageRange, PAGE_SHIFT};
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice, UserSliceWriter};

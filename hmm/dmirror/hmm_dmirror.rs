@@ -38,7 +38,7 @@ mod vram;
 mod uapi_bindings;
 use uapi_bindings as uapi;
 
-use hmm::device_memory::Pool;
+use hmm::Pool;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

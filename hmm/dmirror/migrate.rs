@@ -2,7 +2,7 @@
 
 //! Pages move to the device's own memory and back.
 //!
-//! [`Pool`](hmm::device_memory::Pool) does it. The notifier removes the pages from the device's table
+//! [`Pool`](hmm::Pool) does it. The notifier removes the pages from the device's table
 //! before they move; where they are afterwards is looked up like for any page.
 
 use kernel::prelude::*;

@@ -2,14 +2,11 @@
 
 //! The device's page table: what it may use of one address space.
 //!
-//! It is behind the lock of an [`IntervalNotifier`](hmm::interval::IntervalNotifier): the device's
+//! It is protected by the lock of an [`IntervalNotifier`](hmm::IntervalNotifier): the device's
 //! accesses share the lock, faults take it to enter pages, invalidations to remove them. Nothing may
 //! sleep under it, so room for an entry is made beforehand ([`Spare`]).
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::{Event, Leaves};
-use hmm::interval::Invalidate;
-use hmm::pfn::{Access, Perm, Pfn};
+use hmm::{Access, Event, Invalidate, Leaves, PageIndex, PageRange, Perm, Pfn};
 use kernel::prelude::*;
 use kernel::rbtree::{Entry, RBTree, RBTreeNodeReservation};
 

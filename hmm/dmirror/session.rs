@@ -4,15 +4,10 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hmm::addr::PageRange;
-use hmm::device_memory::Huge;
-use hmm::flat::{Flat, PageState, PageWord};
-use hmm::interval::IntervalNotifier;
-use hmm::mirror::user_pages;
-use hmm::pfn::{Access, Memory, Owner};
-use hmm::policy::Policy;
-use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::walk::Request;
+use hmm::{
+    fault_until_valid, user_pages, Access, HmmPfn, Huge, IntervalNotifier, Memory, Owner,
+    PageRange, PageState, PfnArray, Policy, Request, TimeLimit,
+};
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::mm::virt::VmaNew;
@@ -94,8 +89,8 @@ impl Session {
         for part in batches(range) {
             // Nothing can be allocated once the result is valid, as that holds the table's lock.
             spare.refill()?;
-            let mut words = [PageWord::ABSENT; BATCH];
-            let found = Flat::new(part.start(), &mut words);
+            let mut words = [HmmPfn::ABSENT; BATCH];
+            let found = PfnArray::new(part.start(), &mut words);
             let limit = TimeLimit::default();
             let request = self.request(part, policy);
             let mut valid = fault_until_valid(&self.table, mm, &limit, &request, found)?;
@@ -177,7 +172,7 @@ pub(crate) fn batches(range: PageRange) -> impl Iterator<Item = PageRange> {
     core::iter::from_fn(move || {
         let start = rest.start();
         let next = (start.get() / BATCH as u64 + 1) * BATCH as u64;
-        let part = PageRange::new(start, hmm::addr::PageIndex::new(next).min(rest.end()));
+        let part = PageRange::new(start, hmm::PageIndex::new(next).min(rest.end()));
         rest = PageRange::new(part.end(), rest.end());
         (!part.is_empty()).then_some(part)
     })

@@ -2,20 +2,15 @@
 
 //! What the CPU's page table holds, one byte for each page, without changing anything.
 
-use hmm::flat::{Flat, PageState, PageWord};
-use hmm::page::is_zero_page;
-use hmm::pfn::{Memory, Perm};
-use hmm::policy::Policy;
-use hmm::range::{fault_until_valid, TimeLimit};
+use hmm::{
+    fault_until_valid, is_zero_page, HmmPfn, Memory, PageState, Perm, PfnArray, Policy, TimeLimit,
+    PMD_ORDER, PUD_ORDER,
+};
 use kernel::prelude::*;
 
 use crate::command::Command;
 use crate::session::{batches, Session, BATCH};
 use crate::uapi;
-
-/// log2 of the pages that a PMD and a PUD map.
-const PMD_ORDER: u32 = 9;
-const PUD_ORDER: u32 = 18;
 
 impl Session {
     /// Writes what the device would see into the caller's buffer.
@@ -23,9 +18,9 @@ impl Session {
         let mm = self.mm()?;
         let mut buffer = command.buffer(1)?.writer();
         for part in batches(command.range()) {
-            let mut words = [PageWord::ABSENT; BATCH];
+            let mut words = [HmmPfn::ABSENT; BATCH];
             let request = self.request(part, Policy::Snapshot);
-            let found = Flat::new(part.start(), &mut words);
+            let found = PfnArray::new(part.start(), &mut words);
             let limit = TimeLimit::default();
             let valid = fault_until_valid(&self.table, &mm, &limit, &request, found)?;
             let mut bytes = [0; BATCH];

@@ -3,7 +3,7 @@
 //! The device's own memory. As there is no device, pages of system memory play its part; they come
 //! and go with the pages that are in use.
 
-use hmm::device_memory::{DeviceMemory, Extent, SystemPages};
+use hmm::{DeviceMemory, Extent, SystemPages};
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, SpinLock};

@@ -17,10 +17,7 @@
 
 use core::str::SplitWhitespace;
 
-use hmm::addr::{page_offset, PageIndex, PageRange};
-use hmm::dma::Addressing;
-use hmm::dma_run::DmaRun;
-use hmm::pfn::Access;
+use hmm::{page_offset, Access, Addressing, DmaRun, PageIndex, PageRange};
 use kernel::debugfs::ScopedDir;
 use kernel::device::{Bound, Device};
 use kernel::fmt;

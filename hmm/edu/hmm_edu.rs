@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `hmm_edu.ko`: drives QEMU's `edu` PCI device on a process's pages, to test [`hmm::dma`].
+//! `hmm_edu.ko`: drives QEMU's `edu` PCI device on a process's pages, to test [`hmm::DmaRange`].
 //!
 //! The device has an engine that copies up to 4 KiB between memory and a buffer of its own. The test
 //! program says what is to be done through files in debugfs, in the process whose memory it is about
@@ -22,9 +22,8 @@ mod engine;
 mod session;
 mod table;
 
-use hmm::addr::{PageIndex, PageRange};
 use hmm::compat;
-use hmm::dma::{DmaError, DmaRange};
+use hmm::{DmaError, DmaRange, PageIndex, PageRange};
 use kernel::debugfs::Scope;
 use kernel::device::{Bound, Core};
 use kernel::dma::{Device as _, DmaMask};

@@ -5,14 +5,10 @@
 //! A fault: [`Session::map`] → [`fault_until_valid`] → [`DmaRange::map`] → [`Table`]. A copy goes
 //! through the table with the lock shared, so that an invalidation waits for it.
 
-use hmm::addr::{page_offset, PageIndex, PageRange, PAGE_SIZE};
-use hmm::dma::DmaRange;
-use hmm::interval::IntervalNotifier;
-use hmm::pfn::{Access, Owner, Perm};
-use hmm::policy::Policy;
-use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::run::Runs;
-use hmm::walk::Request;
+use hmm::{
+    fault_until_valid, page_offset, Access, DmaRange, IntervalNotifier, Owner, PageIndex,
+    PageRange, Perm, Policy, Request, Runs, TimeLimit, PAGE_SIZE,
+};
 use kernel::device::{Bound, Device};
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;

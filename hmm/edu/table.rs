@@ -2,13 +2,7 @@
 
 //! The mappings of a session. They go when the CPU takes the pages away.
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::dma::{DmaError, Mapping};
-use hmm::dma_run::DmaRun;
-use hmm::event::Event;
-use hmm::interval::Invalidate;
-use hmm::page::mark_dirty;
-use hmm::pfn::Perm;
+use hmm::{mark_dirty, DmaError, DmaRun, Event, Invalidate, Mapping, PageIndex, PageRange, Perm};
 use kernel::prelude::*;
 
 /// The most mappings at a time.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Charging what faults allocate to the process whose memory they fault in.
+//! Charges the allocations of faults to the process whose memory they fault in.
 //!
-//! Faults are served by the kernel's workers. What they allocate for the mirror and for the CPU's page
-//! table would be charged to nobody: a process could make the kernel spend memory that no limit of
-//! its own holds back. (The pages themselves are charged by the CPU's fault handler.)
+//! The kernel's workers serve faults. Their allocations for the mirror and for the CPU's page table would be
+//! charged to nobody, and no limit would bound them. (The CPU's fault handler charges the pages themselves.)
 
 use kernel::mm::MmWithUser;
 use kernel::types::NotThreadSafe;

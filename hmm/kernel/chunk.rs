@@ -1,65 +1,75 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! One chunk of a mirror: its translations, and what invalidations do to them.
+//!
+//! A chunk tells its parent what happens to it through [`Parent`].
 
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::alloc::Flags;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 
-use crate::addr::{PageIndex, PageRange};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER};
 use crate::chunk_map::entry_size;
-use crate::chunks::Chunks;
 use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
-use crate::mirror::Observer;
 use crate::page::{mark_dirty, MappedPage};
 use crate::pfn::{Access, Perm, Pfn};
-use crate::table::{units_in, Filled, Pages, Room, Slot, Table, UNIT_ORDER};
-use crate::unit::UnitPages;
+use crate::pmd_pages::PmdPages;
+use crate::xlt::{pmds_in, Filled, Pages, Room, Slot, Xlt};
 use crate::zeroed::zeroed;
 
+/// What a chunk tells the mirror that it is a part of. Called under the chunk's lock: must not sleep.
+pub(crate) trait Parent: Send + Sync {
+    /// The chunk's memory changed from `before` to `after` bytes.
+    fn resized(&self, before: usize, after: usize);
+
+    /// An invalidation removed `pages` translations from `range`.
+    fn invalidated(&self, range: PageRange, event: Event, pages: u64);
+
+    /// The chunk has lost its last translation.
+    fn emptied(&self);
+}
+
 /// The translations of one chunk.
-pub(crate) struct Chunk<O: Observer> {
+pub(crate) struct Chunk<P: Parent> {
     table: Translations,
-    /// Those that it belongs to.
-    chunks: Arc<Chunks<O>>,
+    parent: P,
 }
 
 /// A chunk, registered for its range: what the mirror is made of, and the domain of its faults.
-pub(crate) type WatchedChunk<O> = IntervalNotifier<Chunk<O>>;
+pub(crate) type WatchedChunk<P> = IntervalNotifier<Chunk<P>>;
 
 // Not vectors: a chunk with its notifier is to fit into 256 bytes.
 type Slots = KBox<[Slot]>;
-type Units = Pin<KBox<[Pages<Slots>]>>;
-type Translations = Table<Slots, Units>;
+type Pmds = Pin<KBox<[Pages<Slots>]>>;
+type Translations = Xlt<Slots, Pmds>;
 
-impl<O: Observer> Chunk<O> {
-    /// An empty chunk of the pages in `range`, for `chunks`.
+impl<P: Parent> Chunk<P> {
+    /// An empty chunk of the pages in `range`, of `parent`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(range: PageRange, chunks: Arc<Chunks<O>>) -> Result<Self> {
-        let huge = empty_slots(units_in(range), GFP_KERNEL_ACCOUNT)?;
-        let table = Table::new(range, huge);
-        let chunk = Self { table, chunks };
-        chunk.chunks.account(0, chunk.memory());
+    pub(crate) fn new(range: PageRange, parent: P) -> Result<Self> {
+        let huge = empty_slots(pmds_in(range), GFP_KERNEL_ACCOUNT)?;
+        let table = Xlt::new(range, huge);
+        let chunk = Self { table, parent };
+        chunk.parent.resized(0, chunk.memory());
         Ok(chunk)
     }
 
-    /// Whether it has no translation.
+    /// Whether there are no translations.
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// How many bytes it takes.
+    /// Its memory in bytes, with its entry in the map.
     pub(crate) fn memory(&self) -> usize {
-        entry_size::<WatchedChunk<O>>() + self.table.memory()
+        entry_size::<WatchedChunk<P>>() + self.table.memory()
     }
 
-    /// Hands the page that `page` translates to, to `use_page`, if `access` may go there; says whether. It is
-    /// usable while the lock of the chunk is held.
+    /// Calls `use_page` with the page that `page` translates to, if the translation allows `access`; returns whether
+    /// it does. The page is valid while the lock of the chunk is held.
     #[inline]
     pub(crate) fn use_page(
         &self,
@@ -70,17 +80,17 @@ impl<O: Observer> Chunk<O> {
         let Some(pfn) = self.table.translate(page, access) else {
             return false;
         };
-        // SAFETY: The table holds only frames that the process's page table held, which have a `struct
-        // page` (what a walk put into words that were all absent before: `UnitPages::new`), and an
-        // invalidation waits for the lock whose guard `self` was borrowed from.
+        // SAFETY: The table holds only frames that a walk found in the process's page table (`PmdPages` shows
+        // nothing else), which have a `struct page`, and an invalidation waits for the lock whose guard `self`
+        // was borrowed from.
         use_page(unsafe { MappedPage::map(pfn) });
         true
     }
 
-    /// Enters the pages of `found`; see [`Table::fill`].
+    /// Enters the pages of `found`; see [`Xlt::fill`].
     pub(crate) fn fill(
         &mut self,
-        found: &UnitPages<'_>,
+        found: &PmdPages<'_>,
         limit: Perm,
         room: &mut RoomForFault,
     ) -> Filled {
@@ -90,8 +100,8 @@ impl<O: Observer> Chunk<O> {
         })
     }
 
-    /// Removes the translations of `range` and marks what the device wrote as dirty; returns how
-    /// many there were.
+    /// Removes the translations of `range`, marks pages that the device wrote dirty, and returns how many
+    /// translations there were.
     fn zap(&mut self, range: PageRange) -> u64 {
         self.change(|table| table.zap(range, &mut AtOnce, written))
     }
@@ -101,22 +111,26 @@ impl<O: Observer> Chunk<O> {
         self.zap(self.table.range())
     }
 
-    /// Changes the table and keeps account of its memory.
+    /// Changes the table and reports a change of its memory.
     fn change<R>(&mut self, change: impl FnOnce(&mut Translations) -> R) -> R {
         let before = self.memory();
         let result = change(&mut self.table);
-        self.chunks.account(before, self.memory());
+        let after = self.memory();
+        // Most changes of a table change nothing about its memory.
+        if before != after {
+            self.parent.resized(before, after);
+        }
         result
     }
 }
 
-impl<O: Observer> Drop for Chunk<O> {
+impl<P: Parent> Drop for Chunk<P> {
     fn drop(&mut self) {
-        self.chunks.account(self.memory(), 0);
+        self.parent.resized(self.memory(), 0);
     }
 }
 
-impl<O: Observer> Invalidate for Chunk<O> {
+impl<P: Parent> Invalidate for Chunk<P> {
     fn invalidate(&mut self, range: PageRange, event: Event) {
         let pages = match event.leaves() {
             Leaves::Nothing => self.zap(range),
@@ -125,69 +139,69 @@ impl<O: Observer> Invalidate for Chunk<O> {
                 0
             }
         };
-        self.chunks.observer().invalidated(range, event, pages);
+        self.parent.invalidated(range, event, pages);
         if pages > 0 && self.is_empty() {
-            self.chunks.emptied();
+            self.parent.emptied();
         }
     }
 
-    /// What was in the map has given up everything before ([`Chunk::give_up`]), and what was not never
-    /// had anything.
+    /// A chunk that was in the map has already dropped its translations ([`Chunk::give_up`]); one that never
+    /// got in has none.
     fn retire(&mut self) {
         self.give_up();
     }
 }
 
-/// The device wrote frame `pfn`, and its translation has gone or become read-only.
+/// Marks frame `pfn` dirty: the device wrote it, and its translation has gone or become read-only.
 fn written(pfn: Pfn) {
     // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
     // to come through the chunk's lock first. Translations change only while that is held.
     unsafe { mark_dirty(pfn) }
 }
 
-/// Empty slots for so many pages, or so many units.
+/// `count` empty slots, for pages or for PMDs.
 fn empty_slots(count: u64, flags: Flags) -> Result<Slots> {
     Ok(zeroed(count as usize, flags)?)
 }
 
-/// So many units without slots.
-fn empty_units(count: usize, flags: Flags) -> Result<Units> {
+/// `count` PMDs without slots.
+fn empty_pmds(count: usize, flags: Flags) -> Result<Pmds> {
     KBox::pin_slice(|_| Ok::<_, Error>(Pages::default()), count, flags)
 }
 
 /// Room for the translations of a fault, made before the lock is taken and charged to the process.
 #[derive(Default)]
 pub(crate) struct RoomForFault {
-    units: Option<Units>,
+    pmds: Option<Pmds>,
     slots: Option<Slots>,
-    /// Whether room that the chunk has now may be gone when it is needed.
+    /// Whether to make room even if the chunk has it: it may be gone when it is needed.
     rely_on_nothing: bool,
 }
 
 impl RoomForFault {
-    /// Makes the room that `chunk` has not got for pages in the unit that `page` is in.
+    /// Makes the room for pages in the PMD of `page` that `chunk` has not got.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn prepare<O: Observer>(
+    pub(crate) fn prepare<P: Parent>(
         &mut self,
-        chunk: &WatchedChunk<O>,
+        chunk: &WatchedChunk<P>,
         page: PageIndex,
     ) -> Result {
-        let (units, slots, part) = {
+        let (pmds, slots, part) = {
             let chunk = chunk.read();
             let table = &chunk.table;
-            let (units, slots) = (table.has_pages(), table.has_slots(page));
+            let (pmds, slots) = (table.has_pages(), table.has_slots(page));
             (
-                units,
+                pmds,
                 slots && !self.rely_on_nothing,
                 table.part_around(page),
             )
         };
-        if !units && self.units.is_none() {
-            self.units = Some(empty_units(
-                units_in(chunk.range()) as usize,
+        if !pmds && self.pmds.is_none() {
+            self.pmds = Some(empty_pmds(
+                pmds_in(chunk.range()) as usize,
                 GFP_KERNEL_ACCOUNT,
             )?);
         }
@@ -197,21 +211,21 @@ impl RoomForFault {
         Ok(())
     }
 
-    /// Slots that were there when room was made have gone with other pages of the unit.
+    /// Makes room from now on whatever the chunk has: slots that it had went with other pages of the PMD.
     pub(crate) fn rely_on_nothing(&mut self) {
         self.rely_on_nothing = true;
     }
 
-    /// Whether room for single pages is needed, where the smallest entry found maps `1 << smallest` pages. Always,
-    /// if it was missed once: so there is no third time.
+    /// Whether room for single pages is needed if the smallest entry found maps `1 << smallest` pages. Always, if it
+    /// was missing once, so that there is no third try.
     pub(crate) fn needed(&self, smallest: u32) -> bool {
-        smallest < UNIT_ORDER || self.rely_on_nothing
+        smallest < PMD_ORDER || self.rely_on_nothing
     }
 }
 
-impl Room<Units, Slots> for RoomForFault {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        self.units.take_if(|spare| spare.len() == units)
+impl Room<Pmds, Slots> for RoomForFault {
+    fn pages(&mut self, pmds: usize) -> Option<Pmds> {
+        self.pmds.take_if(|spare| spare.len() == pmds)
     }
 
     fn slots(&mut self, pages: u64) -> Option<Slots> {
@@ -219,12 +233,12 @@ impl Room<Units, Slots> for RoomForFault {
     }
 }
 
-/// Room that is there at once or not at all: for the rest of a huge page, under the lock.
+/// Room that is allocated under the lock, without waiting: for the rest of a huge page.
 struct AtOnce;
 
-impl Room<Units, Slots> for AtOnce {
-    fn pages(&mut self, units: usize) -> Option<Units> {
-        empty_units(units, GFP_NOWAIT | __GFP_NOWARN).ok()
+impl Room<Pmds, Slots> for AtOnce {
+    fn pages(&mut self, pmds: usize) -> Option<Pmds> {
+        empty_pmds(pmds, GFP_NOWAIT | __GFP_NOWARN).ok()
     }
 
     fn slots(&mut self, pages: u64) -> Option<Slots> {

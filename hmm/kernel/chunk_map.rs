@@ -2,11 +2,11 @@
 
 //! The chunks of a mirror by number: an xarray that is read without a lock.
 //!
-//! Chunks come and go while the map is in use. Who only looks at one does so under the RCU read lock
-//! ([`ChunkMap::peek`]); who needs it while sleeping holds it ([`Held`]). What [`ChunkMap::retire`]
-//! takes out is held by nobody, and is a [`Grave`], which frees it when nobody looks any more. The
-//! rules are those of [`crate::life`]. The kernel crate's `XArray` reads under its spinlock, which the
-//! warm path of a device must not take.
+//! Chunks come and go while the map is in use. An access looks at a chunk under the RCU read lock
+//! ([`ChunkMap::peek`]). A fault, which sleeps, takes a reference ([`ChunkRef`]). [`ChunkMap::retire`]
+//! moves chunks without references to a [`RetireList`], which frees them after a grace period. The rules
+//! are those of [`crate::refcount`]. The kernel crate's `XArray` reads under its spinlock, which the warm
+//! path of a device must not take.
 
 use core::cell::Cell;
 use core::ops::Deref;
@@ -18,7 +18,7 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::{ForeignOwnable, Opaque};
 
-use crate::life::{Life, Reap};
+use crate::refcount::{Reap, Refcount};
 use crate::shim;
 
 /// A map from numbers to pinned values.
@@ -26,8 +26,8 @@ use crate::shim;
 /// # Invariants
 ///
 /// Every entry of the array is a `Pin<KBox<Entry<T>>>` turned into a pointer, owned by the map. It
-/// leaves the array, under the array's lock, only when its `life` has been retired, and is freed only
-/// after a grace period from then on; or by [`ChunkMap::clear`].
+/// leaves the array, under the array's lock, only when its `refcount` has been retired, and is freed after
+/// a grace period from then on; or by [`ChunkMap::clear`].
 #[pin_data(PinnedDrop)]
 pub(crate) struct ChunkMap<T> {
     #[pin]
@@ -35,11 +35,11 @@ pub(crate) struct ChunkMap<T> {
     _owns: core::marker::PhantomData<T>,
 }
 
-/// A value and how it is used.
+/// A value and its reference count.
 #[pin_data]
 struct Entry<T> {
-    life: Life,
-    /// The next one in the same [`Grave`]. Used by that alone.
+    refcount: Refcount,
+    /// The next one in the same [`RetireList`]. Used by that alone.
     next: Cell<Option<NonNull<Entry<T>>>>,
     #[pin]
     value: T,
@@ -83,40 +83,40 @@ impl<T> ChunkMap<T> {
     #[inline]
     pub(crate) fn peek<'g>(&'g self, index: usize, looking: &'g rcu::Guard) -> Option<&'g T> {
         let entry = self.entry(index, looking)?;
-        entry.life.touch();
+        entry.refcount.mark_accessed();
         Some(&entry.value)
     }
 
-    /// The value at `index`, held.
-    pub(crate) fn hold(&self, index: usize) -> Option<Held<'_, T>> {
+    /// The value at `index`, with a reference.
+    pub(crate) fn get(&self, index: usize) -> Option<ChunkRef<'_, T>> {
         let looking = rcu::read_lock();
-        self.held(self.entry(index, &looking)?)
+        self.reference(self.entry(index, &looking)?)
     }
 
-    /// The first value at `index` or above, held, and where it is.
-    pub(crate) fn hold_next(&self, index: usize) -> Option<(usize, Held<'_, T>)> {
+    /// The first value at `index` or above, with a reference, and its index.
+    pub(crate) fn get_next(&self, index: usize) -> Option<(usize, ChunkRef<'_, T>)> {
         let mut from = index;
         loop {
             let looking = rcu::read_lock();
             let (at, entry) = self.next(from, &looking)?;
-            match self.held(entry) {
-                Some(held) => return Some((at, held)),
-                // It is being taken out.
+            match self.reference(entry) {
+                Some(value) => return Some((at, value)),
+                // It has just been retired.
                 None => from = at.checked_add(1)?,
             }
         }
     }
 
-    /// Holds `entry`, unless it is being taken out; the caller has found it under the RCU read lock.
-    fn held(&self, entry: &Entry<T>) -> Option<Held<'_, T>> {
-        if !entry.life.hold() {
+    /// Takes a reference to `entry`, which was found under the RCU read lock, unless it is retired.
+    fn reference(&self, entry: &Entry<T>) -> Option<ChunkRef<'_, T>> {
+        if !entry.refcount.try_get() {
             return None;
         }
-        // SAFETY: It is held now, so it is not retired, and by the type invariant not freed as long as
-        // the map is borrowed.
+        // SAFETY: It has a reference now, so it is not retired, and by the type invariant not freed as long
+        // as the map is borrowed.
         let entry = unsafe { &*core::ptr::from_ref(entry) };
-        // INVARIANT: `hold` said so.
-        Some(Held(entry))
+        // INVARIANT: `try_get` took the reference.
+        Some(ChunkRef(entry))
     }
 
     fn next<'g>(&'g self, index: usize, _looking: &'g rcu::Guard) -> Option<(usize, &'g Entry<T>)> {
@@ -133,22 +133,22 @@ impl<T> ChunkMap<T> {
         Some((at, NonNull::new(entry)?.cast()))
     }
 
-    /// Puts `value` at `index`, unless something is there already. Returns what is there then, held,
-    /// and whether it is `value`. Sleeps.
+    /// Inserts `value` at `index`, unless there is a value already. Returns the value that is there then,
+    /// with a reference, and whether it is `value`. Sleeps.
     ///
     /// # Errors
     ///
     /// Those of `value`; `ENOMEM`.
-    pub(crate) fn hold_or_insert(
+    pub(crate) fn get_or_insert(
         &self,
         index: usize,
         value: impl PinInit<T, Error>,
-    ) -> Result<(Held<'_, T>, bool)> {
+    ) -> Result<(ChunkRef<'_, T>, bool)> {
         // The two low bits of an entry are the array's own.
         const { assert!(align_of::<Entry<T>>() >= 4) };
         let entry = KBox::pin_init(
             try_pin_init!(Entry {
-                life: Life::held(),
+                refcount: Refcount::referenced(),
                 next: Cell::new(None),
                 value <- value,
             }? Error),
@@ -168,13 +168,13 @@ impl<T> ChunkMap<T> {
                 bindings::xa_unlock(self.xa.get());
                 result
             };
-            // INVARIANT: On success the array owns the box, and `life` was made with one holder.
+            // INVARIANT: On success the array owns the box, and `refcount` was made with one reference.
             let there = match to_result(result) {
-                // SAFETY: As `life` is held, by this function, it is not retired, so it is not freed
-                // while the borrow of the map lasts.
-                Ok(()) => return Ok((Held(unsafe { &*pointer.cast() }), true)),
+                // SAFETY: This function has a reference, so the entry is not retired, and not freed while
+                // the borrow of the map lasts.
+                Ok(()) => return Ok((ChunkRef(unsafe { &*pointer.cast() }), true)),
                 Err(error) if error == EBUSY => {
-                    self.hold(index).map(|held| (held, false)).ok_or(EBUSY)
+                    self.get(index).map(|value| (value, false)).ok_or(EBUSY)
                 }
                 Err(error) => Err(error),
             };
@@ -188,13 +188,13 @@ impl<T> ChunkMap<T> {
         }
     }
 
-    /// Takes out, of the values from `from` on and in ascending order, those that `judge` says may be
-    /// taken, and puts them into `grave`. `judge` is called under the RCU read lock.
+    /// Removes the values that `judge` selects, from `from` on and in ascending order, and adds them to
+    /// `retired`. `judge` is called under the RCU read lock.
     pub(crate) fn retire(
         &self,
         from: usize,
-        grave: &mut Grave<T>,
-        mut judge: impl FnMut(usize, &T, &Life) -> Option<Reap>,
+        retired: &mut RetireList<T>,
+        mut judge: impl FnMut(usize, &T, &Refcount) -> Option<Reap>,
     ) {
         let mut from = Some(from);
         while let Some(index) = from {
@@ -202,13 +202,13 @@ impl<T> ChunkMap<T> {
             let Some((at, entry)) = self.next(index, &looking) else {
                 break;
             };
-            if let Some(reap) = judge(at, &entry.value, &entry.life) {
+            if let Some(reap) = judge(at, &entry.value, &entry.refcount) {
                 // SAFETY: The array is initialised, and the lock is held around both.
                 unsafe { bindings::xa_lock(self.xa.get()) };
-                if entry.life.retire(reap) {
-                    // SAFETY: As above. It is this entry that is there: who retires it takes it out.
+                if entry.refcount.retire(reap) {
+                    // SAFETY: As above. It is this entry that is there: who retires it removes it.
                     unsafe { bindings::__xa_erase(self.xa.get(), at) };
-                    grave.add(entry);
+                    retired.add(entry);
                 }
                 // SAFETY: Locked above.
                 unsafe { bindings::xa_unlock(self.xa.get()) };
@@ -217,12 +217,12 @@ impl<T> ChunkMap<T> {
         }
     }
 
-    /// Takes out and frees everything at once, each value after `last` has seen it. Sleeps.
+    /// Removes and frees all values, each after `last` was called with it. Sleeps.
     ///
     /// # Safety
     ///
-    /// Nobody holds a value or looks at one, or will before this returns, and [`ChunkMap::retire`] is
-    /// not running.
+    /// Nobody has a reference to a value or looks at one, or will before this returns, and
+    /// [`ChunkMap::retire`] is not running.
     pub(crate) unsafe fn clear(&self, mut last: impl FnMut(&T)) {
         let mut from = 0;
         while let Some((index, entry)) = self.next_raw(from) {
@@ -251,14 +251,14 @@ impl<T> PinnedDrop for ChunkMap<T> {
     }
 }
 
-/// A value of a [`ChunkMap`] that is not retired.
+/// A reference to a value of a [`ChunkMap`]. The value is not retired while it lives.
 ///
 /// # Invariants
 ///
-/// One holder in the entry's `life` is this.
-pub(crate) struct Held<'m, T>(&'m Entry<T>);
+/// One reference in the entry's `refcount` is this one.
+pub(crate) struct ChunkRef<'m, T>(&'m Entry<T>);
 
-impl<T> Deref for Held<'_, T> {
+impl<T> Deref for ChunkRef<'_, T> {
     type Target = T;
 
     #[inline]
@@ -267,30 +267,30 @@ impl<T> Deref for Held<'_, T> {
     }
 }
 
-impl<T> Drop for Held<'_, T> {
+impl<T> Drop for ChunkRef<'_, T> {
     fn drop(&mut self) {
-        self.0.life.release();
+        self.0.refcount.put();
     }
 }
 
-/// Values that have been taken out of a map. They are freed after a grace period, when nobody looks at
-/// them any more: by [`Grave::bury`], or when this is dropped, and both sleep.
+/// Retired values, removed from their map. They are freed after a grace period: by
+/// [`RetireList::free_after_grace_period`] or when the list is dropped. Both sleep.
 ///
 /// # Invariants
 ///
-/// Those in the list were owned by a map, have been retired and taken out, and are owned by this.
-pub(crate) struct Grave<T> {
+/// The entries in the list were owned by a map, have been retired and removed, and are owned by the list.
+pub(crate) struct RetireList<T> {
     first: Option<NonNull<Entry<T>>>,
 }
 
-impl<T> Grave<T> {
-    /// Nothing yet.
+impl<T> RetireList<T> {
+    /// An empty list.
     pub(crate) const fn new() -> Self {
         Self { first: None }
     }
 
-    /// Frees them, each after `last` has seen it, when nobody else looks at it any more. Sleeps.
-    pub(crate) fn bury(mut self, last: impl FnMut(&T)) {
+    /// Waits for a grace period and frees the values, each after `last` was called with it. Sleeps.
+    pub(crate) fn free_after_grace_period(mut self, last: impl FnMut(&T)) {
         self.free(last);
     }
 
@@ -303,14 +303,14 @@ impl<T> Grave<T> {
         while let Some(entry) = self.first {
             // SAFETY: In the list, by the type invariant.
             self.first = unsafe { entry.as_ref() }.next.get();
-            // SAFETY: Ours, by the type invariant. Whoever has looked at it since it was taken out
-            // began before the grace period, and has ended.
+            // SAFETY: Ours, by the type invariant. Readers that found it before its removal began before the
+            // grace period, and have ended.
             let entry = unsafe { Pin::<KBox<Entry<T>>>::from_foreign(entry.as_ptr().cast()) };
             last(&entry.value);
         }
     }
 
-    /// `entry` has just been retired and taken out.
+    /// Adds `entry`, which has just been retired and removed.
     fn add(&mut self, entry: &Entry<T>) {
         entry.next.set(self.first);
         // INVARIANT: By the contract of this function.
@@ -318,7 +318,7 @@ impl<T> Grave<T> {
     }
 }
 
-impl<T> Drop for Grave<T> {
+impl<T> Drop for RetireList<T> {
     fn drop(&mut self) {
         self.free(|_| ());
     }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! On whose behalf the address space of a process is faulted in.
+//! The credentials that a fault uses: those of the task that registered the memory.
 //!
-//! Faults of a device are served by the kernel's workers, which are the superuser's: with their own
-//! credentials a fault would get the blocks that a file system keeps for the superuser, exceed quotas, and be
-//! refused by a file system of the user's own that serves nobody else. So whoever faults something in takes
-//! on the credentials of who registered the memory.
+//! The kernel's workers serve a device's faults, and they are root's. With root's credentials a fault would get
+//! the blocks that a file system reserves for root, exceed quotas, and be refused by a FUSE file system that
+//! serves only its user.
 
 use core::ptr::NonNull;
 
@@ -16,7 +15,7 @@ use kernel::types::NotThreadSafe;
 
 use crate::shim;
 
-/// The credentials of who registered memory.
+/// The credentials of a task, with a reference.
 pub struct Credentials(ARef<Credential>);
 
 impl Credentials {
@@ -29,15 +28,15 @@ impl Credentials {
         Self(unsafe { ARef::from_raw(NonNull::new_unchecked(credentials.cast())) })
     }
 
-    /// The user who answers for what is done with them: who made the outermost user namespace that they are
-    /// of, or themselves. Users of a namespace are as many as its maker likes, and count as one; so do those of each
-    /// that the superuser has made, a container's.
+    /// The user who is accountable for them: the one who made their outermost user namespace, or their own user. A
+    /// namespace has as many users as its maker likes, so all of them count as one; so do those of each namespace
+    /// that root made, for a container.
     pub fn accountable_user(&self) -> u64 {
         // SAFETY: Valid, as we have a reference.
         unsafe { shim::hmm_shim_accountable_user(self.0.as_ptr()) }
     }
 
-    /// Takes them on until the result is dropped.
+    /// Overrides the current task's credentials until the result is dropped.
     pub fn take_on(&self) -> TakenOn<'_> {
         // SAFETY: They live until they are given up, as the result borrows `self`.
         let before = unsafe { shim::hmm_shim_override_credentials(self.0.as_ptr()) };
@@ -50,7 +49,7 @@ impl Credentials {
     }
 }
 
-/// Credentials that the current task has taken on.
+/// An override of the current task's credentials.
 ///
 /// # Invariants
 ///

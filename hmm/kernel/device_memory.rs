@@ -1,23 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Memory on a device, as pages that the kernel knows and the CPU cannot reach.
-//!
-//! A [`Pool`] gives every page of the device's memory a `struct page` (`MEMORY_DEVICE_PRIVATE`).
-//! [`Pool::migrate_to_device`] moves the contents of a process's pages to it and leaves entries in the
-//! page table that nobody but the device can use; what the process then reads or writes is brought
-//! back by a page fault. Huge pages move whole if they can.
-//!
-//! A page on its way goes: out of all page tables, where interval notifiers learn of it (also the
-//! driver's own: a device's translations end before the page moves) → a free page at the other end →
-//! [`DeviceMemory::to_device`] or [`DeviceMemory::to_system`] copies → the page tables get the new
-//! page. In between it is in a `Migration`, which puts it back if anything fails.
-//!
-//! A driver that wants to use what it migrated asks for it like for any page: a
-//! [fault](crate::range::fault_until_valid) or a snapshot with the pool's [`Pool::owner`] reports pages
-//! of the pool as [`Memory::Device`](crate::pfn::Memory::Device), and [`Pool::page_of`] says which
-//! pages of the device's memory they are.
-//!
-//! Kernel headers: `include/linux/memremap.h`, `include/linux/migrate.h`.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -32,15 +15,16 @@ use kernel::sync::{Mutex, SpinLock};
 use kernel::time::{delay::fsleep, Delta};
 use kernel::types::Opaque;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{pmd_range, PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PMD_PAGES};
 use crate::device_shim as shim;
-use crate::frames::{Block, Frames, BLOCK_ORDER, BLOCK_PAGES};
+use crate::frames::{Block, Frames};
 use crate::lock_class::LockClass;
 use crate::page::MappedPage;
 use crate::pfn::{Owner, Pfn};
-use crate::range::killed;
+use crate::process::killed;
 
 mod migration;
+pub use migration::Huge;
 use migration::{Item, Migration, NewFolio, Reason, What, WORDS};
 
 /// Neighbouring pages of a device's memory, numbered from the first one of its pool.
@@ -52,10 +36,9 @@ pub struct Extent {
     pub pages: u64,
 }
 
-/// What a driver does with its device's memory.
+/// A driver's operations on its device's memory.
 ///
-/// All three are called for pages that nobody else uses at that time. Only `freed` may be called
-/// where sleeping is not allowed.
+/// All of them are called for pages that nobody else uses at that time. `freed` must not sleep.
 pub trait DeviceMemory: Send + Sync + 'static {
     /// Copies pages to the device, or fills the device's with zeroes if there are none to copy.
     ///
@@ -68,13 +51,13 @@ pub trait DeviceMemory: Send + Sync + 'static {
     /// pool itself goes away, they are lost and read as zeroes.
     fn to_system(&self, from: Extent, to: &SystemPages<'_>) -> Result;
 
-    /// Nobody uses the pages any more. Called under spinlocks: must not sleep.
+    /// The pages are not used any more. Called under spinlocks: must not sleep.
     ///
     /// Pages for which `to_device` failed are freed, too.
     fn freed(&self, pages: Extent);
 }
 
-/// Neighbouring pages of system memory that are being migrated: nobody else reads or writes them.
+/// Neighbouring pages of system memory under migration: nobody else reads or writes them.
 pub struct SystemPages<'a> {
     first: Pfn,
     pages: u64,
@@ -139,26 +122,31 @@ impl SystemPages<'_> {
 
 const PAGE: usize = kernel::page::PAGE_SIZE;
 
-/// What becomes of huge pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Huge {
-    /// They move as they are, if there is a huge page free at the other end.
-    Whole,
-    /// They become small pages.
-    Split,
-}
-
 // SAFETY: It is a static's.
 static FRAMES: LockClass = unsafe { LockClass::new(c"hmm::device_memory::frames") };
 // SAFETY: It is a static's.
 static EVICTION: LockClass = unsafe { LockClass::new(c"hmm::device_memory::words") };
 
-/// The pages of a device's memory.
+/// A device's own memory, whose pages have a `struct page` each (`MEMORY_DEVICE_PRIVATE`).
 ///
-/// Dropping it brings everything back to system memory first, and waits until that is done, however
-/// long it takes, and whoever kills the caller: a huge page that some process has on the device needs
-/// a huge page of system memory, as the kernel lets nobody split it who does not know the process.
-/// Where none can be had, the wait ends with the processes.
+/// [`Pool::migrate_to_device`] moves the contents of a process's pages to the device and leaves entries in the
+/// page table that only the device can use; an access of the CPU brings the page back by a page fault. Huge pages
+/// move whole if they can.
+///
+/// The steps for a page: it is removed from all page tables, of which interval notifiers are told (also the
+/// driver's own: a device's translations end before the page moves); a free page is taken at the other end;
+/// [`DeviceMemory::to_device`] or [`DeviceMemory::to_system`] copies; the page tables get the new page. If a step
+/// fails, the page is put back.
+///
+/// A driver uses migrated pages like any others: a [fault](crate::fault_until_valid) or a snapshot with the owner
+/// [`Pool::owner`] reports pages of the pool as [`Memory::Device`](crate::Memory::Device), and [`Pool::page_of`]
+/// returns the number of a page in the device's memory.
+///
+/// Dropping the pool brings everything back to system memory first. This sleeps, without a limit, and cannot be
+/// killed: a huge page that a process has on the device needs a huge page of system memory, as it cannot be split
+/// without knowing the process. If there is none, the wait ends when the processes exit.
+///
+/// Kernel headers: `include/linux/memremap.h`, `include/linux/migrate.h`.
 ///
 /// # Invariants
 ///
@@ -194,8 +182,8 @@ impl<M: DeviceMemory> Pool<M> {
         folio_split: None,
     };
 
-    /// Makes `memory` known to the kernel, as `pages` pages rounded up to whole huge pages; `name` is
-    /// what `/proc/iomem` shows.
+    /// Makes `memory` known to the kernel, as `pages` pages, rounded up to whole huge pages; `/proc/iomem` shows
+    /// `name`. Sleeps.
     ///
     /// # Errors
     ///
@@ -206,7 +194,7 @@ impl<M: DeviceMemory> Pool<M> {
         pages: u64,
         memory: impl PinInit<M, Error> + 'a,
     ) -> impl PinInit<Self, Error> + 'a {
-        let blocks = pages.div_ceil(BLOCK_PAGES);
+        let blocks = pages.div_ceil(PMD_PAGES);
         try_pin_init!(Self {
             frames <- SpinLock::new(
                 Frames::new(free_blocks(blocks)?),
@@ -236,20 +224,20 @@ impl<M: DeviceMemory> Pool<M> {
         Ok(())
     }
 
-    /// The driver's part.
+    /// The driver's operations.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Whose pages these are, for the range faults of the same driver.
+    /// The owner of the pages, for the driver's range faults.
     ///
-    /// Not for its notifiers: they have to be told when a page of the pool moves, as the device may
-    /// have translations for it, so their owner must be somebody else.
+    /// Not for its notifiers: these have to be told when a page of the pool moves, as the device may have
+    /// translations for it. They need another owner.
     pub fn owner(&self) -> Owner {
         Owner::new(self.pagemap.get() as usize)
     }
 
-    /// Which page of the device's memory `pfn` is, if it is one of this pool's.
+    /// The number of `pfn` in the device's memory, if it is one of this pool's.
     pub fn page_of(&self, pfn: Pfn) -> Option<u64> {
         let page = pfn.get().checked_sub(self.region.first().get())?;
         (page < self.region.pages).then_some(page)
@@ -284,7 +272,7 @@ impl<M: DeviceMemory> Pool<M> {
         self.migrate_range(mm, range, What::Device, huge)
     }
 
-    /// Moves everything on the device back to system memory, whoever it belongs to. Sleeps.
+    /// Moves all pages on the device back to system memory, of all processes. Sleeps.
     ///
     /// # Errors
     ///
@@ -317,7 +305,8 @@ impl<M: DeviceMemory> Pool<M> {
                 .vma_lookup(page.addr() as usize)
                 .filter(|area| area.flags() & virt::flags::READ != 0)
                 .ok_or(EINVAL)?;
-            let end = block_behind(page)
+            let end = pmd_range(page)
+                .end()
                 .min(range.end())
                 .min(PageIndex::containing(area.end() as u64));
             let part = PageRange::new(page, end);
@@ -327,7 +316,7 @@ impl<M: DeviceMemory> Pool<M> {
         Ok(moved)
     }
 
-    /// Moves pages of one block.
+    /// Moves pages of one PMD.
     fn migrate_part(
         &self,
         words: &mut [usize],
@@ -389,7 +378,7 @@ impl<M: DeviceMemory> Pool<M> {
             let mut frames = self.frames.lock();
             match order {
                 0 => frames.take(),
-                BLOCK_ORDER => frames.take_block(),
+                PMD_ORDER => frames.take_block(),
                 _ => None,
             }
         }?;
@@ -415,13 +404,13 @@ impl<M: DeviceMemory> Pool<M> {
             };
             let first = self.region.first().add(block);
             // SAFETY: A block of the pool's own frames.
-            let migration = unsafe { Migration::of_frames(&mut words, first, BLOCK_PAGES) };
+            let migration = unsafe { Migration::of_frames(&mut words, first, PMD_PAGES) };
             if let Ok(mut migration) = migration {
                 // What fails stays, which the caller sees.
                 let _ = place(&mut migration, &mut drain);
                 migration.commit();
             }
-            from = block + BLOCK_PAGES;
+            from = block + PMD_PAGES;
         }
     }
 
@@ -571,11 +560,6 @@ fn place_one(
     Ok(())
 }
 
-/// The first page of the next huge page.
-fn block_behind(page: PageIndex) -> PageIndex {
-    PageIndex::new((page.get() / BLOCK_PAGES + 1) * BLOCK_PAGES)
-}
-
 fn free_blocks(count: u64) -> Result<KVVec<Block>> {
     KVVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
 }
@@ -635,7 +619,7 @@ struct Region {
 
 impl Region {
     fn request(name: &'static CStr, blocks: u64) -> Result<Self> {
-        let pages = blocks.checked_mul(BLOCK_PAGES).ok_or(EINVAL)?;
+        let pages = blocks.checked_mul(PMD_PAGES).ok_or(EINVAL)?;
         let size = pages.checked_mul(PAGE as u64).filter(|size| *size > 0);
         let size = usize::try_from(size.ok_or(EINVAL)?)?;
         // SAFETY: The name lives forever, and the root of the resources does, too.

@@ -1,46 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that a device reaches by DMA.
-//!
-//! A [`DmaRange`] is how one device sees a range of pages: what a driver makes once, where it may
-//! sleep. The pages themselves come and go:
-//! [fault](crate::range::fault_until_valid) → [`ValidRange`] → [`DmaRange::map`] → a [`Mapping`] for
-//! each run, which the driver keeps where it keeps the device's translations → the CPU takes pages
-//! away: the device stops using them, and [`Mapping::unmap_part`] ends that part of the mapping.
-//! What a mapping covers is unmapped once, by that or when it is dropped.
-//!
-//! There are three ways, and the device decides which:
-//!
-//! | [`Addressing`] | where                                | one mapping | what only goes together    |
-//! |----------------|--------------------------------------|-------------|----------------------------|
-//! | `Range`        | behind an IOMMU                      | a run       | what one entry of the CPU's page table maps |
-//! | `Frames`       | no IOMMU                             | a run       | nothing                    |
-//! | `Each`         | an IOMMU that has no room for the range, or mappings that are kept account of | a block | the same as for `Range` |
-//!
-//! `Range` takes addresses for the whole range at once: a page's address is known before it is mapped
-//! and never changes, and a run is mostly one call and always one wait for the IOMMU's cache. [`Links`]
-//! has long runs of small pages take more calls, so that the IOMMU's entries are never larger than the
-//! CPU's: what is lost besides the pages asked for is what the CPU loses, too.
-//!
-//! # What may be held
-//!
-//! Mapping and unmapping do not sleep: they may, and mostly do, run under the lock of an
-//! [`IntervalNotifier`](crate::interval::IntervalNotifier). An IOMMU's page tables come from
-//! `GFP_ATOMIC`, and with `Range` it is polled until it has forgotten what was unmapped. With `Each`
-//! that is no fence: the kernel may let the IOMMU's cache keep a translation for some milliseconds
-//! more, so only that the device has stopped before keeps it from the page. Making a `DmaRange` may
-//! sleep; dropping it does not.
-//!
-//! # What is refused
-//!
-//! A device that reaches some memory only by copies (swiotlb) is refused when the range is made: the
-//! process and the device would each see their own copy. Memory on a device that the CPU cannot reach
-//! has no address that DMA could use.
-//!
-//! Memory of other PCI devices is mapped if the kernel knows a way between the two
-//! ([`Route`] says which). The kernel's own answer to that is not exported; see `dma_shim.c`.
-//!
-//! Kernel headers: `include/linux/dma-mapping.h`, `include/linux/pci-p2pdma.h`.
+//! DMA mappings of a process's pages.
 
 use kernel::bindings;
 use kernel::device::{Bound, Device};
@@ -48,12 +8,13 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PMD_PAGES};
 use crate::compat::dma_data_direction;
 use crate::dma_run::{blocks, DmaRun, Links, Route};
 use crate::dma_shim as shim;
 use crate::pfn::{Memory, Perm, Pfn};
-use crate::run::{Run, Runs};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::seq::{Domain, ValidRange};
 
 /// Why pages cannot be mapped for a device.
@@ -86,15 +47,51 @@ impl From<DmaError> for Error {
 /// How a device addresses the pages of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addressing {
-    /// By addresses of an IOMMU that were taken for all of them at once.
+    /// By addresses of an IOMMU, reserved for all pages at once.
     Range,
-    /// By the frames' own addresses. Nothing is kept for them that would have to be undone.
+    /// By the frames' own addresses. A mapping keeps nothing that would have to be undone.
     Frames,
-    /// By an address for each block, whatever the kernel gives.
+    /// By an address for each block, as the kernel gives it.
     Each,
 }
 
 /// How one device sees a range of pages.
+///
+/// A driver makes it once, where it may sleep. The pages come and go: a [fault](crate::fault_until_valid)
+/// returns a [`ValidRange`]; [`DmaRange::map`] makes a [`Mapping`] of each run, which the driver keeps with the
+/// device's translations; when the CPU takes pages away, the device stops using them, and
+/// [`Mapping::unmap_part`] unmaps them. Each page is unmapped once, by that or by dropping the mapping.
+///
+/// The device decides between three ways:
+///
+/// | [`Addressing`] | where                                | one mapping | what only goes together    |
+/// |----------------|--------------------------------------|-------------|----------------------------|
+/// | `Range`        | behind an IOMMU                      | a run       | what one entry of the CPU's page table maps |
+/// | `Frames`       | no IOMMU                             | a run       | nothing                    |
+/// | `Each`         | an IOMMU that has no room for the range, or mappings that are kept account of | a block | the same as for `Range` |
+///
+/// `Range` takes addresses for the whole range at once: a page's address is known before it is mapped
+/// and never changes, and a run is mostly one call and always one wait for the IOMMU's cache. Long runs of small
+/// pages take more calls, so that the IOMMU's entries are never larger than the CPU's: besides the pages asked
+/// for, the device loses only what the CPU loses, too.
+///
+/// # Locks
+///
+/// Mapping and unmapping do not sleep: they may run under the lock of an
+/// [`IntervalNotifier`](crate::IntervalNotifier), and mostly do. An IOMMU's page tables come from `GFP_ATOMIC`,
+/// and with `Range` the IOMMU is polled until it has forgotten what was unmapped. With `Each` unmapping is no
+/// fence: the IOMMU's cache may keep a translation for some milliseconds more, and the page is safe only because
+/// the device has stopped before. Making a `DmaRange` may sleep; dropping it does not.
+///
+/// # What is refused
+///
+/// A device that reaches some memory only by copies (swiotlb) is refused when the range is made: the process and
+/// the device would each see their own copy. Device-private memory has no address for DMA.
+///
+/// Memory of other PCI devices is mapped if the kernel knows a [`Route`] to it. The kernel's own function for
+/// that is not exported; see `dma_shim.c`.
+///
+/// Kernel headers: `include/linux/dma-mapping.h`, `include/linux/pci-p2pdma.h`.
 pub struct DmaRange<'d> {
     device: &'d Device<Bound>,
     pages: PageRange,
@@ -132,7 +129,7 @@ impl Iova {
 
 /// Addresses begin at a multiple of so many pages where there are as many, so that a huge page can be
 /// one entry of the IOMMU.
-const ALIGNMENT: u64 = 1 << 9;
+const ALIGNMENT: u64 = PMD_PAGES;
 
 impl<'d> DmaRange<'d> {
     /// Makes `device` ready for mappings of `pages`. May sleep.
@@ -156,7 +153,7 @@ impl<'d> DmaRange<'d> {
         Arc::new(range, GFP_KERNEL).map_err(|_| DmaError::Failed(ENOMEM))
     }
 
-    /// The pages that it is for.
+    /// The pages of the range.
     pub fn pages(&self) -> PageRange {
         self.pages
     }
@@ -170,23 +167,22 @@ impl<'d> DmaRange<'d> {
         }
     }
 
-    /// What the device's IOMMU translates `addr` to, if there is one and it does. For diagnosis.
+    /// The frame that the device's IOMMU translates `addr` to, if any. For diagnosis.
     pub fn translated(&self, addr: u64) -> Option<Pfn> {
         // SAFETY: A bound device, by its type.
         let phys = unsafe { shim::hmm_shim_dma_translated(raw(self.device), addr) };
         (phys != 0).then(|| Pfn::new(phys >> PAGE_SHIFT))
     }
 
-    /// Maps the valid pages that are among `pages` and hands the mappings to `keep`, in ascending
-    /// order, with what the lock protects. The device may use them from then on; until then none of
-    /// it is visible to the device's driver. Does not sleep.
+    /// Maps those of the valid pages that are among `pages`, and calls `keep` with each mapping, in ascending
+    /// order, and the data that the lock protects. The device may use a mapping from then on. Does not sleep.
     ///
-    /// None of the pages may be mapped already; a driver that has some names the others, or unmaps
+    /// None of the pages may be mapped already; a driver that has mapped some leaves them out of `pages`, or unmaps
     /// them before.
     ///
     /// # Errors
     ///
-    /// What [`DmaError`] says, or what `keep` returned. Mappings that `keep` has taken by then stay.
+    /// As [`DmaError`] says, or those of `keep`. Mappings that `keep` has taken by then stay.
     pub fn map<D: Domain>(
         this: &Arc<Self>,
         valid: &mut ValidRange<'_, D, Runs>,
@@ -432,10 +428,9 @@ impl Plan {
     }
 }
 
-/// Pages that a device can reach; unmapped when dropped.
+/// Pages mapped for a device; unmapped when dropped. Neither sleeps.
 ///
-/// Before it goes, the device must have stopped using the pages: where there is no IOMMU, nothing else
-/// keeps it from them.
+/// The device must have stopped using the pages before: without an IOMMU, nothing else keeps it from them.
 ///
 /// # Invariants
 ///
@@ -446,20 +441,20 @@ pub struct Mapping<'d> {
 }
 
 impl<'d> Mapping<'d> {
-    /// The pages, and where the device finds them.
+    /// The pages and their device addresses.
     pub fn run(&self) -> &DmaRun {
         &self.run
     }
 
-    /// What is lost when `pages` are unmapped: they, as far as they are in this mapping, and what only
-    /// goes together with them. The device has to stop using all of that.
+    /// The pages that [`Mapping::unmap_part`] of `pages` unmaps: `pages`, as far as they are in this mapping, and
+    /// those that are only unmapped together with them. The device has to stop using all of them.
     pub fn loses(&self, pages: PageRange) -> PageRange {
         let parts = self.run.without(pages);
         let none = PageRange::new(self.run.start, self.run.start);
         parts.map_or(none, |parts| parts.gone.range())
     }
 
-    /// Unmaps what [`Self::loses`] says. Returns what remains before and behind.
+    /// Unmaps what [`Self::loses`] says. Returns what remains before and after.
     pub fn unmap_part(mut self, pages: PageRange) -> (Option<Self>, Option<Self>) {
         let Some(parts) = self.run.without(pages) else {
             return (Some(self), None);

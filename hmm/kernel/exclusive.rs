@@ -7,13 +7,13 @@
 //! invalidation of the page to all notifiers, and then restores the entry. So a device that has
 //! entered the page into its translations under the guard loses it like any other translation.
 //!
-//! One page goes: sequence noted → the kernel faults the page in for writing, locks it, tells all
-//! notifiers but those of `owner` ([`Event::Exclusive`](crate::event::Event::Exclusive)) and replaces
+//! The steps for one page: sequence noted → the kernel faults the page in for writing, locks it, tells all
+//! notifiers but those of `owner` ([`Event::Exclusive`](crate::Event::Exclusive)) and replaces
 //! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own
 //! doing, when it splits a huge page for this), all over again.
 //!
 //! Exclusive access ends with any event for the page, also with one that
-//! [leaves](crate::event::Event::leaves) read-only translations: after a fork the CPU may read again.
+//! [leaves](crate::Event::leaves) read-only translations: after a fork the CPU may read again.
 //!
 //! Lock order: the mmap lock, the page's, the notifier's. The guard of the last two is [`Exclusive`].
 //!
@@ -27,23 +27,26 @@ use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::collect::{Collect, Full};
 use crate::device_shim as shim;
 use crate::interval::{IntervalNotifier, Invalidate, Watched};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::policy::Policy;
-use crate::range::{fault_until_valid, killed, TimeLimit};
-use crate::run::{Full, Run, Runs};
+use crate::process::killed;
+use crate::range::{fault_until_valid, TimeLimit};
+use crate::run::Run;
+use crate::runs::Runs;
 use crate::rwlock::WriteGuard;
-use crate::seq::{Deadline, ReadSide, Unread, ValidRange};
-use crate::walk::{Collect, FaultError, Request};
+use crate::seq::{Deadline, Sequence, Unread, ValidRange};
+use crate::walk::{FaultError, Request};
 
-/// A page that no CPU can reach, and the notifier's lock.
+/// A page that no CPU can access, and the notifier's lock.
 ///
-/// The driver lets the device use the page, by what the lock protects, and drops this; from then on
-/// whatever the CPU does to the page is an invalidation.
+/// The driver enters the page into the device's page table, under the lock, and drops this. From then on an access
+/// of the CPU is an invalidation.
 pub struct Exclusive<'d, T: Invalidate> {
     // Its lock is released before the page.
-    valid: ValidRange<'d, IntervalNotifier<T>, Held>,
+    valid: ValidRange<'d, IntervalNotifier<T>, LockedFolio>,
 }
 
 impl<'d, T: Invalidate> Exclusive<'d, T> {
@@ -52,19 +55,19 @@ impl<'d, T: Invalidate> Exclusive<'d, T> {
         self.valid.result().pfn
     }
 
-    /// What the notifier protects, to enter the page into.
+    /// The data that the notifier protects, to enter the page into.
     pub fn guard(&mut self) -> &mut WriteGuard<'d, Watched<T>> {
         self.valid.split().1
     }
 }
 
-/// Takes the page at `page` of `mm`, which `notifier` watches, away from the CPU and all other devices.
+/// Takes `page` of `mm`, for which `notifier` is registered, away from the CPU and from all other devices.
 ///
-/// `notifier`'s [owner](IntervalNotifier::owner) must be somebody, or its own taking of the page would
-/// look like somebody else's, and never succeed. Takes and releases the mmap lock; sleeps.
+/// `notifier` must have an [owner](IntervalNotifier::owner): without one, its own call would count as an
+/// invalidation and never succeed. Takes and releases the mmap lock; sleeps.
 ///
-/// What the device has written is to be marked dirty ([`crate::page::mark_dirty`]) before its
-/// translation ends, as for any page.
+/// The driver marks the page dirty ([`crate::mark_dirty`]) before its translation ends, if the device wrote it, as
+/// for any page.
 ///
 /// # Errors
 ///
@@ -85,12 +88,12 @@ pub fn make_exclusive<'d, T: Invalidate>(
         if killed() {
             return Err(FaultError::Interrupted.into());
         }
-        let side = ReadSide::begin(notifier);
-        let held = Held::take(mm, page, owner.identity())?;
+        let seq = Sequence::begin(notifier);
+        let held = LockedFolio::take(mm, page, owner.identity())?;
         let run = held.run(page);
         let mut found = Unread::new(held);
         if found.mapped(run).is_ok() {
-            if let Ok(valid) = side.faulted(found, run.range()).validate() {
+            if let Ok(valid) = seq.faulted(found, run.range()).validate() {
                 return Ok(Exclusive { valid });
             }
         }
@@ -101,8 +104,8 @@ pub fn make_exclusive<'d, T: Invalidate>(
     }
 }
 
-/// Ends the exclusive access that an attempt in vain has left behind. Otherwise the next attempt would
-/// end it, which is an invalidation, and so be in vain, too.
+/// Ends the exclusive access of a failed attempt. The next attempt would end it otherwise, which is an
+/// invalidation, and fail for that.
 fn restore<T: Invalidate>(
     notifier: &IntervalNotifier<T>,
     mm: &MmWithUser,
@@ -115,17 +118,17 @@ fn restore<T: Invalidate>(
     Ok(())
 }
 
-/// A locked folio, one page of which the CPU's entry has been taken away of.
+/// A locked folio, with a page whose entry in the CPU's page table was replaced.
 ///
 /// # Invariants
 ///
 /// `folio` is locked by us and has a reference that is ours.
-struct Held {
+struct LockedFolio {
     folio: NonNull<bindings::folio>,
     pfn: Pfn,
 }
 
-impl Held {
+impl LockedFolio {
     fn take(mm: &MmWithUser, page: PageIndex, owner: usize) -> Result<Self> {
         let mut folio = core::ptr::null_mut();
         let _mmap_lock = mm.mmap_read_lock();
@@ -157,8 +160,8 @@ impl Held {
     }
 }
 
-/// It holds its page from the start; which addresses that is for is all that the sequence has to know.
-impl Collect for Held {
+/// Has its page from the start. The sequence needs to know only the address.
+impl Collect for LockedFolio {
     fn mapped(&mut self, _run: Run) -> Result<(), Full> {
         Ok(())
     }
@@ -166,7 +169,7 @@ impl Collect for Held {
     fn clear(&mut self) {}
 }
 
-impl Drop for Held {
+impl Drop for LockedFolio {
     fn drop(&mut self) {
         // SAFETY: Locked by us and referenced, by the type invariant.
         unsafe { bindings::folio_unlock(self.folio.as_ptr()) };

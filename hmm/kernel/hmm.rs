@@ -2,29 +2,55 @@
 
 //! `hmm.ko`: heterogeneous memory management for drivers written in Rust.
 //!
-//! A driver keeps a [`mirror::Mirror`] of part of a process's address space. The device's accesses
-//! go through it; what it lacks is faulted in by [`range`], the walk over the CPU's
-//! page table (`tables`); what the CPU takes away leaves it through [`interval`]. A device that reaches
-//! the pages by itself does so through the mappings of [`dma`].
+//! A device uses a process's memory at the process's own addresses. Its driver enters pages into the device's
+//! page table when the device faults, and removes them before the CPU takes them away. The API, in the order in
+//! which a driver needs it:
 //!
-//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
-//! files are modules of this crate. There is no `unsafe` in them.
+//! | the driver                                  | with                                                     |
+//! |---------------------------------------------|----------------------------------------------------------|
+//! | names pages                                 | [`PageIndex`], [`PageRange`], [`user_pages`]             |
+//! | keeps its page table under a lock that invalidations take | [`IntervalNotifier`], [`Invalidate`], [`Event`], [`Leaves`] |
+//! | says what it wants of pages                 | [`Request`], [`Policy`], [`Requests`], [`Owner`]         |
+//! | faults                                      | [`fault_until_valid`], [`TimeLimit`], [`FaultError`]     |
+//! | gets the result                             | [`ValidRange`], as [`Runs`] or a [`PfnArray`]            |
+//! | lets its device, if it is software, access a page | [`MappedPage`], [`Bytes`], [`mark_dirty`]          |
+//! | maps the pages for DMA                      | [`DmaRange`], [`Mapping`], [`DmaRun`]                    |
+//! | has memory of its own that pages move to    | [`Pool`], [`DeviceMemory`]                               |
+//! | takes a page away from the CPU for atomics  | [`make_exclusive`], [`Exclusive`]                        |
+//!
+//! If the device's page table can be one in the kernel's memory, a [`Mirror`] does most of this:
+//! [`Mirror::access`] is the device's access, with faults, limits ([`Limits`], [`Geometry`]) and reports
+//! ([`Observer`]). An access that must not wait says so ([`Waiting`]); [`Owned::populate`] then brings the pages
+//! in elsewhere.
+//!
+//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same files are
+//! modules of this crate. There is no `unsafe` in them.
+//!
+//! # Units
+//!
+//! Bytes are `u64`, pages are [`PageIndex`], of [`PAGE_SIZE`] bytes however large the entry that maps them; an
+//! *order* is log2 of a number of pages. Frames are [`Pfn`].
+//!
+//! # Errors
+//!
+//! A fault fails with a [`FaultError`], which converts to the errno that C's `hmm_range_fault` has for it.
+//! Constructors return errnos. Nothing panics on what a user does.
 //!
 //! # Lock order
 //!
 //! Outermost first:
 //!
-//! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has lost
+//! 1. the mmap lock of the process, held for reading by a fault, for writing by one that has collided
 //!    many times; an invalidation comes with it held for writing (`munmap`), with only the area's lock
 //!    (`MADV_DONTNEED`) or with none (reclaim);
 //! 2. the lock of a page (a folio), where a device takes it exclusively or moves it; an invalidation
 //!    may come with it held (reclaim);
-//! 3. the lock of an [`interval::IntervalNotifier`], a reader-writer spinlock: shared by accesses of
+//! 3. the lock of an [`IntervalNotifier`], a reader-writer spinlock: shared by accesses of
 //!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it;
 //! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
-//! The reaper of a mirror's chunks ([`mirror`]) holds a mutex of its own outside of 3, and an access the RCU
-//! read lock. A fault that must not wait ([`walk::Waiting::Forbidden`]) only tries to take 1.
+//! The reaper of a [`Mirror`]'s chunks holds a mutex of its own outside of 3, and an access the RCU
+//! read lock. A fault that must not wait ([`Waiting::Forbidden`]) only tries to take 1.
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
 //! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
@@ -32,55 +58,123 @@
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+// The core.
 #[path = "../core/addr.rs"]
-pub mod addr;
-#[path = "../core/ahead.rs"]
-pub mod ahead;
+mod addr;
+#[path = "../core/api.rs"]
+mod api;
+#[path = "../core/collect.rs"]
+mod collect;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/dma_run.rs"]
-pub mod dma_run;
+mod dma_run;
 #[path = "../core/event.rs"]
-pub mod event;
-#[path = "../core/flat.rs"]
-pub mod flat;
+mod event;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/fault_around.rs"]
+mod fault_around;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/frames.rs"]
-pub mod frames;
-#[path = "../core/life.rs"]
-pub mod life;
+mod frames;
+#[path = "../core/geometry.rs"]
+mod geometry;
 #[path = "../core/pfn.rs"]
-pub mod pfn;
+mod pfn;
+#[path = "../core/pfn_array.rs"]
+mod pfn_array;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/pmd_pages.rs"]
+mod pmd_pages;
 #[path = "../core/policy.rs"]
-pub mod policy;
+mod policy;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/refcount.rs"]
+mod refcount;
 #[path = "../core/run.rs"]
-pub mod run;
+mod run;
+#[path = "../core/runs.rs"]
+mod runs;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/seq.rs"]
-pub mod seq;
-#[path = "../core/shape.rs"]
-pub mod shape;
-#[path = "../core/table.rs"]
-pub mod table;
-#[path = "../core/unit.rs"]
-pub mod unit;
+mod seq;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/walk.rs"]
-pub mod walk;
+mod walk;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/xlt.rs"]
+mod xlt;
 
+// The side that calls the kernel.
 mod charge;
 mod chunk;
 mod chunk_map;
-mod chunks;
 pub mod compat;
-pub mod credentials;
-pub mod device_memory;
-pub mod dma;
-pub mod exclusive;
-pub mod interval;
+mod credentials;
+mod device_memory;
+mod dma;
+mod exclusive;
+mod interval;
+mod limits;
 mod lock_class;
-pub mod mirror;
-pub mod page;
-pub mod populate;
-pub mod range;
-pub mod rwlock;
-mod tables;
+mod mirror;
+mod observer;
+mod page;
+mod page_table;
+mod populate;
+mod process;
+mod range;
+mod reaper;
+mod rwlock;
 mod zeroed;
+
+// The public API, in the order of the table above.
+pub use api::*;
+pub use interval::{IntervalNotifier, Invalidate, Watched};
+pub use process::user_pages;
+pub use range::{fault_until_valid, TimeLimit};
+pub use rwlock::{ReadGuard, RwLock, WriteGuard};
+
+pub use page::{is_zero_page, mark_dirty, Bytes, MappedPage};
+
+pub use limits::Limits;
+pub use mirror::Mirror;
+pub use observer::{Observer, Removal};
+
+pub use credentials::{Credentials, TakenOn};
+pub use populate::Owned;
+
+pub use dma::{Addressing, DmaError, DmaRange, Mapping};
+
+pub use device_memory::{DeviceMemory, Extent, Huge, Pool, SystemPages};
+pub use exclusive::{make_exclusive, Exclusive};
+
+/// Not part of the API: `hmm_oracle.ko` measures the table of a chunk by itself.
+#[doc(hidden)]
+pub use xlt::{Filled, NoRoom, Pages, Room, Slot, Xlt};
 
 #[expect(
     clippy::undocumented_unsafe_blocks,
@@ -128,7 +222,7 @@ module! {
 }
 
 // The core does its arithmetic with its own constant, as it knows no kernel.
-const _: () = assert!(addr::PAGE_SIZE as usize == kernel::page::PAGE_SIZE);
+const _: () = assert!(PAGE_SIZE as usize == kernel::page::PAGE_SIZE);
 
 struct HmmModule;
 
@@ -139,11 +233,9 @@ impl kernel::Module for HmmModule {
     }
 }
 
-impl From<walk::FaultError> for Error {
+impl From<FaultError> for Error {
     /// The errno for each failure, the same as C's `hmm_range_fault` where it has one.
-    fn from(error: walk::FaultError) -> Self {
-        use policy::Refusal;
-        use walk::FaultError;
+    fn from(error: FaultError) -> Self {
         match error {
             FaultError::Refused(Refusal::NoPage) => EFAULT,
             FaultError::Refused(Refusal::Forbidden) => EPERM,

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interval notifiers: being told, before it happens, that the CPU takes pages of a range away.
+//! Interval notifiers: callbacks for a range of addresses, before the CPU takes pages of it away.
 //!
-//! [`IntervalNotifier`] owns what the device knows about the range, behind the lock that faults
-//! validate under. It is registered for as long as it lives; dropping it returns only when no
-//! callback runs or can start.
+//! [`IntervalNotifier`] owns the driver's data about the range and the lock over it, under which faults
+//! validate. It is registered for as long as it lives; dropping it returns when no callback runs or can start.
 //!
-//! One invalidation goes: the kernel → `invalidate_callback` → the exclusive lock → the range goes
-//! into the [`History`], which is what a fault under way compares with → [`Invalidate::invalidate`].
+//! An invalidation takes this path: the kernel → `invalidate_callback` → the exclusive lock → [`History`],
+//! which a fault under way compares with → [`Invalidate::invalidate`].
 //!
 //! Kernel header: `include/linux/mmu_notifier.h`.
 
@@ -21,29 +20,57 @@ use kernel::types::Opaque;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::event::Event;
-use crate::mirror::user_pages;
 use crate::pfn::Owner;
+use crate::process::user_pages;
 use crate::rwlock::{ReadGuard, RwLock, WriteGuard};
 use crate::seq::{Domain, History};
 use crate::shim;
 
-/// What is done when the CPU takes pages away.
+/// What a driver does when the CPU takes pages away.
 ///
-/// Both functions run under the exclusive lock: no fault is being entered, and no access that holds
-/// the shared lock is under way.
+/// Both functions run under the notifier's exclusive lock: no fault is being entered, and no access that
+/// holds the shared lock is under way.
+///
+/// ```ignore
+/// impl Invalidate for PageTable {
+///     fn invalidate(&mut self, range: PageRange, event: Event) {
+///         match event.leaves() {
+///             Leaves::Nothing => self.zap(range),
+///             Leaves::ReadOnly => self.write_protect(range),
+///         }
+///     }
+///
+///     fn retire(&mut self) {
+///         self.zap(self.all());
+///     }
+/// }
+/// ```
+///
+/// # Why this is a safe trait
+///
+/// An implementation that does nothing breaks the promise of a *device*, which goes on using pages that are
+/// no longer the process's. Rust does not check devices: any driver that programs one can have it write
+/// anywhere. The CPU is not led astray. `hmm` follows no pointer that an implementation gives it; a [`Pfn`] is
+/// a number; and the functions that go from a number to memory ([`MappedPage::map`], [`mark_dirty`]) are
+/// unsafe. Their caller, the driver, has to prove that the frame is still the process's, and its own
+/// `invalidate` is a part of that proof.
+///
+/// [`Pfn`]: crate::Pfn
+/// [`MappedPage::map`]: crate::MappedPage::map
+/// [`mark_dirty`]: crate::mark_dirty
 pub trait Invalidate: Send + Sync {
-    /// The device stops using its translations of `range` before this returns, as far as `event` asks
-    /// for it.
+    /// Removes the device's translations of `range`, or its right to write, as [`Event::leaves`] says. When
+    /// this returns, the device does not use what went. Pages that it wrote are marked dirty here.
     ///
-    /// `range` is cut to the notifier's own. Must not sleep.
+    /// `range` is cut to the notifier's own. Must not sleep: the lock is a spinlock.
     fn invalidate(&mut self, range: PageRange, event: Event);
 
-    /// The device gives up its translations: called once, before the notifier is unregistered.
-    /// Nobody faults in the range any more, but invalidations may still come.
+    /// Removes all translations: called once, before the notifier is unregistered. There are no faults in the
+    /// range any more, but invalidations may still come. Must not sleep.
     fn retire(&mut self);
 }
 
-/// What an [`IntervalNotifier`] protects, and the invalidations that it has seen.
+/// The data that an [`IntervalNotifier`] protects, and the last invalidations. Derefs to the data.
 pub struct Watched<T> {
     history: History,
     data: T,
@@ -65,7 +92,10 @@ impl<T> DerefMut for Watched<T> {
     }
 }
 
-/// A registered interval notifier and the `T` that it protects.
+/// A registered interval notifier and the `T` that it protects: the counterpart of C's
+/// `struct mmu_interval_notifier` and the driver's lock.
+///
+/// The lock is a reader-writer spinlock: nothing sleeps under it.
 ///
 /// # Invariants
 ///
@@ -94,11 +124,10 @@ impl<T: Invalidate> IntervalNotifier<T> {
             invalidate_finish: None,
         };
 
-    /// Registers for the non-empty `range` of `mm`. Takes the mmap lock for writing if `mm` has no
+    /// Registers for the non-empty `range` of `mm`. Sleeps; takes the mmap lock for writing if `mm` has no
     /// notifiers yet.
     ///
-    /// What `owner` itself does to the range, moving pages to its device's memory or taking them for
-    /// exclusive access, is no invalidation.
+    /// Migrations and exclusive access by `owner` itself are no invalidations.
     ///
     /// # Errors
     ///
@@ -139,13 +168,13 @@ impl<T: Invalidate> IntervalNotifier<T> {
         })
     }
 
-    /// The pages that it watches.
+    /// The pages that it is registered for.
     pub fn range(&self) -> PageRange {
         // SAFETY: Registered, by the type invariant.
         unsafe { range_of(self.raw.get()) }
     }
 
-    /// Whose own doings are no invalidation.
+    /// Whose migrations and exclusive accesses are no invalidations.
     pub fn owner(&self) -> Owner {
         self.owner
     }
@@ -157,13 +186,13 @@ impl<T: Invalidate> IntervalNotifier<T> {
         core::ptr::eq(own, mm.as_raw())
     }
 
-    /// Shares the lock: invalidations wait, and others may share it too. Nothing may sleep.
+    /// Takes the lock shared: invalidations wait. The holder must not sleep.
     #[inline]
     pub fn read(&self) -> ReadGuard<'_, Watched<T>> {
         self.state.read()
     }
 
-    /// Takes the lock for oneself: invalidations wait. Nothing may sleep.
+    /// Takes the lock exclusively: invalidations wait. The holder must not sleep.
     #[inline]
     pub fn write(&self) -> WriteGuard<'_, Watched<T>> {
         self.state.write()
@@ -188,7 +217,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         // SAFETY: The kernel passes a valid range.
         let range = unsafe { &*range };
         let event = event_from(range.event);
-        // Only these two say who is behind them.
+        // Only these two name their owner.
         if matches!(event, Event::Migrate | Event::Exclusive)
             && owner.is(Owner::new(range.owner as usize))
         {
@@ -211,7 +240,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
     }
 }
 
-/// A fault and an invalidation collide if they touch the same pages.
+/// A fault collides with an invalidation of the same pages.
 impl<T: Invalidate> Domain for IntervalNotifier<T> {
     type Guard<'d>
         = WriteGuard<'d, Watched<T>>
@@ -251,7 +280,7 @@ impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
     }
 }
 
-/// Watches nothing.
+/// A notifier without a device.
 struct Nobody;
 
 impl Invalidate for Nobody {
@@ -260,8 +289,8 @@ impl Invalidate for Nobody {
     fn retire(&mut self) {}
 }
 
-/// Makes `mm` ready for notifiers: for the first one the kernel takes the mmap lock for writing, and a fault that
-/// must not wait cannot. Sleeps.
+/// Makes `mm` ready for notifiers. Sleeps. For the first one the kernel takes the mmap lock for writing, which a
+/// fault that must not wait could not do.
 ///
 /// # Errors
 ///
@@ -272,7 +301,7 @@ pub(crate) fn prepare(mm: &MmWithUser) -> Result {
     KBox::pin_init(notifier, GFP_KERNEL).map(drop)
 }
 
-/// The pages that a notifier watches; it keeps them itself.
+/// The pages that a notifier is registered for, from its interval tree node.
 ///
 /// # Safety
 ///

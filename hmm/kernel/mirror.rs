@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mirror: the part of a process's address space that a device uses, as far as it has used it.
+//! A mirror: translations for the part of a process's address space that a device has used.
 //!
-//! The address space is cut into chunks, as the [`Shape`] says, and these into units of 2 MiB. A
-//! chunk comes into being when the device first faults in it, the slots of a unit when the first of
+//! The address space is cut into chunks, as the [`Geometry`] says, and these into PMDs of 2 MiB. A
+//! chunk comes into being when the device first faults in it, the slots of a PMD when the first of
 //! its pages does, and a huge page needs none; so registering costs the same for 4 KiB and for the
-//! whole address space, and memory is spent where the device has been. Each chunk has its own
-//! interval notifier and lock, so what happens elsewhere in the mirror does not touch it.
+//! whole address space, and memory is spent where the device has been. Each chunk has its own interval notifier
+//! and lock: invalidations elsewhere in the mirror do not touch it.
 //!
-//! One access goes: [`Mirror::access`] → the chunk's [`Table::translate`] under the shared lock. If
+//! An access takes this path: [`Mirror::access`] → the chunk's [`Xlt::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
 //! lock, and the access takes place before that lock is released. So an access makes progress
 //! whenever its fault does, however many invalidations queue up behind it.
 //!
-//! One invalidation goes: [`crate::interval`] → exclusive lock (no access is under way) →
-//! [`Chunk::invalidate`] → [`Table::zap`], or [`Table::write_protect`] if the pages stay where they
-//! are; pages that the device wrote are marked dirty. A chunk that has nothing left is taken down in
-//! the background, and so are those used least recently when all together take too much memory
-//! ([`crate::chunks`]).
+//! An invalidation takes this path: [`crate::interval`] → exclusive lock (no access is under way) →
+//! [`Chunk::invalidate`] → [`Xlt::zap`], or [`Xlt::write_protect`] if the pages stay where they
+//! are; pages that the device wrote are marked dirty. Empty chunks are freed in the background, and the
+//! least recently used ones when all together take too much memory ([`crate::reaper`]).
 //!
-//! [`Table::translate`]: crate::table::Table::translate
-//! [`Table::zap`]: crate::table::Table::zap
-//! [`Table::write_protect`]: crate::table::Table::write_protect
-//! [`Chunk::invalidate`]: crate::interval::Invalidate::invalidate
+//! [`Xlt::translate`]: crate::xlt::Xlt::translate
+//! [`Xlt::zap`]: crate::xlt::Xlt::zap
+//! [`Xlt::write_protect`]: crate::xlt::Xlt::write_protect
+//! [`Chunk::invalidate`]: crate::Invalidate::invalidate
 
 use core::ops::ControlFlow;
 
@@ -31,137 +30,51 @@ use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
 use kernel::sync::{rcu, Arc};
 
-use crate::addr::{pieces, PageIndex, PageRange, PAGE_SIZE};
-use crate::ahead::Ahead;
+use crate::addr::{pieces, pmd_range, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
 use crate::charge::Charge;
-use crate::chunk::{Chunk, RoomForFault, WatchedChunk};
-use crate::chunk_map::Held;
-use crate::chunks::Chunks;
-use crate::event::Event;
-use crate::flat::PageWord;
+use crate::chunk::{Chunk, Parent, RoomForFault};
+use crate::chunk_map::ChunkRef;
+use crate::fault_around::FaultAround;
+use crate::geometry::Geometry;
 use crate::interval::{self, IntervalNotifier};
+use crate::limits::Limits;
+use crate::observer::Observer;
 use crate::page::{Bytes, MappedPage};
 use crate::pfn::{Access, Owner, Perm};
+use crate::pfn_array::HmmPfn;
+use crate::pmd_pages::PmdPages;
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
-use crate::range::{range_fault, HoldStill, TimeLimit};
-use crate::run::Runs;
+use crate::process::user_pages;
+use crate::range::{any_resident, has_vma, range_fault, LockEscalation, TimeLimit};
+use crate::reaper::{Chunks, MirrorChunk};
 use crate::seq::{until_valid, ValidRange};
-use crate::shape::Shape;
-use crate::shim;
-use crate::table::{unit_around, UNIT_PAGES};
-use crate::tables::{Batch, LockedMm};
-use crate::unit::UnitPages;
-use crate::walk::{walk, AddressSpace, FaultError, Request, Waiting};
+use crate::walk::{FaultError, Request, Waiting};
 use crate::zeroed::zeroed;
 
-/// What the mirror tells its owner, for counters and traces. Called from faults and invalidations, some
-/// of them under a spinlock: must not sleep.
+/// A mirror of one range of an address space: the device's page table, kept in the kernel's memory, coherent with
+/// the CPU's.
 ///
-/// The warm path of an access, which finds its translation, tells nothing.
-pub trait Observer: Send + Sync + 'static {
-    /// A fault under way. Each that has begun ends as served or as failed, once.
-    type Fault;
-
-    /// The device needs `page` for `access` and has no translation for that.
-    fn fault_begins(&self, page: PageIndex, access: Access) -> Self::Fault;
-    /// The fault has been served. It added the translations of `pages` pages, `extra` of them not asked
-    /// for: the rest of a huge page, or resident pages behind.
-    fn fault_served(&self, fault: Self::Fault, pages: u64, extra: u64);
-    /// The fault has failed, and with it the access, as the page could not be had.
-    fn fault_failed(&self, fault: Self::Fault, error: FaultError);
-    /// A fault or a prefetch has to be tried again, as an invalidation came in between.
-    fn collided(&self);
-    /// The CPU has taken the range away; `pages` translations went. Those that only became read-only
-    /// do not count.
-    fn invalidated(&self, range: PageRange, event: Event, pages: u64);
-    /// A chunk of these pages has come into being.
-    fn chunk_added(&self, range: PageRange);
-    /// The chunk of these pages is no more, and with it `pages` translations that it still had.
-    fn chunk_removed(&self, range: PageRange, pages: u64, why: Removal);
-    /// What took `before` bytes of kernel memory takes `after` now.
-    fn resized(&self, before: usize, after: usize);
-}
-
-/// Why a chunk is no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// It had no translations any more, or the memory was needed for others.
-    Reaped,
-    /// The mirror goes.
-    Closed,
-}
-
-/// What a mirror may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    memory: usize,
-    shape: Shape,
-}
-
-impl Limits {
-    /// The translations of one mirror may take `memory` bytes, but not less than
-    /// [`Shape::least_memory`]. What was used least recently goes when there would be more; an access
-    /// that is under way may exceed it for that time.
-    pub fn new(memory: usize) -> Self {
-        Self {
-            memory,
-            shape: Shape::default(),
-        }
-    }
-
-    /// The same for a mirror of another `shape`.
-    pub fn with_shape(self, shape: Shape) -> Self {
-        Self { shape, ..self }
-    }
-
-    /// In bytes.
-    #[inline]
-    pub fn memory(&self) -> usize {
-        self.memory.max(self.shape.least_memory())
-    }
-
-    /// From here on the reaper is called.
-    #[inline]
-    pub(crate) fn soon(&self) -> usize {
-        self.memory() / 8 * 7
-    }
-
-    /// How far the reaper goes.
-    pub(crate) fn low(&self) -> usize {
-        self.memory() / 4 * 3
-    }
-}
-
-impl Default for Limits {
-    /// A 128th of the machine's memory: four times what it takes to have a translation for each of its
-    /// pages.
-    fn default() -> Self {
-        // SAFETY: Reads a number.
-        Self::new(unsafe { shim::hmm_shim_ram() } as usize / 128)
-    }
-}
-
-/// A mirror of the pages in `span` of one address space.
+/// It keeps the `mm_struct`, not the address space: a process that exits takes its pages along, and accesses
+/// fail with [`FaultError::Exited`].
 pub struct Mirror<O: Observer> {
     owned: Arc<Owned>,
     span: PageRange,
     limit: Perm,
-    shape: Shape,
-    ahead: Ahead,
+    geometry: Geometry,
+    fault_around: FaultAround,
     chunks: Arc<Chunks<O>>,
 }
 
-/// What a fault has found, in words that `'w` lends.
-type Found<'d, 'w, O> = ValidRange<'d, WatchedChunk<O>, UnitPages<'w>>;
+/// The result of a fault, in room borrowed for `'w`.
+type Found<'d, 'w, O> = ValidRange<'d, MirrorChunk<O>, PmdPages<'w>>;
 
-/// For so many pages there is room on the stack: 512 bytes.
+/// For so many pages the room is on the stack: 512 bytes.
 const FEW: usize = 64;
 
 impl<O: Observer> Mirror<O> {
-    /// A mirror of `span` in `mm`, cut to what user space may map, for the current task: with its credentials
-    /// memory is faulted in. `limit` is the most that the device may do. Allocates no more for a large span than
-    /// for a small one.
+    /// A mirror of `span` in `mm`, cut to [`user_pages`]. Faults use the credentials of the current task. `limit`
+    /// is the most that the device may do. The cost does not depend on the size of `span`. Sleeps.
     ///
     /// # Errors
     ///
@@ -179,8 +92,8 @@ impl<O: Observer> Mirror<O> {
             owned,
             span: span.intersection(&user_pages(mm)),
             limit,
-            shape: limits.shape,
-            ahead: Ahead::new(limits.shape.look_ahead()),
+            geometry: limits.geometry(),
+            fault_around: FaultAround::new(limits.geometry().fault_around()),
             chunks: Chunks::new(observer, limits)?,
         })
     }
@@ -189,22 +102,22 @@ impl<O: Observer> Mirror<O> {
         self.chunks.observer()
     }
 
-    /// The address space, for [`Owned::populate`]: what that has to wait for keeps nothing of the mirror.
+    /// The address space, for [`Owned::populate`], which holds nothing of the mirror while it waits.
     pub fn owned(&self) -> &Arc<Owned> {
         &self.owned
     }
 
-    /// Lets the device access the `len` bytes from virtual address `va`: `use_bytes` gets them in
-    /// ascending order, in pieces that lie in one page each.
+    /// Accesses the `len` bytes from virtual address `va`: `use_bytes` gets them in ascending order, in pieces
+    /// that lie in one page each.
     ///
-    /// While `use_bytes` runs, the CPU cannot take the piece away; it must not sleep. Pages that
-    /// are not mirrored yet are faulted in for `access`; this sleeps.
+    /// `use_bytes` runs under the chunk's lock, so that the CPU cannot take the page away; it must not sleep.
+    /// Pages without a translation that allows `access` are faulted in, which sleeps.
     ///
     /// # Errors
     ///
-    /// Those of [`range_fault`], if a page cannot be had; [`FaultError::Exited`] if the process is
-    /// gone, [`FaultError::NoMemory`], [`FaultError::TimedOut`]. Pieces before the one that failed
-    /// have been used.
+    /// [`FaultError::Refused`] if a page cannot be had; [`FaultError::Exited`] if the process is gone;
+    /// [`FaultError::NoMemory`], [`FaultError::TimedOut`], [`FaultError::Interrupted`]. Pieces before the one that
+    /// failed have been used.
     pub fn access(
         &self,
         va: u64,
@@ -224,9 +137,9 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Lets the device access `page` if there is a translation that allows it: the warm path. Says
-    /// whether there was. `use_page` is as for [`Mirror::access`].
-    // Always: a call of it takes a tenth of what it does.
+    /// Accesses `page` if there is a translation that allows it, and returns whether there is: the warm path.
+    /// `use_page` is as for [`Mirror::access`]. Does not sleep.
+    // Always: a call would take a tenth of what the function does.
     #[inline(always)]
     pub fn access_mapped(
         &self,
@@ -243,9 +156,8 @@ impl<O: Observer> Mirror<O> {
         chunk.use_page(page, access, use_page)
     }
 
-    /// Lets the device access the first page of `wanted`, which has no translation that allows it; the
-    /// others are faulted in with it, as far as the unit goes. `use_page` is as for [`Mirror::access`].
-    /// Sleeps before, but waits for nobody if that is forbidden.
+    /// Faults in the pages of `wanted`, as far as the PMD goes, and accesses the first one. `use_page` is as for
+    /// [`Mirror::access`]. Sleeps before it calls that, but waits for nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
@@ -260,9 +172,9 @@ impl<O: Observer> Mirror<O> {
     ) -> Result<(), FaultError> {
         let observer = self.observer();
         let mut fault = Some(observer.fault_begins(wanted.start(), access));
-        let result = self.fault_in(wanted, access, waiting, |page, added, extra| {
+        let result = self.fault_in(wanted, access, waiting, |page, added, around| {
             if let Some(fault) = fault.take() {
-                observer.fault_served(fault, added, extra);
+                observer.fault_served(fault, added, around);
             }
             use_page(page);
         });
@@ -272,9 +184,9 @@ impl<O: Observer> Mirror<O> {
         result
     }
 
-    /// Faults the first page of `wanted` in, and with it those behind it in the same unit, if they can be
-    /// had. Hands it to `use_page`, under the chunk's lock, and says how many pages were added and how
-    /// many of these were not wanted.
+    /// Faults in the first page of `wanted`, and with it those that follow in the same PMD, if they can be had.
+    /// Calls `use_page` under the chunk's lock with the page, the number of pages added, and how many of these
+    /// were not wanted.
     fn fault_in(
         &self,
         wanted: PageRange,
@@ -287,20 +199,20 @@ impl<O: Observer> Mirror<O> {
         }
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
-        let chunk = self.hold_chunk(page, one, waiting)?;
-        let wanted = wanted.intersection(&self.unit(page));
+        let chunk = self.get_chunk(page, one, waiting)?;
+        let wanted = wanted.intersection(&self.pmd(page));
         let mut request = Request {
-            ahead: self.look_ahead(wanted),
+            around: self.around(wanted),
             ..Request::new(wanted, Policy::Fault(access))
         };
-        let (mut one_word, mut few, mut many, mut again);
-        let words: &mut [PageWord] = match request.pages().len() as usize {
+        let (mut one_pfn, mut few, mut many, mut again);
+        let pfns: &mut [HmmPfn] = match request.pages().len() as usize {
             1 => {
-                one_word = [PageWord::ABSENT];
-                &mut one_word
+                one_pfn = [HmmPfn::ABSENT];
+                &mut one_pfn
             }
             ..=FEW => {
-                few = [PageWord::ABSENT; FEW];
+                few = [HmmPfn::ABSENT; FEW];
                 &mut few
             }
             pages => match room_for(pages) {
@@ -308,26 +220,26 @@ impl<O: Observer> Mirror<O> {
                     many = room;
                     &mut many
                 }
-                // The device asks for the rest when it gets there.
+                // The device faults on the rest when it gets there.
                 Err(_) => {
                     request = Request::new(one, Policy::Fault(access));
-                    one_word = [PageWord::ABSENT];
-                    &mut one_word
+                    one_pfn = [HmmPfn::ABSENT];
+                    &mut one_pfn
                 }
             },
         };
         let wanted = request.wanted;
-        let (valid, added) = match self.fault(&chunk, &request, waiting, words) {
-            // A later page may be the one: then this one is still served.
+        let (valid, added) = match self.fault(&chunk, &request, waiting, pfns) {
+            // The error may be a later page's: the first one is still served.
             Err(FaultError::Refused(_) | FaultError::WouldWait) if wanted.len() > 1 => {
-                again = [PageWord::ABSENT];
+                again = [HmmPfn::ABSENT];
                 let request = Request::new(one, Policy::Fault(access));
                 self.fault(&chunk, &request, waiting, &mut again)?
             }
             result => result?,
         };
         let reached = valid.result().reached_from(valid.done().end());
-        self.ahead.record(wanted, request.ahead, reached);
+        self.fault_around.record(wanted, request.around, reached);
         let use_page = |page: MappedPage<'_>| {
             use_page(page, added, added.saturating_sub(wanted.len()));
         };
@@ -338,15 +250,16 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Brings the pages of `range` into the mirror, as far as `policy` asks for it.
+    /// Adds translations for the pages of `range`, as `policy` says: those that are resident
+    /// ([`Policy::Snapshot`]), or all.
     ///
-    /// `step` is told after each step, of one unit at most, where it has come to and how many pages it added, and
-    /// says whether to go on. Sleeps, but waits for nobody if that is forbidden.
+    /// Calls `step` after each step, of one PMD at most, with the page that it has come to and the number of pages
+    /// that it added; `step` returns whether to go on. Sleeps, but waits for nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
     /// As [`Mirror::access_missing`], with nothing done if the range is not all in the mirror or the device may
-    /// not do what `policy` asks for. Otherwise the units before the one that failed are in the mirror.
+    /// not do what `policy` asks for. Otherwise the PMDs before the one that failed are in the mirror.
     pub fn prefetch(
         &self,
         range: PageRange,
@@ -361,31 +274,29 @@ impl<O: Observer> Mirror<O> {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
         let (mut few, mut many);
-        let words: &mut [PageWord] = match room_for(UNIT_PAGES.min(range.len()) as usize) {
+        let pfns: &mut [HmmPfn] = match room_for(PMD_PAGES.min(range.len()) as usize) {
             Ok(room) => {
                 many = room;
                 &mut many
             }
             Err(_) => {
-                few = [PageWord::ABSENT; FEW];
+                few = [HmmPfn::ABSENT; FEW];
                 &mut few
             }
         };
         let mut page = range.start();
         while page < range.end() {
-            let end = page.saturating_add(words.len() as u64).min(range.end());
-            let wanted = PageRange::new(page, end).intersection(&self.unit(page));
+            let end = page.saturating_add(pfns.len() as u64).min(range.end());
+            let wanted = PageRange::new(page, end).intersection(&self.pmd(page));
             let (end, added) = if policy == Policy::Snapshot
-                && !self.any_resident(wanted, waiting)?
+                && !any_resident(&*self.owned.user()?, wanted, waiting)?
             {
                 (wanted.end(), 0)
             } else {
                 let request = Request::new(wanted, policy);
-                let chunk = self.hold_chunk(page, wanted, waiting)?;
-                let (valid, added) = self.fault(&chunk, &request, waiting, &mut *words)?;
+                let chunk = self.get_chunk(page, wanted, waiting)?;
+                let (valid, added) = self.fault(&chunk, &request, waiting, &mut *pfns)?;
                 let end = valid.done().end();
-                // Leaves the words as they were.
-                valid.give_up();
                 (end, added)
             };
             page = end;
@@ -396,14 +307,15 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Uses what the mirror holds of the `len` bytes from `va`, without faulting anything in.
+    /// Accesses those of the `len` bytes from `va` that have translations. Nothing is faulted in. `use_bytes` is as
+    /// for [`Mirror::access`].
     pub fn access_present(&self, va: u64, len: u64, mut use_bytes: impl FnMut(Bytes<'_>)) {
         let Some(wanted) = PageRange::covering(va, len) else {
             return;
         };
         let wanted = wanted.intersection(&self.span);
         let mut from = self.chunk_number(wanted.start());
-        while let Some((number, chunk)) = self.chunks.map().hold_next(from) {
+        while let Some((number, chunk)) = self.chunks.map().get_next(from) {
             let part = chunk.range().intersection(&wanted);
             if part.is_empty() {
                 break;
@@ -419,19 +331,19 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Serves `request`, whose pages lie in one unit of `chunk`, and fills the table. `words` is room for
+    /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `pfns` is room for
     /// the pages found.
     ///
-    /// The result holds the chunk's lock. Also returned: how many pages were added.
+    /// Returns the result, which holds the chunk's lock, and how many pages were added.
     fn fault<'d, 'w>(
         &self,
-        chunk: &'d WatchedChunk<O>,
+        chunk: &'d MirrorChunk<O>,
         request: &Request,
         waiting: Waiting,
-        words: &'w mut [PageWord],
+        pfns: &'w mut [HmmPfn],
     ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
         let mm = self.owned.user()?;
-        let mut pages = UnitPages::new(request.pages(), words);
+        let mut pages = PmdPages::new(request.pages(), pfns);
         let mut room = RoomForFault::default();
         let mut added = 0;
         loop {
@@ -451,9 +363,9 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// A chunk that a fault has made for nothing is not kept.
+    /// Has an empty chunk reaped: a fault made it for nothing.
     #[cold]
-    fn note_if_empty(&self, chunk: &WatchedChunk<O>) {
+    fn note_if_empty(&self, chunk: &MirrorChunk<O>) {
         if chunk.read().is_empty() {
             self.chunks.emptied();
         }
@@ -463,22 +375,22 @@ impl<O: Observer> Mirror<O> {
     fn find<'d, 'w>(
         &self,
         mm: &MmWithUser,
-        chunk: &'d WatchedChunk<O>,
+        chunk: &'d MirrorChunk<O>,
         request: &Request,
         waiting: Waiting,
-        pages: UnitPages<'w>,
+        pages: PmdPages<'w>,
         room: &mut RoomForFault,
     ) -> Result<Found<'d, 'w, O>, FaultError> {
         let found = until_valid(
             chunk,
             &TimeLimit::from(waiting),
-            HoldStill(mm, waiting),
+            LockEscalation(mm, waiting),
             pages,
-            |side, still, found| {
+            |seq, write_lock, found| {
                 // What the CPU's fault handler allocates for the page table is charged as well.
                 let _charge = Charge::to(mm);
                 let _user = self.owned.credentials().take_on();
-                let done = range_fault(mm, side, still, request, waiting, found)?;
+                let done = range_fault(mm, seq, write_lock, request, waiting, found)?;
                 if room.needed(found.smallest_order()) {
                     let prepared = room.prepare(chunk, request.wanted.start());
                     prepared.map_err(|_| FaultError::NoMemory)?;
@@ -488,43 +400,43 @@ impl<O: Observer> Mirror<O> {
             || self.observer().collided(),
         );
         match (found, waiting) {
-            // Whoever waits for this one has waited long enough.
+            // Those who wait for this fault have waited long enough.
             (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
             (found, _) => found,
         }
     }
 
-    /// The mirrored pages of the unit that `page` is in.
-    fn unit(&self, page: PageIndex) -> PageRange {
-        unit_around(page).intersection(&self.span)
+    /// The mirrored pages of the PMD of `page`.
+    fn pmd(&self, page: PageIndex) -> PageRange {
+        pmd_range(page).intersection(&self.span)
     }
 
-    /// How many pages behind `wanted` to look at, in the same unit.
-    fn look_ahead(&self, wanted: PageRange) -> u64 {
-        let left = PageRange::new(wanted.end(), self.unit(wanted.start()).end());
-        self.ahead.window(wanted).min(left.len())
+    /// How many pages after `wanted` to look at, in the same PMD.
+    fn around(&self, wanted: PageRange) -> u64 {
+        let left = PageRange::new(wanted.end(), self.pmd(wanted.start()).end());
+        self.fault_around.window(wanted).min(left.len())
     }
 
     /// Chunks are numbered from the first one of the span, so that a small region's map is small.
     fn chunk_number(&self, page: PageIndex) -> usize {
-        self.shape.chunk_number(self.span.start(), page)
+        self.geometry.chunk_number(self.span.start(), page)
     }
 
-    /// The chunk that `page` is in, held for a fault. Made, if there is none and there is an area
-    /// anywhere in `wanted`: a peer must not make us spend memory on addresses where there is nothing.
-    fn hold_chunk(
+    /// The chunk that `page` is in, with a reference for a fault. Makes one if there is none and `wanted`
+    /// has an area: a peer must not make the kernel spend memory on addresses where nothing is mapped.
+    fn get_chunk(
         &self,
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
         if !self.span.contains(page) {
             // That the process is gone is said first.
             self.owned.user()?;
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         self.chunks.make_room();
-        match self.chunks.map().hold(self.chunk_number(page)) {
+        match self.chunks.map().get(self.chunk_number(page)) {
             Some(chunk) => Ok(chunk),
             None => self.add_chunk(page, wanted, waiting),
         }
@@ -536,61 +448,32 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<Held<'_, WatchedChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
         let mm = self.owned.user()?;
         if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        let range = self.shape.chunk_around(page).intersection(&self.span);
+        let range = self.geometry.chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
         let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
         let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk = self.chunks.hold_or_insert(self.chunk_number(page), chunk);
+        let chunk = self.chunks.get_or_insert(self.chunk_number(page), chunk);
         chunk.map_err(|error| match error {
             // Registering gives way to signals.
             error if error == EINTR => FaultError::Interrupted,
             _ => FaultError::NoMemory,
         })
     }
-
-    /// Whether any page of `range` is in memory, as a hint: whether a chunk is worth its memory.
-    fn any_resident(&self, range: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
-        let mm = self.owned.user()?;
-        let mut runs = Runs::new();
-        let (mut still, mut batch) = (None, Batch::new());
-        let never = || false;
-        let mut space =
-            LockedMm::lock(&mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
-        let range = range.intersection(&self.span);
-        walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
-        Ok(!runs.as_slice().is_empty())
-    }
 }
 
 impl<O: Observer> Drop for Mirror<O> {
     fn drop(&mut self) {
-        // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or hold them.
+        // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or take references.
         unsafe { self.chunks.close() };
     }
 }
 
-/// Words for so many pages.
-fn room_for(pages: usize) -> Result<KBox<[PageWord]>, FaultError> {
+/// Room for the pfns of so many pages.
+fn room_for(pages: usize) -> Result<KBox<[HmmPfn]>, FaultError> {
     zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
-}
-
-/// Whether an area covers any of `pages`.
-fn has_vma(mm: &MmWithUser, pages: PageRange, waiting: Waiting) -> Result<bool, FaultError> {
-    let (mut still, mut batch) = (None, Batch::new());
-    let never = || false;
-    let mut space = LockedMm::lock(mm, &mut still, &mut batch, Owner::NONE, waiting, never)?;
-    let next = space.vma_from(pages.start());
-    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
-}
-
-/// The pages that user space of `mm` may map.
-pub fn user_pages(mm: &Mm) -> PageRange {
-    // SAFETY: `mm` is alive; its task size never changes after exec.
-    let size = unsafe { shim::hmm_shim_task_size(mm.as_raw()) };
-    PageRange::new(PageIndex::new(0), PageIndex::containing(size as u64))
 }

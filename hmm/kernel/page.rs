@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bytes of a page while it stays where it is: translated by a mirror whose lock is held, or migrating.
+//! Access to the bytes of a page that cannot go away: its translation's lock is held, or it is migrating.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -14,7 +14,7 @@ use crate::device_shim;
 use crate::pfn::Pfn;
 use crate::shim;
 
-/// A page of ordinary memory mapped into the kernel.
+/// A page of system memory, mapped into the kernel's address space (`kmap_local_page`).
 ///
 /// # Invariants
 ///
@@ -45,7 +45,7 @@ impl MappedPage<'_> {
         }
     }
 
-    /// The bytes of `piece`, which is one of this page.
+    /// The bytes of `piece`, a piece of this page.
     #[inline]
     pub fn piece(&self, piece: &Piece) -> Bytes<'_> {
         Bytes {
@@ -85,9 +85,8 @@ const PAGE: usize = kernel::page::PAGE_SIZE;
 
 /// Bytes of a user's page.
 ///
-/// The user may read and write them at any time, as it may with real hardware; so there is never a
-/// Rust reference to them. Like the kernel's `copy_from_user`, the copies treat them as memory that
-/// changes under their hands: what is read is some mixture of old and new, and no more is promised.
+/// The user may read and write them at any time, so there is never a Rust reference to them. A copy is not
+/// atomic, as that of `copy_from_user` is not: it may see a mixture of old and new bytes.
 pub struct Bytes<'a> {
     start: NonNull<u8>,
     len: usize,
@@ -95,7 +94,7 @@ pub struct Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    /// How many there are.
+    /// How many bytes there are.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
@@ -107,7 +106,7 @@ impl Bytes<'_> {
         self.len == 0
     }
 
-    /// Copies them out; `to` must be as long and is initialised afterwards.
+    /// Copies them to `to`, which must have the same length and is initialised afterwards.
     #[inline]
     pub fn read(&self, to: &mut [MaybeUninit<u8>]) {
         assert!(to.len() == self.len);
@@ -119,7 +118,7 @@ impl Bytes<'_> {
         };
     }
 
-    /// Overwrites them; `from` must be as long.
+    /// Copies `from` to them, which must have the same length.
     #[inline]
     pub fn write(&self, from: &[u8]) {
         assert!(from.len() == self.len);
@@ -149,7 +148,7 @@ impl Bytes<'_> {
     }
 }
 
-/// Tells the kernel that a device wrote frame `pfn`.
+/// Marks frame `pfn` dirty, as a device wrote it (`set_page_dirty`). Does not sleep.
 ///
 /// # Safety
 ///
@@ -160,7 +159,7 @@ pub unsafe fn mark_dirty(pfn: Pfn) {
     unsafe { bindings::set_page_dirty(page(pfn)) };
 }
 
-/// Whether `pfn` is the page that the CPU maps, read-only, where nothing was written yet.
+/// Whether `pfn` is the zero page.
 pub fn is_zero_page(pfn: Pfn) -> bool {
     // SAFETY: Compares the number, nothing else.
     unsafe { device_shim::hmm_shim_is_zero_pfn(pfn.get() as usize) }

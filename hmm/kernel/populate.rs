@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Having pages brought into the CPU's page table, and nothing else: the part of a fault that may wait.
+//! Populating the CPU's page table: the part of a fault that may wait.
 //!
-//! A fault of a device goes on in a place where others wait for it, and must not wait itself
-//! ([`Waiting::Forbidden`]). What it lacks is brought in here, by a thread that nobody waits for, and then the
-//! device tries again. Meanwhile nothing of the device's, nor of its mirror, is held: only the address space
-//! and the credentials.
+//! A device's fault often runs where others wait for it, and must not wait itself ([`Waiting::Forbidden`]).
+//! [`Owned::populate`] brings the pages in, in a thread that nobody waits for; then the device tries again. It
+//! holds nothing of the device's or its mirror's: only the address space and the credentials.
 
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
@@ -13,15 +12,16 @@ use kernel::sync::aref::ARef;
 
 use crate::addr::PageRange;
 use crate::charge::Charge;
+use crate::collect::{Collect, Full};
 use crate::credentials::Credentials;
+use crate::page_table::{Batch, LockedMm};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
-use crate::run::{Full, Run};
+use crate::run::Run;
 use crate::shim;
-use crate::tables::{Batch, LockedMm};
-use crate::walk::{walk, Collect, FaultError, Waiting};
+use crate::walk::{walk, FaultError, Waiting};
 
-/// An address space, and who registered a part of it.
+/// An address space, with the credentials of the task that registered a part of it.
 pub struct Owned {
     mm: ARef<Mm>,
     credentials: Credentials,
@@ -38,13 +38,13 @@ impl Owned {
         }
     }
 
-    /// Who registered it.
+    /// The credentials of the task that registered it.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// Keeps the address space from being torn down. The last user may be this one, and a teardown
-    /// here could be long: it is left to a worker.
+    /// A user reference, which keeps the address space from being torn down. Dropping the last one leaves the
+    /// teardown to a worker, as it may take long.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl Owned {
     pub(crate) fn user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
         let mm = MmWithUser::into_mmput_async(mm);
-        // Faults must not keep alive, and let grow, what a dead process has left behind.
+        // Faults must not keep the memory of a dead process alive and let it grow.
         // SAFETY: `mm` is alive.
         match unsafe { shim::hmm_shim_mm_has_owner(mm.as_raw()) } {
             true => Ok(mm),
@@ -60,9 +60,9 @@ impl Owned {
         }
     }
 
-    /// Has `pages` brought into the CPU's page table, for `access`, one after the other. They may be gone again
-    /// when this returns. Waits for whoever has to bring them, until the current thread is killed, as far as the
-    /// kernel's fault handler lets it be killed. That lets go of the mmap lock while it waits for a page to be read.
+    /// Faults in `pages` for `access`, one after the other. They may be gone again when this returns. Sleeps until
+    /// they have been read or the current thread is killed, as far as the kernel's fault handler can be killed. The
+    /// mmap lock is not held while a page is read.
     ///
     /// # Errors
     ///
@@ -75,11 +75,11 @@ impl Owned {
         let mm = self.user()?;
         let _charge = Charge::to(&mm);
         let _user = self.credentials.take_on();
-        let (mut still, mut batch) = (None, Batch::new());
+        let (mut write_lock, mut batch) = (None, Batch::new());
         let never = || false;
         let mut space = LockedMm::lock(
             &mm,
-            &mut still,
+            &mut write_lock,
             &mut batch,
             Owner::NONE,
             Waiting::Allowed,
@@ -93,7 +93,7 @@ impl Owned {
     }
 }
 
-/// What is found is of no interest: it may be stale at once.
+/// Ignores the pages found: they may be stale at once.
 struct Nowhere;
 
 impl Collect for Nowhere {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The range fault: look at a range of a process's page table and fault in what is wanted of it.
+//! The range fault: reads a range of a process's page table and faults in the pages that are wanted.
 //!
-//! [`fault_until_valid`] is what drivers call. It is the retry loop of [`crate::seq`] around one
-//! [`range_fault`] after the other, and each of these is the walk of [`crate::walk`] over the page
-//! table of [`crate::tables`].
+//! Drivers call [`fault_until_valid`]. It repeats [`range_fault`] until its result is valid, by the retry loop
+//! of [`crate::seq`]; [`range_fault`] is the walk of [`crate::walk`] over the page table of
+//! [`crate::page_table`].
 
 use core::cell::Cell;
 
@@ -12,17 +12,20 @@ use kernel::mm::MmWithUser;
 use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::PageRange;
+use crate::collect::Collect;
 use crate::interval::{IntervalNotifier, Invalidate};
-use crate::policy::Wants;
-use crate::seq::{until_valid, Deadline, Domain, Hold, ReadSide, Unread, ValidRange};
-use crate::shim;
-use crate::tables::{Batch, LockedMm, StillMm};
-use crate::walk::{serve, Collect, FaultError, Request, Waiting};
+use crate::page_table::{Batch, LockedMm, MmapWriteLock};
+use crate::pfn::Owner;
+use crate::policy::{Policy, Wants};
+use crate::process::killed;
+use crate::runs::Runs;
+use crate::seq::{until_valid, Deadline, Domain, Hold, Sequence, Unread, ValidRange};
+use crate::walk::{serve, walk, AddressSpace, FaultError, Request, Waiting};
 
 /// How long a fault may lose against invalidations before it fails.
 ///
-/// The time counts from the first collision, so most faults never look at a clock. What the CPU's
-/// fault handler waits for, a disk or a userfaultfd handler, counts only once something collided.
+/// The time starts with the first collision: most faults never look at a clock. Waiting of the CPU's fault
+/// handler, for a disk or a userfaultfd handler, counts only after a collision.
 pub struct TimeLimit {
     limit: Delta,
     first: Cell<Option<Instant<Monotonic>>>,
@@ -33,8 +36,8 @@ impl TimeLimit {
     /// have to be copied collides with its own copies, one by one, and each may wait for swap.
     pub const USUAL: Delta = Delta::from_millis(10_000);
 
-    /// For whoever must not wait for others: longer than most storms of invalidations that somebody makes in
-    /// passing, and short for those who wait for this one.
+    /// For faults that must not wait: longer than most storms of invalidations, and short for those who wait for
+    /// this fault.
     const SHORT: Delta = Delta::from_millis(100);
 
     /// A limit for one fault.
@@ -74,15 +77,24 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`crate::run::Runs`] or [`crate::flat::Flat`]. Takes and releases the mmap lock; sleeps.
+/// [`Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
-/// for ([`ValidRange::done`]). It holds the domain's lock: what was found stays true until it is
-/// dropped.
+/// for ([`ValidRange::done`]). It holds the domain's lock: the pages found stay valid until it is dropped.
 ///
 /// The mmap lock is not held while the CPU's fault handler waits for a disk or for the handler of a
-/// userfaultfd. A fault that has lost against many invalidations takes it for writing, so that those
-/// of the process itself cannot go on forever; then it is held for a disk, too.
+/// userfaultfd. A fault that has collided many times takes it for writing, which ends the invalidations that
+/// the process itself causes; then it is held while a disk is read, too.
+///
+/// ```ignore
+/// let request = Request::new(pages, Policy::Fault(Access::Write));
+/// let mut valid = fault_until_valid(&notifier, mm, &TimeLimit::default(), &request, Runs::new())?;
+/// let (runs, table) = valid.split();
+/// for run in runs.as_slice() {
+///     table.enter(run);
+/// }
+/// // An invalidation waits until `valid` is dropped.
+/// ```
 ///
 /// # Errors
 ///
@@ -110,36 +122,36 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     until_valid(
         domain,
         limit,
-        HoldStill(mm, Waiting::Allowed),
+        LockEscalation(mm, Waiting::Allowed),
         result,
-        |side, still, found| range_fault(mm, side, still, request, Waiting::Allowed, found),
+        |seq, write_lock, found| range_fault(mm, seq, write_lock, request, Waiting::Allowed, found),
         || (),
     )
 }
 
-/// How often a fault may collide before it holds the address space still.
-const COLLISIONS_BEFORE_HOLDING: u32 = 8;
+/// How often a fault may collide before it takes the mmap lock for writing.
+const COLLISIONS_BEFORE_ESCALATION: u32 = 8;
 
-/// Holds the mmap lock for writing, after a while: what the process does to its own address space
-/// waits for the fault. Reclaim, migration and changes to a mapped file go on, as they do not take that
-/// lock; against these a fault wins sooner or later, or runs into its time limit.
-pub(crate) struct HoldStill<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiting);
+/// Takes the mmap lock for writing once a fault has collided [`COLLISIONS_BEFORE_ESCALATION`] times: changes
+/// that the process makes to its own address space wait for the fault. Reclaim, migration and changes to a
+/// mapped file go on, as they do not take that lock; against these a fault wins sooner or later, or runs into
+/// its time limit.
+pub(crate) struct LockEscalation<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiting);
 
-impl<'a> Hold for HoldStill<'a> {
-    type Held = Option<StillMm<'a>>;
+impl<'a> Hold for LockEscalation<'a> {
+    type Held = Option<MmapWriteLock<'a>>;
 
     fn hold(&mut self, collisions: u32) -> Self::Held {
-        match collisions >= COLLISIONS_BEFORE_HOLDING {
-            true => StillMm::hold(self.0, self.1),
+        match collisions >= COLLISIONS_BEFORE_ESCALATION {
+            true => MmapWriteLock::take(self.0, self.1),
             false => None,
         }
     }
 }
 
-/// Serves `request` once. Takes and releases the mmap lock for reading, unless `still` holds it; sleeps.
+/// Serves `request` once. Takes and releases the mmap lock for reading, unless `write_lock` holds it; sleeps.
 ///
-/// Returns the part of the wanted pages that is done. What was found can be read when it has been
-/// validated.
+/// Returns the part of the wanted pages that is done. `found` can be read once it has been validated.
 ///
 /// # Errors
 ///
@@ -147,8 +159,8 @@ impl<'a> Hold for HoldStill<'a> {
 /// otherwise those of [`fault_until_valid`].
 pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     mm: &MmWithUser,
-    side: &ReadSide<'_, D>,
-    still: &mut Option<StillMm<'_>>,
+    seq: &Sequence<'_, D>,
+    write_lock: &mut Option<MmapWriteLock<'_>>,
     request: &Request<W>,
     waiting: Waiting,
     found: &mut Unread<R>,
@@ -157,13 +169,42 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
         return Err(FaultError::Interrupted);
     }
     let mut batch = Batch::new();
-    let collided = || side.collided(request.wanted);
-    let mut space = LockedMm::lock(mm, still, &mut batch, request.owner, waiting, collided)?;
+    let collided = || seq.collided(request.wanted);
+    let mut space = LockedMm::lock(mm, write_lock, &mut batch, request.owner, waiting, collided)?;
     serve(&mut space, request, found)
 }
 
-/// Whether the current thread has to die and should do nothing else.
-pub(crate) fn killed() -> bool {
-    // SAFETY: Looks at the current thread.
-    unsafe { shim::hmm_shim_killed() }
+/// Whether any page of `range` is in memory: a hint. Takes and releases the mmap lock for reading; sleeps.
+///
+/// # Errors
+///
+/// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
+pub(crate) fn any_resident(
+    mm: &MmWithUser,
+    range: PageRange,
+    waiting: Waiting,
+) -> Result<bool, FaultError> {
+    let mut runs = Runs::new();
+    let (mut write_lock, mut batch) = (None, Batch::new());
+    let never = || false;
+    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
+    walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
+    Ok(!runs.as_slice().is_empty())
+}
+
+/// Whether an area covers any of `pages`. Takes and releases the mmap lock for reading; sleeps.
+///
+/// # Errors
+///
+/// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
+pub(crate) fn has_vma(
+    mm: &MmWithUser,
+    pages: PageRange,
+    waiting: Waiting,
+) -> Result<bool, FaultError> {
+    let (mut write_lock, mut batch) = (None, Batch::new());
+    let never = || false;
+    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
+    let next = space.vma_from(pages.start());
+    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arrays of zeroes, as the allocator gives them: what a fault needs by the page is not written twice.
+//! Zeroed arrays straight from the allocator, so that memory is not written twice.
 
 use core::ptr;
 
@@ -8,19 +8,19 @@ use kernel::alloc::flags::__GFP_ZERO;
 use kernel::alloc::{AllocError, Flags};
 use kernel::prelude::*;
 
-use crate::flat::PageWord;
-use crate::table::Slot;
+use crate::pfn_array::HmmPfn;
+use crate::xlt::Slot;
 
 // SAFETY: A transparent u64.
-unsafe impl Zeroable for PageWord {}
+unsafe impl Zeroable for HmmPfn {}
 // SAFETY: An atomic u64 and nothing else: all bytes 0 is 0.
 unsafe impl Zeroable for Slot {}
 
-/// So many zeroes.
+/// An array of `count` zeroes. Sleeps if `flags` allow it.
 ///
 /// # Errors
 ///
-/// There is no memory, or not without waiting for it if `flags` forbid that.
+/// `AllocError` if there is no memory.
 pub(crate) fn zeroed<T: Zeroable>(count: usize, flags: Flags) -> Result<KBox<[T]>, AllocError> {
     let mut room = KVec::<T>::with_capacity(count, flags | __GFP_ZERO)?;
     // SAFETY: There is room for `count`, all bytes of it are 0, and that is a value of `T`.

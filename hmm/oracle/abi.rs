@@ -288,7 +288,7 @@ pub(crate) struct MirrorStats {
     /// Pages that they added.
     pub(crate) pages: u64,
     /// Of these, pages that were not asked for.
-    pub(crate) extra: u64,
+    pub(crate) around: u64,
     /// Faults that had to begin anew.
     pub(crate) collisions: u64,
     /// Accesses that failed.

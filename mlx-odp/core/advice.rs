@@ -4,8 +4,7 @@
 //!
 //! Source: the manual page ibv_advise_mr(3).
 
-use hmm::pfn::Access;
-use hmm::policy::Policy;
+use hmm::{Access, Policy};
 
 /// A prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

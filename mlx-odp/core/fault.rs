@@ -33,9 +33,7 @@
 //! }
 //! ```
 
-use hmm::addr::PageRange;
-use hmm::pfn::Access;
-use hmm::walk::FaultError;
+use hmm::{Access, FaultError, PageRange};
 
 /// What a NIC cannot go on without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

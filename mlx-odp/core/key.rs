@@ -4,13 +4,13 @@
 //!
 //! A key is explicit or, for the whole address space, an implicit parent. What mlx5 calls the children of
 //! such a parent, keys for the pieces of it that are in use, are the chunks of its mirror here
-//! (`hmm::mirror`): made by faults in their range, torn down by the invalidation that empties them. An
+//! (`hmm::Mirror`): made by faults in their range, torn down by the invalidation that empties them. An
 //! explicit key has them, too.
 //!
 //! A request names an iova, an address in the region's own numbering. For an implicit region it is
 //! the virtual address; for an explicit one it starts where the application said at registration.
 
-use hmm::addr::PageRange;
+use hmm::PageRange;
 
 /// The `length` with which an application asks for its whole address space.
 pub const IMPLICIT_LENGTH: u64 = u64::MAX;
@@ -111,7 +111,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hmm::addr::PageIndex;
+    use hmm::PageIndex;
 
     const USER: PageRange = PageRange::new(PageIndex::new(0), PageIndex::new(1 << 35));
 

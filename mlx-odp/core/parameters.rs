@@ -4,10 +4,9 @@
 
 use core::fmt;
 
-use hmm::addr::PAGE_SHIFT;
-use hmm::shape::Shape;
+use hmm::{Geometry, PAGE_SHIFT};
 
-/// Where [`Parameters::fault_around`] ends: the pages of a unit.
+/// Where [`Parameters::fault_around`] ends: the pages of a PMD.
 const MOST_AROUND: u32 = 512;
 /// The most faults of a user that wait at once. The kernel runs 2048 pieces of work of a queue.
 const MOST_FAULTS: u32 = 512;
@@ -19,7 +18,7 @@ const MOST_MEMORY: u32 = 1 << 20;
 /// The parameters, as they were given or by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
-    /// How many resident pages behind the one that faulted may come along, when the NIC goes through
+    /// How many resident pages after the one that faulted may come along, when the NIC goes through
     /// memory in order. 0: none.
     pub fault_around: u32,
     /// How much of the address space a chunk covers, in MiB.
@@ -59,7 +58,7 @@ impl Parameters {
         if self.fault_around > MOST_AROUND {
             return bad("fault_around", self.fault_around, "0 to 512 (pages)");
         }
-        let Some(shape) = self.shape() else {
+        let Some(geometry) = self.geometry() else {
             let allowed = "a power of two from 2 to 1024 (MiB)";
             return bad("chunk_size", self.chunk_size, allowed);
         };
@@ -69,7 +68,7 @@ impl Parameters {
         if !(1..=MOST_PREFETCHES).contains(&self.prefetch_workers) {
             return bad("prefetch_workers", self.prefetch_workers, "1 to 32");
         }
-        let least = shape.least_memory();
+        let least = geometry.least_memory();
         if self.region_memory > MOST_MEMORY || self.region_memory().is_some_and(|m| m < least) {
             let allowed = "1 to 1048576 (MiB) and at least a 128th of chunk_size, \
                            or 0 for a 128th of the machine's memory";
@@ -78,10 +77,10 @@ impl Parameters {
         Ok(())
     }
 
-    /// The shape of a region's mirror; `None` if there is no such one.
-    pub fn shape(&self) -> Option<Shape> {
+    /// The geometry of a region's mirror; `None` if there is no such one.
+    pub fn geometry(&self) -> Option<Geometry> {
         let chunk_pages = (u64::from(self.chunk_size) << 20) >> PAGE_SHIFT;
-        Shape::new(chunk_pages, self.fault_around.into())
+        Geometry::new(chunk_pages, self.fault_around.into())
     }
 
     /// How many bytes of kernel memory a region's translations may take, if that was said.
@@ -168,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_possible_is_a_shape_of_its_own() {
-        assert_eq!(Parameters::DEFAULT.shape(), Some(Shape::default()));
+    fn whatever_is_possible_is_a_geometry_of_its_own() {
+        assert_eq!(Parameters::DEFAULT.geometry(), Some(Geometry::default()));
         assert_eq!(Parameters::DEFAULT.region_memory(), None);
         assert_eq!(with("region_memory", 3).region_memory(), Some(3 << 20));
         for order in 1..=10 {
@@ -178,8 +177,8 @@ mod tests {
                 ..with("chunk_size", 1 << order)
             };
             assert_eq!(parameters.check(), Ok(()));
-            let shape = Shape::new(256 << order, order.into());
-            assert_eq!(parameters.shape(), shape);
+            let geometry = Geometry::new(256 << order, order.into());
+            assert_eq!(parameters.geometry(), geometry);
         }
     }
 

@@ -4,9 +4,7 @@
 //!
 //! What is held meanwhile is the memory, and nothing of the NIC's.
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::pfn::Access;
-use hmm::walk::FaultError;
+use hmm::{Access, FaultError, PageIndex, PageRange};
 
 use crate::fault::{AccessError, Wanted};
 

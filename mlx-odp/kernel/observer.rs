@@ -7,11 +7,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::Event;
-use hmm::mirror::{Observer, Removal};
-use hmm::pfn::Access;
-use hmm::walk::FaultError;
+use hmm::{Access, Event, FaultError, Observer, PageIndex, PageRange, Removal};
 
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -168,8 +164,8 @@ impl Observer for Counting {
     }
 
     #[inline(never)]
-    fn fault_served(&self, fault: Fault, pages: u64, extra: u64) {
-        self.fault_ends(fault, Ok(()), pages, extra);
+    fn fault_served(&self, fault: Fault, pages: u64, around: u64) {
+        self.fault_ends(fault, Ok(()), pages, around);
     }
 
     #[inline(never)]

@@ -2,8 +2,8 @@
 
 //! Prefetches: at once, by the thread that asks for it, or in the background, by a job.
 //!
-//! A prefetch goes from unit to unit and holds the region for one at a time, in which it waits for nobody. What
-//! it has to wait for it waits for without the region, as a fault does ([`hmm::populate`]); afterwards it looks
+//! A prefetch goes from PMD to PMD and holds the region for one at a time, in which it waits for nobody. What
+//! it has to wait for it waits for without the region, as a fault does ([`hmm::Owned`]); afterwards it looks
 //! for the region anew. So a region can be deregistered at any time.
 //!
 //! A thread of the application's has it brought in by somebody else even so ([`By::Application`]): not every file
@@ -11,10 +11,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::PageRange;
-use hmm::populate::Owned;
-use hmm::table::unit_around;
-use hmm::walk::FaultError;
+use hmm::{pmd_range, FaultError, Owned, PageRange};
 
 use kernel::bindings;
 use kernel::prelude::*;
@@ -29,7 +26,7 @@ use crate::region::Region;
 use crate::shim;
 use crate::ticket::{Extent, Resume, Ticket};
 
-/// How often a unit may have gone again when it was there, before the prefetch gives up.
+/// How often a PMD may have gone again when it was there, before the prefetch gives up.
 const TRIES: u32 = 16;
 
 /// Who prefetches.
@@ -67,7 +64,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// A fault error for a page that cannot be had, with the units of 2 MiB before it prefetched;
+    /// A fault error for a page that cannot be had, with the PMDs of 2 MiB before it prefetched;
     /// [`FaultError::TimedOut`] if pages went as fast as they came, [`FaultError::Interrupted`].
     pub fn prefetch(
         &self,
@@ -108,7 +105,7 @@ impl Target {
                     return Err(FaultError::TimedOut)
                 }
                 (Err(FaultError::WouldWait), Some(access)) => {
-                    let pages = rest.intersection(&unit_around(rest.start()));
+                    let pages = rest.intersection(&pmd_range(rest.start()));
                     match by {
                         By::Job => owned.populate(pages, access)?,
                         By::Application => self.wait_for(&owned, Wanted { pages, access })?,

@@ -9,13 +9,10 @@
 
 use core::ops::ControlFlow;
 
-use hmm::addr::{pieces, PageIndex, PageRange, Piece};
-use hmm::mirror::{user_pages, Limits, Mirror, Observer};
-use hmm::page::{Bytes, MappedPage};
-use hmm::pfn::{Access, Perm};
-use hmm::policy::Refusal;
-use hmm::populate::Owned;
-use hmm::walk::{FaultError, Waiting};
+use hmm::{
+    pieces, user_pages, Access, Bytes, FaultError, Limits, MappedPage, Mirror, Observer, Owned,
+    PageIndex, PageRange, Perm, Piece, Refusal, Waiting,
+};
 
 use kernel::mm::Mm;
 use kernel::prelude::*;
@@ -62,8 +59,8 @@ fn limits() -> Limits {
     let memory = parameters.region_memory().map(Limits::new);
     memory
         .unwrap_or_default()
-        // The parameters were checked when the module was loaded: there is such a shape.
-        .with_shape(parameters.shape().unwrap_or_default())
+        // The parameters were checked when the module was loaded: there is such a geometry.
+        .with_geometry(parameters.geometry().unwrap_or_default())
 }
 
 /// Registered memory of one process.

@@ -9,10 +9,7 @@
 //! The NIC keeps the [`Ticket`]. It asks it how the fault has ended when it looks at the request anew, and
 //! drops it when the request is gone: then nobody is resumed any more, and the worker ends its wait.
 
-use hmm::addr::PageRange;
-use hmm::pfn::Access;
-use hmm::populate::Owned;
-use hmm::walk::FaultError;
+use hmm::{Access, FaultError, Owned, PageRange};
 
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};

@@ -2,10 +2,7 @@
 
 //! Calls of the tracepoints in `trace.h`. One that is off costs a jump that is not taken.
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::Event;
-use hmm::mirror::Removal;
-use hmm::pfn::Access;
+use hmm::{Access, Event, PageIndex, PageRange, Removal};
 
 use kernel::ffi::c_int;
 

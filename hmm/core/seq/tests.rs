@@ -16,8 +16,8 @@ use super::*;
 use crate::addr::PageIndex;
 use crate::one_page::{translations, Cpu, Never, Nothing, Translations, PAGE, RANGE};
 use crate::policy::Refusal;
-use crate::run::Runs;
-use crate::table::NoRoom;
+use crate::runs::Runs;
+use crate::xlt::NoRoom;
 
 const SWAPS: u64 = 3;
 
@@ -233,7 +233,7 @@ impl<'a> Hold for AfterThree<'a> {
 fn a_fault_makes_progress_in_any_storm() {
     let space = Restless::default();
     let mut collisions = 0;
-    let walk = |_: &ReadSide<'_, Restless>, _: &mut Option<Still<'_>>, _: &mut Unread<Runs>| {
+    let walk = |_: &Sequence<'_, Restless>, _: &mut Option<Still<'_>>, _: &mut Unread<Runs>| {
         Ok(pages(0, 1))
     };
     let hold = AfterThree(&space);

@@ -10,9 +10,10 @@ use std::{format, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::flat::{Flat, PageState, PageWord};
+use crate::collect::Full;
+use crate::pfn_array::{HmmPfn, PageState, PfnArray};
 use crate::policy::Requests;
-use crate::run::{Runs, MAX_RUNS};
+use crate::runs::{Runs, MAX_RUNS};
 
 /// Pages of the synthetic address space.
 const PAGES: u64 = 64;
@@ -49,8 +50,8 @@ impl Synthetic {
         self.entries.insert(start, (entry, order));
     }
 
-    /// The entries behind `found`, as long as they are as large and end before `until` or there.
-    fn behind(&self, found: &Found, until: PageIndex) -> impl Iterator<Item = Entry> + '_ {
+    /// The entries after `found`, as long as they are as large and end before `until` or there.
+    fn after(&self, found: &Found, until: PageIndex) -> impl Iterator<Item = Entry> + '_ {
         let order = found.order;
         let starts = (found.range().end().get()..until.get()).step_by(1 << order);
         let starts = starts.take_while(move |start| start + (1 << order) <= until.get());
@@ -90,22 +91,22 @@ impl AddressSpace for Synthetic {
             ) => ((perm, memory) == (p, m)).then_some(pfn),
             _ => None,
         };
-        self.behind(found, until).map_while(like).fuse()
+        self.after(found, until).map_while(like).fuse()
     }
 
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let absent = |entry: &Entry| *entry == Entry::Absent;
-        self.behind(found, until).take_while(absent).count() as u64
+        self.after(found, until).take_while(absent).count() as u64
     }
 
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
         self.bursts.push(pages.len());
         for page in pages.start().get()..pages.end().get() {
-            if self.fault_page(page, access)? == Handled::LetGo {
-                return Ok(Handled::LetGo);
+            if self.fault_page(page, access)? == Handled::LockDropped {
+                return Ok(Handled::LockDropped);
             }
         }
-        Ok(Handled::Still)
+        Ok(Handled::LockHeld)
     }
 
     fn collided(&self) -> bool {
@@ -121,7 +122,7 @@ impl Synthetic {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         if self.waits_at.remove(&page) {
-            return Ok(Handled::LetGo);
+            return Ok(Handled::LockDropped);
         }
         if let Some((start, Entry::Mapped { pfn, .. }, order)) = self.covering(page) {
             // A write to a page that is mapped for reading: the rights grow.
@@ -133,7 +134,7 @@ impl Synthetic {
             let perm = Perm::from_writable(access == Access::Write);
             self.map(page, 5000 + page * 2, perm, 0);
         }
-        Ok(Handled::Still)
+        Ok(Handled::LockHeld)
     }
 }
 
@@ -262,14 +263,14 @@ fn same_one_by_one(space: &Synthetic, range: PageRange, wants: &impl Wants, room
     assert_eq!(runs.as_slice(), single.0.as_slice());
     // An array that neither begins nor ends with the range.
     let start = range.start().saturating_add(3);
-    let (mut words, mut single) = (vec![PageWord::ABSENT; 20], vec![PageWord::ABSENT; 20]);
+    let (mut words, mut single) = (vec![HmmPfn::ABSENT; 20], vec![HmmPfn::ABSENT; 20]);
     let _ = walk(
         &mut space.clone(),
         range,
         wants,
-        &mut Flat::new(start, &mut words),
+        &mut PfnArray::new(start, &mut words),
     );
-    let mut single_flat = OneByOne(Flat::new(start, &mut single));
+    let mut single_flat = OneByOne(PfnArray::new(start, &mut single));
     let _ = walk(&mut space.clone(), range, wants, &mut single_flat);
     assert_eq!(words, single);
 }
@@ -372,9 +373,9 @@ fn agrees(space: &Synthetic, range: PageRange, wants: &impl Wants) -> Result<(),
     let expected = model(space, range, wants);
     let mut walked = space.clone();
     let found = walk_all(&mut walked, range, wants);
-    let mut words = vec![PageWord::ABSENT; range.len() as usize];
-    let mut flat = Flat::new(range.start(), &mut words);
-    let done = walk(&mut space.clone(), range, wants, &mut flat);
+    let mut words = vec![HmmPfn::ABSENT; range.len() as usize];
+    let mut array = PfnArray::new(range.start(), &mut words);
+    let done = walk(&mut space.clone(), range, wants, &mut array);
     let (expected, found) = match (expected, found) {
         (Ok(expected), Ok(found)) => (expected, found),
         (expected, found) => {
@@ -387,7 +388,7 @@ fn agrees(space: &Synthetic, range: PageRange, wants: &impl Wants) -> Result<(),
     prop_assert_eq!(done, Ok(range));
     let mut found = found.into_iter();
     for (page, expected) in (range.start().get()..).zip(expected) {
-        let state = flat.at(PageIndex::new(page));
+        let state = array.at(PageIndex::new(page));
         let (pfn, perm) = match (expected, state) {
             (Expected::Absent, PageState::Absent) => continue,
             (Expected::Unusable, PageState::Unusable) => continue,
@@ -493,10 +494,10 @@ fn a_hole_without_a_table_does_not_interrupt_a_burst() {
     let hole = 1 << HUGE_ORDER;
     // A table's worth of pages that are absent, between others that are.
     space.entries.insert(4 * hole, (Entry::Absent, HUGE_ORDER));
-    let mut words = vec![PageWord::ABSENT; PAGES as usize];
-    let mut flat = Flat::new(ALL.start(), &mut words);
+    let mut words = vec![HmmPfn::ABSENT; PAGES as usize];
+    let mut array = PfnArray::new(ALL.start(), &mut words);
     let read = Policy::Fault(Access::Read);
-    assert_eq!(walk(&mut space, ALL, &read, &mut flat), Ok(ALL));
+    assert_eq!(walk(&mut space, ALL, &read, &mut array), Ok(ALL));
     // Twice as many each time, up to the hole; one that may be huge; then more than ever.
     assert_eq!(space.bursts, [1, 2, 4, 8, 16, 1, 1, 31]);
 }
@@ -548,7 +549,7 @@ fn what_is_resident_behind_the_wanted_pages_comes_along_and_is_never_faulted() {
     let mut runs = Runs::new();
     let wanted = PageRange::new(PageIndex::new(3), PageIndex::new(4));
     let request = Request {
-        ahead: 5,
+        around: 5,
         ..Request::new(wanted, Policy::Fault(Access::Write))
     };
     assert_eq!(serve(&mut space, &request, &mut runs), Ok(wanted));
@@ -616,7 +617,7 @@ fn looking_ahead_does_not_report_again_what_was_wanted_in_parts() {
     space.map(8, 1008, Perm::ReadWrite, HUGE_ORDER);
     let (range, wants) = all_but_the_last_as_they_are();
     let request = Request {
-        ahead: 3,
+        around: 3,
         ..Request::new(range, wants)
     };
     let mut runs = Runs::new();

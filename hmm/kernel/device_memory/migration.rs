@@ -15,12 +15,9 @@ use kernel::error::to_result;
 use kernel::mm::virt::VmaRef;
 use kernel::prelude::*;
 
-use crate::addr::{PageIndex, PageRange};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use crate::device_shim as shim;
-use crate::frames::{BLOCK_ORDER, BLOCK_PAGES};
 use crate::pfn::{Owner, Pfn};
-
-use super::Huge;
 
 const VALID: usize = shim::MIGRATE_PFN_VALID as usize;
 const MIGRATE: usize = shim::MIGRATE_PFN_MIGRATE as usize;
@@ -28,7 +25,16 @@ const COMPOUND: usize = shim::MIGRATE_PFN_COMPOUND as usize;
 const SHIFT: u32 = shim::MIGRATE_PFN_SHIFT;
 
 /// The words for as many pages as one migration takes on: a huge page.
-pub(super) const WORDS: usize = 2 * BLOCK_PAGES as usize;
+pub(super) const WORDS: usize = 2 * PMD_PAGES as usize;
+
+/// What becomes of huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Huge {
+    /// They move as they are, if there is a huge page free at the other end.
+    Whole,
+    /// They become small pages.
+    Split,
+}
 
 /// What is migrated.
 #[derive(Clone, Copy)]
@@ -181,15 +187,15 @@ impl<'a> Migration<'a> {
         })
     }
 
-    /// The first thing that can migrate, from the item behind `last` on.
+    /// The first thing that can migrate, from the item after `last` on.
     pub(super) fn next(&self, last: Option<Item>) -> Option<Item> {
         let from = last.map_or(0, |last| last.at + last.pages() as usize);
         let rest = self.src.get(from..)?;
         let wanted = |word: &usize| word & self.wanted == self.wanted;
         let at = from + rest.iter().position(wanted)?;
         let word = self.src[at];
-        let order = if word & COMPOUND != 0 { BLOCK_ORDER } else { 0 };
-        // Only folios of a whole block and single pages get here; nothing else would fit.
+        let order = if word & COMPOUND != 0 { PMD_ORDER } else { 0 };
+        // Only folios of a PMD's size and single pages get here; nothing else would fit.
         (at + (1 << order) <= self.src.len()).then_some(Item {
             at,
             order,
@@ -229,7 +235,7 @@ impl<'a> Migration<'a> {
         }
         let moved = |(src, dst): (&usize, &usize)| match (src & MIGRATE, dst & VALID) {
             (0, _) | (_, 0) => 0,
-            _ if dst & COMPOUND != 0 => BLOCK_PAGES,
+            _ if dst & COMPOUND != 0 => PMD_PAGES,
             _ => 1,
         };
         self.src.iter().zip(self.dst.iter()).map(moved).sum()
@@ -318,7 +324,7 @@ impl NewFolio {
         if word & VALID == 0 {
             return None;
         }
-        let order = if word & COMPOUND != 0 { BLOCK_ORDER } else { 0 };
+        let order = if word & COMPOUND != 0 { PMD_ORDER } else { 0 };
         // SAFETY: Arithmetic on the frame number only.
         let page = unsafe { crate::shim::hmm_shim_pfn_to_page(word >> SHIFT) };
         // SAFETY: The word owns the folio that the page is the first one of.

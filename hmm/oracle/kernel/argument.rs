@@ -7,9 +7,7 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-use hmm::addr::{PageIndex, PageRange, PAGE_SIZE};
-use hmm::pfn::Access;
-use hmm::policy::Policy;
+use hmm::{Access, PageIndex, PageRange, Policy, PAGE_SIZE};
 
 use crate::abi;
 use crate::shim;

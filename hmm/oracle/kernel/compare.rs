@@ -5,11 +5,7 @@
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use hmm::addr::PageRange;
-use hmm::event::Event;
-use hmm::interval::{IntervalNotifier, Invalidate};
-use hmm::pfn::Owner;
-use hmm::policy::{Policy, Requests, Wants};
+use hmm::{Event, IntervalNotifier, Invalidate, Owner, PageRange, Policy, Requests, Wants};
 
 use crate::abi;
 use crate::argument;

@@ -15,10 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-use hmm::addr::{PageRange, PAGE_SIZE};
-use hmm::mirror::{Limits, Mirror};
-use hmm::pfn::{Access, Perm};
-use hmm::walk::Waiting;
+use hmm::{Access, Limits, Mirror, PageRange, Perm, Waiting, PAGE_SIZE};
 
 use crate::abi;
 use crate::argument;

@@ -10,16 +10,11 @@ use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::{Instant, Monotonic};
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::Event;
-use hmm::flat::{PageState, PageWord};
-use hmm::mirror::{Limits, Mirror, Observer, Removal};
-use hmm::pfn::{Access, Memory, Perm, Pfn};
-use hmm::policy::Policy;
-use hmm::run::Run;
-use hmm::rwlock::RwLock;
-use hmm::table::{NoRoom, Pages, Slot, Table, UNIT_ORDER, UNIT_PAGES};
-use hmm::walk::{FaultError, Waiting};
+use hmm::{
+    Access, Event, FaultError, HmmPfn, Limits, Memory, Mirror, NoRoom, Observer, PageIndex,
+    PageRange, PageState, Pages, Perm, Pfn, Policy, Removal, Run, RwLock, Slot, Waiting, Xlt,
+    PMD_ORDER, PMD_PAGES,
+};
 
 use crate::abi;
 use crate::argument;
@@ -47,11 +42,11 @@ pub(crate) fn walk(argument: &mut abi::Walk, mm: &MmWithUser) -> Result {
 
 fn ours_flat(mm: &MmWithUser, range: PageRange, policy: Policy) -> Result<(u64, u64)> {
     let domain = ours::domain(mm, range)?;
-    let mut words = KVVec::from_elem(PageWord::ABSENT, range.len() as usize, GFP_KERNEL)?;
+    let mut words = KVVec::from_elem(HmmPfn::ABSENT, range.len() as usize, GFP_KERNEL)?;
     let begun = Instant::<Monotonic>::now();
-    ours::flat(&domain, mm, range, policy, &mut words)?;
+    ours::by_page(&domain, mm, range, policy, &mut words)?;
     let time = begun.elapsed().as_nanos() as u64;
-    let mapped = |word: &&PageWord| matches!(word.state(), PageState::Mapped { .. });
+    let mapped = |word: &&HmmPfn| matches!(word.state(), PageState::Mapped { .. });
     Ok((time, words.iter().filter(mapped).count() as u64))
 }
 
@@ -88,10 +83,10 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
     if argument.rounds == 0 || argument.rounds > MOST || argument.reserved != 0 {
         return Err(EINVAL);
     }
-    let range = PageRange::new(PageIndex::new(UNIT_PAGES), PageIndex::new(2 * UNIT_PAGES));
+    let range = PageRange::new(PageIndex::new(PMD_PAGES), PageIndex::new(2 * PMD_PAGES));
     let mut huge = KVec::with_capacity(1, GFP_KERNEL)?;
     huge.push(Slot::default(), GFP_KERNEL)?;
-    let table: Translations = Table::new(range, huge);
+    let table: Translations = Xlt::new(range, huge);
     let table = KBox::pin_init(RwLock::new(table), GFP_KERNEL)?;
     (argument.ours, argument.theirs) = (0, 0);
     for round in 0..argument.rounds {
@@ -111,22 +106,22 @@ pub(crate) fn zap(argument: &mut abi::Zap, _mm: &MmWithUser) -> Result {
 }
 
 /// As in a mirror's chunk.
-type Translations = Table<KVec<Slot>, KVec<Pages<KVec<Slot>>>>;
+type Translations = Xlt<KVec<Slot>, KVec<Pages<KVec<Slot>>>>;
 
 fn zap_huge(table: &RwLock<Translations>, range: PageRange) -> Result<u64> {
     let run = Run {
         start: range.start(),
-        pfn: Pfn::new(UNIT_PAGES),
-        pages: UNIT_PAGES,
+        pfn: Pfn::new(PMD_PAGES),
+        pages: PMD_PAGES,
         perm: Perm::ReadWrite,
-        order: UNIT_ORDER,
+        order: PMD_ORDER,
         memory: Memory::System,
     };
     let filled = table.write().fill(&run, Perm::ReadWrite, &mut NoRoom);
     let begun = Instant::<Monotonic>::now();
     let zapped = table.write().zap(range, &mut NoRoom, |_| {});
     let time = begun.elapsed().as_nanos() as u64;
-    if filled.added != UNIT_PAGES || zapped != UNIT_PAGES {
+    if filled.added != PMD_PAGES || zapped != PMD_PAGES {
         return Err(EINVAL);
     }
     Ok(time)

@@ -5,15 +5,10 @@
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use hmm::addr::PageRange;
-use hmm::event::Event;
-use hmm::flat::{Flat, PageState, PageWord};
-use hmm::interval::{IntervalNotifier, Invalidate};
-use hmm::pfn::{Owner, Perm};
-use hmm::policy::Wants;
-use hmm::range::{fault_until_valid, TimeLimit};
-use hmm::run::{Run, Runs};
-use hmm::walk::{FaultError, Request};
+use hmm::{
+    fault_until_valid, Event, FaultError, HmmPfn, IntervalNotifier, Invalidate, Owner, PageRange,
+    PageState, Perm, PfnArray, Request, Run, Runs, TimeLimit, Wants,
+};
 
 use crate::abi::{State, Word};
 
@@ -38,15 +33,15 @@ pub(crate) fn domain(mm: &MmWithUser, range: PageRange) -> Result<Pin<KBox<Domai
 }
 
 /// Walks `range`, one word a page.
-pub(crate) fn flat<W: Wants>(
+pub(crate) fn by_page<W: Wants>(
     domain: &Domain,
     mm: &MmWithUser,
     range: PageRange,
     wants: W,
-    words: &mut [PageWord],
+    words: &mut [HmmPfn],
 ) -> Result<(), FaultError> {
     let request = Request::new(range, wants);
-    let room = Flat::new(range.start(), words);
+    let room = PfnArray::new(range.start(), words);
     fault_until_valid(domain, mm, &TimeLimit::default(), &request, room).map(|_valid| ())
 }
 
@@ -84,7 +79,7 @@ pub(crate) struct Ours {
     domain: Pin<KBox<Domain>>,
     range: PageRange,
     by_runs: bool,
-    flat: KVVec<PageWord>,
+    pfns: KVVec<HmmPfn>,
     words: KVVec<u64>,
 }
 
@@ -96,7 +91,7 @@ impl Ours {
             domain: domain(mm, range)?,
             range,
             by_runs,
-            flat: KVVec::from_elem(PageWord::ABSENT, pages, GFP_KERNEL)?,
+            pfns: KVVec::from_elem(HmmPfn::ABSENT, pages, GFP_KERNEL)?,
             words: KVVec::from_elem(0, pages, GFP_KERNEL)?,
         })
     }
@@ -110,8 +105,8 @@ impl Ours {
                 expand(run, range, words)
             })?;
         } else {
-            flat(&self.domain, mm, self.range, wants, &mut self.flat)?;
-            for (word, found) in self.words.iter_mut().zip(&self.flat) {
+            by_page(&self.domain, mm, self.range, wants, &mut self.pfns)?;
+            for (word, found) in self.words.iter_mut().zip(&self.pfns) {
                 *word = neutral(found.state()).0;
             }
         }

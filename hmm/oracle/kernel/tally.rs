@@ -4,11 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::event::Event;
-use hmm::mirror::{Observer, Removal};
-use hmm::pfn::Access;
-use hmm::walk::FaultError;
+use hmm::{Access, Event, FaultError, Observer, PageIndex, PageRange, Removal};
 
 use crate::abi;
 
@@ -17,7 +13,7 @@ use crate::abi;
 pub(crate) struct Tally {
     faults: AtomicU64,
     pages: AtomicU64,
-    extra: AtomicU64,
+    around: AtomicU64,
     collisions: AtomicU64,
     failures: AtomicU64,
     chunks: AtomicU64,
@@ -41,7 +37,7 @@ impl Tally {
         abi::MirrorStats {
             faults: read(&self.faults),
             pages: read(&self.pages),
-            extra: read(&self.extra),
+            around: read(&self.around),
             collisions: read(&self.collisions),
             failures: read(&self.failures),
             chunks: read(&self.chunks),
@@ -70,10 +66,10 @@ impl Observer for Tally {
 
     fn fault_begins(&self, _page: PageIndex, _access: Access) {}
 
-    fn fault_served(&self, _fault: (), pages: u64, extra: u64) {
+    fn fault_served(&self, _fault: (), pages: u64, around: u64) {
         add(&self.faults, 1);
         add(&self.pages, pages);
-        add(&self.extra, extra);
+        add(&self.around, around);
     }
 
     fn collided(&self) {

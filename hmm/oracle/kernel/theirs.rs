@@ -6,8 +6,7 @@ use kernel::error::to_result;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use hmm::pfn::Access;
-use hmm::policy::Policy;
+use hmm::{Access, Policy};
 
 use crate::abi::{State, Word};
 use crate::compare::Question;

@@ -10,10 +10,7 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::vec::Vec;
 
-use hmm::addr::{PageIndex, PageRange};
-use hmm::pfn::Access;
-use hmm::policy::Refusal;
-use hmm::walk::FaultError;
+use hmm::{Access, FaultError, PageIndex, PageRange, Refusal};
 use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 

@@ -10,8 +10,7 @@ use core::sync::atomic::Ordering;
 use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
-use hmm::page::Bytes;
-use hmm::pfn::Access;
+use hmm::{Access, Bytes};
 use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;

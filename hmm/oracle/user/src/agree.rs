@@ -12,7 +12,7 @@ use crate::oracle::{Answer, Question};
 pub(crate) enum Difference {
     /// Runs do not tell what is unusable from what is absent.
     RunsKnowNoError,
-    /// The second walk sees what the first one brought in behind the page it had reported, or made
+    /// The second walk sees what the first one brought in after the page it had reported, or made
     /// writable there, because other pages asked for it.
     Grown,
     /// C faults in a whole hole or huge entry if any page of it asks, and fails if that cannot be

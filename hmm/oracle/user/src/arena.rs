@@ -57,7 +57,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Any number of pages up to 16 GiB, behind the zones.
+    /// Any number of pages up to 16 GiB, after the zones.
     pub(crate) fn for_measuring(pages: u64) -> Option<Self> {
         let first = BASE + 4 * GIGANTIC;
         (1..=16 * GIGANTIC)
@@ -70,7 +70,7 @@ impl Span {
         self.first * PAGE
     }
 
-    /// The address behind the last.
+    /// The address after the last.
     pub(crate) fn end(self) -> u64 {
         (self.first + self.pages) * PAGE
     }

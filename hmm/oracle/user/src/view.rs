@@ -67,7 +67,7 @@ struct ScanArgument {
 pub(crate) struct Region {
     /// The address of the first.
     pub(crate) start: u64,
-    /// The address behind the last.
+    /// The address after the last.
     pub(crate) end: u64,
     /// `IS_*`.
     pub(crate) categories: u64,

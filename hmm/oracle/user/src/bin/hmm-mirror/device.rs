@@ -225,7 +225,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
     Stats {
         faults: after.faults - before.faults,
         pages: after.pages - before.pages,
-        extra: after.extra - before.extra,
+        around: after.around - before.around,
         collisions: after.collisions - before.collisions,
         failures: after.failures - before.failures,
         chunks: after.chunks - before.chunks,

@@ -2,10 +2,10 @@
 //! `hmm-mirror`: does a mirror stay what the CPU sees, whatever the CPU does?
 //!
 //! `/dev/hmm_oracle` (`../../../../kernel/handle.rs`) lets this program play the device: it reads and
-//! writes through a [`hmm::mirror::Mirror`] of the program's own memory, without any NIC. Each case
+//! writes through a [`hmm::Mirror`] of the program's own memory, without any NIC. Each case
 //! ([`cases`]) runs in a process of its own. Runs as root in a VM of its own: it changes settings.
 //!
-//! [`hmm::mirror::Mirror`]: ../../../../kernel
+//! [`hmm::Mirror`]: ../../../../kernel
 
 #[path = "../../../../abi.rs"]
 #[expect(dead_code, reason = "some of it is for the module and for hmm-diff")]

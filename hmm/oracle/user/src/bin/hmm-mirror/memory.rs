@@ -60,8 +60,8 @@ impl Area {
     }
 
     /// Private memory that huge pages are wanted for, aligned to them, filled with `pattern`.
-    pub(crate) fn huge(units: usize, pattern: Pattern) -> Result<Self> {
-        let len = units * HUGE;
+    pub(crate) fn huge(pmds: usize, pattern: Pattern) -> Result<Self> {
+        let len = pmds * HUGE;
         let outer = Self::reserve(len + HUGE, READ_WRITE)?;
         let start = outer.start.next_multiple_of(HUGE);
         let area = Self { start, len };

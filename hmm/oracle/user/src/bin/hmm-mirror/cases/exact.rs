@@ -58,7 +58,7 @@ fn only_lost(scene: &Scene, gone: std::ops::Range<usize>) -> Result<()> {
     scene.check_warm(0..gone.start, CPU)?;
     scene.check_warm(gone.end..pages, CPU)?;
     let write = || scene.write(gone.end..pages, DEVICE);
-    scene.device.without_fault("writing behind", write)
+    scene.device.without_fault("writing after it", write)
 }
 
 fn munmap() -> Result<()> {

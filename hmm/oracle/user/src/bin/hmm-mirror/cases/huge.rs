@@ -37,7 +37,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-const UNIT: usize = HUGE / PAGE;
+const PMD_PAGES: usize = HUGE / PAGE;
 
 /// Two huge pages, written by the CPU.
 fn scene() -> Result<Scene> {
@@ -55,86 +55,86 @@ fn one_fault() -> Result<()> {
     let ((), counted) = scene.device.counting(|| scene.check(5..6, CPU))?;
     ensure!(counted.faults == 1, "{} faults", counted.faults);
     ensure!(
-        counted.pages == UNIT as u64,
+        counted.pages == PMD_PAGES as u64,
         "{} pages came of one huge page",
         counted.pages
     );
-    scene.check_warm(0..UNIT, CPU)?;
-    let write = || scene.write(0..UNIT, DEVICE);
+    scene.check_warm(0..PMD_PAGES, CPU)?;
+    let write = || scene.write(0..PMD_PAGES, DEVICE);
     scene.device.without_fault("writing the huge page", write)?;
-    scene.area.check(0..UNIT, DEVICE)?;
-    scene.area.check(UNIT..2 * UNIT, CPU)
+    scene.area.check(0..PMD_PAGES, DEVICE)?;
+    scene.area.check(PMD_PAGES..2 * PMD_PAGES, CPU)
 }
 
 fn split() -> Result<()> {
     let scene = scene()?;
-    scene.write(0..2 * UNIT, CPU)?;
+    scene.write(0..2 * PMD_PAGES, CPU)?;
     // Frees a page of the middle, which splits the entry.
     scene.device.with_event(EVENT_CLEAR, || {
         scene.area.advise(100..101, libc::MADV_DONTNEED)
     })?;
     scene.check_fresh(100..101)?;
     scene.check(0..100, CPU)?;
-    scene.check(101..UNIT, CPU)?;
+    scene.check(101..PMD_PAGES, CPU)?;
     // The other one has lost nothing.
-    scene.check_warm(UNIT..2 * UNIT, CPU)?;
+    scene.check_warm(PMD_PAGES..2 * PMD_PAGES, CPU)?;
     scene.write(99..102, DEVICE)?;
     scene.area.check(99..102, DEVICE)?;
     scene.area.check(0..99, CPU)?;
-    scene.area.check(102..2 * UNIT, CPU)
+    scene.area.check(102..2 * PMD_PAGES, CPU)
 }
 
 fn hole() -> Result<()> {
     let scene = scene()?;
-    scene.write(0..2 * UNIT, CPU)?;
+    scene.write(0..2 * PMD_PAGES, CPU)?;
     scene.area.unmap(7..8)?;
     scene.refuses_read(7, libc::EFAULT)?;
     scene.refuses_write(7, libc::EFAULT)?;
     scene.check(0..7, CPU)?;
-    scene.check(8..UNIT, CPU)?;
-    scene.check_warm(UNIT..2 * UNIT, CPU)?;
+    scene.check(8..PMD_PAGES, CPU)?;
+    scene.check_warm(PMD_PAGES..2 * PMD_PAGES, CPU)?;
     scene.write(6..7, DEVICE)?;
     scene.write(8..9, DEVICE)?;
     scene.area.check(6..7, DEVICE)?;
     scene.area.check(8..9, DEVICE)?;
-    scene.area.check(9..2 * UNIT, CPU)
+    scene.area.check(9..2 * PMD_PAGES, CPU)
 }
 
 fn collapse() -> Result<()> {
     let scene = scene()?;
     // Small pages first.
-    scene.area.advise(0..UNIT, libc::MADV_NOHUGEPAGE)?;
-    scene.area.advise(0..UNIT, libc::MADV_DONTNEED)?;
+    scene.area.advise(0..PMD_PAGES, libc::MADV_NOHUGEPAGE)?;
+    scene.area.advise(0..PMD_PAGES, libc::MADV_DONTNEED)?;
     scene.area.write(0, &CPU.bytes(0, HUGE));
     ensure!(
         huge_kib(scene.area.start())? == 0,
         "the pages are not small"
     );
-    scene.check(0..UNIT, CPU)?;
-    scene.area.advise(0..UNIT, libc::MADV_HUGEPAGE)?;
-    scene
-        .device
-        .with_event(EVENT_CLEAR, || scene.area.advise(0..UNIT, MADV_COLLAPSE))?;
+    scene.check(0..PMD_PAGES, CPU)?;
+    scene.area.advise(0..PMD_PAGES, libc::MADV_HUGEPAGE)?;
+    scene.device.with_event(EVENT_CLEAR, || {
+        scene.area.advise(0..PMD_PAGES, MADV_COLLAPSE)
+    })?;
     ensure!(huge_kib(scene.area.start())? > 0, "nothing was collapsed");
-    let ((), counted) = scene.device.counting(|| scene.check(0..UNIT, CPU))?;
+    let ((), counted) = scene.device.counting(|| scene.check(0..PMD_PAGES, CPU))?;
     ensure!(counted.faults == 1, "{} faults", counted.faults);
-    scene.write(UNIT - 1..UNIT, DEVICE)?;
-    scene.area.check(UNIT - 1..UNIT, DEVICE)?;
-    scene.area.check(0..UNIT - 1, CPU)
+    scene.write(PMD_PAGES - 1..PMD_PAGES, DEVICE)?;
+    scene.area.check(PMD_PAGES - 1..PMD_PAGES, DEVICE)?;
+    scene.area.check(0..PMD_PAGES - 1, CPU)
 }
 
 fn fork() -> Result<()> {
     let scene = scene()?;
-    scene.write(0..2 * UNIT, CPU)?;
+    scene.write(0..2 * PMD_PAGES, CPU)?;
     let (ours, theirs) = crate::process::pair()?;
     let child = crate::process::Child::fork(|| {
         theirs.wait()?;
-        scene.area.check(0..2 * UNIT, CPU)
+        scene.area.check(0..2 * PMD_PAGES, CPU)
     })?;
-    scene.check(0..2 * UNIT, CPU)?;
-    scene.write(0..UNIT, DEVICE)?;
-    scene.area.check(0..UNIT, DEVICE)?;
-    scene.area.check(UNIT..2 * UNIT, CPU)?;
+    scene.check(0..2 * PMD_PAGES, CPU)?;
+    scene.write(0..PMD_PAGES, DEVICE)?;
+    scene.area.check(0..PMD_PAGES, DEVICE)?;
+    scene.area.check(PMD_PAGES..2 * PMD_PAGES, CPU)?;
     ours.tell()?;
     child.succeeds()
 }
@@ -143,7 +143,7 @@ fn fork() -> Result<()> {
 fn part_of_one() -> Result<()> {
     let whole = scene()?;
     let device = crate::device::Device::open()?;
-    let (first, pages) = (37, UNIT + 5);
+    let (first, pages) = (37, PMD_PAGES + 5);
     device.become_mirror(whole.area.va(first), (pages * PAGE) as u64, 1)?;
     let (start, len) = (whole.area.va(first), (pages * PAGE) as u64);
     let added = device.prefetch(start, len, Want::Write)?;
@@ -153,5 +153,5 @@ fn part_of_one() -> Result<()> {
     device.write(start, &DEVICE.bytes(position, len as usize))?;
     whole.area.check(0..first, CPU)?;
     whole.area.check(first..first + pages, DEVICE)?;
-    whole.area.check(first + pages..2 * UNIT, CPU)
+    whole.area.check(first + pages..2 * PMD_PAGES, CPU)
 }

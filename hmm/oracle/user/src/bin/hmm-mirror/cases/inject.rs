@@ -212,12 +212,12 @@ fn prefetch() -> Result<()> {
 fn huge() -> Result<()> {
     prepare()?;
     huge_pages_on_request()?;
-    const UNIT: usize = HUGE / PAGE;
+    const PMD_PAGES: usize = HUGE / PAGE;
     each(
         "freeing a page of a huge one",
         || {
             let scene = Scene::of(Area::huge(1, CPU)?)?;
-            scene.write(0..UNIT, CPU)?;
+            scene.write(0..PMD_PAGES, CPU)?;
             Ok(scene)
         },
         |scene| {
@@ -229,7 +229,7 @@ fn huge() -> Result<()> {
         },
         |scene| {
             scene.check(0..9, CPU)?;
-            scene.check(10..UNIT, CPU)?;
+            scene.check(10..PMD_PAGES, CPU)?;
             whole(scene)
         },
     )

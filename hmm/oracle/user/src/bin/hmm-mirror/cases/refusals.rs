@@ -43,7 +43,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// The first address behind the largest user space there is (five levels of page tables), and one in
+/// The first address after the largest user space there is (five levels of page tables), and one in
 /// the middle of the kernel.
 const KERNEL: [u64; 2] = [1 << 56, 0xffff_8880_0000_0000];
 /// All that any process can map without asking for more.
@@ -153,20 +153,20 @@ fn prefetch() -> Result<()> {
     scene.check(0..4, CPU)
 }
 
-/// What lies behind the mirror is not faulted in, and the caller learns of it.
+/// What lies after the mirror's end is not faulted in, and the caller learns of it.
 fn prefetch_past_the_end() -> Result<()> {
     // Both in the same 2 MiB.
     let area = Area::reserve(4 << 20, libc::PROT_READ | libc::PROT_WRITE)?;
     area.advise(0..area.pages(), libc::MADV_NOHUGEPAGE)?;
-    let unit = (area.start().next_multiple_of(2 << 20) - area.start()) as usize / PAGE;
+    let pmd = (area.start().next_multiple_of(2 << 20) - area.start()) as usize / PAGE;
     let device = Device::open()?;
-    device.become_mirror(area.va(unit), 4 * PAGE64, 1)?;
+    device.become_mirror(area.va(pmd), 4 * PAGE64, 1)?;
     for want in [Want::Read, Want::Write] {
-        let result = device.prefetch(area.va(unit), 8 * PAGE64, want);
+        let result = device.prefetch(area.va(pmd), 8 * PAGE64, want);
         refused("past the end", result, libc::EFAULT)?;
         ensure!(
-            !PageMap::of(area.va(unit + 4))?.is_present(),
-            "a page behind the mirror was faulted in"
+            !PageMap::of(area.va(pmd + 4))?.is_present(),
+            "a page after the mirror's end was faulted in"
         );
     }
     Ok(())

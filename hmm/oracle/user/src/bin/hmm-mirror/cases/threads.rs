@@ -175,15 +175,15 @@ fn unmap_and_move() -> Result<()> {
 fn huge_pages() -> Result<()> {
     crate::system::huge_pages_on_request()?;
     let scene = Scene::of(Area::huge(2, CPU)?)?;
-    let unit = scene.area.pages() / 2;
+    let pmd = scene.area.pages() / 2;
     // Written by the device only.
-    scene.area.advise(0..unit, libc::MADV_DONTNEED)?;
+    scene.area.advise(0..pmd, libc::MADV_DONTNEED)?;
     together(
         4,
         |thread, round| {
-            let page = (round * 37) % unit;
+            let page = (round * 37) % pmd;
             match thread {
-                0 => scene.check(unit + page..unit + page + 1, CPU),
+                0 => scene.check(pmd + page..pmd + page + 1, CPU),
                 1 => DEVICE.check_or_zero((page * PAGE) as u64, &scene.read(page..page + 1)?),
                 2 => scene.write(page..page + 1, DEVICE),
                 _ => {
@@ -194,14 +194,14 @@ fn huge_pages() -> Result<()> {
             }
         },
         |round| {
-            let page = (round * 41) % unit;
+            let page = (round * 41) % pmd;
             match round % 16 {
-                0 => scene.area.advise(0..unit, libc::MADV_DONTNEED),
+                0 => scene.area.advise(0..pmd, libc::MADV_DONTNEED),
                 15 => {
-                    let _ = scene.area.advise(0..unit, crate::memory::MADV_COLLAPSE);
+                    let _ = scene.area.advise(0..pmd, crate::memory::MADV_COLLAPSE);
                     let _ = scene
                         .area
-                        .advise(unit..2 * unit, crate::memory::MADV_COLLAPSE);
+                        .advise(pmd..2 * pmd, crate::memory::MADV_COLLAPSE);
                     Ok(())
                 }
                 _ => {
@@ -209,12 +209,12 @@ fn huge_pages() -> Result<()> {
                     // Changes nothing but the size of the area's pages.
                     scene
                         .area
-                        .protect(unit + page..unit + page + 1, libc::PROT_READ)?;
+                        .protect(pmd + page..pmd + page + 1, libc::PROT_READ)?;
                     let both = libc::PROT_READ | libc::PROT_WRITE;
-                    scene.area.protect(unit + page..unit + page + 1, both)
+                    scene.area.protect(pmd + page..pmd + page + 1, both)
                 }
             }
         },
     )?;
-    scene.area.check(unit..2 * unit, CPU)
+    scene.area.check(pmd..2 * pmd, CPU)
 }

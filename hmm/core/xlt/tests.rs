@@ -9,15 +9,16 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::walk::Collect;
+use crate::collect::Collect;
+use crate::pfn_array::PfnArray;
 
-/// Begins and ends inside of a unit, with one whole unit in between.
+/// Begins and ends inside of a PMD, with one whole PMD in between.
 const RANGE: PageRange = PageRange::new(PageIndex::new(500), PageIndex::new(1540));
 
-type TestTable = Table<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
+type TestTable = Xlt<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 fn table() -> TestTable {
-    Table::new(RANGE, defaults(units_in(RANGE)))
+    Xlt::new(RANGE, defaults(pmds_in(RANGE)))
 }
 
 fn defaults<T: Default>(count: u64) -> Vec<T> {
@@ -28,8 +29,8 @@ fn defaults<T: Default>(count: u64) -> Vec<T> {
 struct Plenty;
 
 impl Room<Vec<Pages<Vec<Slot>>>, Vec<Slot>> for Plenty {
-    fn pages(&mut self, units: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
-        Some(defaults(units as u64))
+    fn pages(&mut self, pmds: usize) -> Option<Vec<Pages<Vec<Slot>>>> {
+        Some(defaults(pmds as u64))
     }
 
     fn slots(&mut self, pages: u64) -> Option<Vec<Slot>> {
@@ -45,16 +46,17 @@ fn fill(table: &mut TestTable, run: &Run, limit: Perm) -> u64 {
 
 /// The same for what was found page by page: none where `found` has `None`, and whether it may be written.
 fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool>]) -> u64 {
-    let mut words = vec![PageWord::ABSENT; found.len()];
-    let mut flat = Flat::new(PageIndex::new(start), &mut words);
+    let mut words = vec![HmmPfn::ABSENT; found.len()];
+    let mut array = PfnArray::new(PageIndex::new(start), &mut words);
     for (index, writable) in (0..).zip(found) {
         if let Some(writable) = writable {
             let perm = Perm::from_writable(*writable);
-            flat.mapped(run(start + index, pfn + index, 1, perm))
+            array
+                .mapped(run(start + index, pfn + index, 1, perm))
                 .unwrap();
         }
     }
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut Plenty);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut Plenty);
     assert!(!filled.left_out);
     filled.added
 }
@@ -84,14 +86,14 @@ fn run(start: u64, pfn: u64, pages: u64, perm: Perm) -> Run {
     }
 }
 
-fn huge(unit: u64, pfn: u64, perm: Perm) -> Run {
-    let (start, pfn) = (PageIndex::new(unit * UNIT_PAGES), Pfn::new(pfn));
+fn huge(pmd: u64, pfn: u64, perm: Perm) -> Run {
+    let (start, pfn) = (PageIndex::new(pmd * PMD_PAGES), Pfn::new(pfn));
     Run {
         start,
         pfn,
-        pages: UNIT_PAGES,
+        pages: PMD_PAGES,
         perm,
-        order: UNIT_ORDER,
+        order: PMD_ORDER,
         memory: Memory::System,
     }
 }
@@ -288,19 +290,19 @@ fn slots_come_with_the_first_page_and_go_with_the_last() {
 #[test]
 fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     let mut table = table();
-    let mut words = [PageWord::ABSENT; 600];
-    let mut flat = Flat::new(PageIndex::new(1000), &mut words);
+    let mut words = [HmmPfn::ABSENT; 600];
+    let mut array = PfnArray::new(PageIndex::new(1000), &mut words);
     // Nothing needs no room.
-    let nothing = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let nothing = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!(nothing, Filled::default());
-    flat.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
-    flat.unusable(pages(1002, 1003));
-    // In the next unit, and beyond the table.
-    flat.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
-    flat.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
-    let without = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    array.mapped(run(1000, 70, 2, Perm::ReadWrite)).unwrap();
+    array.unusable(pages(1002, 1003));
+    // In the next PMD, and beyond the table.
+    array.mapped(run(1030, 90, 1, Perm::ReadOnly)).unwrap();
+    array.mapped(run(1540, 95, 1, Perm::ReadOnly)).unwrap();
+    let without = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!((without.added, without.left_out), (0, true));
-    let filled = table.fill_single(&flat, Perm::ReadOnly, &mut Plenty);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadOnly, &mut Plenty);
     assert_eq!((filled.added, filled.left_out), (3, false));
     for (page, frame) in [(1000, 70), (1001, 71), (1030, 90)] {
         assert_eq!(at(&table, page, Access::Read), Some(frame), "{page}");
@@ -310,7 +312,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
         assert_eq!(at(&table, page, Access::Read), None, "{page}");
     }
     // Again, with more rights: nothing new, but now it may be written.
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!((filled.added, filled.left_out), (0, false));
     assert_eq!(at(&table, 1001, Access::Write), Some(71));
     assert_eq!(at(&table, 1030, Access::Write), None);
@@ -318,7 +320,7 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     // A huge entry has these pages already.
     fill(&mut table, &huge(1, 4096, Perm::ReadOnly), Perm::ReadWrite);
     fill(&mut table, &huge(2, 8192, Perm::ReadOnly), Perm::ReadWrite);
-    let filled = table.fill_single(&flat, Perm::ReadWrite, &mut NoRoom);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut NoRoom);
     assert_eq!(filled, Filled::default());
     assert_eq!(at(&table, 1000, Access::Read), Some(4096 + 488));
 }
@@ -337,7 +339,7 @@ enum Step {
         writable: bool,
     },
     FillHuge {
-        unit: u64,
+        pmd: u64,
         pfn: u64,
         writable: bool,
     },
@@ -371,8 +373,8 @@ fn step() -> impl Strategy<Value = Step> {
             prop::collection::vec(any::<Option<bool>>(), 1..40)
         )
             .prop_map(|(start, pfn, found)| Step::FillSingle { start, pfn, found }),
-        (0u64..4, 0u64..9, any::<bool>()).prop_map(|(unit, pfn, writable)| Step::FillHuge {
-            unit,
+        (0u64..4, 0u64..9, any::<bool>()).prop_map(|(pmd, pfn, writable)| Step::FillHuge {
+            pmd,
             pfn: pfn << 9,
             writable
         }),
@@ -450,11 +452,11 @@ impl Model {
     }
 }
 
-/// What the CPU does before it changes how a unit is mapped, or which frame a page has.
+/// What the CPU does before it changes how a PMD is mapped, or which frame a page has.
 fn clear_unit(table: &mut TestTable, model: &mut Model, page: u64) {
-    let unit = unit_around(PageIndex::new(page));
-    zap(table, unit);
-    model.zap(unit);
+    let pmd = pmd_range(PageIndex::new(page));
+    zap(table, pmd);
+    model.zap(pmd);
 }
 
 proptest! {
@@ -470,7 +472,7 @@ proptest! {
             unique += 1 << 20;
             match step {
                 Step::Fill { start, pages: count, pfn, writable } => {
-                    let end = (start + count).min(unit_around(PageIndex::new(start)).end().get());
+                    let end = (start + count).min(pmd_range(PageIndex::new(start)).end().get());
                     if !RANGE.contains(PageIndex::new(start)) {
                         continue;
                     }
@@ -501,10 +503,10 @@ proptest! {
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);
                 }
-                Step::FillHuge { unit, pfn, writable } => {
-                    let start = unit * UNIT_PAGES;
+                Step::FillHuge { pmd, pfn, writable } => {
+                    let start = pmd * PMD_PAGES;
                     clear_unit(&mut table, &mut model, start);
-                    let run = huge(unit, unique + pfn, Perm::from_writable(writable));
+                    let run = huge(pmd, unique + pfn, Perm::from_writable(writable));
                     let added = fill(&mut table, &run, Perm::ReadWrite);
                     let before = model.pages.len();
                     let part = run.range().intersection(&RANGE);
@@ -554,10 +556,10 @@ proptest! {
 
 /// The memory of a table, vector by vector.
 fn counted_memory(table: &TestTable) -> usize {
-    let units = table.pages.iter().flatten();
-    let slots = units.clone().filter_map(|pages| pages.slots.as_ref());
+    let pmds = table.pages.iter().flatten();
+    let slots = pmds.clone().filter_map(|pages| pages.slots.as_ref());
     size_of_val(table.huge.as_slice())
-        + units.map(size_of_val).sum::<usize>()
+        + pmds.map(size_of_val).sum::<usize>()
         + slots
             .map(|slots| size_of_val(slots.as_slice()))
             .sum::<usize>()

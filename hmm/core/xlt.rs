@@ -1,40 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The translations of one chunk of address space: what the device may use without asking.
+//! The translation table of one chunk of address space: what the device may use without a fault.
 //!
-//! A chunk is cut into units of [`UNIT_PAGES`] pages. A unit that the CPU maps by one huge entry is
-//! one [`Slot`] here too; otherwise it has a slot for each page, in memory that comes with the first
-//! page and goes with the last ([`Pages`]). A chunk of huge pages alone has no room for single ones.
+//! The table follows the CPU's page table. What a PMD entry maps as one huge page is one [`Slot`] here.
+//! Otherwise the PMD has a slot for each page, in memory that is allocated with the first page and freed
+//! with the last ([`Pages`]). A chunk of huge pages has no memory for single ones.
 //!
-//! [`Table::translate`] is the warm path. It takes `&self`, so that many readers share it under a
-//! shared lock; all else takes `&mut self`, so the exclusive lock is in the signature. Memory comes
-//! from [`Room`], as nothing can be allocated at leisure under a lock.
+//! [`Xlt::translate`] is the warm path. It takes `&self`: readers share it under a shared lock. All other
+//! functions take `&mut self`, so the exclusive lock is in the signature. Memory comes from [`Room`], as an
+//! allocation under a spinlock must not sleep.
+//!
+//! mlx5 calls its tables of translations XLTs; hence the name.
 
 use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{PageIndex, PageRange};
-use crate::flat::{Flat, PageWord, PFN_SHIFT, VALID, WRITABLE};
+use crate::addr::{pmd_range, PageIndex, PageRange, PMD_ORDER, PMD_PAGES};
 use crate::pfn::{Access, Memory, Perm, Pfn};
+use crate::pfn_array::{HmmPfn, PfnSlice, PFN_SHIFT, VALID, WRITABLE};
 use crate::run::Run;
 
-/// log2 of [`UNIT_PAGES`]: a unit is what one PMD entry maps, 2 MiB.
-pub const UNIT_ORDER: u32 = 9;
-/// Pages in a unit.
-pub const UNIT_PAGES: u64 = 1 << UNIT_ORDER;
-
-/// A translation: 0, or the frame of a [`PageWord`] with what is allowed there, and whether the device wrote.
+/// A translation: 0, or the frame and the rights of an [`HmmPfn`], and whether the device wrote.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
-/// The device has written through this translation. No word has it.
+/// The device wrote through this translation. No [`HmmPfn`] has this bit.
 const WRITTEN: u64 = 1 << 2;
 
 impl Slot {
-    /// The frame if `access` is allowed; for a write, remembers that it happened.
+    /// The frame if `access` is allowed; records a write.
     #[inline]
     fn translate(&self, access: Access) -> Option<Pfn> {
-        // Relaxed: the lock that every caller holds orders the slot against fill and zap.
+        // Relaxed: every caller holds the lock, which orders the slot against fill and zap.
         let value = self.0.load(Ordering::Relaxed);
         if value & VALID == 0 {
             return None;
@@ -50,13 +47,12 @@ impl Slot {
         Some(Pfn::new(value >> PFN_SHIFT))
     }
 
-    /// Enters the page that `found` is, with no more rights than `limit`; returns whether there was none
-    /// before.
+    /// Enters the page `found`, with no more rights than `limit`; returns whether there was no translation before.
     #[inline]
-    fn fill(&mut self, found: PageWord, limit: Perm) -> bool {
+    fn fill(&mut self, found: HmmPfn, limit: Perm) -> bool {
         let slot = self.0.get_mut();
         let old = *slot;
-        // A page that was written stays so until it is zapped, also if it is entered again.
+        // The mark of a write stays until the slot is zapped, also if the page is entered again.
         *slot = found.translation(limit) | (old & WRITTEN);
         old & VALID == 0
     }
@@ -67,8 +63,8 @@ impl Slot {
         (old & VALID != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
-    /// Takes the right to write away; if there was one, or had been when the device wrote, returns the
-    /// frame and whether the device wrote there.
+    /// Removes the right to write. If there was one, now or when the device wrote, returns the frame and whether
+    /// the device wrote.
     fn write_protect(&mut self) -> Option<(Pfn, bool)> {
         let slot = self.0.get_mut();
         let old = *slot;
@@ -77,7 +73,7 @@ impl Slot {
         affected.then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
-    /// The frame and the rights, without using them.
+    /// The frame and the rights.
     #[inline]
     fn get(&self) -> Option<(Pfn, Perm)> {
         let value = self.0.load(Ordering::Relaxed);
@@ -86,7 +82,7 @@ impl Slot {
     }
 }
 
-/// The single pages of one unit. `B` holds one slot for each page of it.
+/// The single pages of one PMD. `B` holds one slot for each page of it.
 #[derive(Debug)]
 pub struct Pages<B> {
     /// The slots, if any of them is valid.
@@ -104,20 +100,20 @@ impl<B> Default for Pages<B> {
     }
 }
 
-/// Where the memory for translations comes from. What it gives is fresh: all defaults.
+/// Allocates memory for translations, filled with defaults.
 pub trait Room<P, B> {
-    /// Room for the [`Pages`] of so many units.
-    fn pages(&mut self, units: usize) -> Option<P>;
+    /// Room for the [`Pages`] of `pmds` PMDs.
+    fn pages(&mut self, pmds: usize) -> Option<P>;
 
-    /// Room for so many [`Slot`]s.
+    /// Room for `pages` [`Slot`]s.
     fn slots(&mut self, pages: u64) -> Option<B>;
 }
 
-/// No room.
+/// Allocates nothing.
 pub struct NoRoom;
 
 impl<P, B> Room<P, B> for NoRoom {
-    fn pages(&mut self, _units: usize) -> Option<P> {
+    fn pages(&mut self, _pmds: usize) -> Option<P> {
         None
     }
 
@@ -128,10 +124,10 @@ impl<P, B> Room<P, B> for NoRoom {
 
 /// The translations of the pages in a range.
 ///
-/// `H` holds a slot for each unit, for huge entries; `P`, once it is needed, the [`Pages`] of each
-/// unit; `B` the slots of one: kernel vectors in the module, `Vec`s in tests.
+/// `H` holds a slot for each PMD, for huge entries; `P`, once it is needed, the [`Pages`] of each PMD; `B`
+/// the slots of one: kernel boxes in the module, `Vec`s in tests.
 #[derive(Debug)]
-pub struct Table<H, P> {
+pub struct Xlt<H, P> {
     range: PageRange,
     huge: H,
     pages: Option<P>,
@@ -141,45 +137,38 @@ pub struct Table<H, P> {
     slots: u32,
 }
 
-/// What became of the pages that were to be entered.
+/// The result of [`Xlt::fill`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// How many were not there before.
+    /// How many pages had no translation before.
     pub added: u64,
-    /// Whether some were left out for want of room.
+    /// Whether pages were left out for lack of room.
     pub left_out: bool,
 }
 
-/// How many units it takes to cover `range`.
+/// How many PMDs it takes to cover `range`.
 #[inline]
-pub fn units_in(range: PageRange) -> u64 {
+pub fn pmds_in(range: PageRange) -> u64 {
     match range.is_empty() {
         true => 0,
         false => {
-            (unit_number(PageIndex::new(range.end().get() - 1)) - unit_number(range.start())) + 1
+            (pmd_number(PageIndex::new(range.end().get() - 1)) - pmd_number(range.start())) + 1
         }
     }
 }
 
 #[inline]
-fn unit_number(page: PageIndex) -> u64 {
-    page.get() >> UNIT_ORDER
+fn pmd_number(page: PageIndex) -> u64 {
+    page.get() >> PMD_ORDER
 }
 
-/// The pages of the unit that `page` is in.
-#[inline]
-pub fn unit_around(page: PageIndex) -> PageRange {
-    let start = PageIndex::new(unit_number(page) << UNIT_ORDER);
-    PageRange::new(start, start.saturating_add(UNIT_PAGES))
-}
-
-impl<H, P, B> Table<H, P>
+impl<H, P, B> Xlt<H, P>
 where
     H: DerefMut<Target = [Slot]>,
     P: DerefMut<Target = [Pages<B>]>,
     B: DerefMut<Target = [Slot]>,
 {
-    /// A table of the pages in `range`; `huge` has as many slots as [`units_in`] says.
+    /// A table of the pages in `range`; `huge` has as many slots as [`pmds_in`] says.
     pub fn new(range: PageRange, huge: H) -> Self {
         Self {
             range,
@@ -197,9 +186,9 @@ where
 
     /// How many bytes the translations take, those of `self` not among them.
     pub fn memory(&self) -> usize {
-        let units = self.pages.as_ref().map_or(0, |pages| pages.len());
+        let pmds = self.pages.as_ref().map_or(0, |pages| pages.len());
         let slots = self.huge.len() + self.slots as usize;
-        units * size_of::<Pages<B>>() + slots * size_of::<Slot>()
+        pmds * size_of::<Pages<B>>() + slots * size_of::<Slot>()
     }
 
     /// The pages that the table can hold.
@@ -209,69 +198,68 @@ where
     }
 
     #[inline]
-    fn unit_index(&self, page: PageIndex) -> Option<usize> {
+    fn pmd_index(&self, page: PageIndex) -> Option<usize> {
         if !self.range.contains(page) {
             return None;
         }
-        let first = unit_number(self.range.start());
-        usize::try_from(unit_number(page).wrapping_sub(first)).ok()
+        let first = pmd_number(self.range.start());
+        usize::try_from(pmd_number(page).wrapping_sub(first)).ok()
     }
 
-    /// Which of the slots of `unit` is that of `page`, which is in it.
+    /// The index of `page` among the slots of `pmd`, which it is in.
     #[inline]
-    fn slot_index(&self, unit: usize, page: PageIndex) -> usize {
-        let index = match unit {
+    fn slot_index(&self, pmd: usize, page: PageIndex) -> usize {
+        let index = match pmd {
             // The range may begin inside of it, and so do the slots.
             0 => page.get().wrapping_sub(self.range.start().get()),
-            _ => page.get() % UNIT_PAGES,
+            _ => page.get() % PMD_PAGES,
         };
         index as usize
     }
 
     #[inline]
-    fn pages_of(&self, unit: usize) -> Option<&B> {
-        self.pages.as_ref()?.get(unit)?.slots.as_ref()
+    fn pages_of(&self, pmd: usize) -> Option<&B> {
+        self.pages.as_ref()?.get(pmd)?.slots.as_ref()
     }
 
-    /// The pages of this table in the unit that `page` is in.
+    /// The pages of this table in the PMD of `page`.
     pub fn part_around(&self, page: PageIndex) -> PageRange {
-        unit_around(page).intersection(&self.range)
+        pmd_range(page).intersection(&self.range)
     }
 
-    /// Whether there is room for the [`Pages`] of the units.
+    /// Whether there is room for the [`Pages`] of the PMDs.
     pub fn has_pages(&self) -> bool {
         self.pages.is_some()
     }
 
-    /// Whether single pages of the unit that `page` is in can be entered without new slots.
+    /// Whether single pages of the PMD of `page` can be entered without new slots.
     pub fn has_slots(&self, page: PageIndex) -> bool {
-        let unit = self.unit_index(page);
-        unit.is_some_and(|unit| self.pages_of(unit).is_some())
+        let pmd = self.pmd_index(page);
+        pmd.is_some_and(|pmd| self.pages_of(pmd).is_some())
     }
 
-    /// The frame of `page` if `access` may go there now; for a write, remembers that it happened.
+    /// The frame of `page` if its translation allows `access`; records a write.
     #[inline]
     pub fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
-        let unit = self.unit_index(page)?;
-        let start = unit_around(page).start().get();
-        if let Some(pfn) = self.huge.get(unit)?.translate(access) {
+        let pmd = self.pmd_index(page)?;
+        let start = pmd_range(page).start().get();
+        if let Some(pfn) = self.huge.get(pmd)?.translate(access) {
             return Some(pfn.add(page.get() - start));
         }
-        let slots = self.pages_of(unit)?;
-        slots.get(self.slot_index(unit, page))?.translate(access)
+        let slots = self.pages_of(pmd)?;
+        slots.get(self.slot_index(pmd, page))?.translate(access)
     }
 
     /// Enters the pages of `run` that the table covers.
     ///
-    /// `limit` is the most that the device is allowed, whatever the CPU's entry allows. Pages for
-    /// which there is no `room` are left out.
+    /// `limit` bounds the device's rights, whatever the CPU's entry allows. Pages without `room` are left out.
     pub fn fill(&mut self, run: &Run, limit: Perm, room: &mut impl Room<P, B>) -> Filled {
         let mut left_out = false;
-        let added = self.each_unit(run.range(), |table, unit, part, hit| {
-            if run.order >= UNIT_ORDER && hit == part && table.pages_of(unit).is_none() {
-                return table.fill_huge(unit, part, run, limit);
+        let added = self.each_pmd(run.range(), |table, pmd, part, hit| {
+            if run.order >= PMD_ORDER && hit == part && table.pages_of(pmd).is_none() {
+                return table.fill_huge(pmd, part, run, limit);
             }
-            let added = table.fill_pages(unit, part, run, limit, room);
+            let added = table.fill_pages(pmd, part, run, limit, room);
             left_out |= added.is_none();
             added.unwrap_or(0)
         });
@@ -279,25 +267,25 @@ where
         Filled { added, left_out }
     }
 
-    /// Enters the pages of `found`, which are single ones; as [`Table::fill`].
+    /// Enters the pages of `found`, which are single ones; as [`Xlt::fill`].
     pub fn fill_single(
         &mut self,
-        found: &Flat<'_>,
+        found: PfnSlice<'_>,
         limit: Perm,
         room: &mut impl Room<P, B>,
     ) -> Filled {
         let pages = found.range();
         let mut left_out = false;
-        // Most lie in one unit that has slots.
-        let added = self.fill_slots(pages, found.words().iter().copied(), limit);
+        // Most lie in one PMD that has slots.
+        let added = self.fill_slots(pages, found.pfns().iter().copied(), limit);
         let added = added.unwrap_or_else(|| {
-            self.each_unit(pages, |table, unit, part, hit| {
-                let words = found.words_at(hit).iter().copied();
-                if !words.clone().any(PageWord::is_mapped) || table.has_huge(unit) {
+            self.each_pmd(pages, |table, pmd, part, hit| {
+                let pfns = found.pfns_at(hit).iter().copied();
+                if !pfns.clone().any(HmmPfn::is_mapped) || table.has_huge(pmd) {
                     return 0;
                 }
-                let made = table.make_slots(unit, part, room);
-                let added = made.and_then(|()| table.fill_slots(hit, words, limit));
+                let made = table.make_slots(pmd, part, room);
+                let added = made.and_then(|()| table.fill_slots(hit, pfns, limit));
                 left_out |= added.is_none();
                 added.unwrap_or(0)
             })
@@ -307,17 +295,17 @@ where
     }
 
     /// Enters what `found` has for `pages`; returns how many were not there before. `None` if the pages do not
-    /// lie in one unit that has slots.
+    /// lie in one PMD that has slots.
     #[inline]
     fn fill_slots(
         &mut self,
         pages: PageRange,
-        found: impl Iterator<Item = PageWord>,
+        found: impl Iterator<Item = HmmPfn>,
         limit: Perm,
     ) -> Option<u64> {
-        let unit = self.unit_index(pages.start())?;
-        let from = self.slot_index(unit, pages.start());
-        let Pages { slots, used } = self.pages.as_mut()?.get_mut(unit)?;
+        let pmd = self.pmd_index(pages.start())?;
+        let from = self.slot_index(pmd, pages.start());
+        let Pages { slots, used } = self.pages.as_mut()?.get_mut(pmd)?;
         let slots = slots.as_mut()?.get_mut(from..from + pages.len() as usize)?;
         let mut added = 0;
         for (slot, found) in slots.iter_mut().zip(found) {
@@ -329,20 +317,20 @@ where
         Some(added)
     }
 
-    /// Whether `unit` has a translation for all of it.
-    fn has_huge(&self, unit: usize) -> bool {
-        self.huge.get(unit).is_some_and(|slot| slot.get().is_some())
+    /// Whether `pmd` has a translation for all of it.
+    fn has_huge(&self, pmd: usize) -> bool {
+        self.huge.get(pmd).is_some_and(|slot| slot.get().is_some())
     }
 
-    fn fill_huge(&mut self, unit: usize, part: PageRange, run: &Run, limit: Perm) -> u64 {
-        let Some(slot) = self.huge.get_mut(unit) else {
+    fn fill_huge(&mut self, pmd: usize, part: PageRange, run: &Run, limit: Perm) -> u64 {
+        let Some(slot) = self.huge.get_mut(pmd) else {
             return 0;
         };
-        // A huge slot holds the frame of the unit's very first page, which may be outside of the
+        // A huge slot holds the frame of the PMD's very first page, which may be outside of the
         // table; entries are aligned to their size, so there is such a frame.
-        let start = unit_around(part.start()).start().get();
+        let start = pmd_range(part.start()).start().get();
         let pfn = Pfn::new(run.pfn.get() + start - run.start.get());
-        match slot.fill(PageWord::first_of(&Run { pfn, ..*run }), limit) {
+        match slot.fill(HmmPfn::first_of(&Run { pfn, ..*run }), limit) {
             true => part.len(),
             false => 0,
         }
@@ -351,7 +339,7 @@ where
     /// How many single pages were not there before; `None` if there is no room for them.
     fn fill_pages(
         &mut self,
-        unit: usize,
+        pmd: usize,
         part: PageRange,
         run: &Run,
         limit: Perm,
@@ -359,27 +347,27 @@ where
     ) -> Option<u64> {
         // Splitting a huge entry invalidates it, so it has no translation any more; if only some of
         // its pages are entered anew, it covers them already.
-        if self.has_huge(unit) {
+        if self.has_huge(pmd) {
             return Some(0);
         }
-        self.make_slots(unit, part, room)?;
+        self.make_slots(pmd, part, room)?;
         let covered = run.range().intersection(&part);
         let skipped = covered.start().get() - run.start.get();
-        let first = PageWord::first_of(run).add(skipped);
+        let first = HmmPfn::first_of(run).add(skipped);
         self.fill_slots(covered, first.onwards(), limit)
     }
 
-    /// Sees to it that `unit` has slots for its single pages; `None` if there is no room for them.
+    /// Makes slots for the single pages of `pmd`, if it has none. `None` if there is no room for them.
     fn make_slots(
         &mut self,
-        unit: usize,
+        pmd: usize,
         part: PageRange,
         room: &mut impl Room<P, B>,
     ) -> Option<()> {
         if self.pages.is_none() {
             self.pages = Some(room.pages(self.huge.len())?);
         }
-        let pages = self.pages.as_mut()?.get_mut(unit)?;
+        let pages = self.pages.as_mut()?.get_mut(pmd)?;
         if pages.slots.is_none() {
             pages.slots = Some(room.slots(part.len())?);
             self.slots += part.len() as u32;
@@ -399,9 +387,9 @@ where
         room: &mut impl Room<P, B>,
         mut written: impl FnMut(Pfn),
     ) -> u64 {
-        let zapped = self.each_unit(range, |table, unit, part, gone| {
-            table.zap_huge(unit, part, gone, room, &mut written)
-                + table.zap_pages(unit, part, gone, &mut written)
+        let zapped = self.each_pmd(range, |table, pmd, part, gone| {
+            table.zap_huge(pmd, part, gone, room, &mut written)
+                + table.zap_pages(pmd, part, gone, &mut written)
         });
         self.used -= zapped as u32;
         zapped
@@ -409,13 +397,13 @@ where
 
     fn zap_huge(
         &mut self,
-        unit: usize,
+        pmd: usize,
         part: PageRange,
         gone: PageRange,
         room: &mut impl Room<P, B>,
         written: &mut impl FnMut(Pfn),
     ) -> u64 {
-        let Some(slot) = self.huge.get_mut(unit) else {
+        let Some(slot) = self.huge.get_mut(pmd) else {
             return 0;
         };
         let Some((first, perm)) = slot.get() else {
@@ -427,29 +415,29 @@ where
         if gone == part {
             return part.len();
         }
-        // It was marked dirty as a whole: the pages that stay start afresh.
+        // It was marked dirty as a whole: the pages that stay are clean.
         let rest = Run {
-            start: unit_around(part.start()).start(),
+            start: pmd_range(part.start()).start(),
             pfn: first,
-            pages: UNIT_PAGES,
+            pages: PMD_PAGES,
             perm,
             order: 0,
             memory: Memory::System,
         };
-        let kept = self.fill_pages(unit, part, &rest, perm, room).unwrap_or(0);
+        let kept = self.fill_pages(pmd, part, &rest, perm, room).unwrap_or(0);
         let mut clean = |_| ();
-        let zapped = self.zap_pages(unit, part, gone, &mut clean);
+        let zapped = self.zap_pages(pmd, part, gone, &mut clean);
         part.len() - (kept - zapped)
     }
 
     fn zap_pages(
         &mut self,
-        unit: usize,
+        pmd: usize,
         part: PageRange,
         gone: PageRange,
         written: &mut impl FnMut(Pfn),
     ) -> u64 {
-        let pages = self.pages.as_mut().and_then(|pages| pages.get_mut(unit));
+        let pages = self.pages.as_mut().and_then(|pages| pages.get_mut(pmd));
         let Some(Pages {
             slots: Some(slots),
             used,
@@ -476,10 +464,10 @@ where
         zapped
     }
 
-    /// Takes the right to write away from the translations of `range`, also from all of a huge entry
-    /// that is only partly in it; returns how many pages had it.
+    /// Removes the right to write from the translations of `range`, and from all of a huge entry that is only
+    /// partly in it; returns how many pages had it.
     ///
-    /// `written` is called as by [`Table::zap`]: what is entered for writing again starts afresh.
+    /// `written` is called as by [`Xlt::zap`]: the pages are clean from then on.
     pub fn write_protect(&mut self, range: PageRange, mut written: impl FnMut(Pfn)) -> u64 {
         let mut protect = |slot: &mut Slot, pages: u64| match slot.write_protect() {
             Some((pfn, was_written)) => {
@@ -490,12 +478,12 @@ where
             }
             None => 0,
         };
-        self.each_unit(range, |table, unit, part, hit| {
+        self.each_pmd(range, |table, pmd, part, hit| {
             let mut protected = 0;
-            if let Some(slot) = table.huge.get_mut(unit) {
+            if let Some(slot) = table.huge.get_mut(pmd) {
                 protected += protect(slot, part.len());
             }
-            let pages = table.pages.as_mut().and_then(|pages| pages.get_mut(unit));
+            let pages = table.pages.as_mut().and_then(|pages| pages.get_mut(pmd));
             if let Some(slots) = pages.and_then(|pages| pages.slots.as_mut()) {
                 for slot in slots_of(slots, part, hit) {
                     protected += protect(slot, 1);
@@ -505,9 +493,9 @@ where
         })
     }
 
-    /// Calls `visit` for each unit that `range` touches, with the pages of the table in it and those
+    /// Calls `visit` for each PMD that `range` touches, with the pages of the table in it and those
     /// of `range`; returns the sum.
-    fn each_unit(
+    fn each_pmd(
         &mut self,
         range: PageRange,
         mut visit: impl FnMut(&mut Self, usize, PageRange, PageRange) -> u64,
@@ -517,8 +505,8 @@ where
         let mut page = range.start();
         while page < range.end() {
             let part = self.part_around(page);
-            if let Some(unit) = self.unit_index(page) {
-                sum += visit(self, unit, part, part.intersection(&range));
+            if let Some(pmd) = self.pmd_index(page) {
+                sum += visit(self, pmd, part, part.intersection(&range));
             }
             page = part.end();
         }

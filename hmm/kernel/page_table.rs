@@ -15,22 +15,18 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::NotThreadSafe;
 
-use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::addr::{PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PUD_ORDER};
 use crate::pfn::{Access, Memory, Owner, Perm, Pfn};
 use crate::policy::{Entry, Refusal, VmaRights};
-use crate::range::killed;
+use crate::process::killed;
 use crate::shim;
 use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
-
-/// log2 of how many base pages an entry of each level maps (x86-64 and every 4 KiB kernel).
-const PMD_ORDER: u32 = 9;
-const PUD_ORDER: u32 = 18;
 
 /// The address space of a process whose mmap lock is held.
 pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     mm: &'a MmWithUser,
     mmap_lock: MmapLock<'a>,
-    still: &'a mut Option<StillMm<'s>>,
+    write_lock: &'a mut Option<MmapWriteLock<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
     /// Whether a driver has put what it likes there.
@@ -48,10 +44,10 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
 enum MmapLock<'a> {
     /// By this walk, for reading.
     Read { _guard: MmapReadLock<'a> },
-    /// By the [`StillMm`], for writing.
-    Still,
-    /// Not at all: between a fault handler that let go of it and an error that ends the walk.
-    LetGo,
+    /// By the [`MmapWriteLock`], for writing.
+    Write,
+    /// Not at all: between a fault handler that dropped it and an error that ends the walk.
+    Dropped,
 }
 
 impl<'a> MmapLock<'a> {
@@ -106,21 +102,21 @@ impl Drop for MmapReadLock<'_> {
     }
 }
 
-/// An address space that no call of its process can change: its mmap lock is held for writing, and, if it may be
-/// waited for them, the locks of all areas.
+/// The mmap lock, held for writing: no call of the process can change its address space. With it the locks of all
+/// areas, if the holder may wait for them.
 ///
 /// # Invariants
 ///
 /// The current thread holds the mmap lock of `mm` for writing.
-pub(crate) struct StillMm<'s> {
+pub(crate) struct MmapWriteLock<'s> {
     mm: &'s MmWithUser,
     _this_thread: NotThreadSafe,
 }
 
-impl<'s> StillMm<'s> {
-    /// Takes the locks; sleeps. Who must not wait does so only if the mmap lock can be had soon, and leaves out the
-    /// locks of areas in which somebody may be waited for: `MADV_DONTNEED` is not held off there.
-    pub(crate) fn hold(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
+impl<'s> MmapWriteLock<'s> {
+    /// Takes the locks; sleeps. With [`Waiting::Forbidden`], `None` if the mmap lock is not free soon, and without the
+    /// locks of areas whose holders may wait for somebody: `MADV_DONTNEED` is not held off there.
+    pub(crate) fn take(mm: &'s MmWithUser, waiting: Waiting) -> Option<Self> {
         // SAFETY: `mm` has users.
         let held = unsafe {
             match waiting {
@@ -140,7 +136,7 @@ impl<'s> StillMm<'s> {
     }
 }
 
-impl Drop for StillMm<'_> {
+impl Drop for MmapWriteLock<'_> {
     fn drop(&mut self) {
         // SAFETY: Held by this thread, by the type invariant.
         unsafe { shim::hmm_shim_mmap_write_unlock(self.mm.as_raw()) };
@@ -204,7 +200,7 @@ impl Batch {
         unsafe { core::slice::from_raw_parts(first, self.read) }
     }
 
-    /// The entry for `page` in a table whose entries map `1 << order` pages, and those behind it.
+    /// The entry for `page` in a table whose entries map `1 << order` pages, and those after it.
     #[inline]
     fn from(&self, page: PageIndex, order: u32) -> &[shim::hmm_shim_entry] {
         let index = page.get().wrapping_sub(self.from.get()) >> order;
@@ -226,7 +222,7 @@ impl Table {
         ((page.get() - self.range.start().get()) >> self.order()) as usize
     }
 
-    /// Reads the entry for `page` into `batch`, and those behind it before `until`, as many as fit.
+    /// Reads the entry for `page` into `batch`, and those after it before `until`, as many as fit.
     /// Returns the first; `None` if it is not in this table.
     fn read(
         &self,
@@ -244,7 +240,7 @@ impl Table {
         let count = ((pages >> self.order()) as usize).clamp(1, MOST_AT_ONCE);
         let owner = owner.identity() as *const _;
         let to = batch.entries.as_mut_ptr().cast();
-        // SAFETY: The entry at `index` and the `count - 1` behind it map pages in `range`, so they are in
+        // SAFETY: The entry at `index` and the `count - 1` after it map pages in `range`, so they are in
         // the table, which is alive by the type invariant; there is room for them at `to`.
         unsafe {
             match self.first {
@@ -266,7 +262,7 @@ impl Table {
 }
 
 impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
-    /// Takes the mmap lock of `mm` for reading, if `still` does not hold it already; what was taken
+    /// Takes the mmap lock of `mm` for reading, if `write_lock` does not hold it already; what was taken
     /// is released with the value.
     ///
     /// `collided` says whether the fault is in vain already.
@@ -276,20 +272,20 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
     /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
     pub(crate) fn lock(
         mm: &'a MmWithUser,
-        still: &'a mut Option<StillMm<'s>>,
+        write_lock: &'a mut Option<MmapWriteLock<'s>>,
         batch: &'a mut Batch,
         owner: Owner,
         waiting: Waiting,
         collided: C,
     ) -> Result<Self, FaultError> {
-        let mmap_lock = match still {
-            Some(_) => MmapLock::Still,
+        let mmap_lock = match write_lock {
+            Some(_) => MmapLock::Write,
             None => MmapLock::reading(mm, waiting)?,
         };
         Ok(Self {
             mm,
             mmap_lock,
-            still,
+            write_lock,
             vma: None,
             mixed: false,
             table: None,
@@ -316,9 +312,9 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         Some((entry, order))
     }
 
-    /// The entry `found`, and those behind it that have been read and end before `until` or there.
+    /// The entry `found`, and those after it that have been read and end before `until` or there.
     #[inline]
-    fn read_behind(
+    fn read_after(
         &self,
         found: &Found,
         until: PageIndex,
@@ -330,11 +326,11 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
             }
             _ => &[],
         };
-        let Some((first, behind)) = read.split_first() else {
+        let Some((first, following)) = read.split_first() else {
             return (0, &[]);
         };
         let room = until.get().saturating_sub(found.range().end().get()) >> found.order;
-        (*first, &behind[..behind.len().min(room as usize)])
+        (*first, &following[..following.len().min(room as usize)])
     }
 
     /// Descends from the top to the table that has an entry for `page`, which is read from now on. Where
@@ -374,11 +370,11 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
 }
 
 impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
-    /// Takes the mmap lock, which the CPU's fault handler has released.
+    /// Takes the mmap lock again, which the CPU's fault handler has released.
     fn lock_again(&mut self) -> Result<(), FaultError> {
         self.vma = None;
         // What the guard would release has been released.
-        core::mem::forget(core::mem::replace(&mut self.mmap_lock, MmapLock::LetGo));
+        core::mem::forget(core::mem::replace(&mut self.mmap_lock, MmapLock::Dropped));
         if killed() {
             return Err(FaultError::Interrupted);
         }
@@ -386,26 +382,30 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
         Ok(())
     }
 
-    /// Holds the address space no longer still.
-    fn let_move(&mut self) -> Result<(), FaultError> {
+    /// Replaces the write lock by a read lock.
+    fn relock_for_reading(&mut self) -> Result<(), FaultError> {
         self.vma = None;
-        self.mmap_lock = MmapLock::LetGo;
-        *self.still = None;
+        self.mmap_lock = MmapLock::Dropped;
+        *self.write_lock = None;
         self.mmap_lock = MmapLock::reading(self.mm, self.waiting)?;
         Ok(())
     }
 
-    fn is_still(&self) -> bool {
-        matches!(self.mmap_lock, MmapLock::Still)
+    fn is_write_locked(&self) -> bool {
+        matches!(self.mmap_lock, MmapLock::Write)
     }
 
-    /// The flags of the CPU's fault handler for an `access` to an area of `vma`; `None` if the address space was
-    /// held still and must not be.
-    fn fault_flags(&mut self, vma: NonNull<bindings::vm_area_struct>, access: Access) -> Option<u32> {
+    /// The flags of the CPU's fault handler for an `access` to `vma`; `None` if the mmap lock is held for writing
+    /// and must not be.
+    fn fault_flags(
+        &mut self,
+        vma: NonNull<bindings::vm_area_struct>,
+        access: Access,
+    ) -> Option<u32> {
         let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
         if self.waiting == Waiting::Allowed {
-            if !self.is_still() {
-                // The handler may let go of a lock that is held for reading.
+            if !self.is_write_locked() {
+                // The handler may drop a lock that is held for reading.
                 flags |= bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY
                     | bindings::fault_flag_FAULT_FLAG_KILLABLE;
             // SAFETY: The mmap lock is held, and `vma` is an area found under it.
@@ -421,8 +421,8 @@ impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
     }
 }
 
-/// What the CPU's fault handler returns when it has let go of the mmap lock.
-const LET_GO: u32 =
+/// What the CPU's fault handler returns when it has dropped the mmap lock.
+const LOCK_DROPPED: u32 =
     bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
 
 /// What it returns when it has failed, other than for lack of memory.
@@ -462,16 +462,19 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
 
     #[inline]
     fn alike(&self, found: &Found, until: PageIndex) -> impl FusedIterator<Item = Pfn> {
-        let (first, behind) = self.read_behind(found, until);
+        let (first, following) = self.read_after(found, until);
         let same = move |entry: &&shim::hmm_shim_entry| (**entry ^ first) & NOT_FRAME == 0;
         let frame = |entry: &_| Pfn::new(entry >> shim::hmm_shim_bits_HMM_SHIM_PFN_SHIFT);
-        behind.iter().take_while(same).map(frame)
+        following.iter().take_while(same).map(frame)
     }
 
-    fn absent_behind(&self, found: &Found, until: PageIndex) -> u64 {
+    fn absent_after(&self, found: &Found, until: PageIndex) -> u64 {
         let absent = u64::from(shim::hmm_shim_kind_HMM_SHIM_ABSENT);
-        let (_, behind) = self.read_behind(found, until);
-        behind.iter().take_while(|entry| **entry == absent).count() as u64
+        let (_, following) = self.read_after(found, until);
+        following
+            .iter()
+            .take_while(|entry| **entry == absent)
+            .count() as u64
     }
 
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
@@ -479,13 +482,13 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
         self.table = None;
         let vma = self.vma.ok_or(FaultError::Refused(Refusal::NoPage))?;
         let Some(flags) = self.fault_flags(vma, access) else {
-            self.let_move()?;
-            return Ok(Handled::LetGo);
+            self.relock_for_reading()?;
+            return Ok(Handled::LockDropped);
         };
         let may_wait = self.waiting == Waiting::Allowed;
         for page in pages.start().get()..pages.end().get() {
             let addr = PageIndex::new(page).addr() as usize;
-            // SAFETY: The mmap lock is held: after a call that has let go of it there is no other. `vma` is an
+            // SAFETY: The mmap lock is held: after a call that has dropped it there is no other. `vma` is an
             // area of the mm, found under that lock.
             let result = unsafe {
                 match may_wait {
@@ -493,13 +496,13 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
                     false => shim::hmm_shim_fault_at_once(vma.as_ptr(), addr, flags),
                 }
             };
-            if result & LET_GO != 0 {
+            if result & LOCK_DROPPED != 0 {
                 if !may_wait {
                     // Then the lock is still held.
                     return Err(FaultError::WouldWait);
                 }
                 self.lock_again()?;
-                return Ok(Handled::LetGo);
+                return Ok(Handled::LockDropped);
             }
             if result & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
                 return Err(FaultError::NoMemory);
@@ -508,7 +511,7 @@ impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
                 return Err(FaultError::Refused(Refusal::NoPage));
             }
         }
-        Ok(Handled::Still)
+        Ok(Handled::LockHeld)
     }
 
     fn collided(&self) -> bool {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How far a fault looks ahead for pages that are resident already.
+//! Fault-around: how many resident pages a fault maps besides those it was asked for.
 //!
-//! A device that goes through memory in order faults where the last fault ended. Then it pays to
-//! take along the pages behind, as many again each time, for as long as there are any. A device that
-//! jumps about costs nothing, and memory that nobody has touched a look now and then.
+//! A device that goes through memory in order faults where the last fault ended. Then the pages that follow
+//! are mapped with the fault, as far as they are resident: twice as many each time. Random accesses cost
+//! nothing, and memory that nobody has touched costs a look now and then. Unlike the fault-around of the
+//! kernel's own page faults, the window begins at the faulting page.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -12,27 +13,27 @@ use crate::addr::{PageIndex, PageRange};
 
 /// The first window, in pages.
 const FIRST: u64 = 8;
-/// For how many faults in order, at most, nothing is looked at after it was in vain.
+/// After looks in vain, the most faults in order that look at nothing.
 const LONGEST_PAUSE: u32 = 64;
 
-/// The state of one mirror.
+/// The fault-around window of one mirror.
 ///
-/// Several faults may use it at once and mix up each other's stream: a hint may be wrong.
+/// A hint: several faults that use it at once may disturb each other's stream.
 #[derive(Debug)]
-pub struct Ahead {
+pub struct FaultAround {
     /// The largest window, in pages.
     largest: u64,
     /// The page at which a fault would be in order.
     next: AtomicU64,
     window: AtomicU64,
-    /// How many faults in order are left alone before the next look, and how many after that if it is in
-    /// vain: twice as many each time.
+    /// How many faults in order look at nothing before the next look, and how many if that one is in vain:
+    /// twice as many each time.
     pause: AtomicU32,
     next_pause: AtomicU32,
 }
 
-impl Ahead {
-    /// That of a mirror in which `largest` pages may come along with a fault.
+impl FaultAround {
+    /// For a mirror in which a fault may map `largest` pages around those it was asked for.
     pub fn new(largest: u64) -> Self {
         Self {
             largest,
@@ -43,7 +44,7 @@ impl Ahead {
         }
     }
 
-    /// How many pages behind `wanted` the fault should look at.
+    /// How many pages after `wanted` the fault should look at.
     pub fn window(&self, wanted: PageRange) -> u64 {
         if self.next.load(Ordering::Relaxed) != wanted.start().get() {
             self.window.store(0, Ordering::Relaxed);
@@ -63,8 +64,8 @@ impl Ahead {
         window
     }
 
-    /// The fault on `wanted`, which looked at `window` pages behind, has mapped everything up to and
-    /// without `reached`.
+    /// Records that the fault on `wanted`, which looked at the `window` pages after it, mapped everything
+    /// before `reached`.
     pub fn record(&self, wanted: PageRange, window: u64, reached: PageIndex) {
         if reached > wanted.end() {
             self.next_pause.store(0, Ordering::Relaxed);
@@ -90,13 +91,13 @@ mod tests {
 
     #[test]
     fn a_stream_over_resident_pages_looks_further_and_further() {
-        let ahead = Ahead::new(512);
+        let fault_around = FaultAround::new(512);
         let mut page = 100;
         let mut windows = std::vec::Vec::new();
         for _ in 0..9 {
-            let window = ahead.window(at(page));
+            let window = fault_around.window(at(page));
             windows.push(window);
-            ahead.record(at(page), window, PageIndex::new(page + 1 + window));
+            fault_around.record(at(page), window, PageIndex::new(page + 1 + window));
             page += 1 + window;
         }
         // The first two faults tell that it is a stream.
@@ -106,13 +107,13 @@ mod tests {
     #[test]
     fn the_window_ends_where_it_was_told_to() {
         for largest in [0, 1, 5, 8, 100] {
-            let ahead = Ahead::new(largest);
+            let fault_around = FaultAround::new(largest);
             let mut page = 100;
             for fault in 0..9 {
-                let window = ahead.window(at(page));
+                let window = fault_around.window(at(page));
                 let expected = if fault == 0 { 0 } else { FIRST << (fault - 1) };
                 assert_eq!(window, expected.min(largest));
-                ahead.record(at(page), window, PageIndex::new(page + 1 + window));
+                fault_around.record(at(page), window, PageIndex::new(page + 1 + window));
                 page += 1 + window;
             }
         }
@@ -120,37 +121,37 @@ mod tests {
 
     #[test]
     fn jumps_are_left_alone() {
-        let ahead = Ahead::new(512);
+        let fault_around = FaultAround::new(512);
         for page in [10, 500, 3, 77] {
-            assert_eq!(ahead.window(at(page)), 0);
-            ahead.record(at(page), 0, PageIndex::new(page + 1));
+            assert_eq!(fault_around.window(at(page)), 0);
+            fault_around.record(at(page), 0, PageIndex::new(page + 1));
         }
     }
 
     #[test]
     fn untouched_memory_is_looked_at_less_and_less() {
-        let ahead = Ahead::new(512);
+        let fault_around = FaultAround::new(512);
         let mut looked = std::vec::Vec::new();
         for page in 0..200 {
-            let window = ahead.window(at(page));
+            let window = fault_around.window(at(page));
             assert!(window == 0 || window == FIRST);
             if window > 0 {
                 looked.push(page);
             }
-            ahead.record(at(page), window, PageIndex::new(page + 1));
+            fault_around.record(at(page), window, PageIndex::new(page + 1));
         }
         assert_eq!(looked, [0, 2, 5, 10, 19, 36, 69, 134, 199]);
         // Then there is something: from the next look on it is taken along as ever.
         let mut page = 200;
         let window = loop {
-            match ahead.window(at(page)) {
-                0 => ahead.record(at(page), 0, PageIndex::new(page + 1)),
+            match fault_around.window(at(page)) {
+                0 => fault_around.record(at(page), 0, PageIndex::new(page + 1)),
                 window => break window,
             }
             page += 1;
         };
         assert_eq!(window, FIRST);
-        ahead.record(at(page), window, PageIndex::new(page + 1 + window));
-        assert_eq!(ahead.window(at(page + 1 + window)), 2 * FIRST);
+        fault_around.record(at(page), window, PageIndex::new(page + 1 + window));
+        assert_eq!(fault_around.window(at(page + 1 + window)), 2 * FIRST);
     }
 }

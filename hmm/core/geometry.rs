@@ -1,46 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a mirror is cut into chunks, and how far its faults look ahead.
+//! How a mirror is cut into chunks, and how large its fault-around window is.
 
-use crate::addr::{PageIndex, PageRange};
-use crate::table::{UNIT_ORDER, UNIT_PAGES};
+use crate::addr::{PageIndex, PageRange, PMD_ORDER, PMD_PAGES, PUD_ORDER};
 
-/// The shape of a mirror.
+/// The geometry of a mirror: the size of its chunks and of its fault-around window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct Geometry {
     chunk_order: u32,
-    look_ahead: u64,
+    fault_around: u64,
 }
 
 /// log2 of the most pages in a chunk: 1 GiB. An invalidation may look through all of a chunk under its
 /// lock.
-const LARGEST_CHUNK_ORDER: u32 = 18;
+const LARGEST_CHUNK_ORDER: u32 = PUD_ORDER;
 
-impl Shape {
-    /// Chunks of `chunk_pages` pages, a power of two from 2 MiB to 1 GiB; and `look_ahead` resident
-    /// pages at most that come along with a fault, cut to the unit. `None` for any other chunks.
+impl Geometry {
+    /// Chunks of `chunk_pages` pages, a power of two from 2 MiB to 1 GiB. A fault maps `fault_around` resident
+    /// pages at most around those it was asked for, in the same PMD. `None` for other sizes of chunks.
     ///
-    /// Larger chunks, and accesses wait for more invalidations that do not concern them; smaller ones,
-    /// and a mirror that is used throughout needs more notifiers: with 64 MiB, a mirror of 1 GiB of
-    /// huge pages takes 8.8 KiB, with 128 MiB 6.7 KiB.
-    pub const fn new(chunk_pages: u64, look_ahead: u64) -> Option<Self> {
+    /// With larger chunks, accesses wait for more invalidations of other pages. With smaller ones, a mirror that is
+    /// used throughout needs more notifiers: a mirror of 1 GiB of huge pages takes 8.8 KiB with chunks of 64 MiB, 6.7
+    /// KiB with 128 MiB.
+    ///
+    /// ```
+    /// use hmm::{Geometry, PMD_PAGES};
+    ///
+    /// assert_eq!(Geometry::new(1 << 15, PMD_PAGES), Some(Geometry::default()));
+    /// assert_eq!(Geometry::new(3 * PMD_PAGES, 0), None);
+    /// ```
+    pub const fn new(chunk_pages: u64, fault_around: u64) -> Option<Self> {
         let chunk_order = chunk_pages.trailing_zeros();
         if !chunk_pages.is_power_of_two()
-            || chunk_order < UNIT_ORDER
+            || chunk_order < PMD_ORDER
             || chunk_order > LARGEST_CHUNK_ORDER
         {
             return None;
         }
         Some(Self {
             chunk_order,
-            look_ahead,
+            fault_around,
         })
     }
 
-    /// How many pages may come along with a fault.
+    /// The largest fault-around window, in pages.
     #[inline]
-    pub fn look_ahead(&self) -> u64 {
-        self.look_ahead
+    pub fn fault_around(&self) -> u64 {
+        self.fault_around
     }
 
     /// The least memory, in bytes, with which a mirror works well: that of four chunks in which every
@@ -75,12 +81,12 @@ impl Shape {
     }
 }
 
-impl Default for Shape {
-    /// Chunks of 128 MiB; pages come along as far as the unit goes.
+impl Default for Geometry {
+    /// Chunks of 128 MiB; fault-around to the end of the PMD.
     fn default() -> Self {
         Self {
             chunk_order: 15,
-            look_ahead: UNIT_PAGES,
+            fault_around: PMD_PAGES,
         }
     }
 }
@@ -91,8 +97,8 @@ mod tests {
 
     #[test]
     fn chunks_of_each_size_are_numbered_and_cover_their_pages() {
-        for order in UNIT_ORDER..=LARGEST_CHUNK_ORDER {
-            let shape = Shape::new(1 << order, 8).unwrap();
+        for order in PMD_ORDER..=LARGEST_CHUNK_ORDER {
+            let geometry = Geometry::new(1 << order, 8).unwrap();
             let pages = 1 << order;
             let first = PageIndex::new(5 * pages + 3);
             for (page, number) in [
@@ -103,8 +109,12 @@ mod tests {
                 (3, 5usize.wrapping_neg()),
             ] {
                 let page = PageIndex::new(page);
-                assert_eq!(shape.chunk_number(first, page), number, "{order} {page:?}");
-                let chunk = shape.chunk_around(page);
+                assert_eq!(
+                    geometry.chunk_number(first, page),
+                    number,
+                    "{order} {page:?}"
+                );
+                let chunk = geometry.chunk_around(page);
                 assert!(chunk.contains(page) && chunk.len() == pages);
                 assert_eq!(chunk.start().get() % pages, 0);
             }
@@ -113,15 +123,15 @@ mod tests {
 
     #[test]
     fn only_such_chunks_can_be_had() {
-        assert_eq!(Shape::new(1 << 15, UNIT_PAGES), Some(Shape::default()));
-        for pages in [0, 1, UNIT_PAGES / 2, 3 * UNIT_PAGES, 1 << 19, u64::MAX] {
-            assert_eq!(Shape::new(pages, 8), None, "{pages}");
+        assert_eq!(Geometry::new(1 << 15, PMD_PAGES), Some(Geometry::default()));
+        for pages in [0, 1, PMD_PAGES / 2, 3 * PMD_PAGES, 1 << 19, u64::MAX] {
+            assert_eq!(Geometry::new(pages, 8), None, "{pages}");
         }
     }
 
     #[test]
     fn some_chunks_full_of_single_pages_fit_into_the_least_memory() {
-        let least = |mib: u64| Shape::new(mib << 8, 8).unwrap().least_memory() >> 10;
+        let least = |mib: u64| Geometry::new(mib << 8, 8).unwrap().least_memory() >> 10;
         // In MiB and KiB.
         assert_eq!([2, 128, 256, 1024].map(least), [1024, 1024, 2048, 8192]);
     }

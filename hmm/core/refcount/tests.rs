@@ -18,14 +18,14 @@ use super::*;
 use crate::addr::PageRange;
 use crate::one_page::{translations, Cpu, Translations, RANGE};
 use crate::seq::{Domain, History};
-use crate::table::NoRoom;
+use crate::xlt::NoRoom;
 
 /// What a machine leaves out that must not be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Broken {
     Nothing,
-    /// Parts are taken away from those who hold them.
-    IgnoresHolders,
+    /// Parts are retired while there are references.
+    IgnoresReferences,
     /// Parts are freed while somebody may still be looking.
     NoGracePeriod,
     /// Parts are freed with their notifier registered.
@@ -36,7 +36,7 @@ enum Broken {
 
 /// A part of the mirror.
 struct Part {
-    life: Life,
+    refcount: Refcount,
     table: Mutex<(Translations, History)>,
     freed: AtomicBool,
 }
@@ -44,7 +44,7 @@ struct Part {
 impl Part {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            life: Life::held(),
+            refcount: Refcount::referenced(),
             table: Mutex::new((translations(), History::new(0))),
             freed: AtomicBool::new(false),
         })
@@ -76,12 +76,12 @@ struct Machine {
     rcu: RwLock<()>,
 }
 
-/// The part, held for a fault.
-struct Held(Arc<Machine>, Arc<Part>);
+/// The part, with a reference for a fault.
+struct Referenced(Arc<Machine>, Arc<Part>);
 
-impl Drop for Held {
+impl Drop for Referenced {
     fn drop(&mut self) {
-        self.1.life.release();
+        self.1.refcount.put();
     }
 }
 
@@ -113,27 +113,27 @@ impl Machine {
         *self.seq.lock().unwrap() += 1;
     }
 
-    /// The warm path: looks at the part without holding it.
+    /// The warm path: looks at the part without a reference.
     fn access_mapped(&self) -> bool {
         let _looking = self.rcu.read().unwrap();
         let part = self.map.lock().unwrap().clone();
         thread::yield_now();
         part.is_some_and(|part| {
-            part.life.touch();
+            part.refcount.mark_accessed();
             let hit = self.cpu.touch(&part.lock().0);
             hit
         })
     }
 
-    /// The part, held; made, if there is none.
-    fn hold(self: &Arc<Self>) -> Held {
+    /// The part, with a reference; made, if there is none.
+    fn get(self: &Arc<Self>) -> Referenced {
         loop {
             {
                 let _looking = self.rcu.read().unwrap();
                 let found = self.map.lock().unwrap().clone();
                 thread::yield_now();
-                if let Some(part) = found.filter(|part| part.life.hold()) {
-                    return Held(self.clone(), part);
+                if let Some(part) = found.filter(|part| part.refcount.try_get()) {
+                    return Referenced(self.clone(), part);
                 }
             }
             let new = Part::new();
@@ -142,7 +142,7 @@ impl Machine {
                 let mut map = self.map.lock().unwrap();
                 if map.is_none() {
                     *map = Some(new.clone());
-                    return Held(self.clone(), new);
+                    return Referenced(self.clone(), new);
                 }
             }
             // Somebody else was faster.
@@ -154,7 +154,7 @@ impl Machine {
         if self.access_mapped() {
             return;
         }
-        self.cpu.fault_and_touch(&self.hold());
+        self.cpu.fault_and_touch(&self.get());
     }
 
     /// Gives the part up and unregisters it; nobody can get at it any more.
@@ -172,8 +172,8 @@ impl Machine {
         let retired = {
             let mut map = self.map.lock().unwrap();
             let idle = map.as_ref().is_some_and(|part| match self.broken {
-                Broken::IgnoresHolders => true,
-                _ => part.life.retire(reap),
+                Broken::IgnoresReferences => true,
+                _ => part.refcount.retire(reap),
             });
             match (idle, self.broken) {
                 (false, _) => None,
@@ -200,7 +200,7 @@ impl Machine {
     }
 }
 
-impl Domain for Held {
+impl Domain for Referenced {
     type Guard<'d> = MutexGuard<'d, (Translations, History)>;
 
     fn read_begin(&self) -> u64 {
@@ -232,7 +232,12 @@ fn run_machine(broken: Broken) {
     };
     let cpu = with(|machine| (0..2).for_each(|_| machine.replace_page()));
     let reaper = with(|machine| {
-        for reap in [Reap::Idle, Reap::Unheld, Reap::Unheld, Reap::Unheld] {
+        for reap in [
+            Reap::Idle,
+            Reap::Unreferenced,
+            Reap::Unreferenced,
+            Reap::Unreferenced,
+        ] {
             machine.reap(reap);
             thread::yield_now();
         }
@@ -263,7 +268,7 @@ fn no_schedule_of_the_reaper_lets_anybody_use_what_is_freed() {
 #[test]
 fn the_exploration_would_notice_each_thing_left_out() {
     let twins = [
-        ("holders", Broken::IgnoresHolders),
+        ("references", Broken::IgnoresReferences),
         ("the grace period", Broken::NoGracePeriod),
         ("unregistering", Broken::StaysRegistered),
         ("the map", Broken::NotOutOfTheMap),
@@ -280,23 +285,29 @@ fn the_exploration_would_notice_each_thing_left_out() {
 #[test]
 fn only_what_is_idle_is_retired_and_only_once() {
     let check = || {
-        let life = Life::held();
-        assert!(!life.retire(Reap::Unheld), "its maker holds it");
-        life.release();
-        assert!(!life.retire(Reap::Idle), "it was just used");
-        assert!(life.cool());
-        assert!(!life.cool());
-        life.touch();
-        assert!(!life.retire(Reap::Idle));
-        assert!(life.cool());
-        assert!(life.hold());
-        assert!(life.hold());
-        life.release();
-        assert!(!life.retire(Reap::Unheld), "one of two still holds it");
-        life.release();
-        assert!(life.retire(Reap::Unheld));
-        assert!(!life.retire(Reap::Unheld), "once");
-        assert!(!life.hold(), "too late");
+        let refcount = Refcount::referenced();
+        assert!(
+            !refcount.retire(Reap::Unreferenced),
+            "its maker has a reference"
+        );
+        refcount.put();
+        assert!(!refcount.retire(Reap::Idle), "it was just used");
+        assert!(refcount.test_and_clear_accessed());
+        assert!(!refcount.test_and_clear_accessed());
+        refcount.mark_accessed();
+        assert!(!refcount.retire(Reap::Idle));
+        assert!(refcount.test_and_clear_accessed());
+        assert!(refcount.try_get());
+        assert!(refcount.try_get());
+        refcount.put();
+        assert!(
+            !refcount.retire(Reap::Unreferenced),
+            "one of two references is left"
+        );
+        refcount.put();
+        assert!(refcount.retire(Reap::Unreferenced));
+        assert!(!refcount.retire(Reap::Unreferenced), "once");
+        assert!(!refcount.try_get(), "too late");
     };
     shuttle::check_random(check, 1);
 }
