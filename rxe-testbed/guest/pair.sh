@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a server and its client in this guest.
 #
 #   pair PROGRAM ARGUMENTS...                       as ibv_*_pingpong and perftest are run: the client is the

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # PID 1 of the guest: brings up the device, then runs what the host asks for, one at a time.
 #
 # The host talks over the virtio port testbed.ctl, one line per message:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Builds the staged modules out of tree, or checks them with clippy.
 #
 #   build-modules.sh RELEASE COMPILER JOBS modules|clippy          (in the chroot)

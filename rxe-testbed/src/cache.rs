@@ -27,6 +27,9 @@ use crate::ui;
 /// The length of a key as text.
 const KEY_DIGITS: usize = 16;
 
+/// The line that each script has.
+const LICENCE: &str = "# SPDX-License-Identifier: GPL-2.0\n";
+
 /// The inputs of an artefact, boiled down to a short hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key(String);
@@ -54,6 +57,11 @@ impl KeyBuilder {
             self.0.update(part);
         }
         self
+    }
+
+    /// Adds the text of a script. The line with its licence says nothing to what it makes.
+    pub(crate) fn add_script(self, name: &str, text: &str) -> Self {
+        self.add(name, text.replacen(LICENCE, "", 1))
     }
 
     /// Adds the names and contents of all files under `root`, except under `skip`.
@@ -336,6 +344,16 @@ mod tests {
         assert_eq!(key("ab", "c"), key("ab", "c"));
         assert_ne!(key("ab", "c"), key("a", "bc"));
         assert_eq!(key("ab", "c").as_str().len(), 16);
+    }
+
+    #[test]
+    fn keys_of_scripts_follow_all_but_the_licence() {
+        let key = |text: &str| Key::builder().add_script("s", text).finish();
+        assert_eq!(
+            key(&format!("#!/bin/sh\n{LICENCE}a\n")),
+            key("#!/bin/sh\na\n")
+        );
+        assert_ne!(key("#!/bin/sh\nb\n"), key("#!/bin/sh\na\n"));
     }
 
     #[test]

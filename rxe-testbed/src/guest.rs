@@ -117,7 +117,7 @@ fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result
     let key = Key::builder()
         .add("root", root.as_os_str().as_encoded_bytes())
         .add("kernel", kernel.key().as_str())
-        .add("script", MAKE_IMAGE)
+        .add_script("script", MAKE_IMAGE)
         .finish();
     let dir = cache.ensure(&kernel.own("image"), &key, |target| {
         let step = Step::start("building the guest's disk image");
@@ -141,8 +141,8 @@ fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result
 fn initramfs(cache: &Cache, chroot: &Chroot, kernel: &Kernel) -> Result<PathBuf> {
     let key = Key::builder()
         .add("kernel", kernel.key().as_str())
-        .add("script", MAKE_INITRAMFS)
-        .add("init", INIT)
+        .add_script("script", MAKE_INITRAMFS)
+        .add_script("init", INIT)
         .finish();
     let dir = cache.ensure(&kernel.own("initramfs"), &key, |target| {
         let step = Step::start("building the initramfs");

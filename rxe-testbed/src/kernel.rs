@@ -163,8 +163,8 @@ impl Kernel {
         let key = Key::builder()
             .add("stock", self.key.as_str())
             .add("release", &version.release)
-            .add("script", BUILD_DEBUG)
-            .add("config", DEBUG_CONFIG)
+            .add_script("script", BUILD_DEBUG)
+            .add_script("config", DEBUG_CONFIG)
             .finish();
         let dir = cache.ensure(&own("kernel", version.series, variant), &key, |target| {
             host::check_space(&cache.path(""), SPACE_DEBUG)?;
@@ -245,7 +245,7 @@ fn key(chroot: &Chroot, version: &Version) -> Key {
     Key::builder()
         .add("release", &version.release)
         .add("package", &version.package)
-        .add("script", PREPARE)
+        .add_script("script", PREPARE)
         .add("chroot", chroot.key().as_str())
         .finish()
 }

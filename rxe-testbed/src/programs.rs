@@ -136,7 +136,7 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
     let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
-        .add("script", COLLECT)
+        .add_script("script", COLLECT)
         .add_tree("userspace-bench", &sources, &["target"])?
         .add_tree("oracle", &repository.path("hmm/oracle/user"), &["target"])?;
     for manifest in MANIFESTS {

@@ -158,7 +158,7 @@ fn program(world: &World) -> Result<PathBuf> {
     let _building = world.cache.lock_build()?;
     let key = Key::builder()
         .add("kernel", world.kernel.key().as_str())
-        .add("script", BUILD)
+        .add_script("script", BUILD)
         .finish();
     let dir = world
         .cache
