@@ -203,7 +203,7 @@ fn without_progress(log: &str) -> String {
             })
             && line.contains("[M]")
     };
-    // There is no vmlinux with type information to build against, and nothing here needs it.
+    // The debug kernel has no type information, so there is none to build against.
     let is_remark = |line: &str| line.starts_with("Skipping BTF generation");
     log.lines()
         .filter(|line| !is_progress(line) && !is_remark(line))

@@ -53,6 +53,7 @@ const ROWS: &[Row<'_>] = &[
     // The archive that the host gave the VM is no file system, and the kernel says so, as an error.
     (LOG_CHECK, "! mount -t ext4 /dev/vdb /mnt", 60),
     ("vm/modules/load-unload", "load-unload", 60),
+    ("vm/modules/type-information", "type-information", 60),
     ("vm/modules/parameters", "parameters", 300),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
     (
