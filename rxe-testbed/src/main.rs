@@ -13,6 +13,7 @@ mod cargo;
 mod chroot;
 mod clean;
 mod cli;
+mod clock;
 mod demo;
 mod exec;
 mod failure;
