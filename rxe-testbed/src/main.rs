@@ -21,6 +21,7 @@ mod guest;
 mod host;
 mod kernel;
 mod klog;
+mod limits;
 mod modules;
 mod pair;
 mod port;

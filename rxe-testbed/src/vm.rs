@@ -73,6 +73,14 @@ impl Driver {
             Self::Stock => "stock",
         }
     }
+
+    /// For people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "our driver",
+            Self::Stock => "the stock driver",
+        }
+    }
 }
 
 /// What a VM is to be like.
@@ -318,8 +326,8 @@ impl Vm {
         let said = String::from_utf8_lossy(&said);
         let log = process::tail(&self.kernel_log()?, 8);
         let text = format!(
-            "the {} driver does not come up: {}\nthe kernel log ends with:\n{log}",
-            driver.name(),
+            "{} does not come up: {}\nthe kernel log ends with:\n{log}",
+            driver.title(),
             said.trim()
         );
         Err(Failure::error(status::VM, text))
@@ -403,12 +411,14 @@ impl Vm {
         }
     }
 
-    /// Runs an interactive shell on the guest's terminal; `connect` joins it to the user's.
+    /// Runs an interactive shell on the guest's terminal; `connect` joins it to the user's, whose rows and
+    /// columns `size` gives.
     pub(crate) fn shell(
         &mut self,
-        (rows, columns): (u16, u16),
+        size: impl Fn() -> (u16, u16),
         connect: impl FnOnce(&UnixStream) -> Result<()>,
     ) -> Result<u8> {
+        let (mut rows, mut columns) = size();
         let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());
         self.send(&format!("shell {rows} {columns} {term}"))?;
         connect(&self.terminal)?;
@@ -417,6 +427,10 @@ impl Vm {
                 if let Some(exit) = line.strip_prefix("exit ") {
                     return exit.parse().context("the shell's exit status");
                 }
+            }
+            if size() != (rows, columns) {
+                (rows, columns) = size();
+                self.send(&format!("size {rows} {columns}"))?;
             }
         }
     }

@@ -135,7 +135,7 @@ fn python_tests(source: &str) -> Vec<String> {
 
 /// Runs the tests of some modules, one module after the other.
 fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
-    let driver = boots.driver.name();
+    let (driver, title) = (boots.driver.name(), boots.driver.title());
     let log = boots.job.results.join(format!("pyverbs-{driver}.log"));
     let vm = boots.vm()?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
@@ -144,7 +144,7 @@ fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
         vm.patience(MODULE).as_secs(),
         modules.join(" ")
     );
-    let step = Step::start(format!("running rdma-core's tests on the {driver} driver"));
+    let step = Step::start(format!("running rdma-core's tests on {title}"));
     let script = klog::marked(&full(""), &script);
     let outcome = vm.run(&script, vm.patience(ALL), &mut output, &mut errors);
     drop(step);

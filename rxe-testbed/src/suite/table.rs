@@ -91,6 +91,17 @@ const ROWS: &[Row<'_>] = &[
         "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024 -n 200",
         60,
     ),
+    (
+        // Who ends what takes too long sends this signal: see `bounded` in the guest's runner.
+        "vm/told-before-the-end",
+        "pair bash -c 'echo served; : >/run/begun; exec sleep 600' -- true >/run/said &
+         pid=$!
+         until [ -e /run/begun ]; do sleep 0.1; done
+         kill -TERM $pid
+         wait $pid
+         test $? = 124 && grep served /run/said",
+        300,
+    ),
     ("bench/odp-errors", "bench-errors", 300),
     ("bench/odp-suites", "with-swap 256 bench-suites", 900),
     (
