@@ -12,6 +12,7 @@ use crate::kernel::{Choice, Kernel};
 use crate::modules::Modules;
 use crate::programs::Programs;
 use crate::repository::Repository;
+use crate::series;
 
 /// Free space that a build from nothing needs, and what one VM and a rebuild need later.
 const SPACE_FIRST: u64 = 8 << 30;
@@ -65,6 +66,9 @@ impl World {
 
 /// Builds what is missing.
 pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
+    if let Some(series) = wanted.kernel.series {
+        series::check_age(series)?;
+    }
     let cache = Cache::open()?;
     let repository = Repository::find()?;
     let _building = cache.lock_build()?;

@@ -124,10 +124,15 @@ pub(crate) struct BuildLock(#[expect(dead_code, reason = "held for its drop")] F
 pub(crate) struct UseLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 impl Cache {
-    /// Opens the cache at `$HMM_ODP_CACHE`, `$XDG_CACHE_HOME/hmm-odp` or `~/.cache/hmm-odp`.
+    /// Where the cache is: `$HMM_ODP_CACHE`, `$XDG_CACHE_HOME/hmm-odp` or `~/.cache/hmm-odp`.
+    pub(crate) fn place() -> Result<PathBuf> {
+        location(|name| std::env::var_os(name).map(PathBuf::from))
+            .context("no place for the cache: set HMM_ODP_CACHE or HOME")
+    }
+
+    /// Opens the cache, and makes it if it is not there.
     pub(crate) fn open() -> Result<Self> {
-        let root = location(|name| std::env::var_os(name).map(PathBuf::from))
-            .context("no place for the cache: set HMM_ODP_CACHE or HOME")?;
+        let root = Self::place()?;
         for dir in ["tmp", "run", "logs", "results"] {
             let path = root.join(dir);
             std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
@@ -136,6 +141,13 @@ impl Cache {
             .canonicalize()
             .with_context(|| format!("resolving {}", root.display()))?;
         Ok(Self { root })
+    }
+
+    /// A cache at this place, of which nothing is made yet.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        let root = root.to_owned();
+        Self { root }
     }
 
     /// A path in the cache.

@@ -22,6 +22,7 @@ mod host;
 mod kernel;
 mod klog;
 mod limits;
+mod memory;
 mod modules;
 mod pair;
 mod port;
@@ -89,6 +90,14 @@ fn build(arguments: &BuildArguments, series: Option<Series>) -> Result<u8> {
     if arguments.update {
         let cache = cache::Cache::open()?;
         let _building = cache.lock_build()?;
+        if let Some((version, path)) = clean::kept(&cache).first() {
+            anyhow::bail!(
+                "the cache has Linux {}, which the archive has no more and which an update would lose: `rm -r {}` \
+                 if that is meant",
+                version.release,
+                path.display()
+            );
+        }
         build::new_epoch(&cache)?;
     }
     let world = build::ensure(Wanted {

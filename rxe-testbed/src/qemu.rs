@@ -21,7 +21,7 @@ use crate::process::{self, Owned};
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// Where the probe's answer is kept.
-const VERDICT: &str = "kvm-verdict";
+pub(crate) const VERDICT: &str = "kvm-verdict";
 
 /// What QEMU says when KVM cannot go on: it stays, with its processors stopped.
 const KVM_GAVE_UP: &str = "KVM internal error";
