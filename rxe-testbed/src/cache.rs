@@ -144,7 +144,6 @@ impl Cache {
     }
 
     /// A cache at this place, of which nothing is made yet.
-    #[cfg(test)]
     pub(crate) fn at(root: &Path) -> Self {
         let root = root.to_owned();
         Self { root }

@@ -260,6 +260,19 @@ fn place(cache: &Cache, chroot: &Chroot, version: &Version) -> PathBuf {
     cache.artefact(&kind, &key(chroot, version))
 }
 
+/// The kernel that would be taken now, if that is known and it is there: for those who may build nothing.
+pub(crate) fn at_hand(cache: &Cache, chroot: &Chroot, series: Option<Series>) -> Option<Kernel> {
+    let is_prepared = |version: &Version| place(cache, chroot, version).exists();
+    let known = Memory::read(&cache.path(MEMORY)).known;
+    let version = known.choose_prepared(series, is_prepared)?;
+    Some(Kernel {
+        dir: place(cache, chroot, &version),
+        key: key(chroot, &version),
+        variant: Variant::Stock,
+        version,
+    })
+}
+
 fn failing(version: &Version) -> String {
     format!("preparing the kernel {}", version.release)
 }

@@ -15,6 +15,7 @@ mod clean;
 mod cli;
 mod clock;
 mod demo;
+mod doctor;
 mod exec;
 mod failure;
 mod guest;
@@ -74,15 +75,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Shell(arguments) => shell::run(arguments, series),
         Command::Port(arguments) => port::run(arguments),
         Command::Clean { all } => clean::run(*all),
-        Command::Doctor => doctor(),
+        Command::Doctor => doctor::run(series),
     }
-}
-
-/// `doctor`: the state of this host.
-fn doctor() -> Result<u8> {
-    let cache = cache::Cache::open()?;
-    let good = host::doctor(&cache.path(""), build::space_needed(&cache));
-    Ok(u8::from(!good))
 }
 
 /// `build`: everything, and where it is.

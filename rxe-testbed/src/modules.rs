@@ -62,6 +62,12 @@ impl Modules {
         Ok(Self { dir })
     }
 
+    /// Whether `ensure` would have nothing to build.
+    pub(crate) fn is_at_hand(cache: &Cache, repository: &Repository, kernel: &Kernel) -> bool {
+        key(repository, kernel)
+            .is_ok_and(|key| cache.artefact(&kernel.own("modules"), &key).exists())
+    }
+
     /// The directory with depmod's index.
     pub(crate) fn index(&self) -> PathBuf {
         self.dir.join("index")

@@ -89,6 +89,12 @@ impl Programs {
         }
     }
 
+    /// Those of the sources as they are, if `ensure` would have nothing to build.
+    pub(crate) fn at_hand(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Option<Self> {
+        let dir = cache.artefact("programs", &key(repository, chroot).ok()?);
+        dir.exists().then_some(Self { dir: Some(dir) })
+    }
+
     /// What was built last, if anything.
     fn last(cache: &Cache) -> Self {
         let dir = cache.artefacts("programs").pop();

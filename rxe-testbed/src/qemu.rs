@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::build::World;
-use crate::cache;
+use crate::cache::{self, Cache};
 use crate::host;
 use crate::kernel::Variant;
 use crate::pair::Network;
@@ -349,6 +349,19 @@ fn verdict(kernel: &str, qemu: &str, ended: bool) -> Option<bool> {
         return Some(true);
     }
     (ended || qemu.contains(KVM_GAVE_UP)).then_some(false)
+}
+
+/// What the probe has found since the host's last boot, for any kernel; nothing if there was none.
+pub(crate) fn probed(cache: &Cache) -> Option<bool> {
+    let verdicts = cache.all_of(VERDICT).into_iter();
+    let boot = host::boot_id();
+    let answers = verdicts.filter_map(|path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        let (_, known) = text.split_once(' ')?;
+        let answer = known.strip_prefix(boot.trim())?.trim() == "yes";
+        Some(answer)
+    });
+    answers.max()
 }
 
 #[cfg(test)]

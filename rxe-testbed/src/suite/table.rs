@@ -7,6 +7,7 @@
 
 use crate::bench::counting;
 use crate::kernel::Variant;
+use crate::programs::Programs;
 use crate::qemu::Extra;
 use crate::series::Series;
 use crate::session;
@@ -194,6 +195,23 @@ pub(crate) fn leaks(name: String) -> VmTest {
     }
 }
 
+fn of_verbs(name: &str) -> String {
+    format!("verbs/{name}")
+}
+
+fn of_mirror(name: &str) -> String {
+    format!("mirror/{name}")
+}
+
+/// The names of the tests that the programs list.
+pub(crate) fn listed(programs: &Programs) -> Vec<String> {
+    let verbs = programs.tests().into_iter().map(|name| of_verbs(&name));
+    let mirror = programs.mirror_cases();
+    verbs
+        .chain(mirror.iter().map(|name| of_mirror(name)))
+        .collect()
+}
+
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
 pub(crate) fn all(
@@ -213,13 +231,13 @@ pub(crate) fn all(
     let script = counting::test(series);
     let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
     let verbs = verbs.iter().map(|name| VmTest {
-        name: format!("verbs/{name}"),
+        name: of_verbs(name),
         script: format!("odp-test {}", crate::exec::quote(name)),
         seconds: 180,
         extra: Extra::None,
     });
     let mirror = mirror.iter().map(|name| VmTest {
-        name: format!("mirror/{name}"),
+        name: of_mirror(name),
         script: session::with_scripts(&format!(
             "with-module hmm_oracle hmm-mirror {}",
             crate::exec::quote(name)
