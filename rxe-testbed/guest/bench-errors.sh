@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # What odp-bench says where it cannot do what it is asked for: one line, and a status that is not 0.
 cd "$(mktemp -d)" || exit
 failed=0

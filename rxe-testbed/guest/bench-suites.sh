@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Every case of odp-bench with few samples: each is measured, all data is right, and nothing is skipped for which
 # this machine has all that it takes. Wants swap.
 set -u

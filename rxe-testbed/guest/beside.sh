@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # A program that runs beside what the host asks for next: the server of a client in another VM.
 #
 #   beside start COMMAND...   starts it; returns when it listens over TCP or rdma_cm, or has ended

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Loads and unloads the modules again and again, with applications that come, go, and stay too long.
 #
 #   come-and-go TIMES

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
 """Has hmm_dmirror move huge pages that two processes share, whole and in pieces.
 
 The kernel's own hmm-tests have huge pages go in pieces, but never after a fork.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 """What the tests of drivers on hmm share: memory, what is in it, and allocations that fail."""
 
 import ctypes

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
 """Has QEMU's edu device move a process's memory through the mappings of hmm, and checks every byte.
 
     dma-tests direct|iommu|peers

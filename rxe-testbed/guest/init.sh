@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
 # /init of the initramfs: load what the root needs, mount it, unpack what this boot brings, go.
 b=/bin/busybox
 $b mount -t devtmpfs devtmpfs /dev

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Looks for memory that nothing points to any more. The kernel says in its log that there is some; this says
 # where it comes from.
 leaks=/sys/kernel/debug/kmemleak

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # The life of the three modules: one `modprobe` loads them, `rmmod` takes them away without a trace.
 set -eu
 fail() {

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # How the network to the other VM behaves.
 #
 #   network good      as it is

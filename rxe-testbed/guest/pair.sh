@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a server and its client in this guest.
 #
 #   pair PROGRAM ARGUMENTS...                       as ibv_*_pingpong and perftest are run: the client is the
@@ -19,6 +20,18 @@ else
 	client=("${@:2}")
 fi
 work=$(mktemp -d)
+touch "$work/server" "$work/client"
+
+tell() {
+	echo "--- server ($1)"
+	cat "$work/server"
+	echo "--- client ($2)"
+	cat "$work/client"
+	rm -r "$work"
+}
+# Whoever takes too long is ended, and what was said until then is told.
+trap 'tell "did not end" "did not end"; exit 124' TERM
+
 "${server[@]}" >"$work/server" 2>&1 &
 pid=$!
 
@@ -32,16 +45,15 @@ for _ in $(seq 100); do
 	fi
 	sleep 0.1
 done
-"${client[@]}" >"$work/client" 2>&1
+"${client[@]}" >"$work/client" 2>&1 &
+asking=$!
+wait $asking
 status=$?
 if [ $status != 0 ]; then
 	kill $pid 2>/dev/null
 fi
 wait $pid
 served=$?
-echo "--- server (exit status $served)"
-cat "$work/server"
-echo "--- client (exit status $status)"
-cat "$work/client"
-rm -r "$work"
+trap - TERM
+tell "exit status $served" "exit status $status"
 [ $status = 0 ] && [ $served = 0 ]

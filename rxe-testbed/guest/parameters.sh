@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # The parameters of mlx_odp: what makes no sense is refused, with one line in the log that says why; what
 # makes sense has its effect.
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # The device and the modules go while prefetches are in the background. The RDMA core waits for the
 # process that uses the device; what that leaves behind must hold up nobody.
 set -eu

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
 """Runs modules of rdma-core's own tests and prints one line per test.
 
     pyverbs-tests.py SECONDS MODULE...        for example 300 test_odp

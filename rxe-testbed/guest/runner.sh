@@ -1,10 +1,12 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # PID 1 of the guest: brings up the device, then runs what the host asks for, one at a time.
 #
 # The host talks over the virtio port testbed.ctl, one line per message:
 #   host:  driver NAME               guest:  driver STATUS
 #   host:  run NUMBER TOKEN SECONDS SCRIPT  guest:  exit STATUS     (SCRIPT in base64)
 #   host:  shell ROWS COLUMNS TERM   guest:  exit STATUS     (on /dev/hvc0)
+#   host:  size ROWS COLUMNS         while the shell runs
 #   host:  off
 # A command's output goes to the ports testbed.out and testbed.err, unchanged, followed by TOKEN:
 # so the host knows that it has seen all of it. NUMBER is for the kernel log: `testbed: end of command NUMBER`
@@ -39,8 +41,24 @@ port() {
 	done
 }
 
+# The names of this VM and of the other one, if there is one.
+names() {
+	local host
+	host=$(grep -o 'testbed\.host=[0-9]*' /proc/cmdline | cut -d= -f2)
+	hostname "testbed$host"
+	{
+		echo "127.0.0.1 localhost"
+		if [ -n "$host" ]; then
+			printf '10.77.0.%s testbed%s\n' 1 1 2 2
+		else
+			echo "10.77.0.1 testbed"
+		fi
+	} >/etc/hosts
+}
+
 # Runs the script file $1 for at most $2 seconds in a process group of its own. A command that
-# overruns is killed after the kernel has logged which tasks are blocked and where.
+# overruns is ended after the kernel has logged which tasks are blocked and where. Whoever keeps what others
+# have said has a moment to pass it on; then it is killed.
 bounded() {
 	local script=$1 seconds=$2 pid watch nap status
 	setsid bash "$script" </dev/null >&4 2>&5 3>&- 4>&- 5>&- &
@@ -55,12 +73,18 @@ bounded() {
 		echo w >/proc/sysrq-trigger
 		echo l >/proc/sysrq-trigger
 		: >/run/overrun
+		kill -TERM -- "-$pid"
+		for _ in $(seq 50); do
+			kill -0 -- "-$pid" 2>/dev/null || exit
+			sleep 0.1
+		done
 		kill -KILL -- "-$pid"
 	) &
 	watch=$!
 	wait "$pid"
 	status=$?
-	kill "$watch" 2>/dev/null
+	# Once it has begun to end the others, it goes through with it.
+	[ -e /run/overrun ] || kill "$watch" 2>/dev/null
 	wait "$watch" 2>/dev/null
 	if [ -e /run/overrun ]; then
 		rm /run/overrun
@@ -81,14 +105,22 @@ run() {
 }
 
 shell() {
-	local rows=$1 columns=$2 term=$3 status
+	local rows=$1 columns=$2 term=$3 pid status verb
 	(
 		cd /root
 		exec 3>&- 4>&- 5>&- </dev/hvc0 >/dev/hvc0 2>&1
 		# Its settings would be lost if nobody had the terminal open.
 		stty sane rows "$rows" cols "$columns"
-		TERM=$term exec setsid -c bash -l
-	)
+		# What is run beside this one starts with interrupts ignored.
+		exec env --default-signal=INT,QUIT TERM="$term" setsid -c bash -l
+	) &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		if read -t 0.2 -r verb rows columns <&3 && [ "$verb" = size ]; then
+			stty rows "$rows" cols "$columns" </dev/hvc0
+		fi
+	done
+	wait "$pid"
 	status=$?
 	echo "exit $status" >&3
 }
@@ -104,7 +136,7 @@ done
 ip link set lo up
 ulimit -l unlimited
 ulimit -n 65536
-hostname testbed
+names
 exec 3<>"$(port testbed.ctl)" 4>"$(port testbed.out)" 5>"$(port testbed.err)"
 cd /root || exit
 say ready

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Chooses the soft-RoCE driver of this VM and brings up rxe0.
 #
 #   rxe-driver stock    the modules as Debian ships them

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a program of the UCX in /opt/ucx.
 #
 #   ucx PROGRAM ARGUMENTS...

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a command, and fails if the NIC was given no page on demand meanwhile: a program may pin its memory without
 # a word though it was asked for on-demand regions.
 #

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a command while a module of the repository is loaded.
 #
 #   with-module MODULE COMMAND...

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # Runs a command while there is swap: compressed memory if the kernel has it, a file otherwise.
 #
 #   with-swap MiB COMMAND...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Builds the debug kernel from the stock kernel's source tree, with a configuration of its own.
 #
 #   build-debug-kernel.sh RELEASE JOBS CONFIG          (in the chroot)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Compiles the kernel's own hmm-tests from its source tree, with the neighbours that its Makefile names.
 #
 #   build-selftests.sh          (in the chroot; the program goes to /build/out)

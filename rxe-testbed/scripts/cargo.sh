@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Runs the chroot's cargo on the repository, with crates that the host has fetched.
 #
 #   cargo.sh ARGUMENTS...          (in the chroot)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Takes those of the built programs that exist to /build/out, stripped.
 #
 #   collect-programs.sh PROGRAM...          (in the chroot)

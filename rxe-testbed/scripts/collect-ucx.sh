@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Unpacks UCX as the chroot's suite has it in /build/out, with the libraries that the guest lacks.
 #
 #   collect-ucx.sh PACKAGE...          (in the chroot)

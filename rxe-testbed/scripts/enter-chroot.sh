@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Runs a command in the build chroot, inside a mount namespace that `unshare` has made.
 #
 #   enter-chroot.sh ROOT [HOST:INSIDE:ro|rw]... -- COMMAND...

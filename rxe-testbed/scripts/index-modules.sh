@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Makes depmod's index of the stock modules with ours in `updates`, which take precedence.
 #
 #   index-modules.sh RELEASE          (in the chroot; ours are in /build/out/updates)

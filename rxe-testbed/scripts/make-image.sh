@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Makes an ext4 image of a directory.
 #
 #   make-image.sh ROOT OUTPUT          (in the chroot)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Packs the initramfs: busybox, the modules that mounting the root needs, and /init.
 #
 #   make-initramfs.sh RELEASE OUTPUT          (in the chroot; OUTPUT's directory holds init)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Downloads Debian's kernel packages and prepares their source tree for building modules.
 #
 #   prepare-kernel.sh SERIES RELEASE VERSION JOBS          (in the chroot)

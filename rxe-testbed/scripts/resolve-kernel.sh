@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Prints, in the chroot, the package index entries from which the kernel version is chosen.
 #
 #   resolve-kernel.sh FLAVOUR UPDATE

@@ -46,6 +46,17 @@ pub(crate) fn build_sources() -> Vec<String> {
     ]
 }
 
+/// The files that the rest of the archive is found by, those that a build takes from each mirror.
+pub(crate) fn descriptions() -> [String; 2] {
+    [
+        format!("{}/dists/{BUILD_SUITE}-backports/InRelease", mirror()),
+        format!(
+            "{}/dists/{BUILD_SUITE}-security/InRelease",
+            security_mirror().trim_end_matches('/')
+        ),
+    ]
+}
+
 /// The sources of a guest of the given suite.
 pub(crate) fn guest_sources(suite: &str) -> Vec<String> {
     vec![source(&mirror(), suite)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Everything that a VM needs, in the order in which it is built.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::cache::{self, Cache, UseLock};
@@ -8,10 +10,11 @@ use crate::cargo::Cargo;
 use crate::chroot::Chroot;
 use crate::guest::Guest;
 use crate::host;
-use crate::kernel::{Choice, Kernel};
+use crate::kernel::{self, Choice, Kernel};
 use crate::modules::Modules;
 use crate::programs::Programs;
 use crate::repository::Repository;
+use crate::series::{self, Series};
 
 /// Free space that a build from nothing needs, and what one VM and a rebuild need later.
 const SPACE_FIRST: u64 = 8 << 30;
@@ -65,6 +68,9 @@ impl World {
 
 /// Builds what is missing.
 pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
+    if let Some(series) = wanted.kernel.series {
+        series::check_age(series)?;
+    }
     let cache = Cache::open()?;
     let repository = Repository::find()?;
     let _building = cache.lock_build()?;
@@ -97,9 +103,38 @@ pub(crate) fn prepare(cache: &Cache, repository: &Repository) -> Result<(Chroot,
         host::check_distribution()?;
     }
     host::check_space(&cache.path(""), space_needed(cache))?;
-    host::ensure_packages(&cache.log("apt"))?;
     let chroot = Chroot::ensure(cache, repository, &epoch)?;
     Ok((chroot, epoch))
+}
+
+/// What is in the cache of all that a VM takes.
+#[derive(Clone, Debug)]
+pub(crate) struct AtHand {
+    pub(crate) kernel: Kernel,
+    /// The guest's root, as a directory.
+    pub(crate) guest: PathBuf,
+    /// Our modules, of the sources as they are.
+    pub(crate) modules: bool,
+    /// Our programs, of the sources as they are.
+    pub(crate) programs: Option<Programs>,
+}
+
+/// What could be booted without building anything; nothing if something is missing that every VM takes.
+pub(crate) fn at_hand(
+    cache: &Cache,
+    repository: &Repository,
+    series: Option<Series>,
+) -> Option<AtHand> {
+    let epoch = std::fs::read_to_string(cache.path("epoch")).ok()?;
+    let epoch = epoch.trim();
+    let chroot = Chroot::at_hand(cache, repository, epoch)?;
+    let kernel = kernel::at_hand(cache, &chroot, series)?;
+    Some(AtHand {
+        guest: Guest::root_at_hand(cache, &kernel, epoch)?,
+        modules: Modules::is_at_hand(cache, repository, &kernel),
+        programs: Programs::at_hand(cache, repository, &chroot),
+        kernel,
+    })
 }
 
 /// A name for the state of the archive that this cache was built from. `build --update` begins a

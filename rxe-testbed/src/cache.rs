@@ -27,6 +27,9 @@ use crate::ui;
 /// The length of a key as text.
 const KEY_DIGITS: usize = 16;
 
+/// The line that each script has.
+const LICENCE: &str = "# SPDX-License-Identifier: GPL-2.0\n";
+
 /// The inputs of an artefact, boiled down to a short hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key(String);
@@ -54,6 +57,11 @@ impl KeyBuilder {
             self.0.update(part);
         }
         self
+    }
+
+    /// Adds the text of a script. The line with its licence says nothing to what it makes.
+    pub(crate) fn add_script(self, name: &str, text: &str) -> Self {
+        self.add(name, text.replacen(LICENCE, "", 1))
     }
 
     /// Adds the names and contents of all files under `root`, except under `skip`.
@@ -116,10 +124,15 @@ pub(crate) struct BuildLock(#[expect(dead_code, reason = "held for its drop")] F
 pub(crate) struct UseLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 impl Cache {
-    /// Opens the cache at `$HMM_ODP_CACHE`, `$XDG_CACHE_HOME/hmm-odp` or `~/.cache/hmm-odp`.
+    /// Where the cache is: `$HMM_ODP_CACHE`, `$XDG_CACHE_HOME/hmm-odp` or `~/.cache/hmm-odp`.
+    pub(crate) fn place() -> Result<PathBuf> {
+        location(|name| std::env::var_os(name).map(PathBuf::from))
+            .context("no place for the cache: set HMM_ODP_CACHE or HOME")
+    }
+
+    /// Opens the cache, and makes it if it is not there.
     pub(crate) fn open() -> Result<Self> {
-        let root = location(|name| std::env::var_os(name).map(PathBuf::from))
-            .context("no place for the cache: set HMM_ODP_CACHE or HOME")?;
+        let root = Self::place()?;
         for dir in ["tmp", "run", "logs", "results"] {
             let path = root.join(dir);
             std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
@@ -128,6 +141,12 @@ impl Cache {
             .canonicalize()
             .with_context(|| format!("resolving {}", root.display()))?;
         Ok(Self { root })
+    }
+
+    /// A cache at this place, of which nothing is made yet.
+    pub(crate) fn at(root: &Path) -> Self {
+        let root = root.to_owned();
+        Self { root }
     }
 
     /// A path in the cache.
@@ -336,6 +355,16 @@ mod tests {
         assert_eq!(key("ab", "c"), key("ab", "c"));
         assert_ne!(key("ab", "c"), key("a", "bc"));
         assert_eq!(key("ab", "c").as_str().len(), 16);
+    }
+
+    #[test]
+    fn keys_of_scripts_follow_all_but_the_licence() {
+        let key = |text: &str| Key::builder().add_script("s", text).finish();
+        assert_eq!(
+            key(&format!("#!/bin/sh\n{LICENCE}a\n")),
+            key("#!/bin/sh\na\n")
+        );
+        assert_ne!(key("#!/bin/sh\nb\n"), key("#!/bin/sh\na\n"));
     }
 
     #[test]

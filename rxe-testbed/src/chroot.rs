@@ -87,13 +87,10 @@ impl Chroot {
     pub(crate) fn ensure(cache: &Cache, repository: &Repository, epoch: &str) -> Result<Self> {
         let packages = packages(repository);
         let sources = archive::build_sources();
-        let key = Key::builder()
-            .add("packages", packages.join(","))
-            .add("sources", sources.join("\n"))
-            .add("epoch", epoch)
-            .finish();
+        let key = key(&packages, &sources, epoch);
         let root = cache.ensure("chroot", &key, |target| {
             let step = Step::start("building the Debian chroot with the compilers and QEMU");
+            host::ensure_packages(&cache.log("apt"))?;
             host::check_namespaces()?;
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             let command =
@@ -104,6 +101,13 @@ impl Chroot {
             Ok(())
         })?;
         Ok(Self { root, key })
+    }
+
+    /// The chroot that `ensure` would give, if it is there.
+    pub(crate) fn at_hand(cache: &Cache, repository: &Repository, epoch: &str) -> Option<Self> {
+        let key = key(&packages(repository), &archive::build_sources(), epoch);
+        let root = cache.artefact("chroot", &key);
+        root.exists().then_some(Self { root, key })
     }
 
     /// The chroot's key: part of the key of all that is built with its tools.
@@ -148,6 +152,14 @@ impl Chroot {
         program.extend(arguments);
         self.command(binds, &program)
     }
+}
+
+fn key(packages: &[String], sources: &[String], epoch: &str) -> Key {
+    Key::builder()
+        .add("packages", packages.join(","))
+        .add("sources", sources.join("\n"))
+        .add("epoch", epoch)
+        .finish()
 }
 
 /// All packages of the chroot: ours and those that userspace-bench lists for itself.

@@ -198,6 +198,34 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
+    fn the_book_has_every_command_and_option() -> anyhow::Result<()> {
+        let repository = crate::repository::Repository::find()?;
+        let mut book = String::new();
+        for path in crate::cache::files_under(&repository.path("docs/src"), &[])? {
+            if path.extension() == Some("md".as_ref()) {
+                book.push_str(&std::fs::read_to_string(&path)?);
+            }
+        }
+        let has = |text: String| assert!(book.contains(&text), "the book does not have {text}");
+        for command in Cli::command().get_subcommands() {
+            has(format!("cargo testbed {}", command.get_name()));
+            for argument in command.get_arguments() {
+                if let Some(long) = argument.get_long() {
+                    has(format!("--{long}"));
+                }
+            }
+        }
+        for extra in <Extra as clap::ValueEnum>::value_variants() {
+            let value = clap::ValueEnum::to_possible_value(extra);
+            let value = value.filter(|_| *extra != Extra::None);
+            value
+                .iter()
+                .for_each(|value| has(format!("`{}`", value.get_name())));
+        }
+        Ok(())
+    }
+
+    #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
     }

@@ -11,6 +11,7 @@ use crate::build::{self, Wanted, World};
 use crate::cli::ExecArguments;
 use crate::failure::{status, Failure};
 use crate::klog;
+use crate::limits;
 use crate::pair::{self, Pair};
 use crate::series::Series;
 use crate::session::{Get, Put};
@@ -36,6 +37,8 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         .iter()
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
+    let vms = 1 + u32::from(arguments.peer.is_some());
+    limits::check(&arguments.vm, vms)?;
     let wanted = Wanted {
         kernel: arguments.vm.kernel(series),
         modules: arguments.vm.driver == Driver::Ours,
@@ -98,13 +101,15 @@ fn command_and_peer(vm: &mut Vm, peer: Option<&mut Vm>, arguments: &ExecArgument
         return command(vm, arguments);
     };
     pair::start(peer, server)?;
-    let exit = command(vm, arguments)?;
+    let result = command(vm, arguments);
+    // What the peer has to say is the more of interest the worse the command ended.
+    let client = Outcome::Exit(*result.as_ref().unwrap_or(&status::FAILURE));
     let mut said = Vec::new();
-    let ended = pair::finish(peer, PEER, Outcome::Exit(exit), &mut said)?;
+    let ended = pair::finish(peer, PEER, client, &mut said);
     std::io::stderr()
         .write_all(&said)
         .context("writing what the peer said")?;
-    match (exit, ended) {
+    match (result?, ended?) {
         (0, Outcome::Exit(0)) => Ok(0),
         (0, ended) => {
             ui::line(&format!("the peer's command ended with {ended:?}"));

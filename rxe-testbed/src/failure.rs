@@ -110,6 +110,11 @@ const KNOWN: &[(&str, &str)] = &[
     ),
 ];
 
+/// Why the network could not be used, if what apt said is known to mean that.
+pub(crate) fn network(log: &str) -> Option<&'static str> {
+    explain(log).filter(|cause| cause.starts_with("no network"))
+}
+
 /// Finds the cause of a failed step in its log, if it is one of the known ones.
 pub(crate) fn explain(log: &str) -> Option<&'static str> {
     KNOWN

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::archive;
 use crate::cache::{Cache, Key};
 use crate::chroot::{Bind, Chroot};
+use crate::host;
 use crate::kernel::Kernel;
 use crate::process;
 use crate::ui::{self, Step};
@@ -63,6 +64,15 @@ impl Guest {
             suite,
         })
     }
+
+    /// The root as a directory, if `ensure` would have nothing to build.
+    pub(crate) fn root_at_hand(cache: &Cache, kernel: &Kernel, epoch: &str) -> Option<PathBuf> {
+        let (root, _) = existing_root(cache, epoch)?;
+        let is_there = |kind: &str, key: &Key| cache.artefact(&kernel.own(kind), key).exists();
+        let all = is_there("image", &image_key(kernel, &root))
+            && is_there("initramfs", &initramfs_key(kernel));
+        all.then_some(root)
+    }
 }
 
 fn root_key(suite: &str, epoch: &str) -> Key {
@@ -73,14 +83,35 @@ fn root_key(suite: &str, epoch: &str) -> Key {
         .finish()
 }
 
+fn image_key(kernel: &Kernel, root: &Path) -> Key {
+    Key::builder()
+        .add("root", root.as_os_str().as_encoded_bytes())
+        .add("kernel", kernel.key().as_str())
+        .add_script("script", MAKE_IMAGE)
+        .finish()
+}
+
+fn initramfs_key(kernel: &Kernel) -> Key {
+    Key::builder()
+        .add("kernel", kernel.key().as_str())
+        .add_script("script", MAKE_INITRAMFS)
+        .add_script("init", INIT)
+        .finish()
+}
+
+/// The root that was built, of the best suite if there are two.
+fn existing_root(cache: &Cache, epoch: &str) -> Option<(PathBuf, String)> {
+    archive::GUEST_SUITES.iter().find_map(|suite| {
+        let root = cache.artefact("guestroot", &root_key(suite, epoch));
+        root.exists().then(|| (root, (*suite).into()))
+    })
+}
+
 /// The root of the best suite that can be had. One that was built before wins over a better one
 /// that could not be built then: nothing changes without `build --update`.
 fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
-    for suite in archive::GUEST_SUITES {
-        let existing = cache.artefact("guestroot", &root_key(suite, epoch));
-        if existing.exists() {
-            return Ok((existing, (*suite).into()));
-        }
+    if let Some(existing) = existing_root(cache, epoch) {
+        return Ok(existing);
     }
     let mut problem = None;
     for suite in archive::GUEST_SUITES {
@@ -99,6 +130,7 @@ fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
 fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
     cache.ensure("guestroot", &root_key(suite, epoch), |target| {
         let step = Step::start(format!("building the guest's root ({suite}, rdma-core)"));
+        host::ensure_packages(&cache.log("apt"))?;
         let command = archive::mmdebstrap(
             PACKAGES,
             suite,
@@ -114,12 +146,7 @@ fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
 
 /// The disk image with the root and the kernel's own modules.
 fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result<PathBuf> {
-    let key = Key::builder()
-        .add("root", root.as_os_str().as_encoded_bytes())
-        .add("kernel", kernel.key().as_str())
-        .add("script", MAKE_IMAGE)
-        .finish();
-    let dir = cache.ensure(&kernel.own("image"), &key, |target| {
+    let dir = cache.ensure(&kernel.own("image"), &image_key(kernel, root), |target| {
         let step = Step::start("building the guest's disk image");
         let release = &*kernel.version.release;
         let modules = kernel.modules();
@@ -139,12 +166,7 @@ fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result
 }
 
 fn initramfs(cache: &Cache, chroot: &Chroot, kernel: &Kernel) -> Result<PathBuf> {
-    let key = Key::builder()
-        .add("kernel", kernel.key().as_str())
-        .add("script", MAKE_INITRAMFS)
-        .add("init", INIT)
-        .finish();
-    let dir = cache.ensure(&kernel.own("initramfs"), &key, |target| {
+    let dir = cache.ensure(&kernel.own("initramfs"), &initramfs_key(kernel), |target| {
         let step = Step::start("building the initramfs");
         std::fs::write(target.join("init"), INIT).context("writing the initramfs's init")?;
         let binds = [

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 
 use crate::archive;
 use crate::process;
-use crate::ui::{self, Step};
+use crate::ui::Step;
 
 /// A program that the host must have, and the Debian and Ubuntu package that brings it.
 struct Tool {
@@ -183,7 +183,7 @@ pub(crate) fn ensure_packages(log: &Path) -> Result<()> {
 }
 
 /// Whether this user can become root in a user namespace and enter another root there; the reason why not otherwise.
-pub(crate) fn check_namespaces() -> Result<()> {
+pub(crate) fn namespaces() -> Result<()> {
     let output = namespace()
         .args(["chroot", "/", "/usr/bin/env", "true"])
         .stdin(Stdio::null())
@@ -196,9 +196,14 @@ pub(crate) fn check_namespaces() -> Result<()> {
         .trim()
         .replace('\n', "; ");
     if is_root() {
-        bail!("this host permits no mount namespaces ({reason}): run outside of the container");
+        bail!("this root may not mount anything, as in most containers ({reason})");
     }
-    bail!("this user cannot make a user namespace ({reason}): see `cargo testbed doctor`");
+    bail!("this user cannot make a user namespace ({reason})");
+}
+
+/// Fails where nothing can be built for lack of namespaces.
+pub(crate) fn check_namespaces() -> Result<()> {
+    namespaces().map_err(|error| anyhow!("{error:#}: see `cargo testbed doctor`"))
 }
 
 /// Fails unless `path`'s file system has `needed` bytes free.
@@ -236,75 +241,6 @@ pub(crate) fn boot_id() -> String {
 /// The number of processors to build with.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Tells where the host stands; the last value is whether everything needed is there.
-pub(crate) fn doctor(cache: &Path, space_needed: u64) -> bool {
-    let mut good = true;
-    let mut check = |what: &str, outcome: Result<String>| match outcome {
-        Ok(detail) => println!("ok    {what}: {detail}"),
-        Err(error) => {
-            good = false;
-            println!("FAIL  {what}: {error:#}");
-        }
-    };
-    check("distribution", check_distribution());
-    let missing = missing_packages();
-    check(
-        "packages",
-        if missing.is_empty() {
-            Ok("all there".into())
-        } else {
-            Err(anyhow::anyhow!(
-                "missing {}\n      mend with: {}",
-                missing.join(", "),
-                install_command(&missing)
-            ))
-        },
-    );
-    check(
-        "namespaces",
-        check_namespaces()
-            .map(|()| "permitted".into())
-            .map_err(mend_namespaces),
-    );
-    check(
-        "disk",
-        check_space(cache, space_needed)
-            .and_then(|()| free_space(cache))
-            .map(|free| format!("{} free in {}", gib(free), cache.display())),
-    );
-    if !missing.is_empty() && is_root() {
-        ui::note("as root, `cargo testbed build` installs the missing packages by itself");
-    }
-    good
-}
-
-/// Adds the commands that usually mend a host that refuses user namespaces.
-fn mend_namespaces(error: anyhow::Error) -> anyhow::Error {
-    let user = std::env::var("USER").unwrap_or_else(|_| "$USER".into());
-    let mut advice = Vec::new();
-    if !std::fs::read_to_string("/etc/subuid")
-        .unwrap_or_default()
-        .contains(&user)
-    {
-        advice.push(format!(
-            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
-        ));
-    }
-    for (knob, bad, good) in [
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-        ("kernel.unprivileged_userns_clone", "0", "1"),
-    ] {
-        let path = format!("/proc/sys/{}", knob.replace('.', "/"));
-        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == bad) {
-            advice.push(format!("sudo sysctl -w {knob}={good}"));
-        }
-    }
-    if advice.is_empty() {
-        return error;
-    }
-    anyhow::anyhow!("{error:#}\n      mend with: {}", advice.join(" && "))
 }
 
 #[cfg(test)]

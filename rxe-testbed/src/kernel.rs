@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 
-use crate::cache::{self, Cache, Key};
+use crate::cache::{Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::host;
+use crate::memory::Memory;
 use crate::process;
-use crate::series::{self, Chosen, Known, Series, Version};
+use crate::series::{self, Chosen, Series, Version};
 use crate::ui::{self, Step};
 
 /// The Debian flavour: `cloud-amd64` has no soft-RoCE.
@@ -34,13 +34,7 @@ const SPACE_STOCK: u64 = 4 << 30;
 const SPACE_DEBUG: u64 = 6 << 30;
 
 /// What is remembered of the archive's kernels.
-const MEMORY: &str = "kernels.json";
-
-/// How long what the archive said is taken for what it has.
-const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// When to ask again after the archive could not be asked.
-const RETRY: Duration = Duration::from_secs(60 * 60);
+pub(crate) const MEMORY: &str = "kernels.json";
 
 const RESOLVE: &str = include_str!("../scripts/resolve-kernel.sh");
 const PREPARE: &str = include_str!("../scripts/prepare-kernel.sh");
@@ -84,15 +78,6 @@ pub(crate) struct Choice {
     pub(crate) variant: Variant,
 }
 
-/// What is remembered between calls.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Memory {
-    known: Known,
-    epoch: String,
-    /// When to ask the archive again.
-    ask_again_at: u64,
-}
-
 /// A kernel with its modules and its prepared source tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
@@ -120,19 +105,44 @@ impl Kernel {
     }
 
     fn stock(cache: &Cache, chroot: &Chroot, epoch: &str, series: Option<Series>) -> Result<Self> {
-        let variant = Variant::Stock;
-        let key_of = |version: &Version| key(chroot, version);
-        let kind_of = |version: &Version| own("kernel", version.series, variant);
-        let prepared = |version: &Version| {
-            let place = cache.artefact(&kind_of(version), &key_of(version));
-            place.exists()
-        };
-        let Chosen { version, remark } = resolve(cache, chroot, epoch, series, prepared)?;
-        if let Some(remark) = remark {
-            ui::note(&remark);
+        let place = |version: &Version| place(cache, chroot, version);
+        let is_prepared = |version: &Version| place(version).exists();
+        let now = seconds()?;
+        let before = Memory::read(&cache.path(MEMORY));
+        let ask = || ask_archive(cache, chroot);
+        let (mut memory, chosen) = before
+            .clone()
+            .choose(now, epoch, series, is_prepared, ask)?;
+        let prepared = chosen.and_then(|Chosen { version, remark }| {
+            if let Some(remark) = remark {
+                ui::note(&remark);
+            }
+            let result = Self::prepare(cache, chroot, &version).map(|()| version.clone());
+            result.or_else(|error| {
+                let instead = memory.put_off(now, &version, series, is_prepared);
+                let instead = instead.ok_or_else(|| error.context(failing(&version)))?;
+                ui::note(&staying(&version, &instead));
+                Ok(instead)
+            })
+        });
+        if let Ok(version) = &prepared {
+            memory.known.has_worked(version);
         }
-        let key = key_of(&version);
-        let dir = cache.ensure(&kind_of(&version), &key, |target| {
+        if memory != before {
+            memory.write(&cache.path(MEMORY))?;
+        }
+        let version = prepared?;
+        Ok(Self {
+            dir: place(&version),
+            key: key(chroot, &version),
+            variant: Variant::Stock,
+            version,
+        })
+    }
+
+    fn prepare(cache: &Cache, chroot: &Chroot, version: &Version) -> Result<()> {
+        let kind = own("kernel", version.series, Variant::Stock);
+        let prepared = cache.ensure(&kind, &key(chroot, version), |target| {
             host::check_space(&cache.path(""), SPACE_STOCK)?;
             let step = Step::start(format!("preparing the kernel {}", version.release));
             let jobs = host::processors().to_string();
@@ -140,17 +150,11 @@ impl Kernel {
             let series = version.series.to_string();
             let arguments = [&*series, &version.release, &version.package, &jobs];
             let command = chroot.script(&binds, PREPARE, &arguments);
-            process::run_logged(command, &cache.log("kernel"), &step)
-                .with_context(|| format!("preparing the kernel {}", version.release))?;
+            process::run_logged(command, &cache.log("kernel"), &step)?;
             step.done();
             Ok(())
-        })?;
-        Ok(Self {
-            version,
-            variant,
-            dir,
-            key,
-        })
+        });
+        prepared.map(drop)
     }
 
     /// The debug kernel, built from the source of this one if need be.
@@ -163,8 +167,8 @@ impl Kernel {
         let key = Key::builder()
             .add("stock", self.key.as_str())
             .add("release", &version.release)
-            .add("script", BUILD_DEBUG)
-            .add("config", DEBUG_CONFIG)
+            .add_script("script", BUILD_DEBUG)
+            .add_script("config", DEBUG_CONFIG)
             .finish();
         let dir = cache.ensure(&own("kernel", version.series, variant), &key, |target| {
             host::check_space(&cache.path(""), SPACE_DEBUG)?;
@@ -245,62 +249,44 @@ fn key(chroot: &Chroot, version: &Version) -> Key {
     Key::builder()
         .add("release", &version.release)
         .add("package", &version.package)
-        .add("script", PREPARE)
+        .add_script("script", PREPARE)
         .add("chroot", chroot.key().as_str())
         .finish()
 }
 
-/// Which kernel is taken. As long as it is there, the archive is asked for a newer one at most once a
-/// day, and what is there is used when asking fails.
-fn resolve(
-    cache: &Cache,
-    chroot: &Chroot,
-    epoch: &str,
-    series: Option<Series>,
-    prepared: impl Fn(&Version) -> bool,
-) -> Result<Chosen> {
-    let path = cache.path(MEMORY);
-    let mut memory = std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Memory>(&bytes).ok())
-        .unwrap_or_default();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970")?
-        .as_secs();
-    if memory.epoch == epoch && now < memory.ask_again_at {
-        if let Ok(chosen) = memory.known.choose(series, &prepared) {
-            if prepared(&chosen.version) {
-                return Ok(chosen);
-            }
-        }
-    }
-    let (memory, chosen) = match ask_archive(cache, chroot) {
-        Ok(archive) => {
-            let known = memory.known.renew(archive);
-            let chosen = known.choose(series, &prepared);
-            let memory = Memory {
-                known,
-                epoch: epoch.into(),
-                ask_again_at: now + FRESH.as_secs(),
-            };
-            (memory, chosen)
-        }
-        Err(error) => {
-            let Some(version) = memory.known.choose_prepared(series, &prepared) else {
-                return Err(error);
-            };
-            let remark = Some(format!(
-                "cannot look for a newer kernel, staying with {}: {}",
-                version.release,
-                error.root_cause()
-            ));
-            memory.ask_again_at = now + RETRY.as_secs();
-            (memory, Ok(Chosen { version, remark }))
-        }
-    };
-    cache::write_atomically(&path, &serde_json::to_vec_pretty(&memory)?)?;
-    chosen
+/// Where the kernel is, or would be.
+fn place(cache: &Cache, chroot: &Chroot, version: &Version) -> PathBuf {
+    let kind = own("kernel", version.series, Variant::Stock);
+    cache.artefact(&kind, &key(chroot, version))
+}
+
+/// The kernel that would be taken now, if that is known and it is there: for those who may build nothing.
+pub(crate) fn at_hand(cache: &Cache, chroot: &Chroot, series: Option<Series>) -> Option<Kernel> {
+    let is_prepared = |version: &Version| place(cache, chroot, version).exists();
+    let known = Memory::read(&cache.path(MEMORY)).known;
+    let version = known.choose_prepared(series, is_prepared)?;
+    Some(Kernel {
+        dir: place(cache, chroot, &version),
+        key: key(chroot, &version),
+        variant: Variant::Stock,
+        version,
+    })
+}
+
+fn failing(version: &Version) -> String {
+    format!("preparing the kernel {}", version.release)
+}
+
+fn staying(wanted: &Version, instead: &Version) -> String {
+    format!(
+        "the kernel {} cannot be prepared, staying with {}",
+        wanted.release, instead.release
+    )
+}
+
+fn seconds() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(now.context("the clock is before 1970")?.as_secs())
 }
 
 /// Reads the archive's package lists. Lists that came with the chroot a moment ago are good enough.

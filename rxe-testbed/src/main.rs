@@ -13,13 +13,17 @@ mod cargo;
 mod chroot;
 mod clean;
 mod cli;
+mod clock;
 mod demo;
+mod doctor;
 mod exec;
 mod failure;
 mod guest;
 mod host;
 mod kernel;
 mod klog;
+mod limits;
+mod memory;
 mod modules;
 mod pair;
 mod port;
@@ -71,15 +75,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Shell(arguments) => shell::run(arguments, series),
         Command::Port(arguments) => port::run(arguments),
         Command::Clean { all } => clean::run(*all),
-        Command::Doctor => doctor(),
+        Command::Doctor => doctor::run(series),
     }
-}
-
-/// `doctor`: the state of this host.
-fn doctor() -> Result<u8> {
-    let cache = cache::Cache::open()?;
-    let good = host::doctor(&cache.path(""), build::space_needed(&cache));
-    Ok(u8::from(!good))
 }
 
 /// `build`: everything, and where it is.
@@ -87,6 +84,14 @@ fn build(arguments: &BuildArguments, series: Option<Series>) -> Result<u8> {
     if arguments.update {
         let cache = cache::Cache::open()?;
         let _building = cache.lock_build()?;
+        if let Some((version, path)) = clean::kept(&cache).first() {
+            anyhow::bail!(
+                "the cache has Linux {}, which the archive has no more and which an update would lose: `rm -r {}` \
+                 if that is meant",
+                version.release,
+                path.display()
+            );
+        }
         build::new_epoch(&cache)?;
     }
     let world = build::ensure(Wanted {

@@ -62,6 +62,12 @@ impl Modules {
         Ok(Self { dir })
     }
 
+    /// Whether `ensure` would have nothing to build.
+    pub(crate) fn is_at_hand(cache: &Cache, repository: &Repository, kernel: &Kernel) -> bool {
+        key(repository, kernel)
+            .is_ok_and(|key| cache.artefact(&kernel.own("modules"), &key).exists())
+    }
+
     /// The directory with depmod's index.
     pub(crate) fn index(&self) -> PathBuf {
         self.dir.join("index")
@@ -203,7 +209,7 @@ fn without_progress(log: &str) -> String {
             })
             && line.contains("[M]")
     };
-    // There is no vmlinux with type information to build against, and nothing here needs it.
+    // The debug kernel has no type information, so there is none to build against.
     let is_remark = |line: &str| line.starts_with("Skipping BTF generation");
     log.lines()
         .filter(|line| !is_progress(line) && !is_remark(line))

@@ -15,8 +15,9 @@ use crate::build::World;
 use crate::session;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
-/// A server that listens is soon there; one that does not is not waited for.
-const START: Duration = Duration::from_secs(60);
+/// A server that listens is soon there; one that does not is not waited for: the guest looks 200 times, which takes
+/// 20 seconds, or several times that if the host has other things to do.
+const START: Duration = Duration::from_secs(300);
 
 /// One end of a segment.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use anyhow::{bail, Context, Result};
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
+use crate::clock::Clock;
 use crate::failure::{self, status};
 use crate::ui::Step;
 
@@ -144,6 +145,11 @@ impl Owned {
         let group = i32::try_from(child.id()).context("process id")?;
         live().groups.insert(group);
         Ok(Self { child, group })
+    }
+
+    /// A clock that stands while it waits for a processor.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::of(self.child.id())
     }
 
     /// Whether it has ended, and how.

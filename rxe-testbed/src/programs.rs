@@ -89,6 +89,12 @@ impl Programs {
         }
     }
 
+    /// Those of the sources as they are, if `ensure` would have nothing to build.
+    pub(crate) fn at_hand(cache: &Cache, repository: &Repository, chroot: &Chroot) -> Option<Self> {
+        let dir = cache.artefact("programs", &key(repository, chroot).ok()?);
+        dir.exists().then_some(Self { dir: Some(dir) })
+    }
+
     /// What was built last, if anything.
     fn last(cache: &Cache) -> Self {
         let dir = cache.artefacts("programs").pop();
@@ -136,7 +142,7 @@ fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
     let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
-        .add("script", COLLECT)
+        .add_script("script", COLLECT)
         .add_tree("userspace-bench", &sources, &["target"])?
         .add_tree("oracle", &repository.path("hmm/oracle/user"), &["target"])?;
     for manifest in MANIFESTS {

@@ -6,12 +6,12 @@
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::build::World;
-use crate::cache;
+use crate::cache::{self, Cache};
 use crate::host;
 use crate::kernel::Variant;
 use crate::pair::Network;
@@ -19,6 +19,12 @@ use crate::process::{self, Owned};
 
 /// Longest time in which KVM must have brought a kernel up to init to count as working.
 const PROBE_TIME: Duration = Duration::from_secs(5);
+
+/// Where the probe's answer is kept.
+pub(crate) const VERDICT: &str = "kvm-verdict";
+
+/// What QEMU says when KVM cannot go on: it stays, with its processors stopped.
+const KVM_GAVE_UP: &str = "KVM internal error";
 
 /// How the guest's processor is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +283,7 @@ pub(crate) fn choose_accelerator(world: &World) -> Result<Accelerator> {
     if node.is_err() {
         return Ok(Accelerator::Tcg);
     }
-    let verdict = world.cache.path(world.kernel.own("kvm-verdict"));
+    let verdict = world.cache.path(world.kernel.own(VERDICT));
     let key = format!(
         "{} {} ",
         world.kernel.key().as_str(),
@@ -319,20 +325,43 @@ fn probe_kvm(world: &World) -> Result<bool> {
         ports: None,
         network: None,
     };
+    let messages = scratch.path().join("qemu.log");
+    let file = std::fs::File::create(&messages).context("making QEMU's log")?;
     let mut command = command(world, &machine);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdout(Stdio::null()).stderr(file);
     let mut qemu = Owned::spawn(command)?;
-    let started = Instant::now();
-    while started.elapsed() < world.kernel.variant.patience(PROBE_TIME) {
-        if process::read_lossy(&log)?.contains("testbed: init") {
-            return Ok(true);
-        }
-        if qemu.try_wait()?.is_some() {
-            return Ok(process::read_lossy(&log)?.contains("testbed: init"));
+    let clock = qemu.clock();
+    let limit = world.kernel.variant.patience(PROBE_TIME);
+    loop {
+        // First whether it has ended: what it has said is then all.
+        let ended = qemu.try_wait()?.is_some() || clock.now() >= limit;
+        let said = [process::read_lossy(&log)?, process::read_lossy(&messages)?];
+        if let Some(works) = verdict(&said[0], &said[1], ended) {
+            return Ok(works);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(false)
+}
+
+/// Whether KVM works, as far as that is known from what the kernel and QEMU have said.
+fn verdict(kernel: &str, qemu: &str, ended: bool) -> Option<bool> {
+    if kernel.contains("testbed: init") {
+        return Some(true);
+    }
+    (ended || qemu.contains(KVM_GAVE_UP)).then_some(false)
+}
+
+/// What the probe has found since the host's last boot, for any kernel; nothing if there was none.
+pub(crate) fn probed(cache: &Cache) -> Option<bool> {
+    let verdicts = cache.all_of(VERDICT).into_iter();
+    let boot = host::boot_id();
+    let answers = verdicts.filter_map(|path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        let (_, known) = text.split_once(' ')?;
+        let answer = known.strip_prefix(boot.trim())?.trim() == "yes";
+        Some(answer)
+    });
+    answers.max()
 }
 
 #[cfg(test)]
@@ -394,6 +423,16 @@ mod tests {
         assert!(second.contains("mac=52:54:00:77:00:02") && second.contains(" testbed.host=2"));
         assert!(!machine(true).join(" ").contains("netdev"));
         Ok(())
+    }
+
+    #[test]
+    fn a_probe_ends_when_it_is_decided() {
+        let gone = "KVM internal error. Suberror: 3\nextra data[0]: 0x0\n";
+        assert_eq!(verdict("", "", false), None);
+        assert_eq!(verdict("Linux version 7.3", gone, false), Some(false));
+        assert_eq!(verdict("Linux version 7.3", "", true), Some(false));
+        assert_eq!(verdict("<6>testbed: init", "", false), Some(true));
+        assert_eq!(verdict("<6>testbed: init", gone, true), Some(true));
     }
 
     #[test]

@@ -36,3 +36,36 @@ impl Repository {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::files_under;
+
+    /// Files without a place for it, or with no text of ours.
+    const WITHOUT: &[&str] = &["json", "lock", "md", "svg", "toml", "txt"];
+
+    #[test]
+    fn every_source_file_says_its_licence() -> Result<()> {
+        let repository = Repository::find()?;
+        let needs = |path: &PathBuf| match path.extension().and_then(|ending| ending.to_str()) {
+            Some(ending) => !WITHOUT.contains(&ending),
+            None => path.file_name().is_some_and(|name| name == "Kbuild"),
+        };
+        let mut looked_at = 0;
+        for part in ["Kbuild", "hmm", "mlx-odp", "rxe-testbed", "userspace-bench"] {
+            let files = files_under(&repository.path(part), &["target"])?;
+            for path in files.iter().filter(|path| needs(path)) {
+                let text = std::fs::read_to_string(path)?;
+                let said = text
+                    .lines()
+                    .take(2)
+                    .any(|line| line.contains("SPDX-License-Identifier: GPL-2.0"));
+                assert!(said, "{} does not begin with its licence", path.display());
+                looked_at += 1;
+            }
+        }
+        assert!(looked_at > 100, "only {looked_at} files were looked at");
+        Ok(())
+    }
+}

@@ -112,6 +112,9 @@ pub(crate) struct Known {
     archive: Vec<Version>,
     /// What it had before, of series that it has no more.
     gone: Vec<Version>,
+    /// What was made ready for a VM last, of each series: there may be a newer one that cannot be.
+    #[serde(default)]
+    worked: Vec<Version>,
 }
 
 /// Which kernel is taken, and what is to be said about it.
@@ -127,7 +130,35 @@ impl Known {
         let mut gone = self.gone;
         gone.extend(self.archive);
         gone.retain(|old| !archive.iter().any(|new| new.series == old.series));
-        Self { archive, gone }
+        let worked = self.worked;
+        Self {
+            archive,
+            gone,
+            worked,
+        }
+    }
+
+    /// Remembers that this one was made ready. Gives whether that is new.
+    pub(crate) fn has_worked(&mut self, version: &Version) -> bool {
+        if self.worked.contains(version) {
+            return false;
+        }
+        self.worked.retain(|old| old.series != version.series);
+        self.worked.push(version.clone());
+        true
+    }
+
+    /// Those that the archive has no more, and that nobody could get again.
+    pub(crate) fn irreplaceable(&self) -> &[Version] {
+        &self.gone
+    }
+
+    /// Whether the archive's answer has any kernel to work with. One without is not the archive's last word: a
+    /// mirror that is being renewed, or lists that are not there.
+    pub(crate) fn is_usable(archive: &[Version]) -> bool {
+        archive
+            .iter()
+            .any(|version| version.series >= Series::oldest())
     }
 
     /// Chooses: what is `asked` for, otherwise the newest that is supported. What the archive has no more
@@ -144,12 +175,7 @@ impl Known {
     }
 
     fn choose_asked(&self, series: Series, prepared: impl Fn(&Version) -> bool) -> Result<Chosen> {
-        if series < Series::oldest() {
-            bail!(
-                "Linux {series} is too old: the modules need {} or newer",
-                Series::oldest()
-            );
-        }
+        check_age(series)?;
         let is_it = |version: &&Version| version.series == series;
         if let Some(version) = self.archive.iter().find(is_it) {
             let remark = (!SUPPORTED.contains(&series)).then(|| {
@@ -226,7 +252,7 @@ impl Known {
         asked: Option<Series>,
         prepared: impl Fn(&Version) -> bool,
     ) -> Option<Version> {
-        let all = self.archive.iter().chain(&self.gone);
+        let all = self.archive.iter().chain(&self.worked).chain(&self.gone);
         let fitting = all.filter(|version| match asked {
             Some(series) => version.series == series,
             None => SUPPORTED.contains(&version.series),
@@ -236,6 +262,17 @@ impl Known {
             .max_by_key(|version| version.series)
             .cloned()
     }
+}
+
+/// Fails for a series that the modules cannot be made for, whatever the archive has.
+pub(crate) fn check_age(series: Series) -> Result<()> {
+    if series < Series::oldest() {
+        bail!(
+            "Linux {series} is too old: the modules need {} or newer",
+            Series::oldest()
+        );
+    }
+    Ok(())
 }
 
 fn gone(version: &Version) -> String {
@@ -355,6 +392,7 @@ Version: 7.3.4-1~bpo13+1
         Known {
             archive: versions(archive),
             gone: versions(gone),
+            worked: Vec::new(),
         }
     }
 
@@ -452,6 +490,32 @@ Version: 7.3.4-1~bpo13+1
         assert_eq!(second, known(&["7.3.5"], &["7.2.12"]));
         let third = second.renew(vec![version("7.2.13"), version("7.3.5")]);
         assert_eq!(third, known(&["7.2.13", "7.3.5"], &[]));
+    }
+
+    #[test]
+    fn the_kernel_that_worked_outlives_a_newer_one_that_does_not() {
+        let mut first = known(&["7.3.4"], &[]);
+        assert!(first.has_worked(&version("7.3.4")));
+        assert!(!first.has_worked(&version("7.3.4")));
+        let second = first.renew(vec![version("7.3.5")]);
+        let old = |found: &Version| *found == version("7.3.4");
+        let asked = Some(series("7.3"));
+        assert_eq!(second.choose_prepared(asked, old), Some(version("7.3.4")));
+        assert_eq!(second.choose_prepared(Some(series("7.2")), old), None);
+    }
+
+    #[test]
+    fn what_was_remembered_before_is_understood() -> Result<()> {
+        let known: Known = serde_json::from_str(r#"{"archive": [], "gone": []}"#)?;
+        assert_eq!(known, Known::default());
+        Ok(())
+    }
+
+    #[test]
+    fn an_answer_without_kernels_is_none() {
+        assert!(!Known::is_usable(&[]));
+        assert!(!Known::is_usable(&[version("6.12.9")]));
+        assert!(Known::is_usable(&[version("6.12.9"), version("7.4.1")]));
     }
 
     #[test]

@@ -50,6 +50,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/load-unload.sh"),
     ),
     (
+        "usr/local/lib/testbed/type-information",
+        include_str!("../guest/type-information.sh"),
+    ),
+    (
         "usr/local/lib/testbed/come-and-go",
         include_str!("../guest/come-and-go.sh"),
     ),

@@ -9,6 +9,7 @@ use anyhow::{bail, Context, Result};
 use crate::build::{self, Wanted};
 use crate::cli::ShellArguments;
 use crate::klog;
+use crate::limits;
 use crate::process::RawTerminal;
 use crate::series::Series;
 use crate::session::Put;
@@ -25,6 +26,7 @@ pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<
         .iter()
         .map(|text| Put::parse(text))
         .collect::<Result<Vec<_>>>()?;
+    limits::check(&arguments.vm, 1)?;
     let with_ours = arguments.vm.driver == Driver::Ours;
     let world = build::ensure(Wanted {
         kernel: arguments.vm.kernel(series),
@@ -44,9 +46,8 @@ pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<
     vm.use_driver(arguments.vm.driver)?;
     step.done();
     ui::line("rxe0 is up; `exit` ends the VM, `rxe-driver stock|ours` changes the driver");
-    let size = window_size();
     let raw = RawTerminal::enter()?;
-    let exit = vm.shell(size, connect);
+    let exit = vm.shell(window_size, connect);
     drop(raw);
     let log = vm.off()?;
     let kept = world.cache.log("last-kernel");

@@ -45,7 +45,7 @@ fn ensure(world: &World) -> Result<PathBuf> {
     let _building = world.cache.lock_build()?;
     let key = Key::builder()
         .add("chroot", world.chroot.key().as_str())
-        .add("script", COLLECT)
+        .add_script("script", COLLECT)
         .add("packages", PACKAGES.join(","))
         .finish();
     world.cache.ensure("ucx", &key, |target| {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One boot of the VM: started, watched, talked to, ended.
 //!
-//! The guest's side of the conversation is `guest/runner.sh`. Every wait here is bounded.
+//! The guest's side of the conversation is `guest/runner.sh`. Every wait here is bounded, in the VM's own time.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,6 +15,7 @@ use anyhow::{bail, Context, Result};
 use base64::Engine;
 
 use crate::build::World;
+use crate::clock::Clock;
 use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
@@ -72,6 +73,14 @@ impl Driver {
             Self::Stock => "stock",
         }
     }
+
+    /// For people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "our driver",
+            Self::Stock => "the stock driver",
+        }
+    }
 }
 
 /// What a VM is to be like.
@@ -122,6 +131,8 @@ pub(crate) enum Outcome {
 /// A running VM.
 pub(crate) struct Vm {
     qemu: Owned,
+    /// The VM's own time: on a busy host it may be much less than what passes.
+    clock: Clock,
     control: UnixStream,
     terminal: UnixStream,
     events: Receiver<Event>,
@@ -194,6 +205,7 @@ impl Vm {
         forward_bytes(output, sender.clone(), Event::Output);
         forward_bytes(error, sender, Event::Error);
         let mut vm = Self {
+            clock: qemu.clock(),
             qemu,
             control,
             terminal,
@@ -213,7 +225,7 @@ impl Vm {
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let [silence, stuck, boot] = [SILENCE, STUCK, BOOT].map(|time| self.patience(time));
-        let started = Instant::now();
+        let started = self.clock.now();
         let mut printed = (0, started);
         loop {
             if let Some(Event::Control(line)) = self.next_event()? {
@@ -223,17 +235,17 @@ impl Vm {
             }
             let length = std::fs::metadata(&self.log).map_or(0, |log| log.len());
             if length != printed.0 {
-                printed = (length, Instant::now());
+                printed = (length, self.clock.now());
             }
-            if length == 0 && started.elapsed() > silence {
+            if length == 0 && self.clock.since(started) > silence {
                 bail!("the VM printed nothing for {} s", silence.as_secs());
             }
-            let quiet = printed.1.elapsed();
+            let quiet = self.clock.since(printed.1);
             let stuck = quiet > stuck || quiet > STUCK_AFTER_ALARM && self.has_complained()?;
-            if stuck || started.elapsed() > boot {
+            if stuck || self.clock.since(started) > boot {
                 bail!(
                     "the VM did not come up in {} s; its log ends with:\n{}",
-                    started.elapsed().as_secs(),
+                    self.clock.since(started).as_secs(),
                     process::tail(&self.kernel_log()?, 10)
                 );
             }
@@ -295,7 +307,7 @@ impl Vm {
     pub(crate) fn use_driver(&mut self, driver: Driver) -> Result<()> {
         self.send(&format!("driver {}", driver.name()))?;
         let limit = self.patience(DRIVER);
-        let started = Instant::now();
+        let started = self.clock.now();
         let mut said = Vec::new();
         loop {
             match self.next_event()? {
@@ -304,7 +316,7 @@ impl Vm {
                     _ => break,
                 },
                 Some(Event::Output(bytes) | Event::Error(bytes)) => said.extend(bytes),
-                None if started.elapsed() > limit => {
+                None if self.clock.since(started) > limit => {
                     said.extend(b"it hangs");
                     break;
                 }
@@ -314,8 +326,8 @@ impl Vm {
         let said = String::from_utf8_lossy(&said);
         let log = process::tail(&self.kernel_log()?, 8);
         let text = format!(
-            "the {} driver does not come up: {}\nthe kernel log ends with:\n{log}",
-            driver.name(),
+            "{} does not come up: {}\nthe kernel log ends with:\n{log}",
+            driver.title(),
             said.trim()
         );
         Err(Failure::error(status::VM, text))
@@ -343,7 +355,7 @@ impl Vm {
         let mut error = Until::new(token.as_bytes(), error);
         let mut exit = None;
         let hung = limit + self.patience(GRACE);
-        let started = Instant::now();
+        let (begun, started) = (Instant::now(), self.clock.now());
         loop {
             match self.next_event()? {
                 Some(Event::Control(line)) => {
@@ -354,7 +366,7 @@ impl Vm {
                 }
                 Some(Event::Output(bytes)) => output.feed(&bytes)?,
                 Some(Event::Error(bytes)) => error.feed(&bytes)?,
-                None if started.elapsed() > hung => {
+                None if self.clock.since(started) > hung => {
                     let log = process::tail(&self.kernel_log()?, 40);
                     let text = format!(
                         "the VM hangs: a command's limit of {} s passed and it cannot be killed; \
@@ -368,7 +380,7 @@ impl Vm {
             if let (Some(exit), true, true) = (exit, output.ended(), error.ended()) {
                 self.wait_for_log()?;
                 return Ok(match exit {
-                    124 if started.elapsed() >= limit => Outcome::TimedOut,
+                    124 if begun.elapsed() >= limit => Outcome::TimedOut,
                     exit => Outcome::Exit(exit),
                 });
             }
@@ -378,7 +390,7 @@ impl Vm {
     /// Waits until the kernel log has all that was said during the last command.
     fn wait_for_log(&mut self) -> Result<()> {
         let limit = self.patience(LOG);
-        let started = Instant::now();
+        let started = self.clock.now();
         loop {
             let log = self.kernel_log()?;
             if klog::has_ended(&log, self.commands) {
@@ -387,7 +399,7 @@ impl Vm {
             if self.qemu.try_wait()?.is_some() {
                 return Err(self.died()?);
             }
-            if started.elapsed() > limit {
+            if self.clock.since(started) > limit {
                 let text = format!(
                     "the kernel log does not say within {} s that the command has ended; it ends with:\n{}",
                     limit.as_secs(),
@@ -399,12 +411,14 @@ impl Vm {
         }
     }
 
-    /// Runs an interactive shell on the guest's terminal; `connect` joins it to the user's.
+    /// Runs an interactive shell on the guest's terminal; `connect` joins it to the user's, whose rows and
+    /// columns `size` gives.
     pub(crate) fn shell(
         &mut self,
-        (rows, columns): (u16, u16),
+        size: impl Fn() -> (u16, u16),
         connect: impl FnOnce(&UnixStream) -> Result<()>,
     ) -> Result<u8> {
+        let (mut rows, mut columns) = size();
         let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());
         self.send(&format!("shell {rows} {columns} {term}"))?;
         connect(&self.terminal)?;
@@ -414,6 +428,10 @@ impl Vm {
                     return exit.parse().context("the shell's exit status");
                 }
             }
+            if size() != (rows, columns) {
+                (rows, columns) = size();
+                self.send(&format!("size {rows} {columns}"))?;
+            }
         }
     }
 
@@ -421,8 +439,8 @@ impl Vm {
     pub(crate) fn off(mut self) -> Result<String> {
         let asked = self.send("off").is_ok();
         let limit = self.patience(OFF);
-        let started = Instant::now();
-        while asked && started.elapsed() < limit {
+        let started = self.clock.now();
+        while asked && self.clock.since(started) < limit {
             if self.qemu.try_wait()?.is_some() {
                 break;
             }

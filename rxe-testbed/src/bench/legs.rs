@@ -156,9 +156,9 @@ impl Plan {
         for number in numbers {
             for (place, driver) in block(number).into_iter().enumerate() {
                 let step = Step::start(format!(
-                    "run {} of {total}: the {} driver",
+                    "run {} of {total}: {}",
                     legs.len() + 1,
-                    driver.name()
+                    driver.title()
                 ));
                 let run = self.leg(stage, driver)?;
                 let leg = Leg {

@@ -20,6 +20,12 @@ const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-results"];
 /// The crates whose tests run in the chroot: they are made for the VM, and it has the C compilers.
 const FOR_THE_VM: &[&str] = &[programs::PACKAGE, programs::ORACLE];
 
+/// Where the tests of all these crates are.
+pub(super) const SOURCES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed/src", "userspace-bench"];
+
+/// Where the names of the programs' tests are.
+pub(super) const PROGRAM_SOURCES: &[&str] = &["userspace-bench", "hmm/oracle/user"];
+
 /// A check that is one test: its name and its code, which gives what is wrong.
 type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
 
@@ -63,8 +69,13 @@ pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     for name in CRATES.iter().chain(FOR_THE_VM) {
         names.extend(crate_test_names(world, name)?);
     }
-    names.extend(LINTS.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(lints());
     Ok(names)
+}
+
+/// The names of the lints.
+pub(super) fn lints() -> Vec<String> {
+    LINTS.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
 fn cargo(world: &World, arguments: &[&str]) -> Command {

@@ -3,11 +3,12 @@
 //!
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
-//! `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
+//! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
 //! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel; `report` writes what remains: the lines, the summary,
 //! JUnit and KTAP.
 
 mod clients;
+mod glance;
 mod guest;
 mod host;
 mod lanes;
@@ -97,6 +98,7 @@ pub(crate) struct Job<'a> {
 /// Runs the tests; gives the program's exit status.
 pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u8> {
     let filter = Filter(arguments.filter.clone());
+    glance::check(&filter, series, arguments.kernel)?;
     let world = build::ensure(Wanted {
         kernel: Choice {
             series,
@@ -154,9 +156,9 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     };
     names.extend(guest::names(world));
     names.extend(clients::names());
-    names.extend(pyverbs::names(world)?);
+    names.extend(pyverbs::names(&world.guest.root)?);
     names.extend(pairs::names());
-    names.extend(selftests::names(world)?);
+    names.extend(selftests::names(&world.kernel)?);
     names.retain(|name| filter.takes(name));
     if names.is_empty() {
         bail!("{}", nothing_matches(filter));

@@ -62,6 +62,11 @@ const ROWS: &[Row] = &[
 /// acknowledgement then never will.
 const GOOD_ROWS: &[Row] = &[
     (
+        "names",
+        "test $(hostname) = testbed1 && getent hosts testbed2 | grep -w 10.77.0.2",
+        "test $(hostname) = testbed2 && getent hosts testbed1 | grep -w 10.77.0.1",
+    ),
+    (
         "rc-pingpong-implicit",
         "ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200",
         "ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 10.77.0.1",

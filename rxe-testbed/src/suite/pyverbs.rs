@@ -13,7 +13,6 @@ use super::guest::Boots;
 use super::report::Report;
 use super::side_by_side;
 use super::{Job, Record, Status};
-use crate::build::World;
 use crate::kernel::Variant;
 use crate::klog;
 use crate::process;
@@ -34,7 +33,7 @@ type Results = BTreeMap<String, (Status, String)>;
 /// Runs the modules that have wanted tests.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     let mut wanted = Vec::new();
-    for (module, path) in modules(job.world)? {
+    for (module, path) in modules(&job.world.guest.root)? {
         let names = names_in(&module, &path)?;
         if names.iter().any(|name| job.filter.takes(&full(name))) {
             wanted.push(module);
@@ -70,10 +69,10 @@ fn on_stock(job: &Job<'_>, modules: &[String]) -> Result<Result<Results>> {
     Ok(stock)
 }
 
-/// The names of all tests.
-pub(crate) fn names(world: &World) -> Result<Vec<String>> {
+/// The names of all tests, which are in the guest's root.
+pub(crate) fn names(guest: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for (module, path) in modules(world)? {
+    for (module, path) in modules(guest)? {
         names.extend(names_in(&module, &path)?.iter().map(|name| full(name)));
     }
     Ok(names)
@@ -84,8 +83,8 @@ fn full(name: &str) -> String {
 }
 
 /// The modules of tests in the guest's root, and where they are.
-fn modules(world: &World) -> Result<BTreeMap<String, PathBuf>> {
-    let dir = world.guest.root.join("usr/share/doc/rdma-core/tests");
+fn modules(guest: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let dir = guest.join("usr/share/doc/rdma-core/tests");
     let entries = std::fs::read_dir(&dir)
         .with_context(|| format!("reading the guest's {}", dir.display()))?;
     let modules = entries.flatten().filter_map(|entry| {
@@ -135,7 +134,7 @@ fn python_tests(source: &str) -> Vec<String> {
 
 /// Runs the tests of some modules, one module after the other.
 fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
-    let driver = boots.driver.name();
+    let (driver, title) = (boots.driver.name(), boots.driver.title());
     let log = boots.job.results.join(format!("pyverbs-{driver}.log"));
     let vm = boots.vm()?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
@@ -144,7 +143,7 @@ fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
         vm.patience(MODULE).as_secs(),
         modules.join(" ")
     );
-    let step = Step::start(format!("running rdma-core's tests on the {driver} driver"));
+    let step = Step::start(format!("running rdma-core's tests on {title}"));
     let script = klog::marked(&full(""), &script);
     let outcome = vm.run(&script, vm.patience(ALL), &mut output, &mut errors);
     drop(step);

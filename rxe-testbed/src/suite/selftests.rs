@@ -15,7 +15,7 @@ use super::{table, Job, Record, Status};
 use crate::build::World;
 use crate::cache::Key;
 use crate::chroot::Bind;
-use crate::kernel::Variant;
+use crate::kernel::{Kernel, Variant};
 use crate::klog;
 use crate::process;
 use crate::session::Put;
@@ -38,7 +38,7 @@ const MAY_SKIP: &[(&str, &str)] = &[
 
 /// Runs the tests that are wanted.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let all = tests(job.world)?;
+    let all = tests(&job.world.kernel)?;
     let log_name = full("kernel-log");
     let wanted: Vec<&String> = all
         .iter()
@@ -109,8 +109,8 @@ fn leaks(world: &World, vm: &mut Vm) -> Result<Option<String>> {
 }
 
 /// The names of all tests.
-pub(crate) fn names(world: &World) -> Result<Vec<String>> {
-    let names = tests(world)?;
+pub(crate) fn names(kernel: &Kernel) -> Result<Vec<String>> {
+    let names = tests(kernel)?;
     Ok(names.iter().map(|name| full(name)).collect())
 }
 
@@ -118,8 +118,8 @@ fn full(test: &str) -> String {
     format!("selftest/hmm-tests/{test}")
 }
 
-fn tests(world: &World) -> Result<Vec<String>> {
-    let path = world.kernel.dir().join(SOURCE);
+fn tests(kernel: &Kernel) -> Result<Vec<String>> {
+    let path = kernel.dir().join(SOURCE);
     let source =
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let names = harness_tests(&source);
@@ -158,7 +158,7 @@ fn program(world: &World) -> Result<PathBuf> {
     let _building = world.cache.lock_build()?;
     let key = Key::builder()
         .add("kernel", world.kernel.key().as_str())
-        .add("script", BUILD)
+        .add_script("script", BUILD)
         .finish();
     let dir = world
         .cache

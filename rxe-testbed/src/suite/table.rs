@@ -7,6 +7,7 @@
 
 use crate::bench::counting;
 use crate::kernel::Variant;
+use crate::programs::Programs;
 use crate::qemu::Extra;
 use crate::series::Series;
 use crate::session;
@@ -53,6 +54,7 @@ const ROWS: &[Row<'_>] = &[
     // The archive that the host gave the VM is no file system, and the kernel says so, as an error.
     (LOG_CHECK, "! mount -t ext4 /dev/vdb /mnt", 60),
     ("vm/modules/load-unload", "load-unload", 60),
+    ("vm/modules/type-information", "type-information", 60),
     ("vm/modules/parameters", "parameters", 300),
     ("vm/modules/prefetch-removal", "prefetch-removal", 180),
     ("vm/modules/waiting-removal", "waiting-removal", 600),
@@ -95,6 +97,17 @@ const ROWS: &[Row<'_>] = &[
         "vm/rdma/ud-pinned",
         "pair ibv_ud_pingpong -d rxe0 -g 1 -c -s 1024 -n 200",
         60,
+    ),
+    (
+        // Who ends what takes too long sends this signal: see `bounded` in the guest's runner.
+        "vm/told-before-the-end",
+        "pair bash -c 'echo served; : >/run/begun; exec sleep 600' -- true >/run/said &
+         pid=$!
+         until [ -e /run/begun ]; do sleep 0.1; done
+         kill -TERM $pid
+         wait $pid
+         test $? = 124 && grep served /run/said",
+        300,
     ),
     ("bench/odp-errors", "bench-errors", 300),
     ("bench/odp-suites", "with-swap 256 bench-suites", 900),
@@ -188,6 +201,23 @@ pub(crate) fn leaks(name: String) -> VmTest {
     }
 }
 
+fn of_verbs(name: &str) -> String {
+    format!("verbs/{name}")
+}
+
+fn of_mirror(name: &str) -> String {
+    format!("mirror/{name}")
+}
+
+/// The names of the tests that the programs list.
+pub(crate) fn listed(programs: &Programs) -> Vec<String> {
+    let verbs = programs.tests().into_iter().map(|name| of_verbs(&name));
+    let mirror = programs.mirror_cases();
+    verbs
+        .chain(mirror.iter().map(|name| of_mirror(name)))
+        .collect()
+}
+
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
 /// of hmm-mirror.
 pub(crate) fn all(
@@ -207,13 +237,13 @@ pub(crate) fn all(
     let script = counting::test(series);
     let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
     let verbs = verbs.iter().map(|name| VmTest {
-        name: format!("verbs/{name}"),
+        name: of_verbs(name),
         script: format!("odp-test {}", crate::exec::quote(name)),
         seconds: 180,
         extra: Extra::None,
     });
     let mirror = mirror.iter().map(|name| VmTest {
-        name: format!("mirror/{name}"),
+        name: of_mirror(name),
         script: session::with_scripts(&format!(
             "with-module hmm_oracle hmm-mirror {}",
             crate::exec::quote(name)
