@@ -88,7 +88,7 @@ const GOOD_ROWS: &[Row] = &[
         "odp-bench run --connect 10.77.0.1 --effort 0.01 --quiet warm fault/explicit/4k/untouched \
          fault/implicit/thp/resident/random stream/implicit/thp prefetch/implicit/4k storm/explicit/4-qps \
          storm/implicit/64-qps && \
-         odp-bench report >report && ! grep ^skipped report && \
+         odp-bench report --counters >report && ! grep ^skipped report && \
          grep 'peer.odp_page_faults ' report",
     ),
 ];

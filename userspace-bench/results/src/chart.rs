@@ -9,10 +9,39 @@ use crate::run::{Metric, Unit};
 
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-const WIDTH: u32 = 860;
-const ROW: u32 = 20;
-/// The room for titles left of a chart, and for its scale below.
-const LEFT: u32 = 340;
+/// How much room there is, in pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    width: u32,
+    /// The height of a row.
+    row: u32,
+    /// The room for titles left of the rows. If there is none, they stand above what they are of.
+    left: u32,
+    /// The room for a scale left of a chart that has no rows.
+    scale: u32,
+    /// About how many numbers a scale from left to right has.
+    labels: usize,
+}
+
+/// For a page or a screen of ordinary width.
+pub const BROAD: Layout = Layout {
+    width: 860,
+    row: 20,
+    left: 340,
+    scale: 80,
+    labels: 8,
+};
+
+/// For a narrow screen: 400 pixels with the margins.
+pub const NARROW: Layout = Layout {
+    width: 360,
+    row: 34,
+    left: 0,
+    scale: 64,
+    labels: 3,
+};
+
+/// The room for a scale below a chart.
 const BELOW: u32 = 40;
 const TEXT: i32 = 12;
 
@@ -26,18 +55,19 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(120, 120, 120),
 ];
 
-/// Draws on an empty picture of `height`.
+/// Draws on an empty picture of `width` and `height`.
 ///
 /// # Panics
 ///
 /// If the backend fails, which one that writes into a string cannot.
 fn draw(
+    width: u32,
     height: u32,
     paint: impl for<'a> FnOnce(&DrawingArea<SVGBackend<'a>, Shift>) -> Drawn<'a>,
 ) -> String {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
         area.fill(&WHITE)
             .and_then(|()| paint(&area))
             .and_then(|()| area.present())
@@ -57,26 +87,30 @@ fn range(values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
 }
 
 /// A line for each metric, all of one unit: from the least to the most, thick from the median to the 99th
-/// percentile. None if there is nothing above zero.
-pub fn distributions(metrics: &[&Metric]) -> Option<String> {
+/// percentile, or to the 90th if there is no higher one. None if there is nothing above zero.
+pub fn distributions(metrics: &[&Metric], layout: &Layout) -> Option<String> {
     let unit = metrics.first()?.unit;
     let summaries = metrics.iter().flat_map(|m| [m.summary.min, m.summary.max]);
     let range = range(summaries)?;
     let floor = range.start;
-    let height = ROW * metrics.len() as u32 + BELOW;
-    Some(draw(height, |area| {
-        let mut chart = scale(area, metrics.len(), range, unit)?;
+    let height = layout.row * metrics.len() as u32 + BELOW;
+    // Below the title, if that is not beside it.
+    let middle = if layout.left > 0 { 0.5 } else { 0.75 };
+    Some(draw(layout.width, height, |area| {
+        let mut chart = scale(area, layout, metrics.len(), range, unit)?;
         for (row, metric) in metrics.iter().enumerate() {
-            let (y, d) = (row as f64 + 0.5, &metric.summary);
+            let (y, d) = (row as f64 + middle, &metric.summary);
             let at = |x: f64| (x.max(floor), y);
             let thin = COLOURS[0].stroke_width(1);
             let thick = COLOURS[0].stroke_width(6);
             chart.draw_series([PathElement::new(vec![at(d.min), at(d.max)], thin)])?;
-            chart.draw_series([PathElement::new(vec![at(d.p50), at(d.p99)], thick)])?;
+            let upper = d.p99.or(d.p90).unwrap_or(d.p50);
+            chart.draw_series([PathElement::new(vec![at(d.p50), at(upper)], thick)])?;
             chart.draw_series([Circle::new(at(d.p50), 4, COLOURS[1].filled())])?;
-            chart.draw_series([Circle::new(at(d.p999), 3, COLOURS[0].filled())])?;
+            let rare = d.p999.map(|x| Circle::new(at(x), 3, COLOURS[0].filled()));
+            chart.draw_series(rare)?;
         }
-        titles(area, metrics.iter().map(|m| m.name.as_str()))
+        titles(area, layout, metrics.iter().map(|m| m.name.as_str()))
     }))
 }
 
@@ -89,20 +123,21 @@ type Scaled<'a, 'b> = ChartContext<
 /// A chart of `rows` with amounts of `unit` from left to right.
 fn scale<'a, 'b>(
     area: &DrawingArea<SVGBackend<'a>, Shift>,
+    layout: &Layout,
     rows: usize,
     range: std::ops::Range<f64>,
     unit: Unit,
 ) -> Result<Scaled<'a, 'b>, DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
     let mut chart = ChartBuilder::on(area)
         .margin_right(24)
-        .set_label_area_size(LabelAreaPosition::Left, LEFT)
+        .set_label_area_size(LabelAreaPosition::Left, layout.left)
         .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
         .build_cartesian_2d(range.log_scale(), rows as f64..0.0)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
         .y_labels(0)
-        .x_labels(8)
+        .x_labels(layout.labels)
         .x_label_formatter(&|x| unit.show(*x))
         .label_style(("sans-serif", TEXT))
         .light_line_style(WHITE)
@@ -110,25 +145,37 @@ fn scale<'a, 'b>(
     Ok(chart)
 }
 
-/// The titles of rows, left of the chart.
+/// The titles of rows, left of the chart or above each row.
 fn titles<'a, 't>(
     area: &DrawingArea<SVGBackend<'a>, Shift>,
+    layout: &Layout,
     titles: impl Iterator<Item = &'t str>,
 ) -> Drawn<'a> {
     use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let beside = layout.left > 0;
+    let (side, x) = match beside {
+        true => (HPos::Right, layout.left as i32 - 8),
+        false => (HPos::Left, 2),
+    };
     let style = ("sans-serif", TEXT)
         .into_text_style(area)
-        .pos(Pos::new(HPos::Right, VPos::Center));
+        .pos(Pos::new(side, VPos::Center));
     for (row, title) in titles.enumerate() {
-        let y = ROW as i32 * row as i32 + ROW as i32 / 2;
-        area.draw_text(title, &style, (LEFT as i32 - 8, y))?;
+        let top = layout.row as i32 * row as i32;
+        let y = top
+            + if beside {
+                layout.row as i32 / 2
+            } else {
+                TEXT - 2
+            };
+        area.draw_text(title, &style, (x, y))?;
     }
     Ok(())
 }
 
 /// What a size costs: a line for each series of metrics that differ in their size only. Both scales are
 /// logarithmic. None if there is no such series.
-pub fn against_size(metrics: &[&Metric]) -> Option<String> {
+pub fn against_size(metrics: &[&Metric], layout: &Layout) -> Option<String> {
     let unit = metrics.first()?.unit;
     let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for metric in metrics {
@@ -141,14 +188,15 @@ pub fn against_size(metrics: &[&Metric]) -> Option<String> {
     series.retain(|_, points| points.len() > 1);
     let points = || series.values().flatten();
     let (sizes, costs) = (range(points().map(|p| p.0))?, range(points().map(|p| p.1))?);
-    Some(draw(360, |area| {
+    Some(draw(layout.width, 360, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(16)
-            .set_label_area_size(LabelAreaPosition::Left, 80)
+            .set_label_area_size(LabelAreaPosition::Left, layout.scale)
             .set_label_area_size(LabelAreaPosition::Bottom, BELOW)
             .build_cartesian_2d(sizes.log_scale().base(2.0), costs.log_scale())?;
         chart
             .configure_mesh()
+            .x_labels(layout.labels)
             .x_label_formatter(&|x| Unit::Bytes.show(*x))
             .y_label_formatter(&|y| unit.show(*y))
             .label_style(("sans-serif", TEXT))
@@ -189,17 +237,18 @@ pub fn bars(legend: &[&str], rows: &[Bars], unit: Unit) -> Option<String> {
     let mut range = range(values.copied())?;
     range.start /= 2.0;
     let floor = range.start;
-    let height = ROW * (rows.len() as u32 + 2) + BELOW;
-    Some(draw(height, |area| {
-        let (head, body) = area.split_vertically(2 * ROW);
+    let layout = &BROAD;
+    let height = layout.row * (rows.len() as u32 + 2) + BELOW;
+    Some(draw(layout.width, height, |area| {
+        let (head, body) = area.split_vertically(2 * layout.row);
         for (number, name) in legend.iter().enumerate() {
-            let x = LEFT as i32 + 150 * number as i32;
+            let x = layout.left as i32 + 150 * number as i32;
             let colour = COLOURS[number % COLOURS.len()];
             head.draw(&Rectangle::new([(x, 12), (x + 14, 24)], colour.filled()))?;
             let style = ("sans-serif", TEXT).into_text_style(area);
             head.draw_text(name, &style, (x + 20, 12))?;
         }
-        let mut chart = scale(&body, rows.len(), range, unit)?;
+        let mut chart = scale(&body, layout, rows.len(), range, unit)?;
         for (row, bars) in rows.iter().enumerate() {
             let thick = 0.8 / legend.len().max(1) as f64;
             for (number, value) in bars.values.iter().enumerate() {
@@ -212,7 +261,7 @@ pub fn bars(legend: &[&str], rows: &[Bars], unit: Unit) -> Option<String> {
                 chart.draw_series([Rectangle::new(corners, colour)])?;
             }
         }
-        titles(&body, rows.iter().map(|row| row.title.as_str()))
+        titles(&body, layout, rows.iter().map(|row| row.title.as_str()))
     }))
 }
 
@@ -227,10 +276,12 @@ mod tests {
     #[test]
     fn a_row_for_each_metric() {
         let (a, b) = (metric("a/x", None, 100.0), metric("a/y", None, 0.0));
-        let svg = distributions(&[&a, &b]).unwrap();
+        let svg = distributions(&[&a, &b], &BROAD).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("a/x") && svg.contains("a/y"));
-        assert_eq!(distributions(&[&b]), None);
-        assert_eq!(distributions(&[]), None);
+        let narrow = distributions(&[&a, &b], &NARROW).unwrap();
+        assert!(narrow.starts_with("<svg width=\"360\"") && narrow.contains("a/x"));
+        assert_eq!(distributions(&[&b], &BROAD), None);
+        assert_eq!(distributions(&[], &BROAD), None);
     }
 
     #[test]
@@ -239,8 +290,8 @@ mod tests {
             .map(|bits| metric(&format!("r/p/{bits}"), Some(1 << bits), f64::from(bits)))
             .collect();
         let all: Vec<_> = sized.iter().collect();
-        assert!(against_size(&all).unwrap().contains("r/p"));
-        assert_eq!(against_size(&all[..1]), None);
+        assert!(against_size(&all, &BROAD).unwrap().contains("r/p"));
+        assert_eq!(against_size(&all[..1], &NARROW), None);
     }
 
     #[test]

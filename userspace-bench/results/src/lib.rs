@@ -5,13 +5,16 @@
 //! It needs no libibverbs, so that the testbed can read on the host what the VM has measured.
 //!
 //! - [`run`]: a run as it is written to and read from a file.
-//! - [`statistics`]: percentiles, and how sure one can be of a ratio.
-//! - [`compare`]: faster, slower or no difference, metric by metric.
-//! - [`table`], [`html`], [`chart`]: a run for people.
+//! - [`statistics`]: percentiles, and how sure one can be of them and of a change.
+//! - [`compare`]: faster, slower, no difference or not enough samples, metric by metric.
+//! - [`schema`]: what the file is made of, for programs.
+//! - [`table`], [`html`], [`chart`]: a run for people; [`mod@csv`]: for spreadsheets.
 
 pub mod chart;
 pub mod compare;
+pub mod csv;
 pub mod html;
 pub mod run;
+pub mod schema;
 pub mod statistics;
 pub mod table;

@@ -11,12 +11,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::statistics::Distribution;
 
-/// The version of the file's form. A reader takes no other.
-pub const FORMAT: u32 = 1;
+/// The version of the file's form.
+///
+/// - 1: each percentile is told, however few samples there are.
+/// - 2: only those for which there are enough, with the interval of the median.
+pub const FORMAT: u32 = 2;
+
+/// The oldest form that is read. The summaries are those of the samples in any case.
+const OLDEST: u32 = 1;
 
 /// Why a file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +47,7 @@ pub enum Error {
         cause: serde_json::Error,
     },
     /// It is of another version.
-    #[error("{} has format {found}; this odp-bench reads format {FORMAT}", path.display())]
+    #[error("{} has format {found}; this odp-bench reads formats {OLDEST} to {FORMAT}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -50,7 +57,9 @@ pub enum Error {
 }
 
 /// In what a metric is measured, and with that, which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
     /// Time; less is better.
@@ -71,6 +80,16 @@ impl Unit {
         Self::Bytes,
         Self::BytesPerSecond,
     ];
+
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "nanoseconds",
+            Self::Instructions => "instructions",
+            Self::Bytes => "bytes",
+            Self::BytesPerSecond => "bytes-per-second",
+        }
+    }
 
     /// Whether less of it is better.
     pub fn less_is_better(self) -> bool {
@@ -110,7 +129,8 @@ fn scaled(amount: f64, step: f64, units: &[&str]) -> String {
 }
 
 /// One thing that was measured, many times.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Kept")]
 pub struct Metric {
     /// Its name, of words with `/` between them; the first word is the suite.
     pub name: String,
@@ -122,6 +142,30 @@ pub struct Metric {
     pub summary: Distribution,
     /// Each sample, in the order in which they were taken.
     pub samples: Vec<f64>,
+}
+
+/// What is read of a metric: the rest follows from it.
+#[derive(Deserialize, JsonSchema)]
+struct Kept {
+    name: String,
+    unit: Unit,
+    size: Option<u64>,
+    samples: Vec<f64>,
+}
+
+impl TryFrom<Kept> for Metric {
+    type Error = String;
+
+    fn try_from(kept: Kept) -> Result<Self, String> {
+        let Kept {
+            name,
+            unit,
+            size,
+            samples,
+        } = kept;
+        let nothing = format!("{name} has no samples");
+        Self::new(name, unit, size, samples).ok_or(nothing)
+    }
 }
 
 impl Metric {
@@ -148,7 +192,7 @@ impl Metric {
 }
 
 /// A case that was not measured as planned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Missing {
     /// The case.
     pub case: String,
@@ -157,7 +201,7 @@ pub struct Missing {
 }
 
 /// What the driver counted during a case: each counter that it has, after less before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counted {
     /// The case.
     pub case: String,
@@ -179,7 +223,7 @@ impl Counted {
 }
 
 /// How far a run has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It is still going, or was cut off.
@@ -189,9 +233,10 @@ pub enum State {
 }
 
 /// A run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
-    /// [`FORMAT`].
+    /// The version of the file's form.
+    #[schemars(extend("const" = FORMAT))]
     pub format: u32,
     /// How far it has come.
     pub state: State,
@@ -276,13 +321,17 @@ impl Run {
             format: u32,
         }
         let Version { format } = serde_json::from_slice(&text).map_err(form)?;
-        if format != FORMAT {
+        if !(OLDEST..=FORMAT).contains(&format) {
             return Err(Error::Version {
                 path: path.into(),
                 found: format,
             });
         }
-        serde_json::from_slice(&text).map_err(form)
+        let run: Self = serde_json::from_slice(&text).map_err(form)?;
+        Ok(Self {
+            format: FORMAT,
+            ..run
+        })
     }
 
     /// Writes the run. A reader finds either what was there before or all of this.
@@ -344,6 +393,27 @@ mod tests {
     }
 
     #[test]
+    fn the_first_form_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.json");
+        let summary = r#"{"count":2,"mean":1.5,"min":1.0,"p50":1.0,"p90":2.0,"p99":2.0,"p999":2.0,"max":2.0}"#;
+        let metric = |samples: &str| {
+            format!(
+                r#"{{"format":1,"state":"finished","aligned":false,"environment":{{}},"metrics":[{{"name":"a/b",
+                "unit":"bytes","size":null,"summary":{summary},"samples":{samples}}}],"skipped":[],"failed":[],
+                "counters":[]}}"#
+            )
+        };
+        fs::write(&path, metric("[1.0,2.0]")).unwrap();
+        let run = Run::load(&path).unwrap();
+        assert_eq!(run.format, FORMAT);
+        assert_eq!(run.metrics[0].summary.p99, None);
+        fs::write(&path, metric("[]")).unwrap();
+        let error = Run::load(&path).unwrap_err().to_string();
+        assert!(error.contains("a/b has no samples"), "{error}");
+    }
+
+    #[test]
     fn a_baseline_is_of_medians() {
         let baseline = example().baseline(|metric| metric.name == "a/b");
         assert_eq!(baseline.metrics[0].samples, [2.0]);
@@ -376,6 +446,14 @@ mod tests {
             error.contains("cannot write /proc/none/run.json"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn units_are_called_the_same_everywhere() {
+        for unit in Unit::ALL {
+            let json = serde_json::to_value(unit).unwrap();
+            assert_eq!(json, unit.name());
+        }
     }
 
     #[test]

@@ -3,19 +3,22 @@
 
 use std::fmt::Write;
 
-use crate::run::{Metric, Run, State};
+use crate::{
+    run::{Metric, Run, State},
+    statistics::Interval,
+};
 
-const HEADINGS: [&str; 7] = ["", "n", "p50", "p90", "p99", "p99.9", "max"];
+const HEADINGS: [&str; 8] = ["", "n", "p50", "95 % of it", "p90", "p99", "p99.9", "max"];
 
-/// Everything that a run found.
-pub fn table(run: &Run) -> String {
+/// Everything that a run found; of the driver's counters only that there are some, unless they are `shown`.
+pub fn table(run: &Run, shown: bool) -> String {
     let mut text = environment(run);
     for suite in run.suites() {
         let metrics: Vec<_> = run.metrics.iter().filter(|m| m.suite() == suite).collect();
         text.push('\n');
         text.push_str(&suite_table(&metrics));
     }
-    text.push_str(&counters(run));
+    text.push_str(&counters(run, shown));
     for (word, list) in [("skipped", &run.skipped), ("FAILED ", &run.failed)] {
         if !list.is_empty() {
             text.push('\n');
@@ -68,7 +71,9 @@ fn suite_table(metrics: &[&Metric]) -> String {
     let rows = metrics.iter().map(|metric| {
         let d = &metric.summary;
         let mut row = vec![metric.name.clone(), d.count.to_string()];
-        row.extend([d.p50, d.p90, d.p99, d.p999, d.max].map(|x| metric.unit.show(x)));
+        row.push(metric.unit.show(d.p50));
+        row.push(within(metric));
+        row.extend([d.p90, d.p99, d.p999, Some(d.max)].map(|x| told(metric, x)));
         row
     });
     let mut rows: Vec<Vec<String>> = rows.collect();
@@ -86,28 +91,70 @@ fn suite_table(metrics: &[&Metric]) -> String {
     text
 }
 
-fn counters(run: &Run) -> String {
-    let mut text = String::new();
-    for counted in &run.counters {
-        let grown: Vec<String> = counted
-            .growth()
-            .map(|(name, by)| format!("{name} {by}"))
-            .collect();
-        if !grown.is_empty() {
-            let _ = writeln!(text, "{}: {}", counted.case, grown.join(", "));
+/// An amount that there are enough samples for, or a dash.
+pub(crate) fn told(metric: &Metric, amount: Option<f64>) -> String {
+    amount.map_or("-".into(), |amount| metric.unit.show(amount))
+}
+
+/// The interval of the median, or a dash.
+pub(crate) fn within(metric: &Metric) -> String {
+    let interval = metric.summary.p50_within;
+    interval.map_or("-".into(), |Interval { low, high }| {
+        let (low, high) = (metric.unit.show(low), metric.unit.show(high));
+        format!("{low} - {high}")
+    })
+}
+
+fn counters(run: &Run, shown: bool) -> String {
+    let counted = run.counters.iter().map(|counted| {
+        let grown: Vec<(&str, u64)> = counted.growth().collect();
+        (counted.case.as_str(), grown)
+    });
+    let counted: Vec<_> = counted.filter(|(_, grown)| !grown.is_empty()).collect();
+    if counted.is_empty() {
+        return String::new();
+    }
+    if !shown {
+        return format!(
+            "\nThe driver counted during {} cases: odp-bench report --counters\n",
+            counted.len()
+        );
+    }
+    let names = counted.iter().flat_map(|(_, grown)| grown);
+    let width = names.map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut text = "\nwhat the driver counted:\n".to_owned();
+    for (case, grown) in counted {
+        let _ = writeln!(text, "{case}");
+        for (name, by) in grown {
+            let _ = writeln!(text, "  {name:<width$}  {by:>12}");
         }
     }
-    match text.is_empty() {
-        true => text,
-        false => format!("\nwhat the driver counted:\n{text}"),
-    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{Missing, Unit};
+    use crate::run::{Counted, Missing, Unit};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn counters_are_folded() {
+        let mut run = Run::new(false, BTreeMap::new());
+        run.counters.push(Counted {
+            case: "fault/x".into(),
+            before: BTreeMap::new(),
+            after: BTreeMap::from([("faults".into(), 12), ("pages_mapped".into(), 0)]),
+        });
+        let folded = table(&run, false);
+        assert!(folded.contains("during 1 cases") && !folded.contains("faults"));
+        let shown = table(&run, true);
+        assert!(
+            shown.contains("fault/x\n  faults            12\n"),
+            "{shown}"
+        );
+        assert!(!shown.contains("pages_mapped"));
+    }
 
     #[test]
     fn everything_is_in_it() {
@@ -120,11 +167,11 @@ mod tests {
             case: "fault/y".into(),
             why: "no swap".into(),
         });
-        let text = table(&run);
+        let text = table(&run, false);
         for part in [
             "kernel       7.2",
             "limited to aligned",
-            "fault/x  10  1.50 µs",
+            "fault/x  10  1.50 µs  1.50 µs - 1.50 µs    -    -      -  1.50 µs",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

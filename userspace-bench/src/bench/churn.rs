@@ -2,6 +2,7 @@
 //! Throughput while pages are taken away, and how long it takes to recover.
 
 use std::{
+    ops::Range,
     sync::{
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
@@ -17,7 +18,7 @@ use super::{
     lane::wrong,
     pages::{Kind, PER_HUGE},
     setting::Bench,
-    storm::recovery,
+    storm::Recovery,
     target::{Connection, Target},
     Case,
 };
@@ -75,6 +76,9 @@ pub(super) fn cases() -> Vec<Case> {
 /// A sample of the throughput is that of so many writes of a page.
 const WINDOW: usize = 64;
 
+/// So many samples are taken before the recovery from what took pages away meanwhile.
+const WINDOWS: usize = 5;
+
 /// Writes of whole pages, while a thread throws pages away and the CPU touches them again.
 fn churn(bench: &Bench, name: &str, mode: Mode, taken: Taken) -> Result<()> {
     bench.alone()?;
@@ -89,26 +93,36 @@ fn churn(bench: &Bench, name: &str, mode: Mode, taken: Taken) -> Result<()> {
         near: &near,
         far: &target,
     };
-    writer.windows(PER_HUGE / WINDOW)?;
+    writer.windows(0..PER_HUGE / WINDOW)?;
+    let recovery = Recovery::new(bench)?;
+    let (mut rates, mut recoveries) = (Vec::new(), Vec::new());
+    for episode in 0..bench.times(20) {
+        let windows = episode * WINDOWS..(episode + 1) * WINDOWS;
+        rates.extend(disturbed(&writer, taken, windows)?);
+        check(&target, pattern, taken)?;
+        recoveries.push(recovery.time(&Target::Here(bench, target.clone()))?);
+        // Where the recovery wrote its own.
+        writer.page(0)?;
+    }
+    bench.record(name, Unit::BytesPerSecond, Some(PAGE), rates);
+    bench.times_of(format!("{name}/recovery"), recoveries);
+    Ok(())
+}
+
+/// The throughput of `windows` while pages are `taken` away.
+fn disturbed(writer: &Writer<'_>, taken: Taken, windows: Range<usize>) -> Result<Vec<f64>> {
     let stop = AtomicBool::new(false);
-    let rates = thread::scope(|scope| {
-        let (memory, stop): (&Buffer, _) = (&target, &stop);
+    thread::scope(|scope| {
+        let (memory, stop) = (writer.far, &stop);
         let (pending, begun) = mpsc::channel();
         let taker = scope.spawn(move || take(memory, taken, stop, pending));
         // However few writes there are, pages have been taken before them. The taker says nothing, but lets go.
         let _ = begun.recv();
-        let rates = writer.windows(bench.times(100));
+        let rates = writer.windows(windows);
         stop.store(true, Ordering::Relaxed);
         taker.join().expect("the taker does not panic")?;
         rates
-    })?;
-    bench.record(name, Unit::BytesPerSecond, Some(PAGE), rates);
-    check(&target, pattern, taken)?;
-    recovery(
-        bench,
-        &format!("{name}/recovery"),
-        &Target::Here(bench, target.clone()),
-    )
+    })
 }
 
 /// Takes the pages away until it is told to stop. Lets go of `pending` when it has done so once, or will not.
@@ -139,19 +153,23 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// The throughput of each of `count` windows, in bytes a second.
-    fn windows(&self, count: usize) -> Result<Vec<f64>> {
-        (0..count).map(|window| self.window(window)).collect()
+    /// The throughput of each of `windows`, in bytes a second.
+    fn windows(&self, windows: Range<usize>) -> Result<Vec<f64>> {
+        windows.map(|window| self.window(window)).collect()
     }
 
     fn window(&self, window: usize) -> Result<f64> {
         let begun = Instant::now();
         for page in 0..WINDOW {
-            let at = (window * WINDOW + page) % PER_HUGE * PAGE;
-            let to = Op::Write(self.far.remote(at));
-            self.link.ok(to, &[self.near.sge(at, PAGE)])?;
+            self.page((window * WINDOW + page) % PER_HUGE)?;
         }
         Ok((WINDOW * PAGE) as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    fn page(&self, page: usize) -> Result<()> {
+        let at = page * PAGE;
+        let to = Op::Write(self.far.remote(at));
+        Ok(self.link.ok(to, &[self.near.sge(at, PAGE)])?)
     }
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where a run was measured: what a reader of its figures has to know.
 
-use std::{collections::BTreeMap, fs, path::Path, thread};
+use std::{collections::BTreeMap, env, fs, path::Path, thread, time::SystemTime};
 
+use super::machine::machine;
 use crate::env::Env;
 
 /// What, and which.
@@ -29,22 +30,41 @@ pub fn environment(env: &Env) -> BTreeMap<String, String> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     add("cpus", Some(cpus.to_string()));
     add("emulation", emulation());
-    let thp = read("/sys/kernel/mm/transparent_hugepage/enabled");
-    add("thp", thp.map(|text| chosen(&text)));
+    for (name, value) in machine(&sysfs) {
+        add(name, value);
+    }
     let clock = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     add("clock", clock);
+    let now = humantime::format_rfc3339_seconds(SystemTime::now());
+    add("date", Some(now.to_string()));
+    add("command line", Some(command_line()));
     add("odp-bench", Some(env!("CARGO_PKG_VERSION").to_owned()));
     all
 }
 
-fn read(path: impl AsRef<Path>) -> Option<String> {
+pub(super) fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|text| text.trim().to_owned())
 }
 
+/// What this program was called with.
+fn command_line() -> String {
+    let words = env::args_os().map(|word| {
+        let word = word.to_string_lossy().into_owned();
+        // As it would have to be typed.
+        match word.is_empty()
+            || word.contains(|c: char| c.is_whitespace() || "'\"\\$`*?&|;<>()".contains(c))
+        {
+            true => format!("'{}'", word.replace('\'', "'\\''")),
+            false => word,
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// Of a list of choices the one in brackets.
-fn chosen(text: &str) -> String {
+pub(super) fn chosen(text: &str) -> String {
     text.split(['[', ']']).nth(1).unwrap_or(text).to_owned()
 }
 

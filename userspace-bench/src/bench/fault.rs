@@ -112,6 +112,12 @@ impl Times {
             .collect()
     }
 
+    /// What each first access took more than the second one to the same page.
+    fn each(&self) -> Vec<f64> {
+        let pairs = self.first.iter().flatten().zip(self.again.iter().flatten());
+        pairs.map(|(first, again)| first - again).collect()
+    }
+
     fn record(self, bench: &Bench, name: &str) {
         if !self.in_faults.is_empty() {
             bench.times_of(format!("{name}/in-faults-per-page"), self.in_faults.clone());
@@ -150,7 +156,7 @@ fn minor(
     pattern: Pattern,
 ) -> Result<()> {
     bench.needs(mode)?;
-    let blocks = whole_groups(bench.times(4 * GROUP));
+    let blocks = whole_groups(bench.times(20 * GROUP));
     // One block more, for the first fault: what a region costs once is the cost of none of its pages.
     let target = bench.target(mode, kind, (blocks + 1) * HUGE_PAGE)?;
     let mut lane = Lane::new(bench, PER_HUGE)?;
@@ -243,7 +249,10 @@ fn major(bench: &Bench, name: &str, mode: Mode) -> Result<()> {
         lane.check(&target, &order)?;
         times.block(first, again);
     }
-    times.record(bench, name);
+    // Two blocks are no group, but each access waits for the disk.
+    bench.times_of(format!("{name}/cost-of-a-fault"), times.each());
+    bench.times_of(format!("{name}/first"), times.first.concat());
+    bench.times_of(format!("{name}/again"), times.again.concat());
     Ok(())
 }
 
@@ -275,7 +284,7 @@ fn disk_file(bench: &Bench, len: usize) -> Result<File> {
 /// What the CPU pays for the first touch of a page: the least that a fault on untouched memory can cost.
 fn touch(bench: &Bench, name: &str, kind: Kind) -> Result<()> {
     bench.alone()?;
-    let blocks = bench.times(8);
+    let blocks = bench.times(20);
     let memory = kind.map(blocks * HUGE_PAGE)?;
     let mut times = Vec::new();
     for block in 0..blocks {
@@ -311,6 +320,14 @@ mod tests {
         assert_eq!(typical(&[block(3), block(1), block(5), block(7)]), 200.0);
         assert_eq!(typical(&[vec![4.0, 2.0]]), 3.0);
         assert_eq!(median(&[block(3), block(1)]), 100.0);
+    }
+
+    #[test]
+    fn each_cost_is_that_of_one_page() {
+        let mut times = Times::default();
+        times.block(vec![9.0, 4.0], vec![1.0, 2.0]);
+        times.block(vec![7.0, 1.0], vec![2.0, 3.0]);
+        assert_eq!(times.each(), [8.0, 2.0, 5.0, -2.0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod batch;
 mod environment;
 mod lane;
+mod machine;
 mod meters;
 mod pages;
 mod serve;

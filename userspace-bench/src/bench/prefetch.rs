@@ -94,7 +94,7 @@ fn prefetch(bench: &Bench, name: &str, mode: Mode, kind: Kind, way: Way) -> Resu
     let mut lane = Lane::new(bench, SIZE / PAGE)?;
     lane.warm_up()?;
     let (mut advice, mut accesses) = (Vec::new(), Vec::new());
-    for _ in 0..bench.times(12) {
+    for _ in 0..bench.times(20) {
         target.does(Act::Discard)?;
         if way == Way::NoFault {
             target.does(Act::Populate)?;

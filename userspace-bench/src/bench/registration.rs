@@ -70,7 +70,7 @@ fn sized(bench: &Bench, mode: Mode, size: usize) -> Result<()> {
     }
     // Pinning gigabytes takes seconds, and neighbours differ little.
     let large = mode == Mode::Pinned && size > 64 << 20;
-    let rounds = bench.times(if large { 5 } else { 30 });
+    let rounds = bench.times(if large { 10 } else { 30 });
     let [up, down] = calls(bench, mode, size, rounds)?;
     let name = |what: &str| format!("registration/{mode}/{what}/{}", label(size));
     bench.record(name("register"), Unit::Nanoseconds, Some(size), up);
@@ -133,7 +133,7 @@ fn memory(bench: &Bench) -> Result<()> {
     bench.needs(Mode::Explicit)?;
     let memory = Kind::Small.map(SIZE)?;
     let mut samples = Vec::new();
-    for _ in 0..bench.times(5) {
+    for _ in 0..bench.times(20) {
         let before = kernel_memory()?;
         let regions = (0..REGIONS)
             .map(|_| bench.register(Mode::Explicit, &memory))

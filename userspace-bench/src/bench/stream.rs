@@ -50,7 +50,7 @@ fn stream(bench: &Bench, name: &str, mode: Mode, kind: Kind) -> Result<()> {
     let cold = bench.target(mode, kind, len)?;
     let link = bench.link(64)?;
     let (mut there, mut here) = (Vec::new(), Vec::new());
-    for round in 0..4 * bench.times(4) {
+    for round in 0..4 * bench.times(10) {
         let seed = round as u64;
         near.fill(Pattern::new(seed), 0, near.memory.len());
         let (target, times) = match round % 4 {

@@ -31,8 +31,10 @@ pub enum Command {
     List(List),
     /// Measure
     Run(Run),
-    /// Show a result again: as a table, or as a page of HTML
+    /// Show a result again: as a table, as a page of HTML, or as comma-separated values
     Report(Report),
+    /// Print the JSON schema of a result
+    Schema,
     /// Compare two results, metric by metric; exit status 1 on a regression
     Compare(Compare),
 }
@@ -100,9 +102,15 @@ pub struct Report {
     /// A result: what `run` leaves if it is not told otherwise
     #[arg(default_value = "odp-bench.json")]
     pub file: PathBuf,
-    /// Write a page of HTML there instead of printing a table
+    /// Write a page of HTML there
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write a line of comma-separated values for each metric there
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Print what the driver counted, too
+    #[arg(long)]
+    pub counters: bool,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::List(list) => reports::list(&list),
         Command::Run(options) => run::run(&options),
         Command::Report(report) => reports::report(&report),
+        Command::Schema => reports::schema(),
         Command::Compare(compare) => reports::compare(&compare),
     };
     match result {

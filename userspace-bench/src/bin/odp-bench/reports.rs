@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{bail, Result};
 use odp_results::{
     compare::Comparison,
-    html,
+    csv, html,
     run::{write_atomically, Run},
-    table,
+    schema, table,
 };
 use odp_verbs::bench::{self, Case, SUITES};
 
@@ -43,10 +43,22 @@ pub fn select(names: &[String]) -> Result<Vec<Case>> {
 /// `report`.
 pub fn report(report: &Report) -> Outcome {
     let run = Run::load(&report.file)?;
-    match &report.html {
-        Some(path) => write_atomically(path, html::page(&run).as_bytes())?,
-        None => print!("{}", table::table(&run)),
+    if let Some(path) = &report.html {
+        write_atomically(path, html::page(&run).as_bytes())?;
     }
+    if let Some(path) = &report.csv {
+        write_atomically(path, csv::csv(&run).as_bytes())?;
+    }
+    // A file that was asked for stands for it.
+    if report.html.is_none() && report.csv.is_none() {
+        print!("{}", table::table(&run, report.counters));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `schema`.
+pub fn schema() -> Outcome {
+    print!("{}", schema::schema());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,6 +81,13 @@ pub fn compare(arguments: &Compare) -> Outcome {
         arguments.threshold,
         comparison.uncertain()
     );
+    match comparison.effort() {
+        effort if effort <= 1.0 => {}
+        effort if effort <= 100.0 => {
+            println!("{effort:.1} times as many samples would tell of all: run --effort");
+        }
+        _ => println!("of some not even 100 times as many samples (run --effort) would tell"),
+    }
     Ok(match regressions {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(FAILED),

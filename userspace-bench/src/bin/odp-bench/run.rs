@@ -96,7 +96,7 @@ fn keep(run: &Run, arguments: &arguments::Run) -> Result<()> {
 fn conclude(run: &Run, arguments: &arguments::Run) -> ExitCode {
     match arguments.quiet {
         true => println!("{}", table::closing_line(run)),
-        false => print!("{}", table::table(run)),
+        false => print!("{}", table::table(run, false)),
     }
     for Missing { case, why } in &run.failed {
         eprintln!("odp-bench: {case}: {why}");
