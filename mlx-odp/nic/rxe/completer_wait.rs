@@ -12,9 +12,8 @@
 
 use kernel::ffi::{c_int, c_void};
 
-use mlx_odp::sge::element_at;
-
 use crate::device::parked_of;
+use crate::dma_info::undo_failed_copy;
 use crate::object::registered;
 use crate::parked::{self, Side};
 use crate::rxe;
@@ -64,34 +63,16 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
     }
 }
 
-/// Puts the place of a request back to where it was before the answer that could not be copied. Says whether there
-/// is such a place; it has room left then.
-///
-/// The application shares the queue's memory and may write it at any time: each value is read once and checked.
+/// Puts a request back to where it was before the answer that could not be copied. Says whether that is a place with
+/// room left.
 ///
 /// # Safety
 ///
 /// `dma` is the place of a request of `qp`, whose completer runs here.
 unsafe fn rewind(qp: *mut rxe::rxe_qp, dma: *mut rxe::rxe_dma_info) -> bool {
-    // SAFETY: By the contract, it is in the queue's memory, and the elements are within its room.
-    unsafe {
-        let length = (&raw const (*dma).length).read_volatile();
-        let resid = (&raw const (*dma).resid).read_volatile();
-        let offset = (&raw const (*dma).sge_offset).read_volatile();
-        let count = (&raw const (*dma).num_sge)
-            .read_volatile()
-            .min((*qp).sq.max_sge as u32);
-        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
-        let lengths =
-            (0..count).map(|i| (&raw const (*elements.add(i as usize)).length).read_volatile());
-        match element_at(length.wrapping_sub(resid), offset, lengths) {
-            Some(element) if resid != 0 => {
-                (*dma).cur_sge = element;
-                true
-            }
-            _ => false,
-        }
-    }
+    // SAFETY: By the contract.
+    let remaining = unsafe { undo_failed_copy(dma, (*qp).sq.max_sge as u32) };
+    remaining.is_some_and(|remaining| remaining.resid != 0)
 }
 
 /// What requester and completer do in place of `rxe_sender` from an answer that was not taken until its page is there,

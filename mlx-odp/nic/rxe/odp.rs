@@ -37,6 +37,7 @@ use rxe_bindings as rxe;
 
 mod completer_wait;
 mod device;
+mod dma_info;
 mod hw_counters;
 mod kernel_only;
 mod netlink;

@@ -14,8 +14,7 @@
 //!
 //! A request whose page is being brought in has not failed: it is put back ([`crate::parked`]).
 
-use mlx_odp::sge::element_at;
-
+use crate::dma_info::{undo_failed_copy, Remaining};
 use crate::parked::{self, Side};
 use crate::rxe;
 
@@ -74,27 +73,15 @@ const MEMORY_FAILED: u32 = rxe::ib_wc_status_IB_WC_LOC_PROT_ERR;
 /// Makes a failed request one that is still to be sent, from where it was before the copy that
 /// failed. Says whether it could.
 ///
-/// The copy has moved on to the element that it failed at, and nothing else. The application shares
-/// the queue's memory and may write it at any time: each value is read once and checked.
-///
 /// # Safety
 ///
 /// `wqe` is the request in the send queue that the requester is at, with room for `max_sge` elements.
 unsafe fn put_back(wqe: *mut rxe::rxe_send_wqe, max_sge: u32) -> bool {
-    // SAFETY: The entry is in the queue's memory, and the elements are within its room.
+    // SAFETY: By the contract.
     unsafe {
-        let dma = &raw mut (*wqe).dma;
-        let length = (&raw const (*dma).length).read_volatile();
-        let resid = (&raw const (*dma).resid).read_volatile();
-        let offset = (&raw const (*dma).sge_offset).read_volatile();
-        let count = (&raw const (*dma).num_sge).read_volatile().min(max_sge);
-        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
-        let lengths =
-            (0..count).map(|i| (&raw const (*elements.add(i as usize)).length).read_volatile());
-        let Some(current) = element_at(length.wrapping_sub(resid), offset, lengths) else {
+        let Some(Remaining { length, resid }) = undo_failed_copy(&raw mut (*wqe).dma, max_sge) else {
             return false;
         };
-        (*dma).cur_sge = current;
         (*wqe).status = rxe::ib_wc_status_IB_WC_SUCCESS;
         (*wqe).state = match resid == length {
             true => rxe::wqe_state_wqe_state_posted,

@@ -22,9 +22,9 @@ use core::ptr::{null_mut, NonNull};
 use kernel::ffi::c_int;
 
 use mlx_odp::rnr;
-use mlx_odp::sge::element_at;
 
 use crate::device::parked_of;
+use crate::dma_info::undo_failed_copy;
 use crate::object::registered;
 use crate::parked::{self, NotReady, QueuePair, Side};
 use crate::rxe;
@@ -164,13 +164,8 @@ unsafe fn rewind(wqe: *mut rxe::rxe_recv_wqe, kind: rxe::ib_qp_type) {
             (*dma).cur_sge = 0;
             return;
         }
-        // The copy has moved on to the element that it failed at, and nothing else.
-        let elements = (&raw const (*dma).__bindgen_anon_1).cast::<rxe::rxe_sge>();
-        let lengths = (0..(*dma).num_sge).map(|i| (*elements.add(i as usize)).length);
-        let done = (*dma).length.wrapping_sub((*dma).resid);
-        if let Some(element) = element_at(done, (*dma).sge_offset, lengths) {
-            (*dma).cur_sge = element;
-        }
+        // It is at a place of its list.
+        let _ = undo_failed_copy(dma, (*dma).num_sge);
     }
 }
 
