@@ -137,6 +137,7 @@ mod credentials;
 mod device_memory;
 mod dma;
 mod exclusive;
+mod file_read;
 mod interval;
 mod limits;
 mod lock_class;

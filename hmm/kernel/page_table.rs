@@ -63,7 +63,7 @@ impl<'a> MmapLock<'a> {
 /// # Invariants
 ///
 /// The current thread holds the mmap lock of `mm` for reading.
-struct MmapReadLock<'a> {
+pub(crate) struct MmapReadLock<'a> {
     mm: &'a MmWithUser,
     _this_thread: NotThreadSafe,
 }
@@ -75,7 +75,7 @@ impl<'a> MmapReadLock<'a> {
     /// # Errors
     ///
     /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
-    fn take(mm: &'a MmWithUser, waiting: Waiting) -> Result<Self, FaultError> {
+    pub(crate) fn take(mm: &'a MmWithUser, waiting: Waiting) -> Result<Self, FaultError> {
         // SAFETY: `mm` has users.
         let taken = unsafe {
             match waiting {

@@ -14,9 +14,11 @@ use crate::addr::PageRange;
 use crate::charge::Charge;
 use crate::collect::{Collect, Full};
 use crate::credentials::Credentials;
-use crate::page_table::{Batch, LockedMm};
+use crate::file_read::FilePart;
+use crate::page_table::{Batch, LockedMm, MmapReadLock};
 use crate::pfn::{Access, Owner, Perm};
 use crate::policy::{Policy, Refusal};
+use crate::process::killed;
 use crate::run::Run;
 use crate::shim;
 use crate::walk::{walk, FaultError, Waiting};
@@ -60,9 +62,16 @@ impl Owned {
         }
     }
 
+    /// Whether no process is left that the address space is for. Whoever waits for a page of it keeps it alive then,
+    /// for nobody.
+    pub fn is_orphaned(&self) -> bool {
+        // SAFETY: The reference keeps `mm`, if not what it maps.
+        unsafe { !shim::hmm_shim_mm_has_owner(self.mm.as_raw()) }
+    }
+
     /// Faults in `pages` for `access`, one after the other. They may be gone again when this returns. Sleeps until
     /// they have been read or the current thread is killed, as far as the kernel's fault handler can be killed. The
-    /// mmap lock is not held while a page is read.
+    /// mmap lock is not held while a page is read, and for pages of files as a rule not the address space either.
     ///
     /// # Errors
     ///
@@ -72,6 +81,7 @@ impl Owned {
         if !self.limit.allows(access) {
             return Err(FaultError::Refused(Refusal::Forbidden));
         }
+        self.read_files(pages, access)?;
         let mm = self.user()?;
         let _charge = Charge::to(&mm);
         let _user = self.credentials.take_on();
@@ -90,6 +100,34 @@ impl Owned {
             Ok(_) | Err(FaultError::Collided) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Owned {
+    /// Reads what files `pages` are made of, without the address space; see [`crate::file_read`].
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Exited`], [`FaultError::Interrupted`]. Not for what cannot be read: the fault handler says why.
+    fn read_files(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
+        let mut rest = pages;
+        while !rest.is_empty() {
+            let (charge, (part, end)) = {
+                let mm = self.user()?;
+                let _lock = MmapReadLock::take(&mm, Waiting::Allowed)?;
+                (Charge::to(&mm), FilePart::at(&mm, rest, access))
+            };
+            if let Some(part) = part {
+                let _user = self.credentials.take_on();
+                part.read();
+            }
+            drop(charge);
+            if killed() {
+                return Err(FaultError::Interrupted);
+            }
+            rest = PageRange::new(end, rest.end());
+        }
+        Ok(())
     }
 }
 

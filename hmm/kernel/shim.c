@@ -258,6 +258,54 @@ vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr
 	return result;
 }
 
+static bool is_read(struct vm_area_struct *vma, bool writes)
+{
+	struct file *file = vma->vm_file;
+
+	if (!file || !(vma->vm_flags & (writes ? VM_WRITE : VM_READ)) || userfaultfd_armed(vma))
+		return false;
+	/* A page of a private mapping may be the process's own by now, and need not be read. */
+	if (!(vma->vm_flags & VM_SHARED) && vma->anon_vma)
+		return false;
+	if (!S_ISREG(file_inode(file)->i_mode) || IS_DAX(file_inode(file)) ||
+	    shmem_mapping(file->f_mapping) || is_vm_hugetlb_page(vma))
+		return false;
+	/* What kernel_read() asks for. */
+	return (file->f_mode & FMODE_READ) && (file->f_mode & FMODE_CAN_READ) &&
+	       file->f_op->read_iter && !file->f_op->read;
+}
+
+struct file *hmm_shim_file_to_read(struct mm_struct *mm, u64 addr, u64 *end, bool writes, s64 *pos)
+{
+	struct vm_area_struct *vma = find_vma(mm, addr);
+
+	if (!vma)
+		return NULL;
+	if (vma->vm_start > addr) {
+		*end = min_t(u64, *end, vma->vm_start);
+		return NULL;
+	}
+	*end = min_t(u64, *end, vma->vm_end);
+	if (!is_read(vma, writes))
+		return NULL;
+	*pos = (s64)linear_page_index(vma, addr) << PAGE_SHIFT;
+	return get_file(vma->vm_file);
+}
+
+bool hmm_shim_read_page(struct file *file, s64 pos)
+{
+	loff_t at = pos;
+	char byte;
+
+	cond_resched();
+	return kernel_read(file, &byte, 1, &at) == 1;
+}
+
+void hmm_shim_put_file(struct file *file)
+{
+	fput(file);
+}
+
 bool hmm_shim_mmap_read_lock_killable(struct mm_struct *mm)
 {
 	return !mmap_read_lock_killable(mm);

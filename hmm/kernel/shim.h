@@ -109,6 +109,15 @@ void hmm_shim_revert_credentials(const struct cred *before);
  */
 u64 hmm_shim_accountable_user(const struct cred *cred);
 
+/*
+ * The file that the page at addr of mm, whose mmap lock is held, is read from, with a reference, and where in it; NULL
+ * if it need not be read for an access of this kind, or cannot. *end is cut to where that ends.
+ */
+struct file *hmm_shim_file_to_read(struct mm_struct *mm, u64 addr, u64 *end, bool writes, s64 *pos);
+/* Reads the page at pos of such a file into the page cache; whether it could. */
+bool hmm_shim_read_page(struct file *file, s64 pos);
+void hmm_shim_put_file(struct file *file);
+
 /* Whether there is a process left that the memory of mm is for. */
 bool hmm_shim_mm_has_owner(struct mm_struct *mm);
 

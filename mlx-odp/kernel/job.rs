@@ -16,6 +16,7 @@
 //! [`JOBS`], a mutex, is held for the moment in which a job comes or goes; under it a job's own spinlocks are
 //! taken, [`Job::worker`] and that of its body.
 
+use core::cell::Cell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -25,6 +26,7 @@ use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Queue, Work, WorkItem};
 
+use crate::fault::AccessError;
 use crate::parameters::{Parameters, MOST_PREFETCHES};
 use crate::prefetch::Prefetch;
 use crate::share::{Share, Turn};
@@ -62,6 +64,13 @@ impl Body {
         match self {
             Self::Fault(_) => Kind::Fault,
             Self::Prefetch(_) => Kind::Prefetch,
+        }
+    }
+
+    fn is_orphaned(&self) -> bool {
+        match self {
+            Self::Fault(fault) => fault.owned().is_orphaned(),
+            Self::Prefetch(prefetch) => prefetch.is_orphaned(),
         }
     }
 }
@@ -114,6 +123,22 @@ impl WorkItem for Job {
     }
 }
 
+/// Ends the jobs of processes that are gone. Their regions may still be there: the device's file is kept by the queues
+/// that the process has mapped, these by the address space, and that by whoever waits for a page of it.
+///
+/// Returns whether there are jobs to watch.
+#[no_mangle]
+extern "C" fn mlx_odp_watch_jobs() -> bool {
+    let watched = Cell::new(false);
+    each(|job| {
+        watched.set(true);
+        if job.body.is_orphaned() {
+            job.abandon();
+        }
+    });
+    watched.get()
+}
+
 impl Job {
     /// Queues a job of `user`. It is dropped if there are too many of the same kind already.
     ///
@@ -143,6 +168,8 @@ impl Job {
         let (running, waiting) = job.body.kind().limits(crate::parameters());
         let turn = own.share.arrive(running, waiting);
         if turn != Turn::Never {
+            // SAFETY: The watcher is stopped after the last job.
+            unsafe { shim::mlx_odp_shim_watch() };
             // SAFETY: A region's code runs here, or that of a module that uses this one.
             unsafe { shim::mlx_odp_shim_hold_module() };
         }
@@ -176,6 +203,14 @@ impl Job {
             unsafe { shim::mlx_odp_shim_kill(task.cast()) };
         }
         *worker = Worker::GivenUp;
+    }
+
+    /// As [`Job::give_up`]; whoever waits for it goes on without.
+    pub(crate) fn abandon(&self) {
+        if let Body::Fault(fault) = &self.body {
+            fault.finish(Err(AccessError::Abandoned));
+        }
+        self.give_up();
     }
 
     /// As [`Job::give_up`]; one that waits for its turn leaves. Sleeps.
@@ -335,6 +370,8 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        // SAFETY: Nobody begins to wait any more: the regions are gone.
+        unsafe { shim::mlx_odp_shim_stop_watching() };
         let queue = QUEUE.swap(null_mut(), Ordering::AcqRel);
         // SAFETY: Made in `new`. A job that waits keeps the module loaded, so this waits for none but those
         // that are ending.

@@ -42,7 +42,7 @@ pub enum By {
 pub struct Target {
     counting: Arc<Counting>,
     pages: PageRange,
-    user: u64,
+    owned: Arc<Owned>,
 }
 
 impl Target {
@@ -55,7 +55,7 @@ impl Target {
         Ok(Self {
             counting: region.counting().clone(),
             pages: region.may_prefetch(iova, len, advice)?,
-            user: region.owned().credentials().accountable_user(),
+            owned: region.owned().clone(),
         })
     }
 
@@ -91,7 +91,6 @@ impl Target {
             let Some(region) = self.counting.device().find(self.counting.number()) else {
                 return Ok(());
             };
-            let owned = region.owned().clone();
             let (reached, result) = region.prefetch_at_once(rest, advice, &go_on, added);
             drop(region);
             tries = match reached > rest.start() {
@@ -107,8 +106,8 @@ impl Target {
                 (Err(FaultError::WouldWait), Some(access)) => {
                     let pages = rest.intersection(&pmd_range(rest.start()));
                     match by {
-                        By::Job => owned.populate(pages, access)?,
-                        By::Application => self.wait_for(&owned, Wanted { pages, access })?,
+                        By::Job => self.owned.populate(pages, access)?,
+                        By::Application => self.wait_for(Wanted { pages, access })?,
                     }
                 }
                 // What is resident and cannot be looked at now is not worth waiting for.
@@ -120,9 +119,9 @@ impl Target {
     }
 
     /// Has `wanted` brought in, and waits for it until the current thread is killed.
-    fn wait_for(&self, owned: &Arc<Owned>, wanted: Wanted) -> Result<(), FaultError> {
+    fn wait_for(&self, wanted: Wanted) -> Result<(), FaultError> {
         let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
-        let ticket = Ticket::raise(owned, &self.counting, wanted, Extent::All, done.clone())
+        let ticket = Ticket::raise(&self.owned, &self.counting, wanted, Extent::All, done.clone())
             .map_err(|_| FaultError::NoMemory)?;
         // Who takes the region or the device away afterwards finds the fault, and ends it.
         if self.counting.device().find(self.counting.number()).is_none() {
@@ -191,6 +190,11 @@ impl Prefetch {
         }
     }
 
+    /// Whether nobody is left for whom it prefetches. They are regions of one process: of a protection domain.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.targets.first().is_none_or(|target| target.owned.is_orphaned())
+    }
+
     /// Whether it is at this region now.
     pub(crate) fn is_at(&self, region: u64) -> bool {
         self.at.load(Ordering::Relaxed) == region
@@ -204,9 +208,10 @@ impl Prefetch {
 ///
 /// `ENOMEM`.
 pub fn later(targets: KVec<Target>, advice: Advice) -> Result {
-    let Some(user) = targets.first().map(|target| target.user) else {
+    let Some(first) = targets.first() else {
         return Ok(());
     };
+    let user = first.owned.credentials().accountable_user();
     let prefetch = Prefetch {
         targets,
         advice,

@@ -16,6 +16,28 @@ void mlx_odp_shim_destroy_queue(struct workqueue_struct *queue)
 	destroy_workqueue(queue);
 }
 
+/* How often jobs of processes that are gone are looked for. */
+#define WATCH_INTERVAL (HZ / 4)
+
+static void watch(struct work_struct *work);
+static DECLARE_DELAYED_WORK(watcher, watch);
+
+static void watch(struct work_struct *work)
+{
+	if (mlx_odp_watch_jobs())
+		mlx_odp_shim_watch();
+}
+
+void mlx_odp_shim_watch(void)
+{
+	queue_delayed_work(system_dfl_wq, &watcher, WATCH_INTERVAL);
+}
+
+void mlx_odp_shim_stop_watching(void)
+{
+	cancel_delayed_work_sync(&watcher);
+}
+
 void mlx_odp_shim_init_completion(struct completion *done)
 {
 	init_completion(done);

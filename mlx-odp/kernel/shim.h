@@ -15,6 +15,14 @@ struct workqueue_struct;
 struct workqueue_struct *mlx_odp_shim_make_queue(void);
 void mlx_odp_shim_destroy_queue(struct workqueue_struct *queue);
 
+/*
+ * From the first call until the second, mlx_odp_watch_jobs() is called a few times a second, for as long as it says that
+ * there is something to watch.
+ */
+void mlx_odp_shim_watch(void);
+void mlx_odp_shim_stop_watching(void);
+bool mlx_odp_watch_jobs(void);
+
 void mlx_odp_shim_init_completion(struct completion *done);
 /* 0 when it is done, a negative errno if the current thread was killed before. */
 int mlx_odp_shim_wait_killable(struct completion *done);

@@ -88,6 +88,11 @@ impl Resolving {
         }
     }
 
+    /// The address space that it waits for a page of.
+    pub(crate) fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
     /// Whether it is a fault of this region.
     pub(crate) fn is_of(&self, region: u64) -> bool {
         self.counting.number() == region

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# The device goes, or the driver, while somebody waits for a page that does not come: in each way to wait there is.
+# The process, the device or the driver goes, while somebody waits for a page that does not come: in each way to wait
+# there is. What the process had of the device goes with it, though the page still does not come.
 #
 # Until Linux 7.2 both wait for the process that uses the device, as with the kernel's own driver; it is killed then.
 # From 7.3 on they wait for nobody. In both cases nothing but the page keeps hmm.ko and mlx_odp.ko loaded.
@@ -22,6 +23,10 @@ within() {
 
 ended() {
 	! kill -0 "$1" 2>/dev/null
+}
+
+no_context() {
+	[ "$(rdma resource show 2>/dev/null | grep -o ' ctx [0-9]*' | grep -vc ' ctx 0')" = 0 ]
 }
 
 unload() {
@@ -49,9 +54,9 @@ end() {
 kind=write-target way=unload
 begin
 if rmmod rdma_rxe 2>/dev/null; then
-	goes=true ways=(delete unload)
+	goes=true ways=(kill delete unload)
 else
-	goes=false ways=(delete)
+	goes=false ways=(kill delete)
 fi
 end
 
@@ -60,11 +65,16 @@ for kind in $kinds; do
 	for way in "${ways[@]}"; do
 		begin
 		case $way in
+		kill)
+			kill -KILL "$victim"
+			within 30 no_context || fail "what the process had is left"
+			rdma link delete rxe0 &
+			;;
 		delete) rdma link delete rxe0 & ;;
 		unload) rmmod rdma_rxe & ;;
 		esac
 		removal=$!
-		if ! $goes; then
+		if [ "$way" != kill ] && ! $goes; then
 			sleep 0.2
 			kill -KILL "$victim"
 		fi
