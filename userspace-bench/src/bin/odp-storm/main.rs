@@ -3,9 +3,9 @@
 //! kernel can do to memory, and accounts for every byte.
 //!
 //! Some threads own parts of the memory and move data between them through the NIC (`owner.rs`); others
-//! take pages away and bring them back (`disturb.rs`), some of them late (`slow.rs`); other processes write to this one's memory and are
-//! killed (`peer.rs`). What may happen to which memory, and what has to be there afterwards, is said in
-//! `ground.rs`.
+//! take pages away and bring them back (`disturb.rs`), some of them late (`slow.rs`); other processes write to
+//! this one's memory and are killed (`peer.rs`). What may happen to which memory, and what has to be there
+//! afterwards, is said in `ground.rs`.
 
 mod disturb;
 mod ground;
@@ -32,9 +32,10 @@ pub type Dice = rand_chacha::ChaCha8Rng;
 ///
 /// Queue pairs write, read, send and add; meanwhile the pages are unmapped, protected, moved, thrown
 /// away, copied for children, swapped out, migrated, compacted, made huge and split, or come late from a
-/// file system or a userfaultfd, and processes that write to this one's memory are killed. For each operation that ends well exactly its bytes have to be
-/// where they belong; it may end otherwise only where pages were out of reach at that time, and with the
-/// status for that. What cannot be done on this system (no swap, one NUMA node) is named at the end.
+/// file system or a userfaultfd, and processes that write to this one's memory are killed. For each
+/// operation that ends well exactly its bytes have to be where they belong; it may end otherwise only where
+/// pages were out of reach at that time, and with the status for that. What cannot be done on this system
+/// (no swap, one NUMA node) is named at the end.
 ///
 /// Exit status 0 if all that held. Otherwise the last line on standard error says what did not.
 #[derive(Parser)]
