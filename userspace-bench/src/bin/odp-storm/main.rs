@@ -3,9 +3,9 @@
 //! kernel can do to memory, and accounts for every byte.
 //!
 //! Some threads own parts of the memory and move data between them through the NIC (`owner.rs`); others
-//! take pages away and bring them back (`disturb.rs`), some of them late (`slow.rs`); other processes write to this one's memory and are
-//! killed (`peer.rs`). What may happen to which memory, and what has to be there afterwards, is said in
-//! `ground.rs`.
+//! take pages away and bring them back (`disturb.rs`), some of them late (`slow.rs`); other processes write to
+//! this one's memory and are killed (`peer.rs`). What may happen to which memory, and what has to be there
+//! afterwards, is said in `ground.rs`.
 
 mod disturb;
 mod ground;
@@ -32,9 +32,10 @@ pub type Dice = rand_chacha::ChaCha8Rng;
 ///
 /// Queue pairs write, read, send and add; meanwhile the pages are unmapped, protected, moved, thrown
 /// away, copied for children, swapped out, migrated, compacted, made huge and split, or come late from a
-/// file system or a userfaultfd, and processes that write to this one's memory are killed. For each operation that ends well exactly its bytes have to be
-/// where they belong; it may end otherwise only where pages were out of reach at that time, and with the
-/// status for that. What cannot be done on this system (no swap, one NUMA node) is named at the end.
+/// file system or a userfaultfd, and processes that write to this one's memory are killed. For each
+/// operation that ends well exactly its bytes have to be where they belong; it may end otherwise only where
+/// pages were out of reach at that time, and with the status for that. What cannot be done on this system
+/// (no swap, one NUMA node) is named at the end.
 ///
 /// Exit status 0 if all that held. Otherwise the last line on standard error says what did not.
 #[derive(Parser)]
@@ -129,18 +130,30 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
         let disturbers = (0..3).map(|_| Disturber::new(&field, &done, kinds.clone(), dice()));
         (owners, disturbers.collect::<Result<Vec<_>>>()?)
     };
-    let (tally, killed) = thread::scope(|threads| {
+    let (tally, killed) = run(arguments, (&env, &field), owners, disturbers, dice)?;
+    field.sums.check(&field.grounds[0])?;
+    report(&tally, killed, &env);
+    verdict(arguments, &kinds, &done, &evidence, &tally)
+}
+
+/// Lets all of them run until the storm is over; what the owners have done, and how many peers were killed.
+fn run(
+    arguments: &Arguments,
+    (env, field): (&Env, &Field),
+    owners: Vec<Owner<'_>>,
+    disturbers: Vec<Disturber<'_>>,
+    mut dice: impl FnMut() -> Dice,
+) -> Result<(Tally, u64)> {
+    thread::scope(|threads| {
         let owners: Vec<_> = owners
             .into_iter()
-            .map(|owner| threads.spawn(|| ending(&field, owner.run())))
+            .map(|owner| threads.spawn(|| ending(field, owner.run())))
             .collect();
         let others: Vec<_> = disturbers
             .into_iter()
-            .map(|disturber| threads.spawn(|| ending(&field, disturber.run())))
+            .map(|disturber| threads.spawn(|| ending(field, disturber.run())))
             .collect();
-        let peers = arguments.peers;
-        let (env, field) = (&env, &field);
-        let hub_dice = dice();
+        let (peers, hub_dice) = (arguments.peers, dice());
         let hub = threads.spawn(move || ending(field, peer::host(env, field, peers, hub_dice)));
         let served = field.grounds.iter().filter(|g| g.nature == Nature::Served);
         let servers: Vec<_> = served
@@ -158,22 +171,22 @@ fn storm(arguments: &Arguments, seed: u64) -> Result<()> {
         let killed = join(hub);
         field.close();
         let servers: Vec<_> = servers.into_iter().map(join).collect();
-        let mut tally = Tally::default();
-        for (number, owner) in owners.into_iter().enumerate() {
-            tally = tally.plus(owner.with_context(|| format!("owner {number}"))?);
-        }
-        for other in others {
-            other.context("a disturber")?;
-        }
-        for server in servers {
-            server.context("who serves a userfaultfd")?;
-        }
+        let tally = all_well(owners, others.into_iter().chain(servers))?;
         hurried?;
-        anyhow::Ok((tally, killed.context("a peer")?))
-    })?;
-    field.sums.check(&field.grounds[0])?;
-    report(&tally, killed, &env);
-    verdict(arguments, &kinds, &done, &evidence, &tally)
+        Ok((tally, killed.context("a peer")?))
+    })
+}
+
+/// What the owners have done, if nothing has gone wrong, with the `others` neither.
+fn all_well(owners: Vec<Result<Tally>>, others: impl Iterator<Item = Result<()>>) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (number, owner) in owners.into_iter().enumerate() {
+        tally = tally.plus(owner.with_context(|| format!("owner {number}"))?);
+    }
+    for other in others {
+        other.context("a disturber, or who serves a userfaultfd")?;
+    }
+    Ok(tally)
 }
 
 /// Ends the storm for all if one has found something.

@@ -237,13 +237,18 @@ impl Case {
         Ok(())
     }
 
+    /// What has ended at a queue pair, if there is one and something has.
+    fn next(&self, side: Side) -> Result<Option<Completion>> {
+        match self.queue_pair(side) {
+            Some(qp) => Ok(qp.completions().poll()?),
+            None => Ok(None),
+        }
+    }
+
     /// Looks at all that has ended.
     fn poll(&mut self) -> Result<()> {
         for side in [First, Second] {
-            while let Some(end) = match self.queue_pair(side) {
-                Some(qp) => qp.completions().poll()?,
-                None => None,
-            } {
+            while let Some(end) = self.next(side)? {
                 self.judge(side, end)?;
             }
         }
