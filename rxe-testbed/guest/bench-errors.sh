@@ -33,6 +33,7 @@ refuse() {
 refuse odp-bench measure
 refuse odp-bench run --effort 0
 refuse odp-bench run --effort many
+refuse odp-bench run --time soon
 refuse odp-bench run --gid 1000
 refuse odp-bench run --server --connect there
 refuse odp-bench compare only-one.json
@@ -91,6 +92,13 @@ for metric in run["metrics"]:
 json.dump(run, open("slow.json", "w"))
 END
 holds 0 odp-bench compare old.json old.json
+holds 0 odp-bench run --time 0s --quiet --json late.json warm/write
+odp-bench report late.json >late
+holds 0 grep '^skipped  warm/write: the time' late
+# Of one sample nothing is said.
+holds 0 odp-bench run --effort 0.01 --quiet --json one.json registration/implicit
+odp-bench compare one.json one.json >one
+holds 0 grep 'not enough samples: 5 more' one
 holds 1 odp-bench compare old.json slow.json
 holds 0 odp-bench compare slow.json old.json
 holds 0 grep '<svg' old.html

@@ -19,6 +19,8 @@ pub struct Layout {
     left: u32,
     /// The room for a scale left of a chart that has no rows.
     scale: u32,
+    /// The size of letters.
+    text: i32,
     /// About how many numbers a scale from left to right has.
     labels: usize,
 }
@@ -29,6 +31,7 @@ pub const BROAD: Layout = Layout {
     row: 20,
     left: 340,
     scale: 80,
+    text: 12,
     labels: 8,
 };
 
@@ -38,12 +41,12 @@ pub const NARROW: Layout = Layout {
     row: 34,
     left: 0,
     scale: 64,
+    text: 14,
     labels: 3,
 };
 
 /// The room for a scale below a chart.
 const BELOW: u32 = 40;
-const TEXT: i32 = 12;
 
 /// The colours of a series: told apart also by those who see red and green alike.
 const COLOURS: [RGBColor; 6] = [
@@ -139,7 +142,7 @@ fn scale<'a, 'b>(
         .y_labels(0)
         .x_labels(layout.labels)
         .x_label_formatter(&|x| unit.show(*x))
-        .label_style(("sans-serif", TEXT))
+        .label_style(("sans-serif", layout.text))
         .light_line_style(WHITE)
         .draw()?;
     Ok(chart)
@@ -157,7 +160,7 @@ fn titles<'a, 't>(
         true => (HPos::Right, layout.left as i32 - 8),
         false => (HPos::Left, 2),
     };
-    let style = ("sans-serif", TEXT)
+    let style = ("sans-serif", layout.text)
         .into_text_style(area)
         .pos(Pos::new(side, VPos::Center));
     for (row, title) in titles.enumerate() {
@@ -166,7 +169,7 @@ fn titles<'a, 't>(
             + if beside {
                 layout.row as i32 / 2
             } else {
-                TEXT - 2
+                layout.text - 2
             };
         area.draw_text(title, &style, (x, y))?;
     }
@@ -199,7 +202,7 @@ pub fn against_size(metrics: &[&Metric], layout: &Layout) -> Option<String> {
             .x_labels(layout.labels)
             .x_label_formatter(&|x| Unit::Bytes.show(*x))
             .y_label_formatter(&|y| unit.show(*y))
-            .label_style(("sans-serif", TEXT))
+            .label_style(("sans-serif", layout.text))
             .light_line_style(WHITE)
             .draw()?;
         for (number, (name, points)) in series.iter().enumerate() {
@@ -215,7 +218,7 @@ pub fn against_size(metrics: &[&Metric], layout: &Layout) -> Option<String> {
         }
         chart
             .configure_series_labels()
-            .label_font(("sans-serif", TEXT))
+            .label_font(("sans-serif", layout.text))
             .background_style(WHITE.mix(0.8))
             .position(SeriesLabelPosition::UpperLeft)
             .draw()
@@ -245,7 +248,7 @@ pub fn bars(legend: &[&str], rows: &[Bars], unit: Unit) -> Option<String> {
             let x = layout.left as i32 + 150 * number as i32;
             let colour = COLOURS[number % COLOURS.len()];
             head.draw(&Rectangle::new([(x, 12), (x + 14, 24)], colour.filled()))?;
-            let style = ("sans-serif", TEXT).into_text_style(area);
+            let style = ("sans-serif", layout.text).into_text_style(area);
             head.draw_text(name, &style, (x + 20, 12))?;
         }
         let mut chart = scale(&body, layout, rows.len(), range, unit)?;

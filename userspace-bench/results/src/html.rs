@@ -13,7 +13,7 @@ use crate::{
 /// scrolls. The colours of the pictures' paper and ink are those of the page.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--paper:#fff;--ink:#222;--line:#ddd;--bad:#b00020}\
-@media(prefers-color-scheme:dark){:root{--paper:#16181c;--ink:#ddd;--line:#3a3f47;--bad:#ff6b7d}}\
+@media screen and (prefers-color-scheme:dark){:root{--paper:#16181c;--ink:#ddd;--line:#3a3f47;--bad:#ff6b7d}}\
 body{font:15px/1.5 sans-serif;margin:2em auto;max-width:960px;padding:0 1em;color:var(--ink);background:var(--paper)}\
 .wide{overflow-x:auto}\
 table{border-collapse:collapse;font-size:13px;margin:1em 0}\
@@ -25,7 +25,9 @@ td.text{text-align:left;white-space:normal;overflow-wrap:anywhere}\
 summary{cursor:pointer}summary h2{display:inline-block}\
 svg{max-width:100%;height:auto;display:block}\
 svg [fill=\"#FFFFFF\"]{fill:var(--paper)}svg [fill=\"#000000\"]{fill:var(--ink)}\
-svg [stroke=\"#000000\"]{stroke:var(--ink)}\
+svg [stroke=\"#000000\"]{stroke:var(--ink)}svg [stroke=\"#FFFFFF\"]{stroke:var(--paper)}\
+@media screen and (prefers-color-scheme:dark){svg [fill=\"#005AB5\"]{fill:#5aa9ff}\
+svg [stroke=\"#005AB5\"]{stroke:#5aa9ff}svg [fill=\"#DC3220\"]{fill:#ff7a66}}\
 .narrow{display:none}\
 @media screen and (max-width:640px){.broad{display:none}.narrow{display:block}}\
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--line:#bbb;--bad:#b00020}body{max-width:none;margin:0}\

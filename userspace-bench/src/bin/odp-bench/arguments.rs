@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use odp_verbs::peer::PORT;
@@ -69,6 +69,9 @@ pub struct Run {
     /// How many samples to take, as a share of the usual number
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
     pub effort: f64,
+    /// Begin no case after so long, as `90s` or `5m`; those that are left are told as skipped
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub time: Option<Duration>,
     /// A folder on a disk, for pages that have to be read from one
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub folder: PathBuf,
@@ -144,6 +147,19 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        let time = |text: &str| {
+            let words = ["odp-bench", "run", "--time", text];
+            match Arguments::try_parse_from(words).ok()?.command {
+                Command::Run(run) => run.time,
+                _ => None,
+            }
+        };
+        assert_eq!(time("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(time("2"), None);
     }
 
     #[test]

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `run`: case after case, with what was found kept after each.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{anyhow, bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,7 +60,15 @@ pub fn run(arguments: &arguments::Run) -> Outcome {
         run.environment.insert("peer".into(), host.clone());
     }
     let progress = progress(cases.len() as u64);
+    let begun = Instant::now();
     for case in &cases {
+        if arguments.time.is_some_and(|time| begun.elapsed() >= time) {
+            run.skipped.push(Missing {
+                case: case.name.clone(),
+                why: "the time of --time was over".into(),
+            });
+            continue;
+        }
         progress.set_message(case.name.clone());
         let goes_on = one(case, &bench, &mut run, &progress);
         keep(&run, arguments)?;
@@ -110,7 +122,9 @@ fn conclude(run: &Run, arguments: &arguments::Run) -> ExitCode {
 /// A bar where there is a terminal. No thread of its own draws it: a process that has several cannot fork.
 fn progress(cases: u64) -> ProgressBar {
     let bar = ProgressBar::new(cases);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} [{elapsed}] {wide_msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} [{elapsed}, {eta} left] {wide_msg}")
+    {
         bar.set_style(style);
     }
     bar
