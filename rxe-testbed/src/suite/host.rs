@@ -15,7 +15,7 @@ use crate::programs;
 use crate::ui::Step;
 
 /// The crates whose tests run on the host.
-const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-results"];
+const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-hca", "odp-results"];
 
 /// The crates whose tests run in the chroot: they are made for the VM, and it has the C compilers.
 const FOR_THE_VM: &[&str] = &[programs::PACKAGE, programs::ORACLE];
