@@ -9,15 +9,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vfio_bindings::bindings::vfio::{
-    vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX,
-    VFIO_PCI_BAR2_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR2_REGION_INDEX,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
@@ -104,22 +104,28 @@ struct Vectors(Arc<Mutex<Vec<Option<File>>>>);
 
 impl Vectors {
     fn raise(&self, vector: u16) {
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files();
         if let Some(Some(file)) = files.get_mut(usize::from(vector)) {
             // A counter that is full has been raised, too.
             let _ = file.write_all(&1_u64.to_ne_bytes());
         }
     }
 
+    fn raise_all(&self, start: u32, count: u32) {
+        let end = start.saturating_add(count).min(u32::from(pci::VECTORS));
+        (start..end).for_each(|vector| self.raise(vector as u16));
+    }
+
+    fn clear(&self) {
+        self.files().clear();
+    }
+
+    /// Takes the files of `count` vectors; those that are not given are gone.
     fn set(&self, start: u32, count: u32, given: Vec<File>) -> io::Result<()> {
         let end = start.checked_add(count);
         let end = end.filter(|end| *end <= u32::from(pci::VECTORS));
         let end = end.ok_or(io::ErrorKind::InvalidInput)? as usize;
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if count == 0 {
-            files.clear();
-            return Ok(());
-        }
+        let mut files = self.files();
         if files.len() < end {
             files.resize_with(end, || None);
         }
@@ -128,6 +134,10 @@ impl Vectors {
             *place = given.next();
         }
         Ok(())
+    }
+
+    fn files(&self) -> MutexGuard<'_, Vec<Option<File>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,15 +230,23 @@ impl ServerBackend for Front {
     fn set_irqs(
         &mut self,
         index: u32,
-        _flags: u32,
+        flags: u32,
         start: u32,
         count: u32,
         fds: Vec<File>,
     ) -> io::Result<()> {
-        match index {
-            VFIO_PCI_MSIX_IRQ_INDEX => self.vectors.set(start, count, fds),
-            _ => Ok(()),
+        // Masking is QEMU's own business, and other interrupts there are not.
+        let triggers = flags & VFIO_IRQ_SET_ACTION_TRIGGER != 0;
+        if index != VFIO_PCI_MSIX_IRQ_INDEX || !triggers {
+            return Ok(());
         }
+        let eventfds = flags & VFIO_IRQ_SET_DATA_EVENTFD != 0;
+        match count {
+            0 => self.vectors.clear(),
+            _ if eventfds => return self.vectors.set(start, count, fds),
+            _ => self.vectors.raise_all(start, count),
+        }
+        Ok(())
     }
 }
 
@@ -274,4 +292,147 @@ fn regions() -> Vec<ServerRegion> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PROFILES;
+    use std::io::{Read, Seek, SeekFrom};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+    use vfio_user::Client;
+
+    /// A front whose device is only a queue of events.
+    fn front() -> (Front, Receiver<Event>) {
+        let memory = GuestMemory::default();
+        let options = Options {
+            profile: PROFILES[0],
+            guid: 1,
+        };
+        let clock = Arc::new(Real::start());
+        let (_, registers) = Device::new(options, memory.clone(), clock, Trace::default());
+        let (events, queue) = channel();
+        let front = Front {
+            registers,
+            config: Config::new(),
+            memory,
+            vectors: Vectors::default(),
+            events,
+        };
+        (front, queue)
+    }
+
+    /// How often a file that stands for a vector was raised.
+    fn raised(file: &File) -> io::Result<usize> {
+        let mut file = file;
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes.len() / 8)
+    }
+
+    #[test]
+    fn vectors_come_and_go() -> io::Result<()> {
+        const SET: u32 = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
+        let (mut front, _queue) = front();
+        let file = tempfile::tempfile()?;
+        let msix = VFIO_PCI_MSIX_IRQ_INDEX;
+        front.set_irqs(msix, SET, 3, 1, vec![file.try_clone()?])?;
+        front.vectors.raise(3);
+        front.vectors.raise(4);
+        assert_eq!(raised(&file)?, 1);
+        // What masks changes nothing, and what triggers without files is an interrupt.
+        front.set_irqs(msix, 0, 3, 1, Vec::new())?;
+        front.set_irqs(msix, VFIO_IRQ_SET_ACTION_TRIGGER, 0, u32::MAX, Vec::new())?;
+        front.vectors.raise(3);
+        assert_eq!(raised(&file)?, 3);
+        front.set_irqs(msix, SET, 3, 1, Vec::new())?;
+        front.vectors.raise(3);
+        assert_eq!(raised(&file)?, 3);
+        assert!(front.set_irqs(msix, SET, 31, 2, Vec::new()).is_err());
+        assert!(front.set_irqs(msix, SET, u32::MAX, 2, Vec::new()).is_err());
+        front.set_irqs(msix, VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, Vec::new())
+    }
+
+    #[test]
+    fn a_reset_takes_the_bus_away_and_is_passed_on() -> io::Result<()> {
+        let (mut front, queue) = front();
+        front.dma_map(DmaMapFlags::READ_WRITE, 0, 0, 0x1000, {
+            let file = tempfile::tempfile()?;
+            file.set_len(0x1000)?;
+            Some(file)
+        })?;
+        let config = VFIO_PCI_CONFIG_REGION_INDEX;
+        assert!(front.memory.read(0, &mut [0]).is_err());
+        front.region_write(config, 4, &[0x06, 0])?;
+        assert!(front.memory.read(0, &mut [0]).is_ok());
+        // The function's own reset.
+        front.region_write(config, 0x68, &[0x10, 0x80])?;
+        assert!(front.memory.read(0, &mut [0]).is_err());
+        assert_eq!(queue.try_iter().collect::<Vec<_>>(), [Event::Reset]);
+        front.dma_unmap(DmaUnmapFlags::UNMAP_ALL, 0, 0)?;
+        assert_eq!(front.memory.ranges(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_command_goes_through_the_socket_and_both_threads() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("socket");
+        let trace = Trace::default();
+        let options = Options {
+            profile: PROFILES[0],
+            guid: 1,
+        };
+        let hca = Hca::new(UnixListener::bind(&socket)?, options, trace.clone());
+        let server = std::thread::spawn(move || hca.serve());
+        let mut client = Client::new(&socket)?;
+        let mut vendor = [0; 2];
+        client.region_read(VFIO_PCI_CONFIG_REGION_INDEX, 0, &mut vendor)?;
+        assert_eq!(vendor, [0xb3, 0x15]);
+        let memory = tempfile::tempfile()?;
+        memory.set_len(0x2000)?;
+        client.dma_map(0, 0x10000, 0x2000, memory.as_raw_fd())?;
+        client.region_write(VFIO_PCI_CONFIG_REGION_INDEX, 4, &[0x06, 0])?;
+        // An entry with a command that does nothing: its kind, lengths, opcode, and whose it is.
+        let mut entry = [0; 64];
+        for (place, byte) in [(0, 7), (7, 16), (16, 0x08), (17, 0x0d), (59, 16), (63, 1)] {
+            entry[place] = byte;
+        }
+        memory.write_all_at(&entry, 0x1000)?;
+        client.region_write(VFIO_PCI_BAR0_REGION_INDEX, 0x14, &[0, 1, 0x10, 0])?;
+        client.region_write(VFIO_PCI_BAR0_REGION_INDEX, 0x18, &[0, 0, 0, 1])?;
+        let started = std::time::Instant::now();
+        while entry[63] & 1 == 1 {
+            assert!(started.elapsed() < Duration::from_secs(120), "no answer");
+            std::thread::sleep(Duration::from_millis(1));
+            memory.read_exact_at(&mut entry, 0x1000)?;
+        }
+        assert_eq!((entry[63], entry[32]), (0, 0));
+        client.dma_unmap(0x10000, 0x2000)?;
+        client.shutdown()?;
+        let served = server.join();
+        served.map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        assert_eq!(trace.violations(), []);
+        Ok(())
+    }
+
+    #[test]
+    fn no_access_is_too_odd() -> io::Result<()> {
+        let (mut front, queue) = front();
+        for region in 0..12 {
+            for offset in [0, 1, 0x18, 0xffc, 0x8040, 0x1ff_ffff, u64::MAX] {
+                for length in [0, 1, 3, 4, 8, LONGEST, LONGEST + 1] {
+                    let mut bytes = vec![0xff; length];
+                    let read = front.region_read(region, offset, &mut bytes);
+                    let write = front.region_write(region, offset, &bytes);
+                    assert_eq!(read.is_ok(), write.is_ok());
+                    assert!(read.is_err() || length <= LONGEST);
+                }
+            }
+        }
+        assert!(queue.try_iter().count() > 0);
+        Ok(())
+    }
 }

@@ -98,7 +98,7 @@ impl Config {
 
     /// Reads from `offset` on; what is beyond the end reads as ones.
     pub(crate) fn read(&mut self, offset: u64, bytes: &mut [u8]) {
-        let start = usize::try_from(offset).unwrap_or(SIZE);
+        let start = offset.min(SIZE as u64) as usize;
         for (place, byte) in (start..).zip(bytes.iter_mut()) {
             *byte = self.bytes.get(place).copied().unwrap_or(0xff);
         }
@@ -110,7 +110,7 @@ impl Config {
 
     /// Writes what may be written.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let start = usize::try_from(offset).unwrap_or(SIZE);
+        let start = offset.min(SIZE as u64) as usize;
         let lock = &self.bytes[VENDOR_LOCK..VENDOR_LOCK + 4];
         let locks = start == VENDOR_LOCK && bytes.iter().any(|byte| *byte != 0);
         if locks && lock.iter().any(|byte| *byte != 0) {
@@ -189,7 +189,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn identity_and_lists_stay(offset in 0_u64..0x1010, bytes: Vec<u8>) {
+        fn identity_and_lists_stay(
+            offset in prop_oneof![0_u64..0x1010, any::<u64>()], bytes: Vec<u8>,
+        ) {
             let mut config = Config::new();
             config.write(offset, &bytes);
             prop_assert_eq!(read32(&mut config, 0), 0x1017_15b3);
