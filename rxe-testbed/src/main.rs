@@ -21,6 +21,7 @@ mod host;
 mod kernel;
 mod klog;
 mod modules;
+mod nic;
 mod pair;
 mod port;
 mod process;
