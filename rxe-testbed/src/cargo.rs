@@ -56,7 +56,13 @@ impl Cargo<'_> {
 }
 
 /// The workspace's packages.
-const PACKAGES: &[&str] = &["hmm-", "mlx-odp-", "rxe-testbed-", "userspace-bench-"];
+const PACKAGES: &[&str] = &[
+    "hmm-",
+    "mlx-odp-",
+    "odp-hca-",
+    "rxe-testbed-",
+    "userspace-bench-",
+];
 
 /// Has cargo build the workspace's packages anew if it built those of another working tree last. It goes by
 /// the times of files, and all trees are in the same place in the chroot: older files of this one would pass

@@ -25,6 +25,7 @@ mod klog;
 mod limits;
 mod memory;
 mod modules;
+mod nic;
 mod pair;
 mod port;
 mod process;

@@ -52,6 +52,7 @@ const MANIFESTS: &[&str] = &[
     "hmm/oracle/abi.rs",
     "mlx-odp/Cargo.toml",
     "rxe-testbed/Cargo.toml",
+    "rxe-testbed/hca/Cargo.toml",
 ];
 
 /// The programs of one state of the sources.

@@ -9,11 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::build::World;
 use crate::cache::{self, Cache};
 use crate::host;
 use crate::kernel::Variant;
+use crate::nic::Nic;
 use crate::pair::Network;
 use crate::process::{self, Owned};
 
@@ -60,6 +62,10 @@ pub(crate) enum Extra {
     EduIommu,
     /// The same, and memory of two other devices: one beside it behind a switch, one elsewhere.
     EduPeers,
+    /// An emulated ConnectX.
+    Mlx5,
+    /// The same behind an IOMMU.
+    Mlx5Iommu,
     /// No device: memory in two NUMA nodes.
     TwoNodes,
     /// No device: one processor, and a clock that goes on by 2 ns with each instruction. Emulated also
@@ -75,6 +81,8 @@ impl Extra {
             Self::Edu => "-edu",
             Self::EduIommu => "-edu-iommu",
             Self::EduPeers => "-edu-peers",
+            Self::Mlx5 => "-mlx5",
+            Self::Mlx5Iommu => "-mlx5-iommu",
             Self::TwoNodes => "-two-nodes",
             Self::Counting => "-counting",
         }
@@ -84,11 +92,14 @@ impl Extra {
     fn devices(self) -> &'static [&'static str] {
         const EDU: &str = "edu,dma_mask=0xffffffffffffffff";
         match self {
-            Self::None | Self::TwoNodes | Self::Counting => &[],
+            // The ConnectX itself is no device of QEMU's own.
+            Self::None | Self::Mlx5 | Self::TwoNodes | Self::Counting => &[],
             Self::Edu => &[EDU],
             // Without interrupts: on a busy machine the kernel may not see its timer through it. With
             // fewer addresses than a process has, which is a case of its own.
             Self::EduIommu => &["intel-iommu,intremap=off,aw-bits=39", EDU],
+            // Devices outside of QEMU are told what is mapped only in this mode.
+            Self::Mlx5Iommu => &["intel-iommu,intremap=off,caching-mode=on"],
             Self::EduPeers => &[
                 "nvme,serial=far,cmb_size_mb=16",
                 "pcie-root-port,id=root,chassis=1",
@@ -101,11 +112,16 @@ impl Extra {
         }
     }
 
+    /// Whether it has an emulated ConnectX.
+    pub(crate) fn is_mlx5(self) -> bool {
+        matches!(self, Self::Mlx5 | Self::Mlx5Iommu)
+    }
+
     /// What the kernel has to be told.
     fn command_line(self) -> &'static str {
         match self {
-            Self::None | Self::Edu | Self::EduPeers | Self::Counting => "",
-            Self::EduIommu => " intel_iommu=on",
+            Self::None | Self::Edu | Self::EduPeers | Self::Mlx5 | Self::Counting => "",
+            Self::EduIommu | Self::Mlx5Iommu => " intel_iommu=on",
             Self::TwoNodes => " numa=fake=2",
         }
     }
@@ -136,6 +152,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) ports: Option<Ports>,
     /// Its place on a network segment with another VM.
     pub(crate) network: Option<&'a Network>,
+    /// An emulated ConnectX.
+    pub(crate) nic: Option<&'a Nic>,
 }
 
 impl Machine<'_> {
@@ -172,6 +190,13 @@ impl Machine<'_> {
             add("-smp", self.cpus.to_string());
         }
         add("-m", format!("{}M", self.memory_mib));
+        if self.nic.is_some() {
+            // The device maps the guest's memory, too.
+            let size = self.memory_mib;
+            let memory = format!("memory-backend-memfd,id=ram,share=on,size={size}M");
+            add("-object", memory);
+            add("-machine", "memory-backend=ram".into());
+        }
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initramfs.display().to_string());
         add("-append", self.command_line());
@@ -182,6 +207,13 @@ impl Machine<'_> {
         add("-serial", "chardev:klog".into());
         for device in self.extra.devices() {
             add("-device", (*device).into());
+        }
+        if let Some(nic) = self.nic {
+            let device = json!({
+                "driver": "vfio-user-pci",
+                "socket": {"type": "unix", "path": nic.socket()},
+            });
+            add("-device", device.to_string());
         }
         if let Some((root, session)) = self.disks {
             for (path, option) in [(root, "snapshot=on"), (session, "readonly=on")] {
@@ -261,14 +293,16 @@ pub(crate) fn command(world: &World, machine: &Machine<'_>) -> Command {
         .map(|dir| chroot.path(dir).display().to_string())
         .join(":");
     command.arg("--library-path").arg(libraries);
-    command.arg(chroot.path("/usr/bin/qemu-system-x86_64"));
-    for dir in ["/usr/share/qemu", "/usr/share/seabios"] {
-        command.arg("-L").arg(chroot.path(dir));
+    // The libraries are the chroot's, whichever QEMU it is.
+    let file = |inside: &str| match machine.nic {
+        Some(nic) => nic.qemu().join(inside),
+        None => chroot.path(inside),
+    };
+    command.arg(file("usr/bin/qemu-system-x86_64"));
+    for dir in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(file(dir));
     }
-    command.env(
-        "QEMU_MODULE_DIR",
-        chroot.path("/usr/lib/x86_64-linux-gnu/qemu"),
-    );
+    command.env("QEMU_MODULE_DIR", file("usr/lib/x86_64-linux-gnu/qemu"));
     command.args(machine.arguments());
     command.stdin(Stdio::null());
     command
@@ -325,6 +359,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         disks: None,
         ports: None,
         network: None,
+        nic: None,
     };
     let messages = scratch.path().join("qemu.log");
     let file = std::fs::File::create(&messages).context("making QEMU's log")?;
@@ -388,6 +423,7 @@ mod tests {
             disks: disks.then_some((path, path)),
             ports: None,
             network,
+            nic: None,
         }
         .arguments()
     }

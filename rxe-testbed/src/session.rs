@@ -46,6 +46,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/with-module.sh"),
     ),
     (
+        "usr/local/lib/testbed/mlx5",
+        include_str!("../guest/mlx5.sh"),
+    ),
+    (
         "usr/local/lib/testbed/load-unload",
         include_str!("../guest/load-unload.sh"),
     ),

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
+use crate::nic::Nic;
 use crate::pair::Network;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
@@ -140,6 +141,7 @@ pub(crate) struct Vm {
     commands: u32,
     accelerator: Accelerator,
     variant: Variant,
+    nic: Option<Nic>,
     scratch: Scratch,
 }
 
@@ -174,6 +176,10 @@ impl Vm {
         if let Some(network) = &config.network {
             inherit(network.socket())?;
         }
+        let nic = match config.extra.is_mlx5() {
+            true => Some(Nic::start(world, scratch.path())?),
+            false => None,
+        };
         let machine = Machine {
             accelerator,
             cpus: config.cpus,
@@ -192,6 +198,7 @@ impl Vm {
                 terminal: terminal_guest.as_raw_fd(),
             }),
             network: config.network.as_ref(),
+            nic: nic.as_ref(),
         };
         let mut command = qemu::command(world, &machine);
         let messages = scratch.path().join("qemu.log");
@@ -214,6 +221,7 @@ impl Vm {
             commands: 0,
             accelerator,
             variant: world.kernel.variant,
+            nic,
             scratch,
         };
         if let Err(error) = vm.wait_until_ready() {
@@ -278,6 +286,11 @@ impl Vm {
         let telling = telling.unwrap_or_else(|| process::tail(log.trim_end(), 15));
         let text = format!("the VM died; from its kernel log:\n{telling}\n{messages}");
         Ok(Failure::error(status::VM, text.trim_end()))
+    }
+
+    /// The emulated ConnectX, for what it has to tell after the VM has ended.
+    pub(crate) fn take_nic(&mut self) -> Option<Nic> {
+        self.nic.take()
     }
 
     /// What runs the guest's processors.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{bail, Result};
 
-use super::{clients, host, pairs, pyverbs, selftests, table, tier_of, Filter};
+use super::{clients, hca, host, pairs, pyverbs, selftests, table, tier_of, Filter};
 use crate::build;
 use crate::cache::{files_under, Cache};
 use crate::kernel::Variant;
@@ -78,6 +78,7 @@ fn known(
     let mut tiers = vec![
         (vec!["clients"], Names::All(clients::names())),
         (vec!["pair"], Names::All(pairs::names())),
+        (vec!["hca"], Names::All(hca::names(kernel))),
         (
             vec!["vm", "bench", "diff", "dma", "selftest"],
             Names::All(fixed(kernel)),

@@ -15,13 +15,19 @@ use crate::programs;
 use crate::ui::Step;
 
 /// The crates whose tests run on the host.
-const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-results"];
+const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-hca", "odp-results"];
 
 /// The crates whose tests run in the chroot: they are made for the VM, and it has the C compilers.
 const FOR_THE_VM: &[&str] = &[programs::PACKAGE, programs::ORACLE];
 
 /// Where the tests of all these crates are.
-pub(super) const SOURCES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed/src", "userspace-bench"];
+pub(super) const SOURCES: &[&str] = &[
+    "hmm",
+    "mlx-odp",
+    "rxe-testbed/hca/src",
+    "rxe-testbed/src",
+    "userspace-bench",
+];
 
 /// Where the names of the programs' tests are.
 pub(super) const PROGRAM_SOURCES: &[&str] = &["userspace-bench", "hmm/oracle/user"];

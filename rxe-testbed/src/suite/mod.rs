@@ -3,13 +3,15 @@
 //!
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
-//! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
-//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel; `report` writes what remains: the lines, the summary,
-//! JUnit and KTAP.
+//! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs
+//! what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
+//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel, `hca` the emulated ConnectX;
+//! `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
 mod clients;
 mod glance;
 mod guest;
+mod hca;
 mod host;
 mod lanes;
 mod pairs;
@@ -55,7 +57,7 @@ pub(crate) struct Record {
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
     "core", "lint", "vm", "verbs", "mirror", "diff", "bench", "clients", "pyverbs", "pair",
-    "selftest", "dma",
+    "selftest", "dma", "hca",
 ];
 
 /// Which tests are wanted: all if it is empty.
@@ -146,6 +148,7 @@ fn parts<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
     parts.push(Box::new(|report| pyverbs::run(job, report)));
     parts.push(Box::new(|report| pairs::run(job, report)));
     parts.push(Box::new(|report| selftests::run(job, report)));
+    parts.push(Box::new(|report| hca::run(job, report)));
     parts
 }
 
@@ -159,6 +162,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     names.extend(pyverbs::names(&world.guest.root)?);
     names.extend(pairs::names());
     names.extend(selftests::names(&world.kernel)?);
+    names.extend(hca::names(world.kernel.variant));
     names.retain(|name| filter.takes(name));
     if names.is_empty() {
         bail!("{}", nothing_matches(filter));

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The command interface: entries of the command queue, mailboxes, and who executes what.
+
+mod hca;
+mod objects;
+mod queue;
+
+use crate::device::{Device, Life};
+
+pub(crate) use hca::{words, Pages};
+
+/// How a command ended, as its output says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// There is no such command.
+    BadOperation = 0x2,
+    /// A value makes no sense.
+    BadParameter = 0x3,
+    /// Not as long as the device is in this state.
+    BadSystemState = 0x4,
+    /// There is no such object.
+    BadResource = 0x5,
+    /// Something uses it.
+    ResourceBusy = 0x6,
+    /// No more of these.
+    NoResources = 0xf,
+    /// Not in this state of the queue pair.
+    BadQpState = 0x10,
+    /// The input is too short.
+    BadInputLength = 0x50,
+    /// There is no room for the output.
+    BadOutputLength = 0x51,
+}
+
+/// What executes a command: it reads the input, which is at least as long as the command says, and fills the output,
+/// which begins as zeroes.
+type Run = fn(&mut Device, &[u8], &mut [u8]) -> Result<(), Status>;
+
+/// A command.
+pub(crate) struct Command {
+    pub(crate) opcode: u16,
+    pub(crate) name: &'static str,
+    /// From when on it is taken.
+    pub(crate) from: Life,
+    /// Bytes of input and output that there are at least.
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) run: Run,
+}
+
+impl Command {
+    pub(crate) const fn new(
+        opcode: u16,
+        name: &'static str,
+        from: Life,
+        input: usize,
+        output: usize,
+        run: Run,
+    ) -> Self {
+        Self {
+            opcode,
+            name,
+            from,
+            input,
+            output,
+            run,
+        }
+    }
+}
+
+/// Bytes of most inputs and outputs, for which an entry has room.
+pub(crate) const SHORT: usize = 16;
+
+/// Bytes that every output has: its status and what else there is to say of it.
+const SHORTEST: usize = 8;
+
+/// All commands that the device knows.
+const COMMANDS: &[&[Command]] = &[
+    hca::COMMANDS,
+    objects::COMMANDS,
+    crate::port::COMMANDS,
+    crate::eq::COMMANDS,
+    crate::mkey::COMMANDS,
+    crate::cq::COMMANDS,
+    crate::srq::COMMANDS,
+    crate::qp::COMMANDS,
+];
+
+/// The command with that opcode.
+fn find(opcode: u16) -> Option<&'static Command> {
+    let mut all = COMMANDS.iter().copied().flatten();
+    all.find(|command| command.opcode == opcode)
+}
+
+/// Every command's opcode and name.
+#[cfg(test)]
+pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().copied().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn opcodes_are_unique() {
+        let opcodes: BTreeSet<u16> = all().map(|command| command.opcode).collect();
+        assert_eq!(opcodes.len(), all().count());
+        assert!(find(0x100).is_some());
+        assert!(find(0).is_none());
+    }
+}

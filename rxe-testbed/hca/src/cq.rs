@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Completion queues: rings in the driver's memory, with a doorbell record beside them in which it says what it has
+//! taken.
+
+use serde_json::json;
+
+use crate::command::{words, Command, Status, SHORT};
+use crate::device::{Device, Life};
+use crate::eq::Event;
+use crate::layout::{
+    cqc, create_cq_in, create_cq_out, destroy_cq_in, modify_cq_in, query_cq_in, query_cq_out,
+};
+use crate::profile::LOG_MAX_CQ_SIZE;
+use crate::ring::Buffer;
+use crate::trace::Rule;
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::new(
+        0x400,
+        "CREATE_CQ",
+        Life::Initialised,
+        create_cq_in::BYTES,
+        SHORT,
+        create,
+    ),
+    Command::new(
+        0x401,
+        "DESTROY_CQ",
+        Life::Initialised,
+        SHORT,
+        SHORT,
+        destroy,
+    ),
+    Command::new(
+        0x402,
+        "QUERY_CQ",
+        Life::Initialised,
+        SHORT,
+        query_cq_out::BYTES,
+        query,
+    ),
+    Command::new(
+        0x403,
+        "MODIFY_CQ",
+        Life::Initialised,
+        modify_cq_in::BYTES,
+        SHORT,
+        modify,
+    ),
+];
+
+/// Bytes of what a completion says; an entry may be twice as long, and then begins with nothing.
+pub(crate) const COMPLETION: usize = 64;
+
+/// Indices count modulo this.
+const INDICES: u32 = 1 << 24;
+
+/// In the doorbell: only completions of requests that ask for it count.
+const SOLICITED: u32 = 1 << 24;
+
+/// States and conditions, as a query shows them.
+const ARMED: u32 = 0x9;
+const ARMED_SOLICITED: u32 = 0x6;
+const FIRED: u32 = 0xa;
+const OVERRUN: u64 = 0x9;
+
+/// What MODIFY_CQ changes: when it may wait with an event, and for how many completions.
+const MODERATION: u64 = 3;
+
+/// In an event of an overrun.
+const SYNDROME_OVERRUN: u8 = 1;
+
+/// For which completions there is to be an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    Not,
+    Next,
+    Solicited,
+}
+
+/// A completion queue.
+pub(crate) struct CompletionQueue {
+    ring: Buffer,
+    log_size: u32,
+    entry: usize,
+    context: Vec<u8>,
+    record: u64,
+    event_queue: u32,
+    produced: u32,
+    /// Behind the last completion that was solicited.
+    solicited: Option<u32>,
+    arm: Arm,
+    overrun: bool,
+}
+
+impl CompletionQueue {
+    /// The event queue that hears of it.
+    pub(crate) fn event_queue(&self) -> u32 {
+        self.event_queue
+    }
+
+    /// Whether there is a completion behind `consumed` that the driver waits for.
+    fn has(&self, arm: Arm, consumed: u32) -> bool {
+        let behind = |index: u32| {
+            let distance = index.wrapping_sub(consumed) % INDICES;
+            distance != 0 && distance <= 1 << self.log_size
+        };
+        match arm {
+            Arm::Not => false,
+            Arm::Next => behind(self.produced),
+            Arm::Solicited => self.solicited.is_some_and(behind),
+        }
+    }
+}
+
+fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
+    let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
+    let log_size = cqc::LOG_CQ_SIZE.get32(&context);
+    let entry = match cqc::CQE_SZ.get32(&context) {
+        0 => COMPLETION,
+        1 => 2 * COMPLETION,
+        _ => return Err(Status::BadParameter),
+    };
+    if log_size > LOG_MAX_CQ_SIZE {
+        return Err(Status::BadParameter);
+    }
+    let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
+    device.event_queues.get(event_queue)?;
+    device.doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
+    let ring = Buffer::new(
+        &words(&input[create_cq_in::BYTES..]),
+        cqc::LOG_PAGE_SIZE.get32(&context),
+        cqc::PAGE_OFFSET.get32(&context),
+        (entry as u64) << log_size,
+    )?;
+    let record = cqc::DBR_ADDR.get(&context);
+    let queue = CompletionQueue {
+        ring,
+        log_size,
+        entry,
+        context,
+        record,
+        event_queue,
+        produced: 0,
+        solicited: None,
+        arm: Arm::Not,
+        overrun: false,
+    };
+    create_cq_out::CQN.set(output, device.completion_queues.add(queue)?);
+    Ok(())
+}
+
+fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    let number = destroy_cq_in::CQN.get32(input);
+    let pairs = device
+        .queue_pairs
+        .iter()
+        .any(|(_, pair)| pair.completes_in(number));
+    let mut shared = device.shared_queues.iter();
+    if pairs || shared.any(|(_, queue)| queue.completes_in(number)) {
+        return Err(Status::ResourceBusy);
+    }
+    device.completion_queues.remove(number).map(drop)
+}
+
+fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
+    let queue = device
+        .completion_queues
+        .get(query_cq_in::CQN.get32(input))?;
+    let consumed = device.bus.read_be32("completion queue", queue.record);
+    let context = query_cq_out::CQ_CONTEXT.of_mut(output);
+    context.copy_from_slice(&queue.context);
+    let state = match queue.arm {
+        Arm::Not => FIRED,
+        Arm::Next => ARMED,
+        Arm::Solicited => ARMED_SOLICITED,
+    };
+    cqc::ST.set(context, state);
+    cqc::STATUS.set(context, if queue.overrun { OVERRUN } else { 0 });
+    cqc::CONSUMER_COUNTER.set(context, consumed.unwrap_or(0));
+    cqc::PRODUCER_COUNTER.set(context, queue.produced);
+    cqc::LAST_SOLICIT_INDEX.set(context, queue.solicited.unwrap_or(0));
+    if let Some(place) = output.get_mut(query_cq_out::BYTES..query_cq_out::BYTES + 8) {
+        place.copy_from_slice(&queue.ring.first_page().to_be_bytes());
+    }
+    Ok(())
+}
+
+/// Moderation is kept for queries: an event is always sent at once. Resizing is not announced.
+fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    let number = modify_cq_in::CQN.get32(input);
+    let queue = device.completion_queues.get_mut(number)?;
+    let fields = modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.get(input);
+    if modify_cq_in::OP_MOD.get(input) != 0 || fields & !MODERATION != 0 {
+        return Err(Status::BadParameter);
+    }
+    let wanted = modify_cq_in::CQ_CONTEXT.of(input);
+    for (bit, field) in [(1, cqc::CQ_PERIOD), (2, cqc::CQ_MAX_COUNT)] {
+        if fields & bit != 0 {
+            field.set(&mut queue.context, field.get(wanted));
+        }
+    }
+    Ok(())
+}
+
+impl Device {
+    /// The driver's doorbell of a completion queue: it wants an event for what comes behind what it has taken.
+    pub(crate) fn completion_doorbell(&mut self, word: u32, number: u32) {
+        let number = number % INDICES;
+        let Ok(queue) = self.completion_queues.get_mut(number) else {
+            let text = format!("a doorbell for completion queue {number:#x}, which is not there");
+            return self.bus.violation(Rule::Interface, text);
+        };
+        let arm = match word & SOLICITED {
+            0 => Arm::Next,
+            _ => Arm::Solicited,
+        };
+        if queue.has(arm, word % INDICES) {
+            queue.arm = Arm::Not;
+            self.completion_event(number);
+        } else {
+            queue.arm = arm;
+        }
+    }
+
+    /// Puts a completion into a queue. The last byte's lowest bit is the queue's.
+    pub(crate) fn complete(&mut self, number: u32, completion: &[u8; COMPLETION], solicited: bool) {
+        let Ok(queue) = self.completion_queues.get_mut(number) else {
+            return;
+        };
+        if queue.overrun {
+            return;
+        }
+        let size = 1 << queue.log_size;
+        let Ok(consumed) = self.bus.read_be32("completion queue", queue.record) else {
+            return;
+        };
+        let waiting = queue.produced.wrapping_sub(consumed) % INDICES;
+        if waiting >= size && !cqc::OI.is_set(&queue.context) {
+            queue.overrun = true;
+            let text = format!("completion queue {number:#x} is full");
+            self.bus.violation(Rule::Overrun, text);
+            return self.overrun_event(number);
+        }
+        let mut entry = vec![0; queue.entry];
+        let last = queue.entry - 1;
+        entry[queue.entry - COMPLETION..].copy_from_slice(completion);
+        let owner = (queue.produced >> queue.log_size & 1) as u8;
+        entry[last] = entry[last] & !1 | owner;
+        let index = u64::from(queue.produced % size);
+        let address = queue.ring.address(index * queue.entry as u64);
+        queue.produced = (queue.produced + 1) % INDICES;
+        if solicited {
+            queue.solicited = Some(queue.produced);
+        }
+        let fires = match queue.arm {
+            Arm::Not => false,
+            Arm::Next => true,
+            Arm::Solicited => solicited,
+        };
+        if fires {
+            queue.arm = Arm::Not;
+        }
+        if let Some(address) = address {
+            // A refusal has been reported.
+            let _ = self.bus.publish("completion queue", address, &entry);
+        }
+        let opcode = completion[COMPLETION - 1] >> 4;
+        self.bus
+            .event("completion", || json!({"cq": number, "opcode": opcode}));
+        if fires {
+            self.completion_event(number);
+        }
+    }
+
+    fn completion_event(&mut self, number: u32) {
+        let Ok(queue) = self.completion_queues.get(number) else {
+            return;
+        };
+        let mut data = [0; 28];
+        data[24..].copy_from_slice(&number.to_be_bytes());
+        self.post_event(queue.event_queue, Event::Completion, &data);
+    }
+
+    fn overrun_event(&mut self, number: u32) {
+        let mut data = [0; 12];
+        data[..4].copy_from_slice(&number.to_be_bytes());
+        data[11] = SYNDROME_OVERRUN;
+        if let Some(queue) = self.listener(Event::CompletionQueueError) {
+            self.post_event(queue, Event::CompletionQueueError, &data);
+        }
+    }
+}

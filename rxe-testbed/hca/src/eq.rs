@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Event queues: rings of 64-byte entries in the driver's memory, whose last bit tells whose an entry is.
+
+use serde_json::json;
+
+use crate::command::words;
+use crate::command::{Command, Status, SHORT};
+use crate::device::{Device, Life};
+use crate::layout::{
+    cmd_inter_comp_event, create_eq_in, create_eq_out, destroy_eq_in, eqc, eqe, query_eq_in,
+    query_eq_out,
+};
+use crate::pci::VECTORS;
+use crate::profile::LOG_MAX_EQ_SIZE;
+use crate::ring::Buffer;
+use crate::trace::Rule;
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::new(
+        0x301,
+        "CREATE_EQ",
+        Life::Initialised,
+        create_eq_in::BYTES,
+        SHORT,
+        create,
+    ),
+    Command::new(
+        0x302,
+        "DESTROY_EQ",
+        Life::Initialised,
+        SHORT,
+        SHORT,
+        destroy,
+    ),
+    Command::new(
+        0x303,
+        "QUERY_EQ",
+        Life::Initialised,
+        SHORT,
+        query_eq_out::BYTES,
+        query,
+    ),
+];
+
+/// Bytes of an entry.
+const ENTRY: usize = 64;
+
+/// Indices count modulo this.
+const INDICES: u32 = 1 << 24;
+
+/// States of a queue, as a query shows them.
+const ARMED: u32 = 0x9;
+const FIRED: u32 = 0xa;
+const OVERRUN: u64 = 0xa;
+
+/// Kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Of a completion queue that was armed.
+    Completion = 0x00,
+    /// A completion queue has overrun.
+    CompletionQueueError = 0x04,
+    /// Commands are done.
+    Command = 0x0a,
+}
+
+/// An event queue.
+pub(crate) struct EventQueue {
+    ring: Buffer,
+    log_size: u32,
+    context: Vec<u8>,
+    mask: [u64; 4],
+    vector: u16,
+    produced: u32,
+    consumed: u32,
+    armed: bool,
+    overrun: bool,
+}
+
+impl EventQueue {
+    fn wants(&self, event: Event) -> bool {
+        self.mask[event as usize / 64] >> (event as usize % 64) & 1 == 1
+    }
+
+    /// How many entries the driver has not taken.
+    fn waiting(&self) -> u32 {
+        self.produced.wrapping_sub(self.consumed) % INDICES
+    }
+}
+
+fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
+    let context = create_eq_in::EQ_CONTEXT_ENTRY.of(input).to_vec();
+    let log_size = eqc::LOG_EQ_SIZE.get32(&context);
+    let vector = eqc::INTR.get32(&context);
+    if log_size > LOG_MAX_EQ_SIZE || vector >= u32::from(VECTORS) {
+        return Err(Status::BadParameter);
+    }
+    device.doorbell_pages.get(eqc::UAR_PAGE.get32(&context))?;
+    let pages = words(&input[create_eq_in::BYTES..]);
+    let ring = Buffer::new(
+        &pages,
+        eqc::LOG_PAGE_SIZE.get32(&context),
+        eqc::PAGE_OFFSET.get32(&context),
+        (ENTRY as u64) << log_size,
+    )?;
+    let mut mask = [0; 4];
+    for (place, word) in words(&input[create_eq_in::EVENT_BITMASK.bit / 8..])
+        .into_iter()
+        .take(mask.len())
+        .enumerate()
+    {
+        mask[place] = word;
+    }
+    let queue = EventQueue {
+        ring,
+        log_size,
+        context,
+        mask,
+        vector: vector as u16,
+        produced: 0,
+        consumed: 0,
+        armed: false,
+        overrun: false,
+    };
+    create_eq_out::EQ_NUMBER.set(output, device.event_queues.add(queue)?);
+    Ok(())
+}
+
+fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    let number = destroy_eq_in::EQ_NUMBER.get32(input);
+    let mut users = device.completion_queues.iter();
+    if users.any(|(_, queue)| queue.event_queue() == number) {
+        return Err(Status::ResourceBusy);
+    }
+    device.event_queues.remove(number).map(drop)
+}
+
+fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
+    let queue = device
+        .event_queues
+        .get(query_eq_in::EQ_NUMBER.get32(input))?;
+    let context = query_eq_out::EQ_CONTEXT_ENTRY.of_mut(output);
+    context.copy_from_slice(&queue.context);
+    let state = if queue.armed { ARMED } else { FIRED };
+    let status = if queue.overrun { OVERRUN } else { 0 };
+    eqc::ST.set(context, state);
+    eqc::STATUS.set(context, status);
+    eqc::CONSUMER_COUNTER.set(context, queue.consumed);
+    eqc::PRODUCER_COUNTER.set(context, queue.produced);
+    query_eq_out::EVENT_BITMASK.set(output, queue.mask[0]);
+    if let Some(place) = output.get_mut(query_eq_out::BYTES..query_eq_out::BYTES + 8) {
+        place.copy_from_slice(&queue.ring.first_page().to_be_bytes());
+    }
+    Ok(())
+}
+
+impl Device {
+    /// The driver's doorbell of an event queue: it has taken the entries before `consumed`, and wants an interrupt
+    /// for the next one if it arms.
+    pub(crate) fn event_doorbell(&mut self, word: u32, arm: bool) {
+        let (number, consumed) = (word >> 24, word % INDICES);
+        let Ok(queue) = self.event_queues.get_mut(number) else {
+            let text = format!("a doorbell for event queue {number}, which is not there");
+            return self.bus.violation(Rule::Interface, text);
+        };
+        let taken = consumed.wrapping_sub(queue.consumed) % INDICES;
+        if taken > queue.waiting() {
+            let text = format!("event queue {number}: entries are taken that are not there");
+            return self.bus.violation(Rule::Interface, text);
+        }
+        queue.consumed = consumed;
+        if arm {
+            queue.armed = queue.waiting() == 0;
+            if !queue.armed {
+                self.interrupts.push(queue.vector);
+            }
+        }
+    }
+
+    /// The queue that wants events of this kind.
+    pub(crate) fn listener(&self, event: Event) -> Option<u32> {
+        let mut all = self.event_queues.iter();
+        all.find(|(_, queue)| queue.wants(event))
+            .map(|(number, _)| number)
+    }
+
+    /// Tells a queue that an entry of the command queue is done.
+    pub(crate) fn command_done(&mut self, queue: u32, entry: u32) {
+        let mut data = [0; cmd_inter_comp_event::BYTES];
+        cmd_inter_comp_event::COMMAND_COMPLETION_VECTOR.set(&mut data, 1_u64 << entry);
+        self.post_event(queue, Event::Command, &data);
+    }
+
+    /// Puts an entry into an event queue.
+    pub(crate) fn post_event(&mut self, number: u32, event: Event, data: &[u8]) {
+        let Ok(queue) = self.event_queues.get_mut(number) else {
+            return;
+        };
+        let size = 1 << queue.log_size;
+        if queue.overrun || queue.waiting() >= size {
+            queue.overrun = true;
+            let text = format!("event queue {number} is full: an event {event:?} is lost");
+            return self.bus.violation(Rule::Overrun, text);
+        }
+        let mut entry = [0; ENTRY];
+        eqe::EVENT_TYPE.set(&mut entry, event as u64);
+        let place = eqe::EVENT_DATA.of_mut(&mut entry);
+        let length = data.len().min(place.len());
+        place[..length].copy_from_slice(&data[..length]);
+        let index = queue.produced % size;
+        eqe::OWNER.set(&mut entry, queue.produced >> queue.log_size & 1);
+        let address = queue.ring.address(u64::from(index) * ENTRY as u64);
+        queue.produced = (queue.produced + 1) % INDICES;
+        let fires = std::mem::take(&mut queue.armed);
+        let vector = queue.vector;
+        if let Some(address) = address {
+            // A refusal has been reported.
+            let _ = self.bus.publish("event queue", address, &entry);
+        }
+        self.bus.event(
+            "event",
+            || json!({"eq": number, "type": event as u32, "interrupt": fires.then_some(vector)}),
+        );
+        if fires {
+            self.interrupts.push(vector);
+        }
+    }
+}

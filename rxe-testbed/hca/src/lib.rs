@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+//! An emulated ConnectX-5 on which the stock `mlx5_core` and `mlx5_ib` run, behind QEMU's `vfio-user-pci`.
+//!
+//! It models no silicon: it is what drivers say to a device and expect of it, from the interface's public header and
+//! the open drivers. What it knows and what not is in the book's chapter on it (`docs/src/hca.md`).
+//!
+//! [`front`] is the server; [`Device`] is what it serves, and knows nothing of it. [`layout`] declares the structures
+//! of the interface, [`memory`] is the guest's memory, [`trace`] tells what happens and what was wrong.
+
+mod bus;
+pub mod clock;
+mod command;
+mod cq;
+mod device;
+mod eq;
+mod flush;
+pub mod front;
+pub mod layout;
+pub mod memory;
+mod mkey;
+mod pci;
+mod port;
+mod profile;
+mod qp;
+mod ring;
+mod segment;
+mod srq;
+mod table;
+pub mod trace;
+
+pub use device::{Device, Event, Options, Registers};
+pub use profile::{Profile, PROFILES};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests of the whole device through its registers and the driver's memory, as a driver uses it.
+
+mod driver;
+mod fuzz;
+mod life;
+mod queues;
