@@ -179,6 +179,14 @@ fn key(value: &Value) -> Option<u64> {
         .or_else(|| value.as_str().and_then(hexadecimal))
 }
 
+/// How many contexts of `device` there are, of all processes. None if iproute2 is not installed or too old.
+pub fn contexts(device: &str) -> Option<u64> {
+    let devices = rdma(&["resource", "show"]);
+    let mut devices = devices.as_array()?.iter();
+    let device = devices.find(|entry| on_device(entry, device))?;
+    device.get("ctx")?.as_u64()
+}
+
 fn rdma(arguments: &[&str]) -> Value {
     let output = Command::new("rdma").arg("-j").args(arguments).output();
     let text = output.map(|o| o.stdout).unwrap_or_default();

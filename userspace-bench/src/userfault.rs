@@ -84,6 +84,11 @@ impl Userfault {
         Ok(faults)
     }
 
+    /// The descriptor, for another process to take hold of.
+    pub fn fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
     /// Whether somebody waits for a page, or does before `limit`; none is for ever.
     pub fn asked_within(&self, limit: Option<Duration>) -> Result<bool> {
         let mut poll = libc::pollfd {

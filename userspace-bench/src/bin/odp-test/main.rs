@@ -117,6 +117,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         teardown::TESTS,
         waiting::TESTS,
         waiting::OTHERS,
+        waiting::ORPHAN,
         waiting::THOUSANDS,
         waiting::FILES,
         waiting::ARRIVES,

@@ -5,6 +5,7 @@
 mod arrives;
 mod files;
 mod matrix;
+mod orphan;
 mod others;
 mod removal;
 mod thousands;
@@ -25,6 +26,7 @@ use victim::{Plan, Victim};
 pub use arrives::TESTS as ARRIVES;
 pub use files::TESTS as FILES;
 pub use matrix::TESTS as MATRIX;
+pub use orphan::TESTS as ORPHAN;
 pub use others::TESTS as OTHERS;
 pub use thousands::TESTS as THOUSANDS;
 
@@ -48,6 +50,7 @@ const ASKED: Duration = Duration::from_secs(20);
 pub fn play(options: &Options, role: &str) -> Result<()> {
     match role {
         victim::ROLE => victim::play(options),
+        orphan::ROLE => orphan::play(options),
         thousands::ROLE => thousands::play(options),
         removal::KINDS => removal::kinds(),
         role => {
