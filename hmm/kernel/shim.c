@@ -8,6 +8,7 @@
 #include <linux/memcontrol.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -292,13 +293,26 @@ struct file *hmm_shim_file_to_read(struct mm_struct *mm, u64 addr, u64 *end, boo
 	return get_file(vma->vm_file);
 }
 
+static bool is_in_page_cache(struct file *file, loff_t pos)
+{
+	struct folio *folio = filemap_get_folio(file->f_mapping, pos >> PAGE_SHIFT);
+	bool is_there;
+
+	if (IS_ERR(folio))
+		return false;
+	is_there = folio_test_uptodate(folio);
+	folio_put(folio);
+	return is_there;
+}
+
 bool hmm_shim_read_page(struct file *file, s64 pos)
 {
 	loff_t at = pos;
 	char byte;
 
 	cond_resched();
-	return kernel_read(file, &byte, 1, &at) == 1;
+	/* Otherwise network file systems ask their server for each page whether the file is the same. */
+	return is_in_page_cache(file, at) || kernel_read(file, &byte, 1, &at) == 1;
 }
 
 void hmm_shim_put_file(struct file *file)
