@@ -169,7 +169,7 @@ mod tests {
         }
         let low = u64::from(read32(&mut config, 0x10) & !0xf);
         let high = u64::from(read32(&mut config, 0x14));
-        assert_eq!((high << 32 | low).wrapping_neg(), BAR0);
+        assert_eq!(((high << 32) | low).wrapping_neg(), BAR0);
         assert_eq!(u64::from(read32(&mut config, 0x18).wrapping_neg()), BAR2);
     }
 

@@ -289,7 +289,7 @@ impl Driver {
             &mut entry,
         )?;
         let owner = u32::from(entry[63] & 1);
-        if owner != ring.consumed >> ring.log_size & 1 {
+        if owner != (ring.consumed >> ring.log_size) & 1 {
             return Ok(None);
         }
         ring.consumed += 1;

@@ -27,13 +27,13 @@ fn driver() -> Result<(Driver, u32)> {
 
 /// Says what was taken of an event queue, and asks for an interrupt.
 fn arm_events(driver: &mut Driver, page: u32, ring: &Ring) {
-    let word = ring.number << 24 | ring.consumed;
+    let word = (ring.number << 24) | ring.consumed;
     driver.ring(page, 0x40, &word.to_be_bytes());
 }
 
 fn arm_completions(driver: &mut Driver, page: u32, ring: &Ring, solicited: bool) {
     let mut bytes = [0; 8];
-    let word = u32::from(solicited) << 24 | ring.consumed;
+    let word = (u32::from(solicited) << 24) | ring.consumed;
     bytes[..4].copy_from_slice(&word.to_be_bytes());
     bytes[4..].copy_from_slice(&ring.number.to_be_bytes());
     driver.ring(page, 0x20, &bytes);
