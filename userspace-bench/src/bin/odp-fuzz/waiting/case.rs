@@ -8,7 +8,10 @@ use odp_verbs::{
     env::{Env, Mode},
     patience,
     verbs::{Completion, QueuePair, Status},
-    waiting::{Ending, Extent, Kind, Scene},
+    waiting::{
+        Ending::{self, FailFirst, FailSecond, ResetFirst, ResetSecond},
+        Extent, Kind, Scene,
+    },
 };
 use rand::{
     seq::{IndexedRandom as _, SliceRandom as _},
@@ -53,6 +56,10 @@ impl Fate {
                 let mut endings: Vec<_> = Ending::ALL.into_iter().filter(possible).collect();
                 endings.shuffle(dice);
                 endings.truncate(dice.random_range(1..=2));
+                // A queue pair that was reset cannot fail (InfiniBand specification, 10.3.1).
+                if let [ResetFirst, FailFirst] | [ResetSecond, FailSecond] = endings[..] {
+                    endings.reverse();
+                }
                 Self::Ends(endings)
             }
         }
@@ -216,9 +223,9 @@ impl Case {
     fn consequences(&self, ending: Ending) -> Vec<(Side, usize)> {
         let (kind, all) = (self.scene.kind(), self.messages);
         match ending {
-            Ending::FailFirst | Ending::DeallocateWindow => vec![(First, all)],
+            FailFirst | Ending::DeallocateWindow => vec![(First, all)],
             // Receives that are shared are others', too.
-            Ending::FailSecond if kind.is_received() && kind != Kind::SharedReceive => {
+            FailSecond if kind.is_received() && kind != Kind::SharedReceive => {
                 vec![(Second, all)]
             }
             Ending::Deregister if kind.is_answered() => vec![(First, all)],
@@ -288,8 +295,8 @@ impl Case {
         match (side, status) {
             (First, Status::SUCCESS) => self.came || !kind.is_answered(),
             (Second, Status::SUCCESS) => self.came,
-            (First, Status::WR_FLUSH_ERR) => did(Ending::FailFirst) || self.heard[0].failed,
-            (Second, Status::WR_FLUSH_ERR) => did(Ending::FailSecond) || self.heard[1].failed,
+            (First, Status::WR_FLUSH_ERR) => did(FailFirst) || self.heard[0].failed,
+            (Second, Status::WR_FLUSH_ERR) => did(FailSecond) || self.heard[1].failed,
             (First, Status::REM_ACCESS_ERR) => gone && !near && !kind.is_received(),
             (First, Status::REM_OP_ERR) => gone && !near && kind.is_received(),
             (First, Status::LOC_PROT_ERR) => gone && near,
