@@ -34,7 +34,7 @@ pub(crate) enum Status {
 
 /// What executes a command: it reads the input, which is at least as long as the command says, and fills the output,
 /// which begins as zeroes.
-type Run = fn(&mut Device, &[u8], &mut [u8]) -> Result<(), Status>;
+pub(crate) type Run = fn(&mut Device, &[u8], &mut [u8]) -> Result<(), Status>;
 
 /// A command.
 pub(crate) struct Command {

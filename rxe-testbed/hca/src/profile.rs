@@ -173,6 +173,7 @@ impl Capabilities {
     }
 
     /// A general capability as it is.
+    #[cfg(test)]
     pub(crate) fn general(&self, field: Field) -> u32 {
         field.get32(&self.current.general)
     }

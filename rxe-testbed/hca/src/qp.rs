@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::bus::Bus;
-use crate::command::{words, Command, Status, SHORT};
+use crate::command::{words, Command, Run, Status, SHORT};
 use crate::device::{Device, Life};
 use crate::layout::{
     create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out, rst2init_qp_in,
@@ -75,11 +75,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     ),
 ];
 
-const fn modifies(
-    opcode: u16,
-    name: &'static str,
-    run: fn(&mut Device, &[u8], &mut [u8]) -> Result<(), Status>,
-) -> Command {
+const fn modifies(opcode: u16, name: &'static str, run: Run) -> Command {
     Command::new(
         opcode,
         name,
