@@ -245,7 +245,7 @@ impl Device {
         let mut entry = vec![0; queue.entry];
         let last = queue.entry - 1;
         entry[queue.entry - COMPLETION..].copy_from_slice(completion);
-        let owner = (queue.produced >> queue.log_size & 1) as u8;
+        let owner = ((queue.produced >> queue.log_size) & 1) as u8;
         entry[last] = entry[last] & !1 | owner;
         let index = u64::from(queue.produced % size);
         let address = queue.ring.address(index * queue.entry as u64);

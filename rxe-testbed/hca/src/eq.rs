@@ -79,7 +79,7 @@ pub(crate) struct EventQueue {
 
 impl EventQueue {
     fn wants(&self, event: Event) -> bool {
-        self.mask[event as usize / 64] >> (event as usize % 64) & 1 == 1
+        (self.mask[event as usize / 64] >> (event as usize % 64)) & 1 == 1
     }
 
     /// How many entries the driver has not taken.
@@ -208,7 +208,7 @@ impl Device {
         let length = data.len().min(place.len());
         place[..length].copy_from_slice(&data[..length]);
         let index = queue.produced % size;
-        eqe::OWNER.set(&mut entry, queue.produced >> queue.log_size & 1);
+        eqe::OWNER.set(&mut entry, (queue.produced >> queue.log_size) & 1);
         let address = queue.ring.address(u64::from(index) * ENTRY as u64);
         queue.produced = (queue.produced + 1) % INDICES;
         let fires = std::mem::take(&mut queue.armed);

@@ -39,7 +39,7 @@ impl Flushed {
         let mut bytes = [0; COMPLETION];
         bytes[USER_INDEX..USER_INDEX + 4].copy_from_slice(&self.user_index.to_be_bytes());
         bytes[SYNDROME] = FLUSHED;
-        let pair = u32::from(self.opcode) << 24 | self.pair;
+        let pair = (u32::from(self.opcode) << 24) | self.pair;
         bytes[PAIR..PAIR + 4].copy_from_slice(&pair.to_be_bytes());
         bytes[COUNTER..COUNTER + 2].copy_from_slice(&self.counter.to_be_bytes());
         bytes[KIND] = self.kind << 4;

@@ -25,7 +25,7 @@ impl Field {
     pub(crate) fn get(&self, bytes: &[u8]) -> u64 {
         self.bits().fold(0, |value, bit| {
             let byte = bytes.get(bit / 8).copied().unwrap_or(0);
-            value << 1 | u64::from(byte >> (7 - bit % 8) & 1)
+            (value << 1) | u64::from((byte >> (7 - bit % 8)) & 1)
         })
     }
 
@@ -45,7 +45,7 @@ impl Field {
         for (place, bit) in self.bits().rev().enumerate() {
             if let Some(byte) = bytes.get_mut(bit / 8) {
                 let mask = 1 << (7 - bit % 8);
-                match value >> place & 1 {
+                match (value >> place) & 1 {
                     0 => *byte &= !mask,
                     _ => *byte |= mask,
                 }

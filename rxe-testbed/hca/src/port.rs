@@ -176,14 +176,14 @@ fn port_info(data: &mut [u8]) {
     data[28] = NUMBER;
     // Enabled, supported and active.
     data[29..32].fill(WIDTH);
-    data[32] = SPEED << 4 | ACTIVE;
+    data[32] = (SPEED << 4) | ACTIVE;
     data[33] = LINK_UP << 4;
-    data[35] = SPEED << 4 | SPEED;
+    data[35] = (SPEED << 4) | SPEED;
     data[36] = MTU << 4;
     data[37] = LANES << 4;
     data[41] = MTU;
     data[50] = ADDRESSES;
-    data[62] = SPEED_EXTENDED << 4 | SPEED_EXTENDED;
+    data[62] = (SPEED_EXTENDED << 4) | SPEED_EXTENDED;
     data[63] = SPEED_EXTENDED;
 }
 

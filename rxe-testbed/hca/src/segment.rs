@@ -57,7 +57,7 @@ impl Segment {
         initial_seg::CMD_INTERFACE_REV.set(&mut bytes, INTERFACE);
         initial_seg::LOG_CMDQ_SIZE.set(&mut bytes, LOG_ENTRIES);
         initial_seg::LOG_CMDQ_STRIDE.set(&mut bytes, LOG_STRIDE);
-        let version = FIRMWARE.0 << 28 | FIRMWARE.1 << 16 | FIRMWARE.2;
+        let version = (FIRMWARE.0 << 28) | (FIRMWARE.1 << 16) | FIRMWARE.2;
         health_buffer::FW_VERSION.set(&mut bytes[HEALTH..], version);
         Self {
             bytes,
@@ -68,8 +68,8 @@ impl Segment {
 
     /// Where the driver has put its command queue; nothing before it has, and when it has switched commands off.
     pub(crate) fn queue(&self) -> Option<u64> {
-        let address = u64::from(self.high) << 32 | u64::from(self.low & !0xfff);
-        let full = self.low >> 8 & 7 == FULL;
+        let address = (u64::from(self.high) << 32) | u64::from(self.low & !0xfff);
+        let full = (self.low >> 8) & 7 == FULL;
         (full && address != 0).then_some(address)
     }
 
@@ -98,7 +98,7 @@ impl Segment {
         initial_seg::CMDQ_PHY_ADDR_31_12.set(&mut self.bytes, self.low >> 12);
         // The interface's field is wider than its declaration: three bits.
         let byte = ADDRESS_LOW as usize + 2;
-        self.bytes[byte] = self.bytes[byte] & 0xf0 | (self.low >> 8 & 7) as u8;
+        self.bytes[byte] = self.bytes[byte] & 0xf0 | ((self.low >> 8) & 7) as u8;
         Written::Register
     }
 

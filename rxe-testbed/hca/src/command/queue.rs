@@ -61,7 +61,7 @@ impl Device {
     /// Executes the entries that the driver has rung the doorbell for.
     pub(crate) fn execute(&mut self, entries: u32) {
         for entry in 0..u32::BITS {
-            if entries >> entry & 1 == 0 {
+            if (entries >> entry) & 1 == 0 {
                 continue;
             }
             match self.queue_address() {
@@ -115,7 +115,7 @@ impl Device {
         }
         let token = cmd_queue_entry::TOKEN.get(entry) as u8;
         let pointer = |high: crate::layout::Field, low: crate::layout::Field| {
-            high.get(entry) << 32 | low.get(entry) << 9
+            (high.get(entry) << 32) | (low.get(entry) << 9)
         };
         let message = |mailboxes, length: u32, error| {
             let length = length as usize;
@@ -190,7 +190,7 @@ impl Device {
                 return Err(Delivery::BlockNumber);
             }
             places.push(place);
-            place = u64::from(word(NEXT)) << 32 | u64::from(word(NEXT + 4));
+            place = (u64::from(word(NEXT)) << 32) | u64::from(word(NEXT + 4));
         }
         Ok(places)
     }
