@@ -186,8 +186,12 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
         }
         let reads = (*resource).type_ == READ;
         let reached = reads.then_some((*resource).cur_psn);
-        // What is answered again was answered before, and stays known as it is.
+        // What is answered again was answered before, and stays known as it is. It may go on to what was not, from where
+        // it was parked the last time: the requester asks for the rest.
         if (*resource).replay != 0 {
+            if reads && follows((*resource).cur_psn, (*resp).psn) {
+                (*resp).psn = (*resource).cur_psn;
+            }
             return reached;
         }
         if reads {
@@ -208,6 +212,11 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
         }
         reached
     }
+}
+
+/// Whether a packet sequence number comes after another one: they have 24 bits, and wrap.
+fn follows(psn: u32, other: u32) -> bool {
+    (psn.wrapping_sub(other) << 8) as i32 > 0
 }
 
 /// Takes the place of `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: that a request is refused

@@ -121,6 +121,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         waiting::THOUSANDS,
         waiting::FILES,
         waiting::ARRIVES,
+        waiting::BOTH_ENDS,
         waiting::MATRIX,
         handed_over::TESTS,
         by_attributes::TESTS,

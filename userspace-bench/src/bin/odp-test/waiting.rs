@@ -3,6 +3,7 @@
 //! that anybody else waits for, and whatever is taken down meanwhile is gone at once.
 
 mod arrives;
+mod both_ends;
 mod files;
 mod matrix;
 mod orphan;
@@ -24,6 +25,7 @@ use crate::harness::{Options, Test};
 use victim::{Plan, Victim};
 
 pub use arrives::TESTS as ARRIVES;
+pub use both_ends::TESTS as BOTH_ENDS;
 pub use files::TESTS as FILES;
 pub use matrix::TESTS as MATRIX;
 pub use orphan::TESTS as ORPHAN;
