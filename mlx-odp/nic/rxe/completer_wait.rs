@@ -14,8 +14,8 @@ use kernel::ffi::{c_int, c_void};
 
 use crate::device::parked_of;
 use crate::dma_info::undo_failed_copy;
-use crate::object::registered;
 use crate::parked::{self, Side};
+use crate::pool::in_pool;
 use crate::rxe;
 
 /// Where the completer was before an answer.
@@ -87,7 +87,7 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
     // SAFETY: By the contract: the fields are the completer's own.
     unsafe {
         let parked = parked_of((*qp).ibqp.device);
-        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let alive = in_pool(qp) && rxe::rxe_shim_runs(qp);
         let state = parked.with(qp, |queue_pair| {
             (queue_pair.answer.take(), queue_pair.may_go_on(Side::Completer))
         });

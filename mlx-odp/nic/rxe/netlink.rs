@@ -11,8 +11,8 @@ use mlx_odp::key::KeyKind;
 use mlx_odp::region::Region;
 use mlx_odp::stats::Entry;
 
+use crate::mr::region_of;
 use crate::rxe;
-use crate::umem::region_of;
 
 /// The counters of a region.
 ///

@@ -6,14 +6,14 @@
 //! workers (never from interrupts) while it holds a reference to the region; each turns into an
 //! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
 //! [`hw_counters`] and [`netlink`] say what has happened. [`registration`] and [`reregistration`] look at a
-//! region before rxe does, [`umem`] hangs a region on rxe's MR, [`request`] gives a request that fails here
+//! region before rxe does, [`mr`] hangs a region on rxe's MR, [`wqe`] gives a request that fails here
 //! its completion, [`reset`] a queue pair that is used again after that a clean beginning, [`responder`]
 //! says how long messages are, [`kernel_only`] refuses applications what only the kernel may ask for.
 //! [`window`] takes the place of another of rxe's objects, that of memory windows.
 //!
 //! A request that finds no page faults it in inside its own call, if nobody has to be waited for. Otherwise it is
 //! parked until the page is there, and fails alone if it cannot be had: [`parked`] says how, and
-//! [`responder_wait`], [`completer_wait`] and [`request`] how each part of rxe gets out of the request.
+//! [`responder_wait`], [`completer_wait`] and [`wqe`] how each part of rxe gets out of the request.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -38,19 +38,20 @@ use rxe_bindings as rxe;
 mod completer_wait;
 mod device;
 mod dma_info;
+mod errno;
 mod hw_counters;
 mod kernel_only;
+mod mr;
 mod netlink;
-mod object;
 mod parked;
+mod pool;
 mod prefetch;
 mod registration;
-mod request;
 mod reregistration;
 mod reset;
 mod responder;
 mod responder_wait;
-mod umem;
 mod verbs;
 mod window;
 mod window_view;
+mod wqe;

@@ -8,7 +8,7 @@
 //! rxe's own error handling let go of everything, as if the access had failed; what it would tell the world of that
 //! is kept from it, and afterwards all is as it was before the request was looked at:
 //!
-//! * the requester has its request back in the queue ([`crate::request`]);
+//! * the requester has its request back in the queue ([`crate::wqe`]);
 //! * the responder ([`crate::responder_wait`]) of a reliable connection has answered that it is not ready (RNR
 //!   NAK), as a ConnectX does, and the requester comes again. Others keep the packet;
 //! * the completer ([`crate::completer_wait`]) has lost the answer to a READ, and asks again; that to an atomic
@@ -30,7 +30,7 @@ use mlx_odp::region::{AccessError, Region, Wanted};
 use mlx_odp::ticket::{Resume, Ticket};
 
 use crate::device::parked_of;
-use crate::object::registered;
+use crate::pool::in_pool;
 use crate::responder_wait::{self, KeptReceive, Receive};
 use crate::rxe;
 
@@ -246,7 +246,7 @@ fn wait_for(
     };
     let (qp, side) = running(writes)?;
     // SAFETY: Its task runs here.
-    let goes = unsafe { !registered(qp) };
+    let goes = unsafe { !in_pool(qp) };
     // SAFETY: As above.
     (!goes && unsafe { raise(qp, side, region, wanted) }).then_some((qp, side))
 }

@@ -12,9 +12,10 @@ use mlx_odp::advice::Advice;
 use mlx_odp::prefetch::{later, By, Target};
 use mlx_odp::region::AccessError;
 
-use crate::object::Ref;
+use crate::errno::{errno, not_supported};
+use crate::mr::region_of;
+use crate::pool::Ref;
 use crate::rxe;
-use crate::umem::{errno, not_supported, region_of};
 
 /// Finds the part of a region that an element of the scatter-gather list means.
 ///

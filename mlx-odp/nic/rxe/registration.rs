@@ -17,8 +17,8 @@ use kernel::ffi::c_int;
 use kernel::mm::{virt::flags, MmWithUser};
 use kernel::prelude::*;
 
+use crate::errno::not_supported;
 use crate::rxe;
-use crate::umem::{not_supported, with_current_mm};
 
 const HUGETLB: c_int = rxe::ib_access_flags_IB_ACCESS_HUGETLB as c_int;
 
@@ -53,14 +53,14 @@ pub(crate) fn rxes() -> Result<&'static rxe::ib_device_ops> {
 
 /// What `ibv_reg_mr` asks for. All values in bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Request {
+pub(crate) struct RegMr {
     pub(crate) va: u64,
     pub(crate) length: u64,
     pub(crate) iova: u64,
     pub(crate) access: c_int,
 }
 
-impl Request {
+impl RegMr {
     /// Registers it in `pd` by rxe's own function.
     ///
     /// # Errors
@@ -121,14 +121,14 @@ pub(crate) unsafe extern "C" fn reg_user_mr(
     dmah: *mut rxe::ib_dmah,
     udata: *mut rxe::ib_udata,
 ) -> *mut rxe::ib_mr {
-    let request = Request {
+    let asked = RegMr {
         va,
         length,
         iova,
         access,
     };
     // SAFETY: By the contract of this function.
-    unsafe { request.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
+    unsafe { asked.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
 }
 
 /// Whether all of the `length` bytes from `va` are mapped with huge pages of the pool (hugetlbfs). Takes
@@ -149,4 +149,17 @@ fn consists_of_huge_pages(mm: &MmWithUser, va: u64, length: u64) -> Result {
         at = mapping.end() as u64;
     }
     Ok(())
+}
+
+/// The address space of the current process.
+///
+/// # Errors
+///
+/// `EINVAL` in a kernel thread, which has none.
+pub(crate) fn with_current_mm<T>(
+    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
+) -> Result<T> {
+    let task = kernel::current!();
+    let mm = task.mm().ok_or(EINVAL)?;
+    with(mm)
 }

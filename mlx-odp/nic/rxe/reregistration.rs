@@ -15,9 +15,10 @@ use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use crate::registration::{rxes, Request};
+use crate::errno::not_supported;
+use crate::mr::region_of;
+use crate::registration::{rxes, with_current_mm, RegMr};
 use crate::rxe;
-use crate::umem::{not_supported, region_of, with_current_mm};
 use crate::window::NoWindows;
 
 const TRANSLATION: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_TRANS as c_int;
@@ -40,7 +41,7 @@ pub(crate) unsafe extern "C" fn rereg_user_mr(
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> *mut rxe::ib_mr {
-    let asked = Request {
+    let asked = RegMr {
         va,
         length,
         iova,
@@ -65,7 +66,7 @@ pub(crate) unsafe extern "C" fn rereg_user_mr(
 unsafe fn reregister(
     mr: *mut rxe::rxe_mr,
     flags: c_int,
-    asked: Request,
+    asked: RegMr,
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
@@ -73,7 +74,7 @@ unsafe fn reregister(
     let no_windows = unsafe { NoWindows::on(mr)? };
     // SAFETY: The region is valid, and nobody else changes it.
     let old = unsafe { registered(mr)? };
-    let new = Request {
+    let new = RegMr {
         access: if flags & ACCESS != 0 {
             asked.access
         } else {
@@ -123,7 +124,7 @@ unsafe fn reregister(
 /// `pd` is a domain of rxe's, `udata` null or the core's; `current` is the application.
 unsafe fn replace(
     no_windows: NoWindows<'_>,
-    new: Request,
+    new: RegMr,
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
@@ -142,11 +143,11 @@ unsafe fn replace(
 /// # Safety
 ///
 /// `mr` is valid, and nobody changes it.
-unsafe fn registered(mr: *mut rxe::rxe_mr) -> Result<Request> {
+unsafe fn registered(mr: *mut rxe::rxe_mr) -> Result<RegMr> {
     // SAFETY: By the contract; the `umem` belongs to the region.
     unsafe {
         let umem = (*mr).umem.as_ref().ok_or_else(not_supported)?;
-        Ok(Request {
+        Ok(RegMr {
             va: umem.address as u64,
             length: (*mr).ibmr.length,
             iova: (*mr).ibmr.iova,

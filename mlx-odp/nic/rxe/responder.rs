@@ -4,8 +4,8 @@
 
 use kernel::ffi::c_int;
 
+use crate::mr::region_of;
 use crate::rxe;
-use crate::umem::region_of;
 
 /// Takes the place of `mr_check_range` in `rxe_resp.c`, where the responder checks what is left of a
 /// message from this packet on, right before it copies the packet.

@@ -25,8 +25,8 @@ use mlx_odp::rnr;
 
 use crate::device::parked_of;
 use crate::dma_info::undo_failed_copy;
-use crate::object::registered;
 use crate::parked::{self, NotReady, QueuePair, Side};
+use crate::pool::in_pool;
 use crate::rxe;
 
 const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
@@ -92,7 +92,7 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
     // SAFETY: By the contract: what is used of the queue pair is the responder's own, and the packet that it is
     // at is the first of its queue.
     unsafe {
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         if packet.is_null() {
             return;
         }
@@ -114,7 +114,7 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         };
         match kind {
             RC => expect_again(qp),
-            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_request(qp)).map(Packet),
+            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_req_pkt(qp)).map(Packet),
         }
         if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
             (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
@@ -323,7 +323,7 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
             get_out(qp);
         }
         let parked = parked_of((*qp).ibqp.device);
-        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let alive = in_pool(qp) && rxe::rxe_shim_runs(qp);
         let next = parked.with(qp, |queue_pair| next_of(qp, queue_pair, alive));
         match next.unwrap_or(Next::Leave(None)) {
             Next::Wait => {
@@ -388,7 +388,7 @@ enum Next {
 unsafe fn takes_kept(qp: *mut rxe::rxe_qp) -> bool {
     // SAFETY: By the contract.
     unsafe {
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         let takes = |packet: &rxe::rxe_pkt_info| {
             packet.mask & TAKES_RECEIVE != 0
                 && ((*qp).ibqp.qp_type != RC || packet.psn == (*qp).resp.psn)
@@ -412,12 +412,12 @@ unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Option<Receive>, kept: Option<Kep
             ..
         }) = receive
         {
-            if !rxe::rxe_shim_give_back_request(qp, packet.into_raw()) {
+            if !rxe::rxe_shim_give_back_req_pkt(qp, packet.into_raw()) {
                 return;
             }
-            (*rxe::rxe_shim_request(qp)).mask = mask;
+            (*rxe::rxe_shim_first_req_pkt(qp)).mask = mask;
         }
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         if let (Some(KeptReceive(wqe)), false) = (kept, packet.is_null()) {
             // It has its receive already.
             (*packet).mask &= !TAKES_RECEIVE;

@@ -15,7 +15,7 @@ void rxe_shim_atomic_unlock(void)
 	spin_unlock_bh(&atomic_ops_lock);
 }
 
-bool rxe_shim_registered(struct rxe_pool_elem *elem)
+bool rxe_shim_in_pool(struct rxe_pool_elem *elem)
 {
 	return xa_load(&elem->pool->xa, elem->index) == elem;
 }
@@ -214,14 +214,14 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 	rxe_put(qp);
 }
 
-struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp)
+struct rxe_pkt_info *rxe_shim_first_req_pkt(struct rxe_qp *qp)
 {
 	struct sk_buff *skb = skb_peek(&qp->req_pkts);
 
 	return skb ? SKB_TO_PKT(skb) : NULL;
 }
 
-struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp)
+struct sk_buff *rxe_shim_take_req_pkt(struct rxe_qp *qp)
 {
 	struct sk_buff *empty = alloc_skb(0, GFP_KERNEL), *skb;
 	unsigned long flags;
@@ -237,7 +237,7 @@ struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp)
 	return skb;
 }
 
-bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb)
+bool rxe_shim_give_back_req_pkt(struct rxe_qp *qp, struct sk_buff *skb)
 {
 	if (!ib_device_try_get(qp->ibqp.device)) {
 		kfree_skb(skb);

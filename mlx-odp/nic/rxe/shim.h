@@ -18,7 +18,7 @@ void rxe_shim_atomic_lock(void);
 void rxe_shim_atomic_unlock(void);
 
 /* Whether nobody has begun to destroy the object with this element, to which the caller has a reference. */
-bool rxe_shim_registered(struct rxe_pool_elem *elem);
+bool rxe_shim_in_pool(struct rxe_pool_elem *elem);
 
 bool rxe_shim_writable(int access);
 
@@ -76,9 +76,9 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side);
  * one left in its place and its references to queue pair and device left to that; NULL if there is no memory. Given
  * back, with references of its own; false, and it is freed, if the device goes.
  */
-struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp);
-struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp);
-bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb);
+struct rxe_pkt_info *rxe_shim_first_req_pkt(struct rxe_qp *qp);
+struct sk_buff *rxe_shim_take_req_pkt(struct rxe_qp *qp);
+bool rxe_shim_give_back_req_pkt(struct rxe_qp *qp, struct sk_buff *skb);
 void rxe_shim_free_packet(struct sk_buff *skb);
 /* What a packet is, whatever has become of it. */
 u32 rxe_shim_mask(const struct rxe_pkt_info *pkt);
@@ -111,7 +111,7 @@ void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device
 void *mlx_odp_rxe_find(struct rxe_pool *pool, u32 index);
 int mlx_odp_rxe_put(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
-void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
+void mlx_odp_rxe_wqe_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
 int mlx_odp_rxe_init_task(struct rxe_task *task, struct rxe_qp *qp, int (*func)(struct rxe_qp *));

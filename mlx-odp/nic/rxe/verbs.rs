@@ -14,9 +14,11 @@ use hmm::{Access, Bytes};
 use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;
-use crate::object::registered;
+use crate::errno::errno;
+use crate::mr::{attach, region_of};
+use crate::pool::in_pool;
+use crate::registration::with_current_mm;
 use crate::{parked, rxe};
-use crate::umem::{attach, errno, region_of, with_current_mm};
 
 /// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
 ///
@@ -229,7 +231,7 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
         region.access_present(iova, whole, write_back)
     } else {
         // SAFETY: The reference to `mr` is held for as long as this call lasts.
-        let registered = || unsafe { registered(mr) };
+        let registered = || unsafe { in_pool(mr) };
         flush_range(region, iova, u64::from(length), registered)
     };
     errno(result.map_err(|error| {

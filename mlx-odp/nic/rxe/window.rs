@@ -32,9 +32,9 @@ use core::sync::atomic::{fence, AtomicI32, Ordering};
 use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
 
-use crate::object::{Object, Ref};
+use crate::errno::{errno, not_supported};
+use crate::pool::{Pooled, Ref};
 use crate::rxe;
-use crate::umem::{errno, not_supported};
 use crate::window_view::View;
 
 const TYPE_1: rxe::ib_mw_type = rxe::ib_mw_type_IB_MW_TYPE_1;
@@ -153,13 +153,13 @@ impl<'a> Locked<'a> {
         region: Option<Ref<rxe::rxe_mr>>,
         qp: Ref<rxe::rxe_qp>,
     ) -> Result {
-        if !qp.registered() {
+        if !qp.in_pool() {
             return Err(EINVAL);
         }
         if let Some(region) = &region {
             count_in(region)?;
             // Once more, as it may have been changed before it counted this window.
-            if !(region.registered() && permits(region, self.domain(), binding)) {
+            if !(region.in_pool() && permits(region, self.domain(), binding)) {
                 count_of(region).fetch_sub(1, Ordering::Relaxed);
                 return Err(EINVAL);
             }

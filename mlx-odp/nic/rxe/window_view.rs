@@ -12,7 +12,7 @@ use core::ptr::{null_mut, NonNull};
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 
-use crate::object::Ref;
+use crate::pool::Ref;
 use crate::rxe;
 use crate::window;
 

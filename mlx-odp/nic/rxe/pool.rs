@@ -13,8 +13,8 @@ use crate::rxe;
 ///
 /// # Safety
 ///
-/// [`Object::elem`] is a field of the object, by which its pool and the references know it.
-pub(crate) unsafe trait Object {
+/// [`Pooled::elem`] is a field of the object, by which its pool and the references know it.
+pub(crate) unsafe trait Pooled {
     /// The object's element of its pool.
     ///
     /// # Safety
@@ -24,7 +24,7 @@ pub(crate) unsafe trait Object {
 }
 
 // SAFETY: It is a field.
-unsafe impl Object for rxe::rxe_mw {
+unsafe impl Pooled for rxe::rxe_mw {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -32,7 +32,7 @@ unsafe impl Object for rxe::rxe_mw {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_mr {
+unsafe impl Pooled for rxe::rxe_mr {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -40,7 +40,7 @@ unsafe impl Object for rxe::rxe_mr {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_qp {
+unsafe impl Pooled for rxe::rxe_qp {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -48,7 +48,7 @@ unsafe impl Object for rxe::rxe_qp {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_pd {
+unsafe impl Pooled for rxe::rxe_pd {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -60,9 +60,9 @@ unsafe impl Object for rxe::rxe_pd {
 /// # Invariants
 ///
 /// The object is valid, and one of its references is ours.
-pub(crate) struct Ref<T: Object>(NonNull<T>);
+pub(crate) struct Ref<T: Pooled>(NonNull<T>);
 
-impl<T: Object> Ref<T> {
+impl<T: Pooled> Ref<T> {
     /// The object at `index` of `pool`.
     ///
     /// # Safety
@@ -112,9 +112,9 @@ impl<T: Object> Ref<T> {
     }
 
     /// Whether nobody has begun to destroy it.
-    pub(crate) fn registered(&self) -> bool {
+    pub(crate) fn in_pool(&self) -> bool {
         // SAFETY: The object is valid.
-        unsafe { registered(self.as_ptr()) }
+        unsafe { in_pool(self.as_ptr()) }
     }
 }
 
@@ -123,12 +123,12 @@ impl<T: Object> Ref<T> {
 /// # Safety
 ///
 /// `object` is valid and referenced.
-pub(crate) unsafe fn registered<T: Object>(object: *mut T) -> bool {
+pub(crate) unsafe fn in_pool<T: Pooled>(object: *mut T) -> bool {
     // SAFETY: By the contract.
-    unsafe { rxe::rxe_shim_registered(T::elem(object)) }
+    unsafe { rxe::rxe_shim_in_pool(T::elem(object)) }
 }
 
-impl<T: Object> Drop for Ref<T> {
+impl<T: Pooled> Drop for Ref<T> {
     fn drop(&mut self) {
         // SAFETY: The reference is ours to give back.
         unsafe { rxe::__rxe_put(T::elem(self.as_ptr())) };

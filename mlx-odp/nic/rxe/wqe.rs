@@ -29,7 +29,7 @@ use crate::rxe;
 /// Called by rxe's requester with its queue pair, after it has marked the request before
 /// `req.wqe_index` as failed. Requester and completer of one queue pair never run at the same time.
 #[no_mangle]
-unsafe extern "C" fn mlx_odp_rxe_request_failed(qp: *mut rxe::rxe_qp) {
+unsafe extern "C" fn mlx_odp_rxe_wqe_failed(qp: *mut rxe::rxe_qp) {
     // SAFETY: `qp` is valid, and its requester, whose index this is, is what runs here. If the state
     // changes now, the next run of the requester sees it.
     let left_to_completer = unsafe {

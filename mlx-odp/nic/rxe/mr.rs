@@ -100,29 +100,3 @@ unsafe extern "C" fn mlx_odp_rxe_umem_release(umem: *mut rxe::ib_umem) {
         unsafe { rxe::ib_umem_release(umem) };
     }
 }
-
-/// `0` or the negative errno, as C wants it.
-pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => error.to_errno(),
-    }
-}
-
-/// `EOPNOTSUPP`, which the kernel crate has no name for.
-pub(crate) fn not_supported() -> Error {
-    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as kernel::ffi::c_int))
-}
-
-/// The address space of the current process.
-///
-/// # Errors
-///
-/// `EINVAL` in a kernel thread, which has none.
-pub(crate) fn with_current_mm<T>(
-    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
-) -> Result<T> {
-    let task = kernel::current!();
-    let mm = task.mm().ok_or(EINVAL)?;
-    with(mm)
-}
