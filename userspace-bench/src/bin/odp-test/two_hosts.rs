@@ -34,7 +34,7 @@ const TESTS: &[Test] = &[
     ("write", write),
     ("read", read),
     ("atomics", atomics),
-    ("taken-away", taken_away),
+    ("invalidation", invalidation),
 ];
 
 /// Which of the two hosts this is.
@@ -322,7 +322,7 @@ fn atomics(scene: &mut Scene<'_>) -> Result<()> {
 
 /// Each writes to a file that the other one has mapped, whose pages the other one takes away from its process,
 /// and with it from its NIC, all the time: the file keeps what was written.
-fn taken_away(scene: &mut Scene<'_>) -> Result<()> {
+fn invalidation(scene: &mut Scene<'_>) -> Result<()> {
     const LEN: usize = PIECES * SLOT;
     let link = scene.link()?;
     let source = scene.env.buffer(scene.mode, LEN)?;

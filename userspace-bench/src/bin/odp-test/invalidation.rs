@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that is taken away, protected, thrown away or moved while the NIC has it mapped.
+//! Invalidation: memory is unmapped, protected, discarded or moved while the NIC has it mapped.
 
 use anyhow::{Context as _, Result};
 use odp_verbs::{
