@@ -4,7 +4,7 @@
 //!
 //! A message of many packets touches page after page. Its first packet says how long it is; so the first
 //! fault can ask for several pages at once, instead of one fault for each. They are pages that the peer
-//! may write and says that it will: this is no guess about what lies behind.
+//! may write and says that it will: this is no guess about what comes next.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(announced.wanted(0, 64), 64);
         announced.announce(10_000, 50_000);
         assert_eq!(announced.wanted(10_000, 1024), 50_000);
-        // The packets behind announce what is left.
+        // The packets that follow announce what is left.
         announced.announce(11_024, 48_976);
         assert_eq!(announced.wanted(11_024, 1024), 48_976);
         assert_eq!(announced.wanted(59_999, 1), 1);

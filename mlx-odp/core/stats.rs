@@ -54,7 +54,7 @@ pub struct Stats {
     /// Translations added by faults.
     pub pages_mapped: Counter,
     /// Those of them that no request had asked for yet: the rest of huge pages, and resident pages
-    /// behind the one that faulted.
+    /// after the one that faulted.
     pub pages_mapped_around: Counter,
     /// Translations added by `ibv_advise_mr`.
     pub pages_prefetched: Counter,

@@ -131,7 +131,7 @@ impl Moment {
         Self(unsafe { bindings::local_clock() })
     }
 
-    /// How many nanoseconds have passed since. At least one: on another processor the clock may be behind.
+    /// How many nanoseconds have passed since. At least one: another processor's clock may lag.
     pub(crate) fn elapsed(self) -> u64 {
         Self::now().0.saturating_sub(self.0).max(1)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The counters of a port: rxe's own, and behind them ours over all regions of the device.
+//! The counters of a port: rxe's own, followed by ours over all regions of the device.
 //!
 //! The RDMA core shows them as `rdma statistic show link` and in sysfs, as files of `hw_counters`.
 

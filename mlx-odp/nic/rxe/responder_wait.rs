@@ -134,7 +134,7 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// The requester is told to come again with this packet. Those behind it, which it has sent already, come too early
+/// The requester is told to come again with this packet. Those after it, which it has sent already, come too early
 /// and are dropped without a word: a NAK of sequence would use up one of its retries.
 ///
 /// # Safety

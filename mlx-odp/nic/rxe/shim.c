@@ -259,15 +259,15 @@ void rxe_shim_free_packet(struct sk_buff *skb)
 	kfree_skb(skb);
 }
 
-/* How many packets wait behind one that is parked. Those beyond are lost, as they may be where nobody acknowledges. */
-#define MOST_BEHIND 256
+/* How many packets queue up after one that is parked. Any more are lost: nobody acknowledges these anyway. */
+#define MOST_QUEUED 256
 
 void rxe_shim_let_senders_go(struct rxe_qp *qp)
 {
 	struct sk_buff *skb;
 	unsigned long flags;
 
-	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_BEHIND) {
+	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_QUEUED) {
 		skb = skb_dequeue_tail(&qp->req_pkts);
 		if (!skb)
 			break;

@@ -87,7 +87,7 @@ void rxe_shim_let_senders_go(struct rxe_qp *qp);
 /* Makes an answer one that says that the receiver is not ready for the packet psn, until a time with this code. */
 void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer);
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe);
-/* Whether the answer psn to a request behind it says that this one, a WRITE or a SEND, has been done, too. */
+/* Whether the answer psn, to a later request, says that this one, a WRITE or a SEND, has been done, too. */
 bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn);
 unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index);
 

@@ -415,7 +415,7 @@ fn ratios(legs: &[Leg], driver: Driver, amount: impl Fn(&Leg) -> Option<f64>) ->
         .collect()
 }
 
-/// The amounts behind a ratio: the medians over runs of their medians.
+/// The amounts of a ratio: the medians over runs of their medians.
 fn sides(figure: Figure, legs: &[Leg]) -> [Option<f64>; 2] {
     let typical = |driver: Driver, name: &str| {
         let of_driver = legs.iter().filter(|leg| leg.driver == driver);

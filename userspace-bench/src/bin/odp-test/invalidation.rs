@@ -163,7 +163,7 @@ fn munmap_middle(env: &Env, mode: Mode) -> Result<()> {
         .context("READ")?;
     far.check(old, 0, 100).context("before the data")?;
     far.check(old, 5 * PAGE, 3 * PAGE)
-        .context("behind the hole")?;
+        .context("after the hole")?;
     Ok(())
 }
 

@@ -176,7 +176,7 @@ fn messages(scene: &mut Scene<'_>) -> Result<()> {
     Ok(scene.peer.meet("all received")?)
 }
 
-/// Where a piece of data goes: pieces of many lengths, at odd addresses, with a gap behind each.
+/// Where a piece of data goes: pieces of many lengths, at odd addresses, with a gap after each.
 const PIECES: usize = 64;
 const SLOT: usize = 8 * PAGE;
 
