@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A NIC in software whose faults are resolved by workers, explored under many schedules: pages come and go,
-//! the region is deregistered, the process ends.
+//! A software NIC with workers that resolve its faults, run under many schedules: pages come and go, the
+//! region is deregistered, the process exits.
 //!
-//! Whatever the schedule, each request ends exactly once, and only those fail that ask for what is not there
-//! or whose region has gone; and nobody who takes something down waits for a page. One page never comes: whose
-//! worker waits for it does so until it is killed.
+//! Under every schedule each request ends exactly once, and a request fails only if its page cannot be had or
+//! its region is gone. No teardown waits for a page. One page never comes: a worker waits for it until it is
+//! killed.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::vec::Vec;
@@ -20,9 +20,9 @@ use crate::resolve::{bring_first, bring_rest, Memory};
 const REFUSED: AccessError = AccessError::Fault(FaultError::Refused(Refusal::NoPage));
 const KILLED: AccessError = AccessError::Fault(FaultError::Interrupted);
 
-/// Cannot be had.
+/// A page that cannot be had.
 const ABSENT: u64 = 5;
-/// Is brought by nobody.
+/// A page that never comes.
 const NEVER: u64 = 6;
 
 fn wanted(pages: core::ops::Range<u64>) -> Wanted {
@@ -32,7 +32,7 @@ fn wanted(pages: core::ops::Range<u64>) -> Wanted {
     }
 }
 
-/// The process's memory: which pages are there, and whether the one who waits has been killed.
+/// The process's memory: the present pages, and whether the waiting worker was killed.
 #[derive(Default)]
 struct Process {
     pages: Mutex<(Vec<u64>, bool)>,
@@ -62,7 +62,7 @@ impl Process {
         self.killed.notify_all();
     }
 
-    /// Takes the pages away.
+    /// Unmaps all pages.
     fn unmap(&self) {
         self.pages.lock().unwrap().0.clear();
     }
@@ -72,7 +72,7 @@ impl Process {
     }
 }
 
-/// What waits for a page: a request.
+/// A waiting request.
 #[derive(Clone)]
 struct Place(Arc<Nic>, usize);
 
