@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Results as C wants them: an errno.
+//! Results as errnos, for C.
 
 use kernel::prelude::*;
 
-/// `0` or the negative errno, as C wants it.
+/// 0 or the negative errno.
 pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
     match result {
         Ok(()) => 0,
@@ -12,7 +12,7 @@ pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
     }
 }
 
-/// `EOPNOTSUPP`, which the kernel crate has no name for.
+/// `EOPNOTSUPP`, for which the kernel crate has no name.
 pub(crate) fn not_supported() -> Error {
     Error::from_errno(-(kernel::bindings::EOPNOTSUPP as kernel::ffi::c_int))
 }

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counted references to rxe's objects.
+//! rxe's pools, and references to the objects in them.
 //!
-//! rxe keeps its objects in pools and finds them by index. Destroying one takes it out of its pool and
-//! waits until nobody has a reference any more.
+//! rxe keeps its objects in pools, finds them by index and counts references to them. Destroying an object removes
+//! it from its pool and waits until the last reference is dropped.
 
 use core::ptr::NonNull;
 
 use crate::rxe;
 
-/// What rxe keeps in a pool.
+/// An object that rxe keeps in a pool.
 ///
 /// # Safety
 ///
-/// [`Pooled::elem`] is a field of the object, by which its pool and the references know it.
+/// [`Pooled::elem`] is the object's field by which its pool and its references know it.
 pub(crate) unsafe trait Pooled {
-    /// The object's element of its pool.
+    /// The pool element of the object.
     ///
     /// # Safety
     ///
-    /// `this` points to an object; it is not read.
+    /// `this` points to an object, which is not read.
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem;
 }
 
@@ -55,7 +55,7 @@ unsafe impl Pooled for rxe::rxe_pd {
     }
 }
 
-/// A counted reference, given back when dropped, which may be in atomic context.
+/// A reference to an object. Dropping it puts the reference, and may be done in atomic context.
 ///
 /// # Invariants
 ///
@@ -63,7 +63,7 @@ unsafe impl Pooled for rxe::rxe_pd {
 pub(crate) struct Ref<T: Pooled>(NonNull<T>);
 
 impl<T: Pooled> Ref<T> {
-    /// The object at `index` of `pool`.
+    /// A reference to the object at `index` of `pool`.
     ///
     /// # Safety
     ///
@@ -84,8 +84,7 @@ impl<T: Pooled> Ref<T> {
         let object = NonNull::new(object)?;
         // SAFETY: By the contract.
         let got = unsafe { rxe::__rxe_get(T::elem(object.as_ptr())) } != 0;
-        // Made only then: whatever is made gives a reference back.
-        // INVARIANT: A reference for us.
+        // INVARIANT: Made only if there is a reference for us, as dropping it puts one.
         got.then(|| Self(object))
     }
 
@@ -93,13 +92,13 @@ impl<T: Pooled> Ref<T> {
     ///
     /// # Safety
     ///
-    /// `object` is null or comes with a reference that its owner gives up.
+    /// `object` is null, or comes with a reference that its owner gives up.
     pub(crate) unsafe fn from_raw(object: *mut T) -> Option<Self> {
         // INVARIANT: By the contract.
         NonNull::new(object).map(Self)
     }
 
-    /// Gives the reference to someone else.
+    /// Gives the reference up to the caller.
     pub(crate) fn into_raw(self) -> *mut T {
         let object = self.0.as_ptr();
         core::mem::forget(self);
@@ -111,14 +110,14 @@ impl<T: Pooled> Ref<T> {
         self.0.as_ptr()
     }
 
-    /// Whether nobody has begun to destroy it.
+    /// Whether it is still in its pool: nobody has begun to destroy it.
     pub(crate) fn in_pool(&self) -> bool {
         // SAFETY: The object is valid.
         unsafe { in_pool(self.as_ptr()) }
     }
 }
 
-/// Whether nobody has begun to destroy `object`.
+/// Whether `object` is still in its pool: nobody has begun to destroy it.
 ///
 /// # Safety
 ///

@@ -1,44 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests that fail on their own side: the status that the application gets.
+//! Send WQEs whose own memory fails: the status that the application gets.
 //!
-//! rxe's requester marks such a request with its status, puts the queue pair into the error state at
-//! once, and its completer then flushes everything: the application sees `IBV_WC_WR_FLUSH_ERR` for
-//! the very request that failed, and never learns why. With pinned memory that is rare; with memory
-//! that is faulted in on demand, an address without memory behind it is an everyday error, and the
-//! InfiniBand specification (volume 1, 11.6.2, Local Protection Error) has a status for it.
+//! rxe's requester stores the status in such a WQE and puts the queue pair into the error state at once. Then
+//! the completer flushes the whole queue: the application gets `IBV_WC_WR_FLUSH_ERR` for the very request that
+//! failed, and no reason. That is rare with pinned memory. With on-demand paging an unmapped address is an
+//! ordinary error, and the InfiniBand specification (volume 1, 11.6.2, Local Protection Error) has a status for it.
 //!
-//! rxe's completer does the right thing if it is let: it completes a request marked as failed with
-//! its status, in order, and then sets the error state itself. So all that is done here is not to
-//! set that state first.
+//! rxe's completer can do this: it completes a WQE that is marked as failed with its status, in order, and then
+//! sets the error state itself. So it is enough not to set that state first.
 //!
-//! A request whose page is being brought in has not failed: it is put back ([`crate::parked`]).
+//! A WQE whose page is being brought in has not failed: it is put back ([`crate::parked`]).
 
 use crate::dma_info::{undo_failed_copy, Remaining};
 use crate::parked::{self, Side};
 use crate::rxe;
 
-/// Takes the place of `rxe_qp_error` in `rxe_req.c`, where the requester gives up on a request.
+/// Replaces `rxe_qp_error` in `rxe_req.c`, where the requester gives up on a WQE.
 ///
-/// The oldest request is left to the completer, which runs right after the requester. A younger one
-/// has to wait for those before it: if its own memory failed, it is put back, and fails again when it
-/// is the oldest. Other failures of younger ones take rxe's own way.
+/// The oldest WQE is left to the completer, which runs right after the requester. A later one has to wait for
+/// those before it: if its memory failed, it is put back, and fails again once it is the oldest. Its other failures
+/// are handled by rxe.
 ///
 /// # Safety
 ///
-/// Called by rxe's requester with its queue pair, after it has marked the request before
-/// `req.wqe_index` as failed. Requester and completer of one queue pair never run at the same time.
+/// Called by rxe's requester with its queue pair, after it has marked the WQE before `req.wqe_index` as
+/// failed. Requester and completer of a queue pair never run at the same time.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_wqe_failed(qp: *mut rxe::rxe_qp) {
-    // SAFETY: `qp` is valid, and its requester, whose index this is, is what runs here. If the state
-    // changes now, the next run of the requester sees it.
+    // SAFETY: `qp` is valid, and its requester, which owns this index, runs here. If the state changes now, the
+    // next run of the requester sees it.
     let left_to_completer = unsafe {
         let failed = rxe::rxe_shim_send_index_before(qp, (*qp).req.wqe_index as u32);
         let wqe = rxe::rxe_shim_send_wqe(qp, failed);
         let status = (&raw const (*wqe).status).read_volatile();
         let waits = status == MEMORY_FAILED && parked::stopped(qp, Side::Requester);
         if waits && put_back(wqe, (*qp).sq.max_sge as u32) {
-            // It is looked at again when its page is there. The packet may have been the one that was to ask for an
+            // The requester comes to it again when its page is present. This packet may have been due to ask for an
             // acknowledgement: the next one does.
             (*qp).req.wqe_index = failed as i32;
             (*qp).req.noack_pkts = ASKS;
@@ -47,8 +45,8 @@ unsafe extern "C" fn mlx_odp_rxe_wqe_failed(qp: *mut rxe::rxe_qp) {
         if (*qp).attr.qp_state == rxe::ib_qp_state_IB_QPS_ERR {
             false
         } else if failed == rxe::rxe_shim_oldest_send_index(qp) {
-            // The completer takes a failed request without a failure for a bug of its own; the
-            // application can write here.
+            // The completer takes a failed WQE without a failure for a bug of its own, and the application
+            // can write the status.
             status != rxe::ib_wc_status_IB_WC_SUCCESS
         } else if status == MEMORY_FAILED && put_back(wqe, (*qp).sq.max_sge as u32) {
             (*qp).req.wqe_index = failed as i32;
@@ -63,19 +61,18 @@ unsafe extern "C" fn mlx_odp_rxe_wqe_failed(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// As if so many packets had asked for no acknowledgement: more than rxe sends.
+/// A number of packets without a request for an acknowledgement, larger than any that rxe allows.
 const ASKS: i32 = 1 << 16;
 
-/// The status that the requester gives to a request for a failed copy out of its own memory and for
-/// nothing else: then nothing of the packet has been sent or entered.
+/// The requester's status for a failed copy from the WQE's own memory, and for nothing else. Nothing of the packet
+/// has been sent or accounted then.
 const MEMORY_FAILED: u32 = rxe::ib_wc_status_IB_WC_LOC_PROT_ERR;
 
-/// Makes a failed request one that is still to be sent, from where it was before the copy that
-/// failed. Says whether it could.
+/// Resets a failed WQE to the state before the copy that failed, to be sent from there. Returns whether it could.
 ///
 /// # Safety
 ///
-/// `wqe` is the request in the send queue that the requester is at, with room for `max_sge` elements.
+/// `wqe` is the requester's current WQE in the send queue, with room for `max_sge` elements.
 unsafe fn put_back(wqe: *mut rxe::rxe_send_wqe, max_sge: u32) -> bool {
     // SAFETY: By the contract.
     unsafe {
