@@ -77,7 +77,7 @@ impl Body {
 /// The worker of a job.
 enum Worker {
     /// None: the job does not run yet, or has run.
-    Nobody,
+    Idle,
     /// This task, which is alive while it is here.
     Task(*mut bindings::task_struct),
     /// None, ever: the job was given up.
@@ -151,7 +151,7 @@ impl Job {
                 user,
                 number: NUMBER.fetch_add(1, Ordering::Relaxed),
                 body,
-                worker <- new_spinlock!(Worker::Nobody, "mlx_odp::job::worker"),
+                worker <- new_spinlock!(Worker::Idle, "mlx_odp::job::worker"),
                 work <- new_work!("mlx_odp::job"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -253,7 +253,7 @@ impl Job {
         {
             let mut worker = self.worker.lock();
             if !matches!(*worker, Worker::GivenUp) {
-                *worker = Worker::Nobody;
+                *worker = Worker::Idle;
             }
         }
         // SAFETY: As in `begin`. Nobody kills this thread any more on account of this job.

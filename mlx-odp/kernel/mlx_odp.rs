@@ -72,7 +72,7 @@ module! {
     params: {
         fault_around: u32 {
             default: crate::parameters::Parameters::DEFAULT.fault_around,
-            description: "Resident pages that may come along with a page fault when the NIC goes through memory in order: 0 to 512 (default 512)",
+            description: "Resident pages that a page fault may map in addition when the NIC accesses memory in order: 0 to 512 (default 512)",
         },
         chunk_size: u32 {
             default: crate::parameters::Parameters::DEFAULT.chunk_size,
@@ -80,7 +80,7 @@ module! {
         },
         fault_workers: u32 {
             default: crate::parameters::Parameters::DEFAULT.fault_workers,
-            description: "Page faults of one user that wait for somebody at once: 1 to 512 (default 32)",
+            description: "Page faults of one user that may sleep at once: 1 to 512 (default 32)",
         },
         prefetch_workers: u32 {
             default: crate::parameters::Parameters::DEFAULT.prefetch_workers,
