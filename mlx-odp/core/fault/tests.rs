@@ -94,7 +94,7 @@ struct Request {
     ended: Vec<Result<(), AccessError>>,
 }
 
-/// A bug of the NIC or its driver.
+/// The right driver, or a broken twin of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Twin {
     Right,
