@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `ibv_advise_mr` asks for.
+//! The advice of `ibv_advise_mr`.
 //!
 //! Source: the manual page ibv_advise_mr(3).
 
 use hmm::{Access, Policy};
 
-/// A prefetch.
+/// How to prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// Have the pages there for reading.
+    /// Fault pages in for reading.
     Prefetch,
-    /// Have the pages there for writing.
+    /// Fault pages in for writing.
     PrefetchWrite,
-    /// Take over what is resident; fault nothing in.
+    /// Map the resident pages; fault nothing in.
     PrefetchNoFault,
 }
 
 impl Advice {
-    /// From the number in `enum ib_uverbs_advise_mr_advice`; `None` if it is another one.
+    /// Converts a number of `enum ib_uverbs_advise_mr_advice`; `None` if it is not one.
     pub fn from_number(number: u32) -> Option<Self> {
         match number {
             0 => Some(Self::Prefetch),
@@ -28,7 +28,7 @@ impl Advice {
         }
     }
 
-    /// What the pages are brought in for; `None` if none is to be.
+    /// The access that pages are faulted in for; `None` if none is faulted in.
     pub fn access(self) -> Option<Access> {
         match self {
             Self::Prefetch => Some(Access::Read),
@@ -37,7 +37,7 @@ impl Advice {
         }
     }
 
-    /// What it means for the pages.
+    /// The policy of the walk.
     pub fn policy(self) -> Policy {
         self.access().map_or(Policy::Snapshot, Policy::Fault)
     }

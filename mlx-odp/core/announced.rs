@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The message that the NIC is receiving, as far as its beginning has announced it.
+//! The message that the NIC is receiving, as announced by its first packet.
 //!
-//! A message of many packets touches page after page. Its first packet says how long it is; so the first
-//! fault can ask for several pages at once, instead of one fault for each. They are pages that the peer
-//! may write and says that it will: this is no guess about what lies behind.
+//! A message of many packets touches page after page. Its first packet says how long it is, so the first
+//! fault can ask for several pages at once instead of one. This is not a guess: the peer may write these pages
+//! and has said that it will.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// How many bytes one fault asks for at most on that account: what is faulted in is what the peer's
-/// acknowledgement waits for.
+/// The most bytes that a fault asks for because of an announcement. The peer's acknowledgement waits for
+/// the fault.
 const MOST: u64 = 256 << 10;
 
-/// The last message announced to a region. Relaxed: several queue pairs may mix up each other's, and
-/// then a fault asks for less, or for more of a message that was announced before.
+/// The last message announced to a region. The accesses are relaxed: several queue pairs may mix up their
+/// messages. Then a fault asks for less, or for more of a message that was announced earlier.
 #[derive(Debug, Default)]
 pub struct Announced {
     start: AtomicU64,
@@ -21,11 +21,11 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// The `len` bytes from `iova`, all of them in the region, are going to be used one after the other.
+    /// Announces that a message will use the `len` bytes from `iova` in order. All of them are in the region.
     #[inline]
     pub fn announce(&self, iova: u64, len: u64) {
         let end = iova.saturating_add(len);
-        // Each packet announces the rest of its message: that is known, and costs no write.
+        // Each packet announces the rest of its message. What is known already costs no write.
         let known =
             self.end.load(Ordering::Relaxed) == end && self.start.load(Ordering::Relaxed) <= iova;
         if !known {
@@ -34,7 +34,7 @@ impl Announced {
         }
     }
 
-    /// How many bytes a fault should ask for that needs `len` bytes from `iova`: not less.
+    /// How many bytes a fault at `iova` should ask for. At least `len`, which it needs.
     pub fn wanted(&self, iova: u64, len: u64) -> u64 {
         let start = self.start.load(Ordering::Relaxed);
         let end = self.end.load(Ordering::Relaxed);
@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(announced.wanted(0, 64), 64);
         announced.announce(10_000, 50_000);
         assert_eq!(announced.wanted(10_000, 1024), 50_000);
-        // The packets behind announce what is left.
+        // The packets that follow announce what is left.
         announced.announce(11_024, 48_976);
         assert_eq!(announced.wanted(11_024, 1024), 48_976);
         assert_eq!(announced.wanted(59_999, 1), 1);

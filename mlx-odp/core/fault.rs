@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The life of a page fault of a NIC that somebody has to be waited for: raised, parked, resolved, resumed.
+//! The states of a NIC's page fault that has to sleep: raised, parked, resolved, resumed.
 //!
-//! A NIC that has no translation for a page stops the request that needs it and raises a fault ([`Raised`]). The
-//! NIC then goes on with something else: it keeps the request ([`Raised::park`]), and the fault owns nothing of
-//! it but what it takes to find it again, the [`Waiter`]. Somebody else, for whom nobody waits, brings the
-//! page in (`resolve.rs`) and says how that ended ([`Parked::resolve`]); that is one step. The other is that the
-//! NIC goes on ([`Resolved::resume`]): it looks at the request anew, finds the page or raises another fault.
+//! A NIC that has no translation for a page stops the request that needs it and raises a fault ([`Raised`]). It
+//! keeps the request ([`Raised::park`]) and goes on with other work. The fault owns nothing of the request
+//! except the [`Waiter`], which finds it again. A worker brings the page in (`resolve.rs`) and reports the
+//! outcome ([`Parked::resolve`]). Then the NIC is resumed ([`Resolved::resume`]): it repeats the access, and
+//! finds the page or raises another fault.
 //!
-//! It is all the same whether the requester, the responder or a receive needs the page, and how the NIC keeps
-//! its request:
+//! None of this depends on whether the requester, the responder or a receive needs the page, or on how the NIC
+//! keeps its request:
 //!
-//! * soft-RoCE's is a queue pair whose task runs again (`../nic/rxe/parked.rs`);
-//! * a NIC whose faults arrive by a queue posts a command (the one in `fault/tests.rs`).
+//! * soft-RoCE runs the task of the queue pair again (`../nic/rxe/parked.rs`);
+//! * a NIC that reports faults through a queue is sent a command (the one in `fault/tests.rs`).
 //!
-//! A fault is resumed exactly once: resuming consumes it, and dropping it, at any stage, resumes it with
-//! [`AccessError::Abandoned`]. So an error on the way, or a queue that is torn down, fails the requests
-//! that wait, and hangs none. Only the NIC itself can give its request up ([`Parked::withdraw`]).
+//! A fault is resumed exactly once: resuming consumes it, and dropping it in any state resumes it with
+//! [`AccessError::Abandoned`]. So an error, or the teardown of a queue, fails the waiting requests; none
+//! hangs. Only the NIC itself can give up its request ([`Parked::withdraw`]).
 //!
 //! ```compile_fail,E0382
 //! # use mlx_odp::fault::{Parked, Waiter};
@@ -35,35 +35,35 @@
 
 use hmm::{Access, FaultError, PageRange};
 
-/// What a NIC cannot go on without.
+/// The pages that a NIC's request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The pages that it is known to want; not none. Only the first is waited for.
+    /// The pages that it is known to need; at least one. The NIC waits for the first only.
     pub pages: PageRange,
-    /// What it wants to do there.
+    /// The access that it needs.
     pub access: Access,
 }
 
-/// Why a request cannot be served.
+/// Why an access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessError {
-    /// Not all of it is in the region.
+    /// It is not within the region.
     OutOfRange,
-    /// A page could not be had.
+    /// A page could not be faulted in.
     Fault(FaultError),
-    /// Somebody has to be waited for, and not here: raise a fault.
+    /// The fault has to sleep, which is not allowed here: raise it.
     MustWait(Wanted),
-    /// Nobody has looked for the page.
+    /// The fault was dropped before it was resolved.
     Abandoned,
 }
 
-/// The NIC's side of a fault: what waits for it to be resolved.
+/// The NIC's side of a fault: finds the waiting request.
 pub trait Waiter {
-    /// The NIC goes on: it looks at the request anew, or fails it, that one alone.
+    /// The NIC repeats the access, or fails this request and no other.
     fn resume(self, outcome: Result<(), AccessError>);
 }
 
-/// A request that is owed an answer.
+/// A request that has to be resumed.
 struct Owed<W: Waiter> {
     wanted: Wanted,
     /// `None` once the NIC has been resumed.
@@ -86,11 +86,11 @@ impl<W: Waiter> Drop for Owed<W> {
     }
 }
 
-/// A fault of a NIC that has stopped.
+/// A fault whose request has stopped.
 pub struct Raised<W: Waiter>(Owed<W>);
 
 impl<W: Waiter> Raised<W> {
-    /// The NIC has stopped and wants `wanted`.
+    /// The NIC has stopped a request that needs `wanted`.
     pub fn new(wanted: Wanted, waiter: W) -> Self {
         Self(Owed {
             wanted,
@@ -98,57 +98,57 @@ impl<W: Waiter> Raised<W> {
         })
     }
 
-    /// The NIC has let go of everything that others may wait for.
+    /// The NIC has released everything that others may wait for.
     pub fn park(self) -> Parked<W> {
         Parked(self.0)
     }
 }
 
-/// A fault whose request holds nothing that anybody waits for.
+/// A fault whose request holds nothing that others may wait for.
 pub struct Parked<W: Waiter>(Owed<W>);
 
 impl<W: Waiter> Parked<W> {
-    /// What the NIC wants.
+    /// The pages that the request needs.
     pub fn wanted(&self) -> Wanted {
         self.0.wanted
     }
 
-    /// The page is there, or cannot be had.
+    /// The page is present, or could not be faulted in.
     pub fn resolve(self, outcome: Result<(), AccessError>) -> Resolved<W> {
         let Self(owed) = self;
         Resolved { owed, outcome }
     }
 
-    /// The NIC has given the request up: nobody is resumed.
+    /// The NIC has given up the request: it is not resumed.
     pub fn withdraw(mut self) -> Option<W> {
         self.0.waiter.take()
     }
 }
 
-/// A fault of which is known how it ended.
+/// A fault with its outcome.
 pub struct Resolved<W: Waiter> {
     owed: Owed<W>,
     outcome: Result<(), AccessError>,
 }
 
 impl<W: Waiter> Resolved<W> {
-    /// The NIC goes on.
+    /// Resumes the request.
     pub fn resume(self) {
         self.owed.resume(self.outcome);
     }
 }
 
-/// A fault while somebody resolves it, and the NIC may give it up: whichever comes first. Both have to look under
-/// a lock of theirs.
+/// A fault that a worker may resolve and the NIC may withdraw; the first of them wins. The callers serialize
+/// with a lock.
 pub struct UnderWay<W: Waiter> {
-    /// Until it is resolved or withdrawn.
+    /// `Some` until it is resolved or withdrawn.
     parked: Option<Parked<W>>,
-    /// From then on, if it was resolved.
+    /// `Some` once it is resolved.
     outcome: Option<Result<(), AccessError>>,
 }
 
 impl<W: Waiter> UnderWay<W> {
-    /// `parked` has just been handed to who resolves it.
+    /// `parked` has been given to the one that resolves it.
     pub fn new(parked: Parked<W>) -> Self {
         Self {
             parked: Some(parked),
@@ -156,7 +156,7 @@ impl<W: Waiter> UnderWay<W> {
         }
     }
 
-    /// It has ended; `None` if it had before.
+    /// Resolves it; `None` if it was resolved or withdrawn before.
     #[must_use]
     pub fn resolve(&mut self, outcome: Result<(), AccessError>) -> Option<Resolved<W>> {
         let parked = self.parked.take()?;
@@ -164,12 +164,12 @@ impl<W: Waiter> UnderWay<W> {
         Some(parked.resolve(outcome))
     }
 
-    /// The NIC has given the request up: nobody is resumed any more.
+    /// The NIC has given up the request: it is not resumed any more.
     pub fn withdraw(&mut self) -> Option<W> {
         self.parked.take().and_then(Parked::withdraw)
     }
 
-    /// How it has ended; `None` as long as it has not.
+    /// The outcome; `None` while it is not resolved.
     pub fn outcome(&self) -> Option<Result<(), AccessError>> {
         self.outcome
     }

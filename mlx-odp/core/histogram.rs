@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long faults take, in buckets whose bounds double.
+//! A histogram of the duration of faults, with buckets whose bounds double.
 //!
-//! Only faults write here: an access that finds its translation does not.
+//! Only faults write to it; an access that finds its translation does not.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// log2 of the nanoseconds below which everything is in the first bucket.
+/// log2 of the upper bound of the first bucket, in nanoseconds.
 const FIRST_BOUND: u32 = 10;
-/// How many buckets there are. The last has no bound; it begins at 2^34 ns, 17 s, which is more than
-/// a fault may try for.
+/// The number of buckets. The last has no upper bound; it begins at 2^34 ns, 17 s, which is longer than a
+/// fault may retry.
 const BUCKETS: usize = 26;
 
 /// A histogram of durations.
@@ -21,11 +21,11 @@ pub struct Histogram {
 /// One bucket of a [`Histogram`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// The shortest duration in it, in nanoseconds.
+    /// The lower bound, inclusive, in nanoseconds.
     pub from: u64,
-    /// The shortest duration that is too long for it; `None` for the last bucket.
+    /// The upper bound, exclusive; `None` for the last bucket.
     pub below: Option<u64>,
-    /// How many durations there were in it.
+    /// The number of durations in it.
     pub count: u64,
 }
 
@@ -52,7 +52,7 @@ impl Histogram {
 }
 
 fn bucket_of(nanoseconds: u64) -> usize {
-    // As many bits as it takes to write the number: 2^10 is the first that takes eleven.
+    // The width of the number: 2^10 is the first that has eleven bits.
     let bits = u64::BITS - nanoseconds.leading_zeros();
     (bits.saturating_sub(FIRST_BOUND) as usize).min(BUCKETS - 1)
 }

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory keys: what part of which address space a region stands for, and at which iova.
+//! Memory keys: which part of an address space a region covers, and at which iova.
 //!
-//! A key is explicit or, for the whole address space, an implicit parent. What mlx5 calls the children of
-//! such a parent, keys for the pieces of it that are in use, are the chunks of its mirror here
-//! (`hmm::Mirror`): made by faults in their range, torn down by the invalidation that empties them. An
-//! explicit key has them, too.
+//! A key is explicit, or an implicit parent, which covers the whole address space. mlx5 gives a parent
+//! children, keys for the pieces in use. Here these are the chunks of the mirror (`hmm::Mirror`): a fault in
+//! their range makes them, and they are freed once they are empty. An explicit key has chunks, too.
 //!
-//! A request names an iova, an address in the region's own numbering. For an implicit region it is
-//! the virtual address; for an explicit one it starts where the application said at registration.
+//! A request names an iova, an address in the region's own numbering. In an implicit region it is the virtual
+//! address; in an explicit one it starts where the application chose at registration.
 
 use hmm::PageRange;
 
-/// The `length` with which an application asks for its whole address space.
+/// The `length` that registers the whole address space.
 pub const IMPLICIT_LENGTH: u64 = u64::MAX;
 
-/// What a region stands for.
+/// What a region covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
     /// `length` bytes from virtual address `va`.
@@ -24,18 +23,18 @@ pub enum KeyKind {
     Implicit,
 }
 
-/// Why a registration is refused.
+/// Why a key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadKey {
-    /// No bytes at all, or an implicit region with an iova of its own (`EINVAL`).
+    /// No bytes, or an implicit region with an iova other than 0 (`EINVAL`).
     Meaningless,
-    /// The end of the virtual addresses or of the iovas is past the end of 64 bits (`EINVAL`).
+    /// The virtual addresses or the iovas overflow 64 bits (`EINVAL`).
     Wraps,
-    /// Part of it is not user space's (`EFAULT`).
+    /// Part of it is outside user space (`EFAULT`).
     NotUser,
 }
 
-/// A request outside of its region.
+/// An access that is not within its region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;
 
@@ -52,8 +51,8 @@ pub struct Key {
 impl Key {
     /// The key of a registration of `length` bytes from `va`, known to requests as `iova`.
     ///
-    /// `va` 0 and `length` [`IMPLICIT_LENGTH`] mean an implicit region. `user` are the pages that
-    /// an application may map.
+    /// `va` 0 with `length` [`IMPLICIT_LENGTH`] means an implicit region. `user` is the range of pages that
+    /// a process may map.
     pub fn new(va: u64, length: u64, iova: u64, user: PageRange) -> Result<Self, BadKey> {
         if va == 0 && length == IMPLICIT_LENGTH {
             if iova != 0 {
@@ -86,17 +85,17 @@ impl Key {
         })
     }
 
-    /// What the region stands for.
+    /// What the region covers.
     pub fn kind(&self) -> KeyKind {
         self.kind
     }
 
-    /// The pages that the region may reach. For an implicit region: all that user space has.
+    /// The pages of the region; for an implicit region, all of user space.
     pub fn span(&self) -> PageRange {
         self.span
     }
 
-    /// The virtual address of the `len` bytes from `iova`, if they are all in the region.
+    /// The virtual address of `iova`, if the `len` bytes from there are all in the region.
     #[inline]
     pub fn translate(&self, iova: u64, len: u64) -> Result<u64, OutOfRange> {
         let offset = iova.checked_sub(self.iova).ok_or(OutOfRange)?;

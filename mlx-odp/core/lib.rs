@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ODP driver's logic, free of the kernel: safe Rust that cargo tests on the host and Kbuild
-//! links into `mlx_odp.ko` (`../kernel/mlx_odp.rs` names the same files as its modules).
+//! The logic of the ODP driver, independent of the kernel: safe Rust that cargo tests on the host and
+//! Kbuild links into `mlx_odp.ko` (`../kernel/mlx_odp.rs` names the same files as its modules).
 //!
-//! * [`fault`]: a page fault of the NIC, which waits for it, until it is resumed;
-//! * [`resolve`]: having the page brought in;
-//! * [`share`]: how many faults and prefetches of one user wait at once;
-//! * [`key`]: from a request's iova to the process's virtual address, bounds included;
-//! * [`announced`]: how much of it a message is going to want;
-//! * [`advice`]: what `ibv_advise_mr` asks for;
-//! * [`parameters`]: what the module can be loaded with;
-//! * [`rnr`]: when a requester tries again;
-//! * [`sge`]: where in a scatter-gather list a copy is;
+//! * [`fault`]: a page fault of the NIC, from raised to resumed;
+//! * [`resolve`]: brings the pages of a fault in;
+//! * [`share`]: limits how many faults and prefetches of one user run at once;
+//! * [`key`]: translates a request's iova to a virtual address and checks its bounds;
+//! * [`announced`]: the message that the NIC is receiving, so that one fault asks for more of it;
+//! * [`advice`]: the advice of `ibv_advise_mr`;
+//! * [`parameters`]: the parameters of the module;
+//! * [`rnr`]: the timer of an RNR NAK;
+//! * [`sge`]: the place of a copy in a scatter-gather list;
 //! * [`stats`], [`histogram`]: the counters of a region and of a device.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's parameters: what they may be, and what is said of one that is something else.
+//! The parameters of the module: their limits, and the message for a value beyond them.
 
 use core::fmt;
 
 use hmm::{Geometry, PAGE_SHIFT};
 
-/// Where [`Parameters::fault_around`] ends: the pages of a PMD.
+/// The most that [`Parameters::fault_around`] may be: the pages of a PMD.
 const MOST_AROUND: u32 = 512;
-/// The most faults of a user that wait at once. The kernel runs 2048 pieces of work of a queue.
+/// The most faults of one user at once. The kernel runs at most 2048 work items of a queue.
 const MOST_FAULTS: u32 = 512;
-/// The most prefetches of a user at once: no more than that wait for their turn.
+/// The most background prefetches of one user that run at once, and the most that wait for these.
 pub const MOST_PREFETCHES: u32 = 32;
-/// The most memory for a region's translations, in MiB: 1 TiB.
+/// The most memory for the translations of a region, in MiB: 1 TiB.
 const MOST_MEMORY: u32 = 1 << 20;
 
-/// The parameters, as they were given or by default.
+/// The parameters, as given or by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
-    /// How many resident pages after the one that faulted may come along, when the NIC goes through
-    /// memory in order. 0: none.
+    /// How many resident pages after the faulting one a fault may map, when the NIC accesses memory in
+    /// order. 0: none.
     pub fault_around: u32,
-    /// How much of the address space a chunk covers, in MiB.
+    /// The size of a chunk, in MiB of addresses.
     pub chunk_size: u32,
-    /// How many page faults of one user wait for somebody at once.
+    /// How many page faults of one user may sleep at once.
     pub fault_workers: u32,
-    /// How many prefetches of one user run in the background at once.
+    /// How many background prefetches of one user may run at once.
     pub prefetch_workers: u32,
-    /// How much kernel memory the translations of one region may take, in MiB. 0: a 128th of the
-    /// machine's memory.
+    /// The most kernel memory for the translations of one region, in MiB. 0: a 128th of the machine's
+    /// memory.
     pub region_memory: u32,
 }
 
 impl Parameters {
-    /// What is used if nothing is said.
+    /// The defaults.
     pub const DEFAULT: Self = Self {
         fault_around: MOST_AROUND,
         chunk_size: 128,
@@ -42,11 +42,11 @@ impl Parameters {
         region_memory: 0,
     };
 
-    /// Whether each is one that makes sense.
+    /// Checks that each is within its limits.
     ///
     /// # Errors
     ///
-    /// The first that does not.
+    /// The first that is not.
     pub fn check(&self) -> Result<(), Bad> {
         let bad = |name, value, allowed| {
             Err(Bad {
@@ -77,19 +77,19 @@ impl Parameters {
         Ok(())
     }
 
-    /// The geometry of a region's mirror; `None` if there is no such one.
+    /// The geometry of a region's mirror; `None` if these parameters allow none.
     pub fn geometry(&self) -> Option<Geometry> {
         let chunk_pages = (u64::from(self.chunk_size) << 20) >> PAGE_SHIFT;
         Geometry::new(chunk_pages, self.fault_around.into())
     }
 
-    /// How many bytes of kernel memory a region's translations may take, if that was said.
+    /// The most kernel memory for the translations of a region, in bytes; `None` if not given.
     pub fn region_memory(&self) -> Option<usize> {
         let bytes = usize::try_from(u64::from(self.region_memory) << 20).ok()?;
         (bytes > 0).then_some(bytes)
     }
 
-    /// The name and the value of each.
+    /// Each name and value.
     pub fn entries(&self) -> [(&'static str, u32); 5] {
         [
             ("fault_around", self.fault_around),
@@ -101,7 +101,7 @@ impl Parameters {
     }
 }
 
-/// A parameter that makes no sense.
+/// A parameter beyond its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bad {
     name: &'static str,
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
-    /// The defaults, but for one.
+    /// The defaults, except for one.
     fn with(name: &str, value: u32) -> Parameters {
         let mut parameters = Parameters::DEFAULT;
         let parameter = match name {

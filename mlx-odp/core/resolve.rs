@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Resolving page faults: having the pages brought in that a NIC waits for.
+//! Resolves page faults: brings in the pages that a NIC waits for.
 //!
-//! What is held meanwhile is the memory, and nothing of the NIC's.
+//! It holds the memory, and nothing of the NIC's, while it sleeps.
 
 use hmm::{Access, FaultError, PageIndex, PageRange};
 
 use crate::fault::{AccessError, Wanted};
 
-/// Memory that pages are brought into: in the kernel an address space.
+/// Memory to bring pages into; in the kernel, an address space.
 pub trait Memory {
-    /// Has `pages` brought in for `access`. Sleeps for as long as it takes.
+    /// Brings `pages` in for `access`. Sleeps for as long as that takes.
     ///
     /// # Errors
     ///
-    /// Why the first of them that cannot be had cannot.
+    /// That of the first page that cannot be had.
     fn bring_in(&self, pages: PageRange, access: Access) -> Result<(), FaultError>;
 }
 
-/// Brings in the first page of what is wanted.
+/// Brings in the first page of `wanted`.
 ///
 /// # Errors
 ///
@@ -30,16 +30,16 @@ pub fn bring_first(memory: &impl Memory, wanted: Wanted) -> Result<(), AccessErr
         .map_err(AccessError::Fault)
 }
 
-/// Brings in the others: nobody waits for them yet.
+/// Brings in the other pages of `wanted`. The NIC does not wait for these.
 pub fn bring_rest(memory: &impl Memory, wanted: Wanted) {
     let (_, rest) = split(wanted.pages);
     if !rest.is_empty() {
-        // Whoever needs one of them will ask for it.
+        // A request that needs one of them will fault on it.
         let _ = memory.bring_in(rest, wanted.access);
     }
 }
 
-/// The page that is waited for, and the others.
+/// The first page, which the NIC waits for, and the others.
 fn split(pages: PageRange) -> (PageRange, PageRange) {
     let second: PageIndex = pages.start().saturating_add(1).min(pages.end());
     (

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The RNR NAK timer: how long a requester waits before it tries again what the responder was not ready for.
+//! The RNR NAK timer: how long a requester waits before it sends a request again for which the responder was not ready.
 //!
-//! A time is a code of five bits (InfiniBand specification, volume 1, table 45): 1 stands for 10 µs, each after it for
-//! about 1.4 times the one before, 31 for 491.52 ms, and 0 for the longest, 655.36 ms.
+//! The timer is a code of five bits (InfiniBand specification, volume 1, table 45): 1 is 10 µs, each code after it about
+//! 1.4 times the one before, 31 is 491.52 ms, and 0 is the longest, 655.36 ms.
 
-/// The code of the longest time is 0, so codes are in order one below themselves.
+/// The number of codes. Code 0 is the longest time, so `code - 1`, modulo this, is in the order of the times.
 const CODES: u8 = 32;
 
-/// The code to answer with when `tries` answers of not ready were given before, to a queue pair whose
-/// `min_rnr_timer` is the code `min`.
+/// The code for the next RNR NAK after `tries` others for the same page, on a queue pair whose `min_rnr_timer` is
+/// the code `min`.
 ///
-/// Each try gets the next longer time. So a page that takes long is not asked for all the time by thousands of queue
-/// pairs, and one that has come is noticed after about half of the time that was waited before, at most.
+/// Each try gets the next longer time. So thousands of queue pairs do not keep asking for a slow page, and a page
+/// that has arrived is noticed after at most about half of the time already waited.
 pub fn timer(min: u8, tries: u32) -> u8 {
     let rank = u32::from(min.wrapping_sub(1) % CODES);
     let longest = u32::from(CODES) - 1;

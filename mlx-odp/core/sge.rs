@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Scatter-gather lists of requests.
+//! Scatter-gather lists of work requests.
 
-/// The number of the element that a copy is in, `offset` bytes into it, when `done` bytes are behind
-/// it altogether; the first that fits. `None` if there is no such place in elements of these lengths.
+/// The index of the element that a copy has reached: it has done `done` bytes in all, `offset` of them in this
+/// element. The first that fits; `None` if elements of these lengths have no such place.
 ///
-/// All values in bytes. The lengths may be anything: they come from the application.
+/// All values in bytes. The application chooses the lengths, so they may be anything.
 pub fn element_at(done: u32, offset: u32, lengths: impl Iterator<Item = u32>) -> Option<u32> {
     let mut before = 0u32;
     for (number, length) in (0u32..).zip(lengths) {

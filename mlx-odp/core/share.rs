@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A user's share of the workers: so many of the user's jobs run at once, the others wait for these, and for no
-//! one else's.
+//! A user's share of the workers: a limited number of the user's jobs run at once. The others wait for these, and for
+//! no other user's.
 
 /// The jobs of one user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,19 +10,19 @@ pub struct Share {
     waiting: u32,
 }
 
-/// What becomes of a job that arrives.
+/// What happens to a new job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It runs.
     Now,
-    /// It runs when others of the same user have ended.
+    /// It runs once other jobs of the same user have ended.
     Later,
     /// There are too many: it is dropped.
     Never,
 }
 
 impl Share {
-    /// A job arrives. `running` is how many of the user's may run, `waiting` how many may wait.
+    /// Adds a job. At most `running` jobs of the user may run and `waiting` may wait.
     pub fn arrive(&mut self, running: u32, waiting: u32) -> Turn {
         if self.running < running {
             self.running += 1;
@@ -35,7 +35,7 @@ impl Share {
         }
     }
 
-    /// A job that ran has ended. Whether one that waits runs in its place.
+    /// A running job has ended. Returns whether a waiting one runs in its place.
     #[must_use]
     pub fn end(&mut self) -> bool {
         match self.waiting {
@@ -50,7 +50,7 @@ impl Share {
         }
     }
 
-    /// A job that waited has been given up.
+    /// A waiting job was given up.
     pub fn leave(&mut self) {
         self.waiting -= 1;
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a count of what is there: each that was not dropped runs once, in the end nothing is left.
+        /// Compares with a plain count: no limit is exceeded, and no job waits while another may run.
         #[test]
         fn each_job_runs_once(
             running in 1..4u32,

@@ -2,16 +2,16 @@
 
 //! The counters of a region, and those of a device, which are the same over all its regions.
 //!
-//! Netlink and debugfs print them under the names in [`Stats::entries`]. They are written by faults,
-//! prefetches and invalidations only: an access that finds its translation touches none of them, so
-//! it does not matter that several processors may write the same one.
+//! Netlink and debugfs print them under the names in [`Stats::entries`]. Only faults, prefetches and
+//! invalidations write them. An access that finds its translation touches none, so it does not matter that
+//! several processors share them.
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::histogram::Histogram;
 
-/// A counter. Relaxed: each stands for itself.
+/// A counter. The accesses are relaxed: counters are independent of each other.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -21,58 +21,58 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Takes `n` away: it is a number of things that come and go.
+    /// Subtracts `n`, for a number that goes up and down.
     pub fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What has happened since the registration of the region, or of the device.
+/// The counts since the region, or the device, was registered.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Page faults of the NIC. Each ends as one of the next two. One that somebody has to be waited for counts when
-    /// the NIC has come back to it.
+    /// Page faults of the NIC. Each ends as one of the next two. A fault that has to sleep counts when the NIC
+    /// repeats the access.
     pub page_faults: Counter,
     /// Page faults that were served.
     pub page_faults_handled: Counter,
-    /// Page faults that failed, as the page could not be had: the request ended with an access error.
+    /// Page faults that failed because the page could not be had; the request ended with an access error.
     pub page_faults_failed: Counter,
-    /// Faults and prefetches tried again, as an invalidation came in between.
+    /// Retries of faults and prefetches after a concurrent invalidation.
     pub page_fault_retries: Counter,
-    /// How often the NIC has let go of a request, as somebody had to be waited for: a disk, a file system, the
-    /// handler of a userfaultfd.
+    /// How often a request of the NIC, or a prefetch that the application waits for, was parked because its fault
+    /// had to sleep: for a disk, a file system, the handler of a userfaultfd.
     pub page_fault_waits: Counter,
-    /// How long these took together, in nanoseconds, until the page was there or could not be had.
+    /// The total time of these waits, in nanoseconds, until the page was present or could not be had.
     pub page_fault_wait_nanoseconds: Counter,
-    /// How long all page faults together took, in nanoseconds.
+    /// The total time of all page faults, in nanoseconds.
     pub page_fault_nanoseconds: Counter,
     /// Translations added by faults.
     pub pages_mapped: Counter,
-    /// Those of them that no request had asked for yet: the rest of huge pages, and resident pages
-    /// behind the one that faulted.
+    /// Those of them that no request had asked for: the rest of huge pages, and resident pages after the
+    /// faulting one.
     pub pages_mapped_around: Counter,
     /// Translations added by `ibv_advise_mr`.
     pub pages_prefetched: Counter,
-    /// Invalidations that reached a part of the region the NIC had used.
+    /// Invalidations of parts of the region that the NIC has used.
     pub invalidations: Counter,
     /// Translations removed by them.
     pub page_invalidations: Counter,
-    /// Chunks of 128 MiB that the NIC has used: what the region's memory goes by.
+    /// Chunks made for the parts of the region that the NIC has used. They are what takes memory.
     pub chunks: Counter,
-    /// Those that there are now.
+    /// Chunks that exist now.
     pub chunks_alive: Counter,
-    /// Those that have been taken down since, as nothing was left in them or others needed the memory.
+    /// Chunks that were freed because they were empty or their memory was needed elsewhere.
     pub chunks_reaped: Counter,
-    /// Translations that went with them.
+    /// Translations removed with a chunk.
     pub pages_reaped: Counter,
-    /// How many bytes of kernel memory the chunks take now.
+    /// Kernel memory that the chunks take now, in bytes.
     pub memory_bytes: Counter,
-    /// How long page faults took, each.
+    /// The duration of each page fault.
     pub fault_latency: Histogram,
 }
 
@@ -81,29 +81,29 @@ pub struct Stats {
 pub struct Entry {
     /// With [`DEVICE_PREFIX`].
     name: &'static CStr,
-    /// The value when it was read.
+    /// The value that was read.
     pub value: u64,
 }
 
-/// What the names of a device's counters begin with, where they are among counters of other kinds.
+/// The prefix of a device's counters, which are listed among counters of other kinds.
 const DEVICE_PREFIX: &str = "odp_";
 
 impl Entry {
-    /// The name among the counters of a region.
+    /// The name in the list of a region's counters.
     pub fn name(&self) -> &'static CStr {
         let rest = self.name.to_bytes_with_nul().get(DEVICE_PREFIX.len()..);
         rest.and_then(|rest| CStr::from_bytes_with_nul(rest).ok())
             .unwrap_or(self.name)
     }
 
-    /// The name among the counters of a device.
+    /// The name in the list of a device's counters.
     pub fn device_name(&self) -> &'static CStr {
         self.name
     }
 }
 
 impl Stats {
-    /// How many counters there are.
+    /// The number of counters.
     pub const COUNT: usize = 17;
 
     /// Every counter.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `/sys/kernel/debug/mlx_odp`: for each device a directory with its counters, how long its faults
-//! took, and its regions. They show keys and addresses, and are the superuser's alone.
+//! `/sys/kernel/debug/mlx_odp`: a directory for each device, with its counters, a histogram of its fault
+//! latency, and its regions. The files show keys and addresses and are readable by root only.
 //!
-//! Removing a file waits for those who read it, so what a file shows outlives it.
+//! Removing a file waits for its readers, so what a file shows outlives it.
 
 use core::fmt;
 
@@ -23,13 +23,13 @@ kernel::sync::global_lock! {
     unsafe(uninit) static ROOT: Mutex<Option<Dir>> = None;
 }
 
-/// The directory of the module and the files in it, removed when dropped.
+/// The module's directory and the files in it. Dropping it removes them.
 pub(crate) struct Root {
     _parameters: Pin<KBox<File<Parameters>>>,
 }
 
 impl Root {
-    /// Makes it, for a module with these `parameters`. If debugfs will not have it, there is none: nothing
+    /// Creates it, for a module with these `parameters`. If debugfs refuses, there is no directory; nothing
     /// depends on it.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Root {
     ///
     /// # Safety
     ///
-    /// Called once, before anything else of this file.
+    /// Called once, before anything else in this file.
     pub(crate) unsafe fn new(parameters: Parameters) -> Result<Self> {
         // SAFETY: By the contract.
         unsafe { ROOT.init() };
@@ -59,7 +59,7 @@ impl Drop for Root {
     }
 }
 
-/// The files of a device, removed when dropped.
+/// The files of a device. Dropping it removes them.
 #[pin_data]
 pub struct DeviceFiles {
     #[pin]
@@ -72,7 +72,7 @@ pub struct DeviceFiles {
 }
 
 impl DeviceFiles {
-    /// Makes those of `device`, in a directory called `name`.
+    /// Creates the files of `device` in a directory called `name`.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl DeviceFiles {
     }
 }
 
-/// One parameter a line.
+/// One line per parameter.
 fn show_parameters(parameters: &Parameters, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (name, value) in parameters.entries() {
         writeln!(f, "{name} {value}")?;
@@ -97,7 +97,7 @@ fn show_parameters(parameters: &Parameters, f: &mut fmt::Formatter<'_>) -> fmt::
     Ok(())
 }
 
-/// One counter a line.
+/// One line per counter.
 fn show_counters(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for entry in device.stats().entries() {
         writeln!(f, "{} {}", name(&entry), entry.value)?;
@@ -105,7 +105,7 @@ fn show_counters(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     Ok(())
 }
 
-/// One bucket a line: from how many nanoseconds, below how many, how many faults.
+/// One line per bucket: lower bound and upper bound in nanoseconds, number of faults.
 fn show_latency(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for Bucket { from, below, count } in device.stats().fault_latency.buckets() {
         match below {
@@ -116,7 +116,7 @@ fn show_latency(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result
     Ok(())
 }
 
-/// One region a line, the oldest first.
+/// One line per region, the oldest first.
 fn show_regions(device: &Arc<Device>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     device.each_region(|region| show_region(region, f))
 }
@@ -147,7 +147,7 @@ fn show_region(region: &Counting, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f)
 }
 
-/// The buckets that are not empty, in one word: from how many nanoseconds, and how many faults.
+/// The buckets that are not empty, in one word: lower bound in nanoseconds and number of faults.
 fn show_buckets(histogram: &Histogram, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, " fault_latency=")?;
     let used = histogram.buckets().filter(|bucket| bucket.count > 0);

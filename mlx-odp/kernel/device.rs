@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices: what the regions of one NIC have in common.
+//! Devices: the regions and the counters of one NIC.
 
 use core::fmt;
 use core::ops::Deref;
@@ -15,7 +15,7 @@ use crate::observer::Counting;
 use crate::region::Region;
 use crate::stats::Stats;
 
-/// A NIC. Its binding holds it for as long as the NIC can be used, and each region of it, too.
+/// A NIC. The binding holds a reference for as long as the NIC can be used, and so does each region.
 #[pin_data]
 pub struct Device {
     stats: Stats,
@@ -26,9 +26,9 @@ pub struct Device {
 /// The regions of a device.
 #[derive(Default)]
 struct Regions {
-    /// By their numbers, in the order of their registration.
+    /// By number, which is the order of registration.
     by_number: RBTree<u64, Arc<Region>>,
-    /// The device is being removed: who looks for a region finds none any more.
+    /// The device is being removed: no region is found any more.
     removed: bool,
 }
 
@@ -48,13 +48,13 @@ impl Device {
         )
     }
 
-    /// The counters over all regions that the device has or had.
+    /// The counters of all regions that the device has or had.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Calls `visit` for each region, the oldest first, until it fails. Sleeps; no region comes or goes
-    /// meanwhile.
+    /// Calls `visit` for each region, the oldest first, until it fails. Sleeps; no region is registered or
+    /// deregistered meanwhile.
     pub(crate) fn each_region(
         &self,
         mut visit: impl FnMut(&Counting) -> fmt::Result,
@@ -66,7 +66,7 @@ impl Device {
         Ok(())
     }
 
-    /// The region with this number, as long as it is registered and the device is not being removed.
+    /// The region with this number; `None` if it is not registered, or if the device is being removed.
     pub(crate) fn find(&self, number: u64) -> Option<Arc<Region>> {
         let regions = self.regions.lock();
         match regions.removed {
@@ -75,8 +75,8 @@ impl Device {
         }
     }
 
-    /// The device is being removed: prefetches end, also those that an application waits for in a system call. Called
-    /// by the binding before anybody waits for these calls. Sleeps.
+    /// The device is being removed: ends prefetches, including those that an application waits for in a system
+    /// call. The binding calls this before the RDMA core waits for these calls. Sleeps.
     pub fn remove(&self) {
         self.regions.lock().removed = true;
         job::each(|job| match job.body() {
@@ -89,7 +89,7 @@ impl Device {
     }
 }
 
-/// A region that is registered with its device, for as long as this lives.
+/// A region that is registered with its device. Dropping it deregisters the region.
 pub struct Registered(Arc<Region>);
 
 impl Registered {
@@ -116,8 +116,9 @@ impl Deref for Registered {
 }
 
 impl Drop for Registered {
-    /// Nobody finds the region any more. What waits for its pages goes on without: the NIC's requests look at
-    /// it anew and fail, prefetches end. Who uses it at this moment waits for nobody, and is done soon.
+    /// The region is not found any more, and the jobs that wait for its pages are given up: parked requests are
+    /// resumed, look up the region and fail; prefetches end. Accesses under way do not sleep for a page, so they end
+    /// soon.
     fn drop(&mut self) {
         let number = self.0.number();
         let removed = self.0.device().regions.lock().by_number.remove(&number);

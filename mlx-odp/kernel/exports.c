@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Exports mlx_odp's Rust symbols to other modules. The names are mangled, and their types play no part:
- * rustc checks the uses against the crate's metadata.
+ * Exports mlx_odp's Rust symbols to other modules. The names are mangled. Their C types do not matter:
+ * rustc checks each use against the crate's metadata.
  */
 #include <linux/export.h>
 

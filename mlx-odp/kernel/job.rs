@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that may wait for somebody, for as long as it takes: the resolving of page faults ([`crate::ticket`]), and
-//! prefetches in the background ([`crate::prefetch`]).
+//! Work that may sleep for as long as it takes: resolving page faults ([`crate::ticket`]), and background
+//! prefetches ([`crate::prefetch`]).
 //!
-//! A job is run by a worker of a queue of its own, holds nothing that anybody waits for, and can be given up at
-//! any time: then its worker is killed, as a thread of the application would be, and ends its wait. What cannot
-//! be killed even so (a file system has the last word) goes on waiting alone; the module stays loaded for that
-//! long.
+//! A job runs on the module's own workqueue. It holds nothing that others wait for and can be given up at any time:
+//! its worker gets SIGKILL, as a thread of the application would, and ends its wait. Some waits cannot be killed
+//! (that is up to the file system). Such a job goes on sleeping alone, and keeps the module loaded.
 //!
-//! Each user has a share of the workers, for faults and for prefetches ([`Share`]). A user's jobs beyond it wait
-//! for others of the same user, in their order.
+//! Each user has a share of the workers, one for faults and one for prefetches ([`Share`]). Jobs beyond it wait, in
+//! order, for others of the same user.
 //!
 //! # Locking
 //!
-//! [`JOBS`], a mutex, is held for the moment in which a job comes or goes; under it a job's own spinlocks are
-//! taken, [`Job::worker`] and that of its body.
+//! [`JOBS`], a mutex, is held while a job is added, removed or looked for. A job's own spinlocks, [`Job::worker`] and
+//! that of its body, are taken under it.
 
 use core::cell::Cell;
 use core::ptr::null_mut;
@@ -33,7 +32,7 @@ use crate::share::{Share, Turn};
 use crate::shim;
 use crate::ticket::Resolving;
 
-/// What a job is for: each kind has limits of its own.
+/// The kind of a job. Each kind has its own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Fault,
@@ -41,21 +40,21 @@ enum Kind {
 }
 
 impl Kind {
-    /// How many of one user run at once, and how many more are kept.
+    /// How many jobs of one user run at once, and how many more may wait.
     fn limits(self, parameters: Parameters) -> (u32, u32) {
         match self {
-            // Each has a queue pair that waits for it.
+            // A queue pair, or a thread of the application, waits for each.
             Self::Fault => (parameters.fault_workers, u32::MAX),
             Self::Prefetch => (parameters.prefetch_workers, MOST_PREFETCHES),
         }
     }
 }
 
-/// What a job does.
+/// The work of a job.
 pub(crate) enum Body {
-    /// Resolves a page fault.
+    /// Resolve a page fault.
     Fault(Pin<KBox<Resolving>>),
-    /// Prefetches.
+    /// Prefetch in the background.
     Prefetch(Prefetch),
 }
 
@@ -75,24 +74,24 @@ impl Body {
     }
 }
 
-/// Who runs a job.
+/// The worker of a job.
 enum Worker {
-    /// Nobody yet, or nobody any more.
-    Nobody,
+    /// None: the job does not run yet, or has run.
+    Idle,
     /// This task, which is alive while it is here.
     Task(*mut bindings::task_struct),
-    /// Nobody ever again.
+    /// None, ever: the job was given up.
     GivenUp,
 }
 
 // SAFETY: A task may be sent signals from any thread.
 unsafe impl Send for Worker {}
 
-/// A piece of work that may wait for somebody.
+/// A piece of work that may sleep.
 #[pin_data]
 pub(crate) struct Job {
     user: u64,
-    /// Jobs of a user begin in this order.
+    /// The jobs of a user start in this order.
     number: u64,
     body: Body,
     #[pin]
@@ -123,8 +122,8 @@ impl WorkItem for Job {
     }
 }
 
-/// Ends the jobs of processes that are gone. Their regions may still be there: the device's file is kept by the queues
-/// that the process has mapped, these by the address space, and that by whoever waits for a page of it.
+/// Ends the jobs of processes that have exited. Their regions may still be there: a worker that sleeps for a page holds
+/// the address space, that holds the queues that are mapped there, and these hold the device's file.
 ///
 /// Returns whether there are jobs to watch.
 #[no_mangle]
@@ -140,7 +139,7 @@ extern "C" fn mlx_odp_watch_jobs() -> bool {
 }
 
 impl Job {
-    /// Queues a job of `user`. It is dropped if there are too many of the same kind already.
+    /// Queues a job of `user`. Drops it if the user has too many of the same kind.
     ///
     /// # Errors
     ///
@@ -152,7 +151,7 @@ impl Job {
                 user,
                 number: NUMBER.fetch_add(1, Ordering::Relaxed),
                 body,
-                worker <- new_spinlock!(Worker::Nobody, "mlx_odp::job::worker"),
+                worker <- new_spinlock!(Worker::Idle, "mlx_odp::job::worker"),
                 work <- new_work!("mlx_odp::job"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -190,12 +189,12 @@ impl Job {
         (self.body.kind(), self.user)
     }
 
-    /// What it does.
+    /// The work that it does.
     pub(crate) fn body(&self) -> &Body {
         &self.body
     }
 
-    /// Nobody needs it any more: it ends its wait, or does not begin. Does not sleep.
+    /// Gives the job up: it ends its wait, or does not start. Does not sleep.
     pub(crate) fn give_up(&self) {
         let mut worker = self.worker.lock();
         if let Worker::Task(task) = *worker {
@@ -205,7 +204,7 @@ impl Job {
         *worker = Worker::GivenUp;
     }
 
-    /// As [`Job::give_up`]; whoever waits for it goes on without.
+    /// As [`Job::give_up`], and resumes whoever waits for the job.
     pub(crate) fn abandon(&self) {
         if let Body::Fault(fault) = &self.body {
             fault.finish(Err(AccessError::Abandoned));
@@ -213,7 +212,7 @@ impl Job {
         self.give_up();
     }
 
-    /// As [`Job::give_up`]; one that waits for its turn leaves. Sleeps.
+    /// As [`Job::give_up`], and removes the job if it has not started. Sleeps.
     pub(crate) fn withdraw(&self) {
         self.give_up();
         let waiting = {
@@ -236,7 +235,7 @@ impl Job {
         matches!(*self.worker.lock(), Worker::GivenUp)
     }
 
-    /// The current thread runs it; whether it should.
+    /// The current thread is about to run it; returns whether it should.
     fn begin(&self) -> bool {
         // SAFETY: Of the current thread, a worker of the kernel; `end` undoes it.
         unsafe { shim::mlx_odp_shim_allow_kill() };
@@ -254,7 +253,7 @@ impl Job {
         {
             let mut worker = self.worker.lock();
             if !matches!(*worker, Worker::GivenUp) {
-                *worker = Worker::Nobody;
+                *worker = Worker::Idle;
             }
         }
         // SAFETY: As in `begin`. Nobody kills this thread any more on account of this job.
@@ -262,7 +261,7 @@ impl Job {
     }
 }
 
-/// The jobs of one user of one kind.
+/// The jobs of one user and kind.
 #[derive(Default)]
 struct Jobs {
     share: Share,
@@ -282,7 +281,7 @@ kernel::sync::global_lock! {
     unsafe(uninit) static JOBS: Mutex<Option<RBTree<(Kind, u64), Jobs>>> = None;
 }
 
-/// The queue; not null while the module is loaded.
+/// The workqueue; not null while the module is loaded.
 static QUEUE: AtomicPtr<bindings::workqueue_struct> = AtomicPtr::new(null_mut());
 
 fn enqueue(job: Arc<Job>) {
@@ -292,7 +291,7 @@ fn enqueue(job: Arc<Job>) {
     let _ = queue.enqueue(job);
 }
 
-/// `job` has run: another of the same user runs in its place.
+/// `job` has run: starts the next one of the same user and kind.
 fn next_after(job: &Job) {
     let key = job.key();
     let mut jobs = JOBS.lock();
@@ -307,7 +306,7 @@ fn next_after(job: &Job) {
         if let Some(first) = own.waiting.cursor_front_mut() {
             let (_, node) = first.remove_current();
             let (number, next) = node.to_key_value();
-            // The node of the one that has ended is used again: nothing is allocated here.
+            // Reuses the node of the job that has ended: nothing is allocated here.
             if let Some(ended) = ended {
                 let node = ended.into_reservation().into_node(number, next.clone());
                 own.running.insert(node);
@@ -320,7 +319,7 @@ fn next_after(job: &Job) {
     }
 }
 
-/// Calls `visit` for each job there is.
+/// Calls `visit` for each job.
 pub(crate) fn each(visit: impl Fn(&Job)) {
     let jobs = JOBS.lock();
     for own in jobs.iter().flat_map(|jobs| jobs.values()) {
@@ -341,11 +340,11 @@ pub(crate) fn each_of(user: u64, visit: impl Fn(&Job)) {
     }
 }
 
-/// The queue of jobs, there while this lives.
+/// The workqueue of jobs. Dropping it destroys the queue.
 pub(crate) struct Workers(());
 
 impl Workers {
-    /// Makes it.
+    /// Creates it.
     ///
     /// # Errors
     ///
@@ -353,7 +352,7 @@ impl Workers {
     ///
     /// # Safety
     ///
-    /// Called once, before anything else of this file.
+    /// Called once, before anything else in this file.
     pub(crate) unsafe fn new() -> Result<Self> {
         // SAFETY: By the contract.
         unsafe { JOBS.init() };
@@ -370,11 +369,11 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // SAFETY: Nobody begins to wait any more: the regions are gone.
+        // SAFETY: No job is submitted any more: the regions are gone.
         unsafe { shim::mlx_odp_shim_stop_watching() };
         let queue = QUEUE.swap(null_mut(), Ordering::AcqRel);
-        // SAFETY: Made in `new`. A job that waits keeps the module loaded, so this waits for none but those
-        // that are ending.
+        // SAFETY: Made in `new`. A job that sleeps keeps the module loaded, so this waits only for jobs that are
+        // ending.
         unsafe { shim::mlx_odp_shim_destroy_queue(queue.cast()) };
     }
 }

@@ -2,20 +2,20 @@
 
 //! `mlx_odp.ko`: on-demand paging for RDMA, on top of `hmm.ko`.
 //!
-//! A [`region::Region`] is what an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
-//! a mirror. A binding for each kind of NIC (`../nic`) asks the region for bytes when the NIC wants
-//! them; the region does the rest. A [`device::Device`] is what the regions of one NIC have in common.
+//! A [`region::Region`] is memory that an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
+//! a mirror. A binding for each kind of NIC (`../nic`) accesses the region on behalf of the NIC; the region
+//! does the rest. A [`device::Device`] has the regions of one NIC.
 //!
-//! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same
-//! files are modules of this crate.
+//! The logic is in `../core`, which is independent of the kernel and is tested on the host. The same files
+//! are modules of this crate.
 //!
-//! A page that somebody has to be waited for is no business of the NIC's call: [`ticket`] has it brought in.
+//! A fault that has to sleep is not served in the NIC's call: [`ticket`] has the page brought in.
 //!
 //! The locks that matter are hmm's; see the lock order in its `hmm.rs`. Three mutexes of this module are
-//! outside of that order: nothing of hmm's is called under them. `debugfs::ROOT` is for the directory of the
-//! module, `Device::regions` for the list of a device's regions, `job::JOBS` for the work that waits; none is
-//! taken under another. Under the last come the spinlocks of a job: that of its worker, that of its fault, and under
-//! this one what the NIC's binding takes to have a request go on ([`ticket::Resume`]).
+//! outside of that order, and hmm is not called under them: `debugfs::ROOT` for the module's directory,
+//! `Device::regions` for the regions of a device, `job::JOBS` for the jobs. None is taken under another. Under
+//! the last come the spinlocks of a job: that of its worker and that of its fault. Under the lock of the fault come
+//! those that the binding takes to resume a request ([`ticket::Resume`]).
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -72,7 +72,7 @@ module! {
     params: {
         fault_around: u32 {
             default: crate::parameters::Parameters::DEFAULT.fault_around,
-            description: "Resident pages that may come along with a page fault when the NIC goes through memory in order: 0 to 512 (default 512)",
+            description: "Resident pages that a page fault may map in addition when the NIC accesses memory in order: 0 to 512 (default 512)",
         },
         chunk_size: u32 {
             default: crate::parameters::Parameters::DEFAULT.chunk_size,
@@ -80,7 +80,7 @@ module! {
         },
         fault_workers: u32 {
             default: crate::parameters::Parameters::DEFAULT.fault_workers,
-            description: "Page faults of one user that wait for somebody at once: 1 to 512 (default 32)",
+            description: "Page faults of one user that may sleep at once: 1 to 512 (default 32)",
         },
         prefetch_workers: u32 {
             default: crate::parameters::Parameters::DEFAULT.prefetch_workers,
@@ -93,7 +93,7 @@ module! {
     },
 }
 
-/// The parameters with which the module was loaded.
+/// The parameters that the module was loaded with.
 pub fn parameters() -> Parameters {
     Parameters {
         fault_around: parameter(&module_parameters::fault_around),
@@ -118,7 +118,7 @@ impl kernel::Module for MlxOdpModule {
         }
         pr_info!("on-demand paging for RDMA in Rust\n");
         Ok(Self {
-            // SAFETY: The module is loaded once, and users of it come later.
+            // SAFETY: The module is loaded once, before its users.
             _debugfs: unsafe { debugfs::Root::new(parameters)? },
             // SAFETY: As above.
             _workers: unsafe { job::Workers::new()? },

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a region's mirror reports: counted, for the region and for its device, and traced.
+//! Counts what a region's mirror reports, for the region and for its device, and traces it.
 //!
 //! The functions that trace are not inlined: other modules instantiate the mirror's generic functions, and
-//! have no tracepoints.
+//! do not have the tracepoints.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,18 +21,18 @@ use crate::region::Registration;
 use crate::stats::Stats;
 use crate::trace::{self, FaultEnd, Moment};
 
-/// What is known of a region from its registration on.
+/// What identifies a region; fixed at registration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
     /// What the application asked for.
     pub(crate) registration: Registration,
-    /// What that means.
+    /// Whether it is a part or all of the address space.
     pub(crate) kind: KeyKind,
-    /// The application.
+    /// The process that registered it.
     pub(crate) pid: Pid,
 }
 
-/// Counts and traces what happens to one region.
+/// The number, the counters and the tracepoints of one region.
 pub(crate) struct Counting {
     number: u64,
     identity: Identity,
@@ -41,7 +41,7 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    /// For a new region of `device`.
+    /// Creates those of a new region of `device`.
     ///
     /// # Errors
     ///
@@ -57,17 +57,17 @@ impl Counting {
         Ok(Arc::new(counting, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// The region's number: no other has had or will have it.
+    /// The region's number, which is never reused.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The device that it is of.
+    /// The device of the region.
     pub(crate) fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// What region it is.
+    /// What identifies the region.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -86,7 +86,7 @@ impl Counting {
         self.count(|stats| stats.pages_prefetched.add(pages));
     }
 
-    /// A prefetch of `range` has ended, and has added the translations of `pages` pages in all.
+    /// A prefetch of `range` has ended. It added translations of `pages` pages in all.
     #[inline(never)]
     pub(crate) fn prefetch_ends(
         &self,
@@ -98,12 +98,12 @@ impl Counting {
         trace::prefetch(self.lkey(), range, advice, pages, errno(result));
     }
 
-    /// The NIC has let go of a request: somebody has to be waited for.
+    /// A request was parked: its fault has to sleep.
     pub(crate) fn wait_begins(&self) {
         self.count(|stats| stats.page_fault_waits.add(1));
     }
 
-    /// What was waited for since then is there, or cannot be had.
+    /// The page of a request that was parked at `since` is present, or cannot be had.
     pub(crate) fn wait_ends(&self, since: &Moment) {
         let nanoseconds = since.elapsed();
         self.count(|stats| stats.page_fault_wait_nanoseconds.add(nanoseconds));
@@ -114,7 +114,7 @@ impl Counting {
         count(self.device.stats());
     }
 
-    /// The fault has ended: takes its time, counts and traces it.
+    /// The fault has ended: counts and traces it, with its duration.
     fn fault_ends(&self, fault: Fault, result: Result<(), FaultError>, pages: u64, around: u64) {
         let nanoseconds = fault.began.elapsed();
         self.count(|stats| {
@@ -142,7 +142,7 @@ fn errno(result: Result<(), FaultError>) -> c_int {
     result.map_or_else(|error| Error::from(error).to_errno(), |()| 0)
 }
 
-/// A page fault under way.
+/// A page fault in progress.
 pub(crate) struct Fault {
     page: PageIndex,
     access: Access,
@@ -171,7 +171,7 @@ impl Observer for Counting {
     #[inline(never)]
     fn fault_failed(&self, fault: Fault, error: FaultError) {
         if error == FaultError::WouldWait {
-            // It is counted, and takes its time, when the NIC comes back to it.
+            // Counted, with its duration, when the NIC repeats the access.
             self.count(|stats| stats.page_faults.sub(1));
             let end = FaultEnd {
                 pages: 0,
@@ -220,7 +220,7 @@ impl Observer for Counting {
     }
 
     fn resized(&self, before: usize, after: usize) {
-        // The sum may be too large for a moment, but it never wraps.
+        // Adds first: the sum may be too large for a moment, but never wraps.
         self.count(|stats| {
             stats.memory_bytes.add(after as u64);
             stats.memory_bytes.sub(before as u64);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Prefetches: at once, by the thread that asks for it, or in the background, by a job.
+//! Prefetch: at once, by the thread that asks for it, or in the background, by a job.
 //!
-//! A prefetch goes from PMD to PMD and holds the region for one at a time, in which it waits for nobody. What
-//! it has to wait for it waits for without the region, as a fault does ([`hmm::Owned`]); afterwards it looks
-//! for the region anew. So a region can be deregistered at any time.
+//! A prefetch goes from PMD to PMD. It holds the region for one PMD at a time, and does not sleep for a page
+//! while it does. To sleep it drops the region, as a fault does ([`hmm::Owned`]), and looks it up again afterwards.
+//! So a region can be deregistered at any time.
 //!
-//! A thread of the application's has it brought in by somebody else even so ([`By::Application`]): not every file
-//! system lets go of a thread that has been killed, and a process that cannot end keeps all that it has.
+//! A thread of the application leaves even that sleep to a job ([`By::Application`]): some file systems do not
+//! wake a thread that is killed, and a process that cannot exit keeps everything it has.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,19 +26,19 @@ use crate::region::Region;
 use crate::shim;
 use crate::ticket::{Extent, Resume, Ticket};
 
-/// How often a PMD may have gone again when it was there, before the prefetch gives up.
+/// How often the pages of a PMD may be gone again after they were brought in, before the prefetch gives up.
 const TRIES: u32 = 16;
 
-/// Who prefetches.
+/// The context of a prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// A thread of the application's.
+    /// A thread of the application.
     Application,
     /// A job.
     Job,
 }
 
-/// Pages of a region that are to be prefetched.
+/// A range of a region to prefetch.
 pub struct Target {
     counting: Arc<Counting>,
     pages: PageRange,
@@ -59,13 +59,13 @@ impl Target {
         })
     }
 
-    /// Prefetches for as long as `go_on` says so, which is asked after every 2 MiB at most, and the region is
-    /// there. Sleeps, and waits for whoever has to bring the pages.
+    /// Prefetches until `go_on`, which is called at least every 2 MiB, returns false or the region is gone. Sleeps
+    /// for as long as the pages take.
     ///
     /// # Errors
     ///
-    /// A fault error for a page that cannot be had, with the PMDs of 2 MiB before it prefetched;
-    /// [`FaultError::TimedOut`] if pages went as fast as they came, [`FaultError::Interrupted`].
+    /// A fault error for a page that cannot be had; the PMDs before it are prefetched. [`FaultError::TimedOut`] if
+    /// pages were unmapped as fast as they came in, [`FaultError::Interrupted`].
     pub fn prefetch(
         &self,
         by: By,
@@ -110,7 +110,7 @@ impl Target {
                         By::Application => self.wait_for(Wanted { pages, access })?,
                     }
                 }
-                // What is resident and cannot be looked at now is not worth waiting for.
+                // Looking at resident pages is not worth sleeping for.
                 (Err(FaultError::WouldWait), None) => return Ok(()),
                 (Err(error), _) => return Err(error),
             }
@@ -118,12 +118,12 @@ impl Target {
         Ok(())
     }
 
-    /// Has `wanted` brought in, and waits for it until the current thread is killed.
+    /// Has a job bring `wanted` in, and waits for it. A fatal signal ends the wait.
     fn wait_for(&self, wanted: Wanted) -> Result<(), FaultError> {
         let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
         let ticket = Ticket::raise(&self.owned, &self.counting, wanted, Extent::All, done.clone())
             .map_err(|_| FaultError::NoMemory)?;
-        // Who takes the region or the device away afterwards finds the fault, and ends it.
+        // From here on, deregistering the region or removing the device finds the fault and ends it.
         if self.counting.device().find(self.counting.number()).is_none() {
             return Ok(());
         }
@@ -132,13 +132,13 @@ impl Target {
         }
         match ticket.outcome() {
             Some(Err(AccessError::Fault(error))) => Err(error),
-            // The region has gone: the next look at it will tell.
+            // If the region is gone, the next lookup finds out.
             _ => Ok(()),
         }
     }
 }
 
-/// What a thread waits for.
+/// A completion that a thread waits for.
 #[pin_data]
 struct Done {
     #[pin]
@@ -158,7 +158,7 @@ impl Done {
         })
     }
 
-    /// Waits; whether it is done, and not the thread killed.
+    /// Waits; returns false if the thread was killed first.
     fn wait(&self) -> bool {
         // SAFETY: It is initialised.
         unsafe { shim::mlx_odp_shim_wait_killable(self.completion.get()) == 0 }
@@ -172,37 +172,38 @@ impl Resume for Done {
     }
 }
 
-/// A prefetch in the background.
+/// A background prefetch.
 pub(crate) struct Prefetch {
     targets: KVec<Target>,
     advice: Advice,
-    /// The region that it is at.
+    /// The number of the region that it has reached.
     at: AtomicU64,
 }
 
 impl Prefetch {
     pub(crate) fn run(&self, go_on: impl Fn() -> bool) {
         for target in &self.targets {
-            // Relaxed: whoever looks at it makes sure that the region cannot be found any more first.
+            // Relaxed: whoever reads it has removed the region from the device first.
             self.at.store(target.counting.number(), Ordering::Relaxed);
-            // Advice may fail: whoever needs the page will fault on it and be told.
+            // Advice may fail: the request that needs the page will fault and get the error.
             let _ = target.prefetch(By::Job, self.advice, &go_on);
         }
     }
 
-    /// Whether nobody is left for whom it prefetches. They are regions of one process: of a protection domain.
+    /// Whether the process that it prefetches for is gone. All targets are in one protection domain, so of one
+    /// process.
     pub(crate) fn is_orphaned(&self) -> bool {
         self.targets.first().is_none_or(|target| target.owned.is_orphaned())
     }
 
-    /// Whether it is at this region now.
+    /// Whether it has reached this region.
     pub(crate) fn is_at(&self, region: u64) -> bool {
         self.at.load(Ordering::Relaxed) == region
     }
 }
 
-/// Prefetches `targets` in the background, if who registered the first of them has not too many prefetches there
-/// already: it is advice.
+/// Prefetches `targets` in the background. It is advice: nothing is done if the user that registered the first of
+/// them has too many background prefetches already.
 ///
 /// # Errors
 ///

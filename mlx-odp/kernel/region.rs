@@ -2,10 +2,10 @@
 
 //! Regions: memory registered with `IBV_ACCESS_ON_DEMAND`.
 //!
-//! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual
-//! address, the mirror into pages. A page that is missing is faulted in on the spot, if nobody has to be waited for
-//! (memory without a file behind it, as a rule). Otherwise the answer is [`AccessError::MustWait`], and the NIC
-//! raises a fault ([`Region::raise`]).
+//! A request of the NIC arrives as iova and length. [`Key::translate`] turns that into a virtual address, the
+//! mirror that into pages. A missing page is faulted in on the spot if that need not sleep (as a rule, for memory
+//! without a file). Otherwise the access fails with [`AccessError::MustWait`], and the NIC raises a fault
+//! ([`Region::raise`]).
 
 use core::ops::ControlFlow;
 
@@ -38,28 +38,28 @@ impl From<AccessError> for Error {
     }
 }
 
-/// What an application registers.
+/// The arguments of a registration.
 #[derive(Clone, Copy, Debug)]
 pub struct Registration {
-    /// The key by which the application names the region in its own requests.
+    /// The lkey of the region.
     pub lkey: u32,
-    /// The first byte.
+    /// The address of the first byte.
     pub va: u64,
-    /// How many bytes. With `va` 0 and [`crate::key::IMPLICIT_LENGTH`], the whole address space.
+    /// In bytes. [`crate::key::IMPLICIT_LENGTH`] with `va` 0 is the whole address space.
     pub length: u64,
-    /// As what requests know the first byte.
+    /// The address by which requests name the first byte.
     pub iova: u64,
     /// Whether the NIC may write.
     pub writable: bool,
 }
 
-/// What the module's parameters say of each region.
+/// The limits of a region's mirror, from the module's parameters.
 fn limits() -> Limits {
     let parameters = crate::parameters();
     let memory = parameters.region_memory().map(Limits::new);
     memory
         .unwrap_or_default()
-        // The parameters were checked when the module was loaded: there is such a geometry.
+        // The parameters were checked when the module was loaded, so there is a geometry.
         .with_geometry(parameters.geometry().unwrap_or_default())
 }
 
@@ -73,13 +73,13 @@ pub struct Region {
 }
 
 impl Region {
-    /// Registers memory of `mm`, which is the current process's, with `device`. Touches no page and costs the same
-    /// for any length. With the credentials of the current task its pages are faulted in.
+    /// Registers memory of `mm`, that of the current process, with `device`. Touches no page; costs the same for any
+    /// length. Pages will be faulted in with the credentials of the current task.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses that are not user space's,
-    /// `ENOMEM`; those of [`Mirror::new`].
+    /// `EINVAL` for a key that makes no sense, `EFAULT` for addresses outside user space, `ENOMEM`; those of
+    /// [`Mirror::new`].
     pub fn register(
         device: &Arc<Device>,
         mm: &Mm,
@@ -114,27 +114,27 @@ impl Region {
         })
     }
 
-    /// What is counted of it.
+    /// Its number, counters and tracepoints.
     pub(crate) fn counting(&self) -> &Arc<Counting> {
         &self.counting
     }
 
-    /// Its number: no other region has had or will have it.
+    /// Its number, which is never reused.
     pub(crate) fn number(&self) -> u64 {
         self.counting.number()
     }
 
-    /// The device that it is of.
+    /// Its device.
     pub(crate) fn device(&self) -> &Arc<Device> {
         self.counting.device()
     }
 
-    /// The address space that it is a part of.
+    /// The address space and credentials that its pages are faulted in with.
     pub(crate) fn owned(&self) -> &Arc<Owned> {
         self.mirror.owned()
     }
 
-    /// Whether it is a part or all of the address space.
+    /// Whether it covers a part or all of the address space.
     pub fn kind(&self) -> KeyKind {
         self.key.kind()
     }
@@ -149,19 +149,20 @@ impl Region {
         self.counting.stats()
     }
 
-    /// A message is going to use the `len` bytes from `iova` one after the other. They are in the region.
+    /// Announces that a message will use the `len` bytes from `iova` in order. All of them are in the region.
     #[inline]
     pub fn announce(&self, iova: u64, len: u64) {
         self.announced.announce(iova, len);
     }
 
-    /// Lets the NIC access the `len` bytes from `iova`; `use_bytes` is as for [`Mirror::access`], and is told how
-    /// many bytes come before the piece. Sleeps where pages have to be faulted in, but waits for nobody.
+    /// Accesses the `len` bytes from `iova` for the NIC. `use_bytes` is as for [`Mirror::access`], and gets the
+    /// number of bytes before the piece. May sleep to fault pages in, but not for a disk, a file system or another
+    /// process.
     ///
     /// # Errors
     ///
-    /// [`AccessError::OutOfRange`] before anything is touched; [`AccessError::MustWait`] for a page that somebody
-    /// has to bring; otherwise as the mirror. The pieces before that have been used.
+    /// [`AccessError::OutOfRange`], before anything is touched; [`AccessError::MustWait`] for a page whose fault has
+    /// to sleep for one of these; otherwise as the mirror. The pieces before the failed one have been used.
     #[inline]
     pub fn access(
         &self,
@@ -172,13 +173,13 @@ impl Region {
     ) -> Result<(), AccessError> {
         let va = self.translate(iova, len as u64)?;
         match Piece::all_of(va, len) {
-            // As a rule: a packet is no longer than a page.
+            // The common case: a packet is no longer than a page.
             Some(piece) => self.access_piece(iova, len, piece, access, &mut use_bytes),
             None => self.access_pieces(iova, va, len, access, &mut use_bytes),
         }
     }
 
-    /// The `len` bytes from `iova`, which are those from `va`, piece by piece.
+    /// Accesses the `len` bytes from `iova`, which are at `va`, piece by piece.
     #[inline(never)]
     fn access_pieces(
         &self,
@@ -191,7 +192,7 @@ impl Region {
         pieces(va, len).try_for_each(|piece| self.access_piece(iova, len, piece, access, use_bytes))
     }
 
-    /// Lets the NIC access `piece` of the `len` bytes from `iova`.
+    /// Accesses `piece` of the `len` bytes from `iova`.
     #[inline]
     fn access_piece(
         &self,
@@ -208,7 +209,7 @@ impl Region {
         }
     }
 
-    /// The same where there is no translation that allows it.
+    /// As [`Region::access_piece`], when no translation allows the access.
     #[cold]
     #[inline(never)]
     fn access_missing(
@@ -232,13 +233,13 @@ impl Region {
             })
     }
 
-    /// What was brought in for the NIC has gone before it came back to it.
+    /// Counts a retry: the page was brought in, but gone again before the NIC repeated the access.
     pub fn counts_retry(&self) {
         self.counting.collided();
     }
 
-    /// Has what the NIC cannot go on without brought in by somebody who may wait, and the NIC resumed then. It
-    /// has parked the request.
+    /// Has a worker bring in `wanted` and resume the request afterwards. The NIC has parked, or is about to park, the
+    /// request.
     ///
     /// # Errors
     ///
@@ -247,7 +248,7 @@ impl Region {
         Ticket::raise(self.owned(), &self.counting, wanted, Extent::First, waiter)
     }
 
-    /// As [`Region::access`] for reading, of what is in the mirror already.
+    /// As [`Region::access`] for reading, but of the present translations only: faults nothing in.
     pub fn access_present(
         &self,
         iova: u64,
@@ -259,9 +260,9 @@ impl Region {
         Ok(())
     }
 
-    /// Prefetches `pages`, which [`Region::may_prefetch`] has returned, as far as nobody has to be waited for, and
-    /// for as long as `go_on` says so: it is asked after every 2 MiB at most. Returns where it has come to, and
-    /// why it could not go on; `added` counts translations.
+    /// Prefetches `pages`, which come from [`Region::may_prefetch`], until a fault has to sleep or `go_on`, which is
+    /// called at least every 2 MiB, returns false. Returns the page that it has reached and why it stopped there;
+    /// adds the number of new translations to `added`.
     pub(crate) fn prefetch_at_once(
         &self,
         pages: PageRange,
@@ -285,11 +286,11 @@ impl Region {
         (reached, result)
     }
 
-    /// Checks a prefetch without doing it; returns the pages meant.
+    /// Checks a prefetch and returns its pages.
     ///
     /// # Errors
     ///
-    /// [`AccessError::OutOfRange`]; a fault error if it is for writing and the NIC may not write.
+    /// [`AccessError::OutOfRange`]; a fault error for a prefetch for writing if the NIC may not write.
     pub fn may_prefetch(
         &self,
         iova: u64,

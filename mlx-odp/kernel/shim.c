@@ -16,7 +16,7 @@ void mlx_odp_shim_destroy_queue(struct workqueue_struct *queue)
 	destroy_workqueue(queue);
 }
 
-/* How often jobs of processes that are gone are looked for. */
+/* The interval of the search for jobs of processes that have exited. */
 #define WATCH_INTERVAL (HZ / 4)
 
 static void watch(struct work_struct *work);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page faults that somebody has to be waited for, from when the NIC has parked the request until it goes on.
+//! Page faults that have to sleep, from parking the request to resuming it.
 //!
 //! [`Ticket::raise`] queues the fault; a worker ([`crate::job`]) resolves it ([`crate::resolve`]) and resumes
-//! the NIC through [`Resume`]. What the worker has is the address space, the credentials of who registered it, and
+//! the request through [`Resume`]. The worker holds the address space, the credentials of the region's owner, and
 //! its own state; nothing of the NIC's and no region.
 //!
-//! The NIC keeps the [`Ticket`]. It asks it how the fault has ended when it looks at the request anew, and
-//! drops it when the request is gone: then nobody is resumed any more, and the worker ends its wait.
+//! The NIC keeps the [`Ticket`]. It reads the outcome from it when it repeats the access, and drops it when the
+//! request is gone: then the request is not resumed any more, and the worker ends its wait.
 
 use hmm::{Access, FaultError, Owned, PageRange};
 
@@ -22,15 +22,15 @@ use crate::region::Region;
 use crate::resolve::{bring_first, bring_rest, Memory};
 use crate::trace::Moment;
 
-/// The NIC's side: how a request is found again and goes on.
+/// The NIC's side: finds a parked request again.
 pub trait Resume: Send + Sync {
-    /// The request goes on: it is looked at anew. Called once, under a spinlock.
+    /// Has the NIC repeat the access. Called once, under a spinlock.
     fn resume(&self);
 }
 
 impl Waiter for Arc<dyn Resume> {
     fn resume(self, _outcome: Result<(), AccessError>) {
-        // The outcome is kept for the NIC to ask for: `Ticket::outcome`.
+        // The NIC reads the outcome from the ticket: `Ticket::outcome`.
         Resume::resume(&*self);
     }
 }
@@ -41,7 +41,7 @@ impl Memory for Owned {
     }
 }
 
-/// A fault that is being resolved.
+/// A fault that a worker resolves.
 #[pin_data]
 pub(crate) struct Resolving {
     wanted: Wanted,
@@ -53,17 +53,17 @@ pub(crate) struct Resolving {
     state: SpinLock<UnderWay<Arc<dyn Resume>>>,
 }
 
-/// How much of what is wanted is waited for.
+/// How many of the wanted pages the waiter waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The first page; the others are brought in when the NIC has gone on.
+    /// The first; the others are brought in after the NIC was resumed.
     First,
-    /// All of it.
+    /// All.
     All,
 }
 
 impl Resolving {
-    /// Waits for whoever brings the page in. Sleeps.
+    /// Brings the pages in. Sleeps for as long as that takes.
     pub(crate) fn run(&self) {
         let (memory, Wanted { pages, access }) = (&*self.owned, self.wanted);
         if self.extent == Extent::All {
@@ -78,27 +78,27 @@ impl Resolving {
         }
     }
 
-    /// It has ended, if it had not before.
+    /// Ends the fault with `outcome`, unless it has ended before.
     pub(crate) fn finish(&self, outcome: Result<(), AccessError>) {
         let mut state = self.state.lock();
         if let Some(resolved) = state.resolve(outcome) {
             self.counting.wait_ends(&self.raised);
-            // Under the lock: whoever withdraws the fault knows that this has been done, or never will be.
+            // Under the lock: after a withdrawal this has been done, or never will be.
             resolved.resume();
         }
     }
 
-    /// The address space that it waits for a page of.
+    /// The address space of its pages.
     pub(crate) fn owned(&self) -> &Owned {
         &self.owned
     }
 
-    /// Whether it is a fault of this region.
+    /// Whether it is a fault of the region with this number.
     pub(crate) fn is_of(&self, region: u64) -> bool {
         self.counting.number() == region
     }
 
-    /// Whether a thread of an application waits for it, in a system call on `device`.
+    /// Whether a thread waits for it in a system call on `device`.
     pub(crate) fn is_awaited_on(&self, device: &Device) -> bool {
         self.extent == Extent::All && core::ptr::eq(&**self.counting.device(), device)
     }
@@ -110,15 +110,15 @@ impl Resolving {
     }
 }
 
-/// A fault that has been raised, as long as the NIC keeps the request.
+/// A fault that was raised. The NIC keeps it as long as it keeps the request.
 pub struct Ticket(Arc<Job>);
 
 impl Ticket {
-    /// Has `wanted` brought into memory that is `owned`, and `waiter` resumed when `extent` of it is there.
+    /// Has a worker bring `wanted` into `owned`, and resume `waiter` when `extent` of it is present.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; the waiter may have been resumed even so.
+    /// `ENOMEM`; `waiter` may have been resumed even so.
     pub(crate) fn raise(
         owned: &Arc<Owned>,
         counting: &Arc<Counting>,
@@ -150,12 +150,12 @@ impl Ticket {
         }
     }
 
-    /// How it has ended; `None` as long as it has not.
+    /// The outcome; `None` while the fault is not resolved.
     pub fn outcome(&self) -> Option<Result<(), AccessError>> {
         self.resolving()?.state.lock().outcome()
     }
 
-    /// Whether the page of `region` that it waits for is the first of `wanted`, and for the same.
+    /// Whether it is for the first page of `wanted`, in `region` and for the same access.
     pub fn is_for(&self, region: &Region, wanted: Wanted) -> bool {
         self.resolving().is_some_and(|resolving| {
             resolving.is_of(region.number())

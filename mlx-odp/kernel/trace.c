@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes the tracepoints of trace.h, and the functions by which Rust calls them.
+ * Defines the tracepoints of trace.h, and the functions through which Rust calls them.
  */
 #include <linux/module.h>
 

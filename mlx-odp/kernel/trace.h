@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints: /sys/kernel/tracing/events/mlx_odp. trace.rs is where they are called. A region is known
- * by the key that the application uses for it; addresses are those of the process.
+ * Tracepoints: /sys/kernel/tracing/events/mlx_odp. trace.rs calls them. A region is named by its lkey;
+ * addresses are virtual addresses of the process.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM mlx_odp
@@ -15,7 +15,7 @@
 
 #ifndef MLX_ODP_TRACE_KINDS
 #define MLX_ODP_TRACE_KINDS
-/* Why the CPU takes pages away; hmm's event.rs says what each means. */
+/* The reason of an invalidation; see hmm's event.rs. */
 enum mlx_odp_event {
 	MLX_ODP_EVENT_UNMAP,
 	MLX_ODP_EVENT_CLEAR,
@@ -27,7 +27,7 @@ enum mlx_odp_event {
 	MLX_ODP_EVENT_EXCLUSIVE,
 };
 
-/* What ibv_advise_mr asks for. */
+/* The advice of ibv_advise_mr. */
 enum mlx_odp_advice {
 	MLX_ODP_ADVICE_READ,
 	MLX_ODP_ADVICE_WRITE,
@@ -52,7 +52,7 @@ TRACE_EVENT(mlx_odp_fault_begin,
 		  __entry->write ? "write" : "read")
 );
 
-/* result is 0 or a negative errno; around are those of the pages that nobody had asked for. */
+/* result is 0 or a negative errno; around is how many of the pages were not asked for. */
 TRACE_EVENT(mlx_odp_fault_end,
 	TP_PROTO(u32 lkey, u64 address, bool write, u64 pages, u64 around, int result,
 		 u64 nanoseconds),
@@ -80,7 +80,7 @@ TRACE_EVENT(mlx_odp_fault_end,
 		  __entry->pages, __entry->around, __entry->result, __entry->nanoseconds)
 );
 
-/* pages is how many translations went. */
+/* pages is the number of translations removed. */
 TRACE_EVENT(mlx_odp_invalidate,
 	TP_PROTO(u32 lkey, u64 start, u64 end, u32 event, u64 pages),
 	TP_ARGS(lkey, start, end, event, pages),
@@ -112,7 +112,7 @@ TRACE_EVENT(mlx_odp_invalidate,
 		  __entry->pages)
 );
 
-/* At the end of a prefetch; pages is how many translations it added, result 0 or a negative errno. */
+/* The end of a prefetch. pages is the number of translations it added, result 0 or a negative errno. */
 TRACE_EVENT(mlx_odp_prefetch,
 	TP_PROTO(u32 lkey, u64 start, u64 end, u32 advice, u64 pages, int result),
 	TP_ARGS(lkey, start, end, advice, pages, result),
@@ -141,7 +141,7 @@ TRACE_EVENT(mlx_odp_prefetch,
 		  __entry->pages, __entry->result)
 );
 
-/* The NIC has come to a part of the region for the first time, or for the first time since it was reaped. */
+/* A chunk was made: the NIC uses this part of the region for the first time, or again after it was reaped. */
 TRACE_EVENT(mlx_odp_chunk_add,
 	TP_PROTO(u32 lkey, u64 start, u64 end),
 	TP_ARGS(lkey, start, end),
@@ -158,7 +158,7 @@ TRACE_EVENT(mlx_odp_chunk_add,
 	TP_printk("lkey=0x%x range=0x%llx-0x%llx", __entry->lkey, __entry->start, __entry->end)
 );
 
-/* reaped: in the background, and not with the region; pages is how many translations went with it. */
+/* reaped: by the reaper, not with the region. pages is the number of translations removed with the chunk. */
 TRACE_EVENT(mlx_odp_chunk_remove,
 	TP_PROTO(u32 lkey, u64 start, u64 end, bool reaped, u64 pages),
 	TP_ARGS(lkey, start, end, reaped, pages),

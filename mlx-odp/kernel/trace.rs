@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls of the tracepoints in `trace.h`. One that is off costs a jump that is not taken.
+//! Calls of the tracepoints in `trace.h`. A disabled one costs a jump that is not taken.
 
 use hmm::{Access, Event, PageIndex, PageRange, Removal};
 
@@ -21,7 +21,7 @@ use crate::advice::Advice;
 #[path = "trace_bindings.rs"]
 mod bindings;
 
-/// Defines a function that calls a tracepoint if it is on.
+/// Defines functions that call a tracepoint if it is enabled.
 macro_rules! tracepoints {
     ($(
         $(#[$doc:meta])*
@@ -47,16 +47,16 @@ macro_rules! tracepoints {
     )*};
 }
 
-/// How a fault has ended.
+/// The end of a fault.
 #[derive(Clone, Copy)]
 pub(crate) struct FaultEnd {
-    /// Pages whose translations it added.
+    /// Pages that it added translations for.
     pub(crate) pages: u64,
-    /// Those of them that nobody had asked for.
+    /// Those of them that were not asked for.
     pub(crate) around: u64,
     /// 0 or a negative errno.
     pub(crate) result: c_int,
-    /// How long it took.
+    /// Its duration.
     pub(crate) nanoseconds: u64,
 }
 
@@ -66,7 +66,7 @@ tracepoints! {
         => __tracepoint_mlx_odp_fault_begin,
         rust_do_trace_mlx_odp_fault_begin(lkey, page.addr(), access == Access::Write);
 
-    /// It has ended.
+    /// A fault of the region `lkey` has ended.
     fn fault_end(lkey: u32, page: PageIndex, access: Access, end: FaultEnd)
         => __tracepoint_mlx_odp_fault_end,
         rust_do_trace_mlx_odp_fault_end(
@@ -79,7 +79,7 @@ tracepoints! {
             end.nanoseconds
         );
 
-    /// `pages` translations of the range have gone.
+    /// An invalidation has removed `pages` translations of the range.
     fn invalidate(lkey: u32, range: PageRange, event: Event, pages: u64)
         => __tracepoint_mlx_odp_invalidate,
         rust_do_trace_mlx_odp_invalidate(
@@ -102,12 +102,12 @@ tracepoints! {
             result
         );
 
-    /// The NIC has come to the chunk of these pages.
+    /// A chunk was made for the range.
     fn chunk_add(lkey: u32, range: PageRange)
         => __tracepoint_mlx_odp_chunk_add,
         rust_do_trace_mlx_odp_chunk_add(lkey, range.start().addr(), range.end().addr());
 
-    /// The chunk of these pages has been taken down, with `pages` translations that it still had.
+    /// The chunk of the range was removed, with the `pages` translations that it still had.
     fn chunk_remove(lkey: u32, range: PageRange, pages: u64, why: Removal)
         => __tracepoint_mlx_odp_chunk_remove,
         rust_do_trace_mlx_odp_chunk_remove(
@@ -119,19 +119,19 @@ tracepoints! {
         );
 }
 
-/// A moment, in the clock that events are stamped with: a processor's own, which costs little to read
-/// on machines whose clock of the day is slow, too.
+/// A time by the clock that stamps trace events. It is local to a processor and cheap to read, also on
+/// machines whose wall clock is slow.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// This moment.
+    /// The current time.
     pub(crate) fn now() -> Self {
         // SAFETY: Reads a clock; may be called in any context.
         Self(unsafe { bindings::local_clock() })
     }
 
-    /// How many nanoseconds have passed since. At least one: on another processor the clock may be behind.
+    /// The nanoseconds since then. At least one: another processor's clock may lag.
     pub(crate) fn elapsed(self) -> u64 {
         Self::now().0.saturating_sub(self.0).max(1)
     }

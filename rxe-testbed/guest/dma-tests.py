@@ -142,7 +142,7 @@ def small_pages(kind):
     system("munmap", memory.start + 20 * PAGE, 3 * PAGE)
     check(pages_mapped() == 61, "not exactly what was unmapped is gone")
     check(address(memory.start + 19 * PAGE), "the page before is gone")
-    check(address(memory.start + 23 * PAGE), "the page behind is gone")
+    check(address(memory.start + 23 * PAGE), "the page after is gone")
     fails(errno.EFAULT, f"copy {memory.start + 21 * PAGE} 8 from")
     fails(errno.EFAULT, f"map {memory.start + 21 * PAGE} 1 read")
     system("madvise", memory.start + 30 * PAGE, PAGE, mmap.MADV_DONTNEED)
@@ -444,7 +444,7 @@ def huge():
 
 
 def across():
-    """The small pages of what was a huge page, a quarter of them behind the end of a table of the IOMMU's.
+    """The small pages of what was a huge page, a quarter of them past the end of a table of the IOMMU's.
 
     They are linked by two calls, of which the second has them in two tables (`Links`).
     """

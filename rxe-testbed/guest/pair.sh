@@ -3,7 +3,7 @@
 # Runs a server and its client in this guest.
 #
 #   pair PROGRAM ARGUMENTS...                       as ibv_*_pingpong and perftest are run: the client is the
-#                                                   same with the server's address behind it
+#                                                   same with the server's address appended
 #   pair SERVER ARGUMENTS... -- CLIENT ARGUMENTS...
 #
 # Succeeds if both do. Their output follows, the client's last.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A NIC in software whose faults are resolved by workers, explored under many schedules: pages come and go,
-//! the region is deregistered, the process ends.
+//! A software NIC with workers that resolve its faults, run under many schedules: pages come and go, the
+//! region is deregistered, the process exits.
 //!
-//! Whatever the schedule, each request ends exactly once, and only those fail that ask for what is not there
-//! or whose region has gone; and nobody who takes something down waits for a page. One page never comes: whose
-//! worker waits for it does so until it is killed.
+//! Under every schedule each request ends exactly once, and a request fails only if its page cannot be had or
+//! its region is gone. No teardown waits for a page. One page never comes: a worker waits for it until it is
+//! killed.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::vec::Vec;
@@ -20,9 +20,9 @@ use crate::resolve::{bring_first, bring_rest, Memory};
 const REFUSED: AccessError = AccessError::Fault(FaultError::Refused(Refusal::NoPage));
 const KILLED: AccessError = AccessError::Fault(FaultError::Interrupted);
 
-/// Cannot be had.
+/// A page that cannot be had.
 const ABSENT: u64 = 5;
-/// Is brought by nobody.
+/// A page that never comes.
 const NEVER: u64 = 6;
 
 fn wanted(pages: core::ops::Range<u64>) -> Wanted {
@@ -32,7 +32,7 @@ fn wanted(pages: core::ops::Range<u64>) -> Wanted {
     }
 }
 
-/// The process's memory: which pages are there, and whether the one who waits has been killed.
+/// The process's memory: the present pages, and whether the waiting worker was killed.
 #[derive(Default)]
 struct Process {
     pages: Mutex<(Vec<u64>, bool)>,
@@ -62,7 +62,7 @@ impl Process {
         self.killed.notify_all();
     }
 
-    /// Takes the pages away.
+    /// Unmaps all pages.
     fn unmap(&self) {
         self.pages.lock().unwrap().0.clear();
     }
@@ -72,7 +72,7 @@ impl Process {
     }
 }
 
-/// What waits for a page: a request.
+/// A waiting request.
 #[derive(Clone)]
 struct Place(Arc<Nic>, usize);
 
@@ -94,11 +94,11 @@ struct Request {
     ended: Vec<Result<(), AccessError>>,
 }
 
-/// How the NIC, or who uses it, gets it wrong.
+/// The right driver, or a broken twin of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Twin {
     Right,
-    /// A fault that the region's end leaves behind is forgotten.
+    /// Deregistration forgets the faults of the region.
     Forgetful,
     /// Deregistration waits for the faults of the region.
     Patient,
@@ -107,7 +107,7 @@ enum Twin {
 struct Nic {
     requests: Mutex<Vec<Request>>,
     resumed: Condvar,
-    /// Faults under way, and the threads that resolve them.
+    /// The faults in progress, and the threads that resolve them.
     faults: Mutex<Vec<Ticket>>,
     workers: Mutex<Vec<thread::JoinHandle<()>>>,
     registered: Mutex<bool>,
@@ -132,7 +132,7 @@ impl Nic {
         })
     }
 
-    /// Raises a fault for `page`, which a worker of its own resolves.
+    /// Raises a fault for `page`, and starts a worker that resolves it.
     fn raise(self: &Arc<Self>, request: usize, page: u64) -> Ticket {
         let wanted = wanted(page..page + 1);
         let raised = Raised::new(wanted, Place(self.clone(), request));
@@ -151,7 +151,7 @@ impl Nic {
         ticket
     }
 
-    /// Looks at a request anew: it goes on, ends, or waits for a page.
+    /// Repeats the access of a request: it goes on, ends, or waits for a page.
     fn run(self: &Arc<Self>, number: usize) {
         let registered = self.registered.lock().unwrap();
         let requests = &mut *self.requests.lock().unwrap();
@@ -185,7 +185,7 @@ impl Nic {
         request.ended.push(Ok(()));
     }
 
-    /// The NIC: looks at each request that is resumed, until all have ended.
+    /// The NIC: repeats the access of each resumed request, until all have ended.
     fn work(self: &Arc<Self>, count: usize) {
         (0..count).for_each(|number| self.run(number));
         loop {
@@ -210,7 +210,7 @@ impl Nic {
         }
     }
 
-    /// The region goes: what waits for its pages goes on without. Waits for no page.
+    /// Deregisters the region: resumes what waits for its pages. Waits for no page.
     fn deregister(&self) {
         *self.registered.lock().unwrap() = false;
         let faults = core::mem::take(&mut *self.faults.lock().unwrap());
@@ -232,7 +232,7 @@ impl Nic {
         }
     }
 
-    /// The process ends: its requests are gone, and nobody is resumed for them any more.
+    /// The process exits: its requests are gone and are not resumed any more.
     fn exit(&self) {
         let tickets: Vec<_> = {
             let mut requests = self.requests.lock().unwrap();
@@ -270,7 +270,7 @@ fn explore(twin: Twin) {
             works.join().unwrap();
             cpu.join().unwrap();
             nic.exit();
-            // Only now: whoever took something down has not waited for the page.
+            // Only now: the teardown has not waited for the page.
             nic.process.kill();
             for worker in core::mem::take(&mut *nic.workers.lock().unwrap()) {
                 worker.join().unwrap();
@@ -346,7 +346,7 @@ fn who_exits_is_never_resumed_and_waits_for_nobody() {
     );
 }
 
-/// Keeps what it is resumed with.
+/// Records the outcome that it is resumed with.
 struct Outcomes<'a>(&'a std::cell::RefCell<Vec<Result<(), AccessError>>>);
 
 impl Waiter for Outcomes<'_> {
@@ -391,7 +391,7 @@ fn of_resolving_and_withdrawing_the_first_counts() {
     assert_eq!(said.take(), []);
 }
 
-/// Notes what is asked for.
+/// Records the pages that are asked for.
 struct Asked(std::cell::RefCell<Vec<(u64, u64)>>);
 
 impl Memory for Asked {

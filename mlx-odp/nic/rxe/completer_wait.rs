@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A completer that cannot go on, as a page for the answer is being brought in.
+//! Parked completers: a page for the response is being brought in.
 //!
-//! The answer to a READ is treated as if the network had lost it: the data is not entered, the completer stays
-//! where it was ([`Answer`]), and when the page is there, the requester asks for the rest once more. So does a
-//! ConnectX. Until then all answers are dropped, and no timeout counts: the peer has done its part.
+//! The response to a READ is treated as if the network had lost it: its data is dropped, the completer stays where it
+//! was ([`Answer`]), and when the page is present, the requester asks for the rest again. So does a ConnectX. Until
+//! then all responses are dropped, and no timeout counts: the peer has done its part.
 //!
-//! The answer to an atomic cannot be asked for so cheaply, and rxe's completer has no way out between entering it and
-//! completing the request. So it is entered before: when it is the next in the queue, and only if that
-//! succeeds, or fails for good, the completer gets to see it.
+//! An atomic cannot be repeated that cheaply, and rxe's completer has no way out between writing the result and
+//! completing the request. So the result is written before, when the response is the next in the queue. The
+//! completer sees the response only once that has succeeded or failed for good.
 
 use kernel::ffi::{c_int, c_void};
 
 use crate::device::parked_of;
 use crate::dma_info::undo_failed_copy;
-use crate::object::registered;
 use crate::parked::{self, Side};
+use crate::pool::in_pool;
 use crate::rxe;
 
-/// Where the completer was before an answer.
+/// The completer's place before a response.
 #[derive(Clone, Copy)]
 pub(crate) struct Answer {
     psn: u32,
@@ -28,12 +28,12 @@ pub(crate) struct Answer {
 const ATOMIC: usize = size_of::<u64>();
 const LOCAL_WRITE: c_int = rxe::ib_access_flags_IB_ACCESS_LOCAL_WRITE as c_int;
 
-/// Called where rxe's completer could not copy an answer to where the request wants it; the result of that was
-/// `error`. Returns the result for the completer.
+/// Called when rxe's completer failed with `error` to copy a response to the memory of its request. Returns the result
+/// for the completer.
 ///
 /// # Safety
 ///
-/// Called by rxe's completer, with the place of a request of its send queue.
+/// Called by rxe's completer with the `dma` of a WQE in its send queue.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, error: c_int) -> c_int {
     // SAFETY: It is the completer that runs here, in a task.
@@ -46,7 +46,7 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
         if !parked::stopped(qp, Side::Completer) {
             return error;
         }
-        // One to an atomic comes here if it could not be entered before, and ends its request in any case.
+        // An atomic comes here if its result could not be written before, and ends its request in any case.
         let wqe = kernel::container_of!(dma, rxe::rxe_send_wqe, dma);
         if rxe::rxe_shim_is_atomic(wqe) || !rewind(qp, dma) {
             return error;
@@ -57,27 +57,26 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
         };
         let parked = parked_of((*qp).ibqp.device);
         parked.with(qp, |queue_pair| queue_pair.answer = Some(answer));
-        // It runs next: the completer takes this answer for one of several, and says that there is more to do.
+        // It runs next: for the completer this response is one of several, and it reports that there is more to do.
         (*qp).send_task.func = Some(mlx_odp_rxe_send_again);
         0
     }
 }
 
-/// Puts a request back to where it was before the answer that could not be copied. Says whether that is a place with
-/// room left.
+/// Resets a WQE to the state before the response that could not be copied. Returns whether it has room left there.
 ///
 /// # Safety
 ///
-/// `dma` is the place of a request of `qp`, whose completer runs here.
+/// `dma` is that of a WQE of `qp`, whose completer runs here.
 unsafe fn rewind(qp: *mut rxe::rxe_qp, dma: *mut rxe::rxe_dma_info) -> bool {
     // SAFETY: By the contract.
     let remaining = unsafe { undo_failed_copy(dma, (*qp).sq.max_sge as u32) };
     remaining.is_some_and(|remaining| remaining.resid != 0)
 }
 
-/// What requester and completer do in place of `rxe_sender` from an answer that was not taken until its page is there,
-/// or is known not to come. Answers are dropped meanwhile (`mlx_odp_rxe_next_answer`, `shim.c`): each that comes after the
-/// one that is missing would have all of it asked for again at once.
+/// The function of the sending task, in place of `rxe_sender`, from a dropped response until its page is present or
+/// cannot be had. All responses are dropped meanwhile (`mlx_odp_rxe_next_answer`, `shim.c`): each one after the missing
+/// one would have everything asked for again at once.
 ///
 /// # Safety
 ///
@@ -87,7 +86,7 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
     // SAFETY: By the contract: the fields are the completer's own.
     unsafe {
         let parked = parked_of((*qp).ibqp.device);
-        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let alive = in_pool(qp) && rxe::rxe_shim_runs(qp);
         let state = parked.with(qp, |queue_pair| {
             (queue_pair.answer.take(), queue_pair.may_go_on(Side::Completer))
         });
@@ -98,19 +97,19 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
         }
         if may_go_on || !alive {
             (*qp).send_task.func = Some(rxe::rxe_sender);
-            // Resumed before this, nobody knew what there is to ask for again.
+            // A resume before this did not know that there is something to ask for again.
             (*qp).req.need_retry = 1;
         }
         rxe::rxe_sender(qp)
     }
 }
 
-/// Enters the answer to an atomic, `original`, with the number `psn`, which is the next in the queue of `qp`; says
-/// what has become of it.
+/// Writes the result `original` of an atomic, whose response `psn` is the next in the queue of `qp`. Returns what
+/// became of it.
 ///
 /// # Safety
 ///
-/// Called where rxe's completer is about to take it out of the queue.
+/// Called where rxe's completer is about to remove the response from the queue.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
     qp: *mut rxe::rxe_qp,
@@ -120,7 +119,7 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
     // SAFETY: By the contract, the completer runs here, and the send queue has been made.
     unsafe {
         let Some(wqe) = answered_by(qp, psn) else {
-            // One that the completer does not wait for it drops itself, or takes as it is.
+            // If the completer does not wait for it, it drops it or handles it itself.
             return rxe::rxe_shim_atomic_RXE_SHIM_NOT_ENTERED;
         };
         let dma = &raw mut (*wqe).dma;
@@ -142,18 +141,18 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
     }
 }
 
-/// The atomic request of `qp` that the answer `psn` is for, if it is the one that the completer comes to with it.
+/// The atomic WQE of `qp` that the response `psn` is for, if the completer will take the response for that one.
 ///
 /// # Safety
 ///
 /// The completer of `qp` runs here.
 unsafe fn answered_by(qp: *mut rxe::rxe_qp, psn: u32) -> Option<*mut rxe::rxe_send_wqe> {
-    // SAFETY: By the contract; the requests are in the queue's memory, which the application may write: each value
-    // is read once.
+    // SAFETY: By the contract; the WQEs are in memory that the application may write to: each value is read
+    // once.
     unsafe {
         let mut index = rxe::rxe_shim_oldest_send_index(qp);
         let mut wqe = rxe::rxe_shim_send_wqe(qp, index);
-        // It may be the first that is heard of those before. They are fewer than the queue has room for.
+        // The response may also be the first for the WQEs before. These are fewer than the queue has room for.
         for _ in 0..(*qp).sq.max_wr {
             if !rxe::rxe_shim_done_by(wqe, psn) {
                 break;

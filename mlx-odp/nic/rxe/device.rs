@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What rxe tells the RDMA core about itself: the capabilities and operations that come with us.
+//! The capabilities and operations that this driver adds to rxe's devices.
 
 use kernel::ffi::{c_char, c_int};
 use kernel::prelude::*;
@@ -15,34 +15,33 @@ use crate::netlink::{fill_res_mr_entry, fill_stat_mr_entry};
 use crate::parked::Parked;
 use crate::{registration, reregistration, rxe};
 
-/// What works on demand over unreliable connections: all they have. rxe itself claims nothing there.
+/// ODP over unreliable connections: all of their operations. rxe itself claims none.
 const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_RECV
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_WRITE
     | rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV;
 
-/// What we keep of a device of rxe's, as its driver data: rxe's own structure has no room.
+/// This driver's state of a device, kept as its driver data: rxe's own structure has no room.
 struct Kept {
-    // Removed before the device goes.
+    // Removed before the device is freed.
     files: SetOnce<Pin<KBox<DeviceFiles>>>,
     device: Arc<Device>,
     counters: Counters,
     parked: Pin<KBox<Parked>>,
 }
 
-/// Takes the place of `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
+/// Replaces `rxe_register_device` in `rxe.c`, which has just filled in rxe's attributes.
 ///
 /// # Safety
 ///
-/// Called by rxe with a device that is not registered yet, and the arguments of the function that
-/// it takes the place of.
+/// Called by rxe with a device that is not registered yet, and the arguments of the function that this replaces.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_register_device(
     device: *mut rxe::rxe_dev,
     name: *const c_char,
     netdev: *mut rxe::net_device,
 ) -> c_int {
-    // Of two settings of an operation the first stays, and rxe's come later.
+    // The first setting of an operation wins, and rxe's come later.
     let operations = rxe::ib_device_ops {
         alloc_hw_port_stats: Some(alloc_hw_port_stats),
         dealloc_driver: Some(dealloc_driver),
@@ -53,18 +52,18 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
         rereg_user_mr: Some(reregistration::rereg_user_mr),
         ..Default::default()
     };
-    // SAFETY: The device is valid and nobody else's until it is registered.
+    // SAFETY: The device is valid and used by nothing else until it is registered.
     let kept = match unsafe { keep(&raw mut (*device).ib_dev) } {
         Ok(kept) => kept,
         Err(error) => {
-            // SAFETY: rxe has not set its operations yet, among them this one; the core will miss it when
-            // rxe gives the device back.
+            // SAFETY: rxe has not set its operations yet, so the core does not call this one when rxe frees the
+            // device.
             unsafe { rxe::rxe_dealloc(&raw mut (*device).ib_dev) };
             return error.to_errno();
         }
     };
-    // SAFETY: As above. The core copies the operations; `dealloc_driver` takes back what is kept, also
-    // if the registration fails. Name and net device are passed on.
+    // SAFETY: As above. The core copies the operations; `dealloc_driver` frees what is kept, also if the
+    // registration fails. Name and net device are passed on.
     unsafe {
         let caps = &raw mut (*device).attr.odp_caps;
         (*caps).general_caps |= u64::from(rxe::ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT);
@@ -75,7 +74,7 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     }
 }
 
-/// Makes what is kept of a device.
+/// Creates the state of a device.
 ///
 /// # Errors
 ///
@@ -95,19 +94,19 @@ unsafe fn keep(ibdev: *mut rxe::ib_device) -> Result<KBox<Kept>> {
     Ok(KBox::new(kept, GFP_KERNEL)?)
 }
 
-/// What is kept of `ibdev`.
+/// The state of `ibdev`.
 ///
 /// # Safety
 ///
 /// `ibdev` is one of rxe's, and in use for `'a`: from the call of its registration until the core calls
 /// `dealloc_driver`.
 unsafe fn kept_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Kept {
-    // SAFETY: Set before the registration, by `mlx_odp_rxe_register_device`, and not taken back before
+    // SAFETY: Set before the registration, by `mlx_odp_rxe_register_device`, and not freed before
     // `dealloc_driver`.
     unsafe { KBox::<Kept>::borrow(rxe::rxe_shim_driver_data(ibdev)) }
 }
 
-/// The device that regions of `ibdev` belong to.
+/// The device of the regions of `ibdev`.
 ///
 /// # Safety
 ///
@@ -117,7 +116,7 @@ pub(crate) unsafe fn device_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Arc<Device
     unsafe { &kept_of(ibdev).device }
 }
 
-/// What the queue pairs of `ibdev` have parked.
+/// The parked requests of the queue pairs of `ibdev`.
 ///
 /// # Safety
 ///
@@ -127,7 +126,7 @@ pub(crate) unsafe fn parked_of<'a>(ibdev: *mut rxe::ib_device) -> &'a Parked {
     unsafe { &kept_of(ibdev).parked }
 }
 
-/// `ibdev` is being removed, and nobody waits yet for the system calls that are under way on it.
+/// `ibdev` is being removed. The core does not wait yet for the system calls in progress on it.
 ///
 /// # Safety
 ///
@@ -138,27 +137,26 @@ unsafe extern "C" fn mlx_odp_rxe_remove_device(ibdev: *mut rxe::ib_device) {
     unsafe { device_of(ibdev) }.remove();
 }
 
-/// Takes the place of `rxe_dealloc` as the last operation that the core calls.
+/// Replaces `rxe_dealloc`, the last operation that the core calls.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core, once: nothing else is under way on the device.
+/// Called by the RDMA core, once, when nothing uses the device any more.
 unsafe extern "C" fn dealloc_driver(ibdev: *mut rxe::ib_device) {
     // SAFETY: What the core would have called; it frees nothing that is used below.
     unsafe { rxe::rxe_dealloc(ibdev) };
-    // SAFETY: Set by `mlx_odp_rxe_register_device`; nobody borrows it any more.
+    // SAFETY: Set by `mlx_odp_rxe_register_device`; it is not borrowed any more.
     drop(unsafe { KBox::<Kept>::from_foreign(rxe::rxe_shim_driver_data(ibdev)) });
 }
 
-/// Makes the structure for the counters of a port, for `rdma statistic show link` and sysfs.
+/// Allocates the structure for the counters of a port, for `rdma statistic show link` and sysfs.
 ///
-/// The core does so in the middle of the registration, when it has made sure that no other device has the
-/// same name: once for sysfs, once for the counters of single queue pairs. The first time is when the device gets
-/// its files in debugfs, too.
+/// The core calls this during the registration, once it has checked that the device's name is unique: once for
+/// sysfs, once for the counters of single queue pairs. The first call also creates the device's files in debugfs.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core with one of rxe's devices, by one thread: that which registers it.
+/// Called by the RDMA core with one of rxe's devices, by the thread that registers it only.
 unsafe extern "C" fn alloc_hw_port_stats(
     ibdev: *mut rxe::ib_device,
     _port: u32,
@@ -168,7 +166,7 @@ unsafe extern "C" fn alloc_hw_port_stats(
     // SAFETY: The device has its name, which does not change before it is registered.
     let name = unsafe { CStr::from_char_ptr(rxe::rxe_shim_name(ibdev)) };
     if kept.files.as_ref().is_none() {
-        // A device works without.
+        // A device works without them.
         if let Ok(files) = DeviceFiles::new(name, &kept.device) {
             kept.files.populate(files);
         }

@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How far a request has come in its scatter-gather list (`struct rxe_dma_info`), when a copy has failed.
+//! The place of a WQE in its scatter-gather list (`struct rxe_dma_info`) after a failed copy.
 //!
-//! rxe's `copy_data` moves on to the element that it fails at before it fails, and changes nothing else. So the copy can
-//! be made again once that is undone.
+//! rxe's `copy_data` advances to the element at which it fails, and changes nothing else. Undo that, and the copy can
+//! be repeated.
 
 use mlx_odp::sge::element_at;
 
 use crate::rxe;
 
-/// How much of a request there is to copy.
+/// What remains of a WQE to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remaining {
-    /// In bytes, of the whole request.
+    /// The length of the whole WQE, in bytes.
     pub(crate) length: u32,
-    /// Not copied yet.
+    /// The bytes not copied yet.
     pub(crate) resid: u32,
 }
 
-/// Puts `dma` back to the element that it was at before the copy that failed. `None`, and nothing is changed, if it
-/// is at no place of its list.
+/// Sets `dma` back to its element before the failed copy. `None`, and nothing is changed, if its values do not name a
+/// place in the list.
 ///
-/// An application may share the memory and write it at any time: each value is read once and checked.
+/// The application may share the memory and write to it at any time, so each value is read once and checked.
 ///
 /// # Safety
 ///
-/// `dma` is that of a request with room for `max_sge` elements, and nobody else of the kernel uses it.
+/// `dma` is that of a WQE with room for `max_sge` elements, and nothing else in the kernel uses it.
 pub(crate) unsafe fn undo_failed_copy(
     dma: *mut rxe::rxe_dma_info,
     max_sge: u32,
 ) -> Option<Remaining> {
-    // SAFETY: By the contract, the elements that are looked at are within the request's room.
+    // SAFETY: By the contract, the elements that are read are within the WQE's room.
     unsafe {
         let length = (&raw const (*dma).length).read_volatile();
         let resid = (&raw const (*dma).resid).read_volatile();

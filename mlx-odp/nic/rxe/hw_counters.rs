@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The counters of a port: rxe's own, and behind them ours over all regions of the device.
+//! The counters of a port: rxe's own, followed by ours over all regions of the device.
 //!
 //! The RDMA core shows them as `rdma statistic show link` and in sysfs, as files of `hw_counters`.
 
@@ -13,13 +13,13 @@ use mlx_odp::stats::Stats;
 
 use crate::rxe;
 
-/// The milliseconds for which the core takes counters that it has read for those of now.
+/// How long the core caches the counters that it has read, in milliseconds.
 const LIFESPAN: usize = rxe::RDMA_HW_STATS_DEFAULT_LIFESPAN as usize;
 
-/// How many counters rxe has.
+/// The number of rxe's counters.
 const THEIRS: usize = rxe::rxe_counters_RXE_NUM_OF_COUNTERS as usize;
 
-/// The names of a port's counters, in their order.
+/// The names of a port's counters, in order.
 pub(crate) struct Counters {
     descriptors: KVec<rxe::rdma_stat_desc>,
 }
@@ -30,7 +30,7 @@ unsafe impl Send for Counters {}
 unsafe impl Sync for Counters {}
 
 impl Counters {
-    /// Those of `ibdev`.
+    /// Collects those of `ibdev`.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Counters {
         // SAFETY: By the contract.
         let theirs = unsafe { rxe::rxe_ib_alloc_hw_port_stats(ibdev, FIRST_PORT) };
         let theirs = NonNull::new(theirs).ok_or(ENOMEM)?;
-        // SAFETY: It was just made, with so many constant descriptors. They stay when it is freed.
+        // SAFETY: It was just made, with that many constant descriptors. They outlive it.
         let copied = unsafe {
             let all = core::slice::from_raw_parts(theirs.as_ref().descs, THEIRS);
             let copied = descriptors.extend_from_slice(all, GFP_KERNEL);
@@ -64,18 +64,18 @@ impl Counters {
         Ok(Self { descriptors })
     }
 
-    /// A structure for the values; null if there is no memory. It refers to `self`.
+    /// Allocates the structure for the values, which refers to `self`; null if there is no memory.
     pub(crate) fn allocate(&self) -> *mut rxe::rdma_hw_stats {
         let (descriptors, count) = (self.descriptors.as_ptr(), self.descriptors.len() as c_int);
         // SAFETY: There are so many descriptors, and they live until `dealloc_driver`.
         unsafe { rxe::rdma_alloc_hw_stats_struct(descriptors, count, LIFESPAN) }
     }
 
-    /// Reads all values of `port` into `stats`; returns how many there are, or the negative errno.
+    /// Reads all values of `port` into `stats`; returns their number or a negative errno.
     ///
     /// # Safety
     ///
-    /// `stats` is from [`Counters::allocate`] for `ibdev`, and nobody else uses its values now.
+    /// `stats` is from [`Counters::allocate`] for `ibdev`, and nothing else uses its values meanwhile.
     pub(crate) unsafe fn read(
         ours: &Stats,
         ibdev: *mut rxe::ib_device,

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work requests that are for the kernel's own users of a device.
+//! Work requests that only kernel users of a device may make.
 //!
-//! One of them registers memory, and names the region by a pointer. From the kernel's users, storage over
-//! RDMA for instance, that is as good as any argument. An application's send queue, however, is memory that
-//! the application writes as it likes, and rxe does not ask whose queue it is before it follows the pointer.
+//! `IB_WR_REG_MR` names its region by a pointer. That is fine for kernel users such as storage over RDMA. An
+//! application's send queue, however, is memory that the application can write, and rxe follows the pointer without
+//! checking whose queue it is.
 
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
 use crate::rxe;
 
-/// Takes the place of `rxe_reg_fast_mr` in `rxe_req.c`: an application's request is refused.
+/// Replaces `rxe_reg_fast_mr` in `rxe_req.c`: refuses the request of an application.
 ///
 /// # Safety
 ///
-/// Called by rxe's requester with its queue pair and a request in its send queue.
+/// Called by rxe's requester with its queue pair and a WQE of its send queue.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_register_by_pointer(
     qp: *mut rxe::rxe_qp,
     wqe: *mut rxe::rxe_send_wqe,
 ) -> c_int {
-    // SAFETY: The queue pair is valid, and it never changes whose it is.
+    // SAFETY: The queue pair is valid, and this field never changes.
     if unsafe { (*qp).is_user } {
         return EINVAL.to_errno();
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the RDMA netlink tells about a region: `rdma statistic show mr`, `rdma resource show mr -dd`.
+//! Netlink attributes of a region: `rdma statistic show mr`, `rdma resource show mr -dd`.
 //!
-//! Any user may ask for both, so no address and no key is among them.
+//! Any user may read both, so they contain no address and no key.
 
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
@@ -11,14 +11,14 @@ use mlx_odp::key::KeyKind;
 use mlx_odp::region::Region;
 use mlx_odp::stats::Entry;
 
+use crate::mr::region_of;
 use crate::rxe;
-use crate::umem::region_of;
 
-/// The counters of a region.
+/// Adds the counters of a region to `msg`.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core: `msg` is a message being made, `ibmr` one of rxe's, and referenced.
+/// Called by the RDMA core: `msg` is a message being built, `ibmr` is one of rxe's and referenced.
 pub(crate) unsafe extern "C" fn fill_stat_mr_entry(
     msg: *mut rxe::sk_buff,
     ibmr: *mut rxe::ib_mr,
@@ -35,7 +35,7 @@ pub(crate) unsafe extern "C" fn fill_stat_mr_entry(
     }
 }
 
-/// What a region is.
+/// Adds the kind of a region to `msg`.
 ///
 /// # Safety
 ///
@@ -57,8 +57,8 @@ pub(crate) unsafe extern "C" fn fill_res_mr_entry(
     }
 }
 
-/// Puts what `put` has to say of a region into `msg`, nested in `attribute`; nothing if the region is
-/// not on demand. `put` says whether there was room. Returns 0 or `-EMSGSIZE`.
+/// Has `put` add to `msg`, nested in `attribute`; adds nothing for pinned memory. `put` returns whether there was
+/// room. Returns 0 or `-EMSGSIZE`.
 ///
 /// # Safety
 ///

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The binding of soft-RoCE: takes the place of rxe's own ODP object in `rdma_rxe.ko`.
+//! The binding of soft-RoCE: replaces rxe's own ODP object file in `rdma_rxe.ko`.
 //!
-//! rxe calls the functions in [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, from its
-//! workers (never from interrupts) while it holds a reference to the region; each turns into an
-//! access to a [`mlx_odp::region::Region`]. [`device`] completes what rxe says of itself and can do,
-//! [`hw_counters`] and [`netlink`] say what has happened. [`registration`] and [`reregistration`] look at a
-//! region before rxe does, [`umem`] hangs a region on rxe's MR, [`request`] gives a request that fails here
-//! its completion, [`reset`] a queue pair that is used again after that a clean beginning, [`responder`]
-//! says how long messages are, [`kernel_only`] refuses applications what only the kernel may ask for.
-//! [`window`] takes the place of another of rxe's objects, that of memory windows.
+//! rxe calls the functions of [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, in process context, with a
+//! reference to the MR. Each becomes an access to a [`mlx_odp::region::Region`].
 //!
-//! A request that finds no page faults it in inside its own call, if nobody has to be waited for. Otherwise it is
-//! parked until the page is there, and fails alone if it cannot be had: [`parked`] says how, and
-//! [`responder_wait`], [`completer_wait`] and [`request`] how each part of rxe gets out of the request.
+//! * [`device`] adds capabilities and operations to rxe's;
+//! * [`registration`] and [`reregistration`] see a region before rxe does; [`mr`] attaches it to rxe's MR;
+//! * [`responder`] announces messages to their region;
+//! * [`wqe`] completes a request whose own memory fails; [`reset`] cleans a queue pair up for use after that;
+//! * [`kernel_only`] refuses applications what only the kernel may ask for;
+//! * [`hw_counters`] and [`netlink`] report counters;
+//! * [`window`] replaces another object file of rxe's, that of memory windows; [`window_view`] shows a window to the
+//!   responder;
+//! * [`pool`] has references to rxe's objects, [`dma_info`] the place in a scatter-gather list, [`errno`] errnos.
+//!
+//! A missing page is faulted in within the call if that need not sleep. Otherwise the request is parked until the page
+//! is present; if it cannot be had, that request fails and no other. [`parked`] explains how, and [`responder_wait`],
+//! [`completer_wait`] and [`wqe`] how each part of rxe gets out of a request.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -38,19 +42,20 @@ use rxe_bindings as rxe;
 mod completer_wait;
 mod device;
 mod dma_info;
+mod errno;
 mod hw_counters;
 mod kernel_only;
+mod mr;
 mod netlink;
-mod object;
 mod parked;
+mod pool;
 mod prefetch;
 mod registration;
-mod request;
 mod reregistration;
 mod reset;
 mod responder;
 mod responder_wait;
-mod umem;
 mod verbs;
 mod window;
 mod window_view;
+mod wqe;

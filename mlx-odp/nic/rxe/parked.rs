@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests that are parked: their page is being brought in by somebody who may wait for it.
+//! Parked requests: a worker brings their page in.
 //!
-//! rxe works on a queue pair in a task, and holds references meanwhile: to the queue pair, the region, the address
-//! handle, and by a packet from the same machine to the sender's queue pair. So nothing may wait in there. When
-//! an access says that somebody has to be waited for ([`AccessError::MustWait`]), [`stop`] raises a fault, and has
-//! rxe's own error handling let go of everything, as if the access had failed; what it would tell the world of that
-//! is kept from it, and afterwards all is as it was before the request was looked at:
+//! rxe's task for a queue pair holds references: to the queue pair, the region, the address handle and, through a
+//! packet from the same machine, the sender's queue pair. So it must not sleep for a page. When an access would
+//! ([`AccessError::MustWait`]), [`stop`] raises a fault and fails the access. rxe's own error handling then releases
+//! everything. The effects of the error are suppressed, and the state is restored to that before the request:
 //!
-//! * the requester has its request back in the queue ([`crate::request`]);
-//! * the responder ([`crate::responder_wait`]) of a reliable connection has answered that it is not ready (RNR
-//!   NAK), as a ConnectX does, and the requester comes again. Others keep the packet;
-//! * the completer ([`crate::completer_wait`]) has lost the answer to a READ, and asks again; that to an atomic
-//!   stays in its queue.
+//! * the requester puts its WQE back into the send queue ([`crate::wqe`]);
+//! * the responder ([`crate::responder_wait`]) of a reliable connection answers RNR NAK, as a ConnectX does, and the
+//!   requester sends again. Other responders keep the packet;
+//! * the completer ([`crate::completer_wait`]) drops the response to a READ and asks for it again; the response to an
+//!   atomic stays in its queue.
 //!
-//! When the page is there, or cannot be had, the task runs again and comes to the same access. A queue pair keeps
-//! at most one fault for each of the three. They are found by its number, and go when it goes.
+//! When the page is present, or cannot be had, the task runs again and repeats the access. A queue pair has at most
+//! one fault for each of the three. It is found by the number of the queue pair, and freed with it.
 //!
 //! # Locking
 //!
-//! [`Parked::queue_pairs`] is a spinlock, held for a look at what a queue pair has. Under it the spinlock of a
-//! fault is taken (`mlx_odp::ticket`); not the other way round: what is resumed is found by rxe's own pool.
+//! [`Parked::queue_pairs`] is a spinlock, held to look at the state of a queue pair. The spinlock of a fault
+//! (`mlx_odp::ticket`) nests inside it, never the other way round: resuming finds the queue pair through rxe's pool.
 
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
@@ -30,11 +29,11 @@ use mlx_odp::region::{AccessError, Region, Wanted};
 use mlx_odp::ticket::{Resume, Ticket};
 
 use crate::device::parked_of;
-use crate::object::registered;
+use crate::pool::in_pool;
 use crate::responder_wait::{self, KeptReceive, Receive};
 use crate::rxe;
 
-/// Who of a queue pair is at work.
+/// The part of a queue pair that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Side {
@@ -46,39 +45,39 @@ pub(crate) enum Side {
     Completer = rxe::rxe_shim_side_RXE_SHIM_COMPLETER,
 }
 
-/// What one side of a queue pair waits for.
+/// The fault of one side of a queue pair.
 #[derive(Default)]
 struct Fault {
-    /// The last fault that it has raised.
+    /// The last fault that this side has raised.
     ticket: Option<Ticket>,
-    /// How often it has come to the same access since.
+    /// How often this side has repeated the access since.
     tries: u32,
-    /// Whether it is on its way out of the request, which has to look as if it had failed.
+    /// Whether this side is leaving the request through rxe's error handling.
     stopping: bool,
 }
 
-/// That a responder is not ready.
+/// An RNR NAK to send.
 #[derive(Clone, Copy)]
 pub(crate) struct NotReady {
-    /// For which packet, if not the one that is answered.
+    /// For this packet, if not the one that is answered.
     pub(crate) psn: Option<u32>,
-    /// How often that was said of the same page before.
+    /// How often it was sent for the same page before.
     pub(crate) tries: u32,
 }
 
-/// What a queue pair has parked.
+/// The parked requests of a queue pair.
 #[derive(Default)]
 pub(crate) struct QueuePair {
     responder: Fault,
     requester: Fault,
     completer: Fault,
-    /// What the responder tells its requester instead of its next answer.
+    /// The responder's RNR NAK in place of its next response.
     not_ready: Option<NotReady>,
-    /// What the responder goes on with.
+    /// What the responder resumes with.
     pub(crate) receive: Option<Receive>,
-    /// The receive that it has taken already.
+    /// The receive that it has already taken.
     pub(crate) kept_receive: Option<KeptReceive>,
-    /// Where the completer was before the answer that it has to ask for again.
+    /// The completer's place before the response that it has to ask for again.
     pub(crate) answer: Option<crate::completer_wait::Answer>,
 }
 
@@ -91,34 +90,34 @@ impl QueuePair {
         }
     }
 
-    /// The responder will not answer this packet, or the one that it is at: the requester has to come again.
+    /// Has the responder send an RNR NAK for this packet, or for the current one.
     pub(crate) fn tell_not_ready(&mut self, psn: Option<u32>) {
         let tries = self.responder.tries;
         self.not_ready = Some(NotReady { psn, tries });
     }
 
-    /// What the responder has to tell, once.
+    /// Takes the RNR NAK that is to be sent.
     pub(crate) fn take_not_ready(&mut self) -> Option<NotReady> {
         self.not_ready.take()
     }
 
-    /// Whether the page that this side waits for may be had now, or is known not to be.
+    /// Whether the fault of this side is resolved, or there is none.
     pub(crate) fn may_go_on(&mut self, side: Side) -> bool {
         let ticket = self.fault(side).ticket.as_ref();
         ticket.is_none_or(|ticket| ticket.outcome().is_some())
     }
 }
 
-/// What the queue pairs of a device have parked.
+/// The parked requests of the queue pairs of a device.
 #[pin_data]
 pub(crate) struct Parked {
-    /// By their addresses: a number may be another's before the queue pair has gone.
+    /// By address: a number may be reused before the old queue pair is freed.
     #[pin]
     queue_pairs: SpinLock<RBTree<usize, QueuePair>>,
 }
 
 impl Parked {
-    /// Nothing yet.
+    /// Without any.
     ///
     /// # Errors
     ///
@@ -132,7 +131,7 @@ impl Parked {
         )
     }
 
-    /// Looks at what `qp` has parked, under the lock; `None` if that is nothing.
+    /// Calls `look` on the state of `qp`, under the lock; `None` if there is none.
     pub(crate) fn with<T>(
         &self,
         qp: *mut rxe::rxe_qp,
@@ -141,13 +140,13 @@ impl Parked {
         self.queue_pairs.lock().get_mut(&qp.addr()).map(look)
     }
 
-    /// Makes sure that there is something to look at. Sleeps.
+    /// Ensures that `qp` has a state. Sleeps.
     fn ensure(&self, qp: *mut rxe::rxe_qp) -> Result {
         if self.queue_pairs.lock().get(&qp.addr()).is_some() {
             return Ok(());
         }
         let node = RBTreeNode::new(qp.addr(), QueuePair::default(), GFP_KERNEL)?;
-        // Nobody else makes one for the same queue pair but its other task: then one of the two is dropped.
+        // Only the other task of the queue pair may make one at the same time: one of the two is dropped.
         let mut queue_pairs = self.queue_pairs.lock();
         if queue_pairs.get(&qp.addr()).is_none() {
             queue_pairs.insert(node);
@@ -155,7 +154,7 @@ impl Parked {
         Ok(())
     }
 
-    /// What `qp` has parked is given up.
+    /// Drops the state of `qp`.
     fn forget(&self, qp: *mut rxe::rxe_qp) {
         let removed = self.queue_pairs.lock().remove_node(&qp.addr());
         // Without the lock.
@@ -163,34 +162,34 @@ impl Parked {
     }
 }
 
-/// A side of a queue pair, as a fault finds it again.
+/// A side of a queue pair, for a fault to resume.
 struct Place {
     device: *mut rxe::rxe_dev,
     number: u32,
     side: Side,
 }
 
-// SAFETY: The device may be used from any thread. It is there for as long as there is a ticket: those of a device
-// are dropped with its queue pairs, and nobody is resumed afterwards.
+// SAFETY: The device may be used from any thread. It outlives its tickets: these are dropped with the queue pairs, and
+// nothing is resumed afterwards.
 unsafe impl Send for Place {}
 // SAFETY: As above.
 unsafe impl Sync for Place {}
 
 impl Resume for Place {
     fn resume(&self) {
-        // SAFETY: The device is there, as above. Does not sleep.
+        // SAFETY: The device is valid, as above. Does not sleep.
         unsafe { rxe::rxe_shim_resume(self.device, self.number, self.side as u32) };
     }
 }
 
-/// The queue pair whose task runs here, and which side of it is at work if it `writes` to memory or reads it.
+/// The queue pair whose task runs here, and its side, which depends on whether it `writes` to memory.
 fn running(writes: bool) -> Option<(*mut rxe::rxe_qp, Side)> {
-    // SAFETY: Looks at the current thread.
+    // SAFETY: Reads the state of the current thread.
     let task = unsafe { rxe::rxe_shim_current_task() };
     if task.is_null() {
         return None;
     }
-    // SAFETY: The task runs, so its queue pair is valid, and does so until this call returns.
+    // SAFETY: The task runs until this call returns, so its queue pair is valid.
     let qp = unsafe { (*task).qp };
     // SAFETY: As above.
     let receives = unsafe { task == &raw mut (*qp).recv_task };
@@ -202,8 +201,8 @@ fn running(writes: bool) -> Option<(*mut rxe::rxe_qp, Side)> {
     Some((qp, side))
 }
 
-/// Has the request that an access to `region` belongs to parked, if the access ended because somebody has to be
-/// waited for. Called by rxe's tasks, inside of the access, which then fails. Sleeps, but waits for nobody.
+/// Parks the request of an access to `region` that ended with [`AccessError::MustWait`]. Called by rxe's tasks, inside
+/// the access, which then fails. May allocate, but does not sleep for the page.
 pub(crate) fn stop(region: &Region, error: AccessError, writes: bool) {
     let Some((qp, side)) = wait_for(region, error, writes) else {
         return;
@@ -216,8 +215,8 @@ pub(crate) fn stop(region: &Region, error: AccessError, writes: bool) {
     }
 }
 
-/// As [`stop`], for an atomic operation of a responder, which can be told itself that the requester has to come
-/// again; says whether it has to.
+/// As [`stop`], for an atomic operation: the responder itself can be told to send an RNR NAK. Returns whether it has
+/// to.
 pub(crate) fn stop_atomic(region: &Region, error: AccessError) -> bool {
     match wait_for(region, error, true) {
         Some((qp, _)) => {
@@ -234,8 +233,7 @@ pub(crate) fn stop_atomic(region: &Region, error: AccessError) -> bool {
     }
 }
 
-/// Raises the fault, unless the same is under way already. `None` if the access has failed, and not because
-/// somebody has to be waited for.
+/// Raises the fault, unless the same one is in progress. `None` if the access has failed for good.
 fn wait_for(
     region: &Region,
     error: AccessError,
@@ -246,7 +244,7 @@ fn wait_for(
     };
     let (qp, side) = running(writes)?;
     // SAFETY: Its task runs here.
-    let goes = unsafe { !registered(qp) };
+    let goes = unsafe { !in_pool(qp) };
     // SAFETY: As above.
     (!goes && unsafe { raise(qp, side, region, wanted) }).then_some((qp, side))
 }
@@ -268,7 +266,7 @@ unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wante
         Some(Known::Nothing(_ticket)) => {}
         None => return false,
     }
-    // SAFETY: As above; rxe's devices contain their `ib_device`.
+    // SAFETY: As above; a `rxe_dev` contains its `ib_device`.
     let device = unsafe { kernel::container_of!((*qp).ibqp.device, rxe::rxe_dev, ib_dev) };
     let place = Place {
         device,
@@ -286,19 +284,19 @@ unsafe fn raise(qp: *mut rxe::rxe_qp, side: Side, region: &Region, wanted: Wante
         let fault = queue_pair.fault(side);
         (fault.ticket, fault.tries) = (ticket.take(), 0);
     });
-    // Left if the queue pair goes meanwhile.
+    // Left if the queue pair was destroyed meanwhile.
     ticket.is_none()
 }
 
-/// What is known of a page that a queue pair cannot go on without.
+/// The state of a page that a queue pair needs.
 enum Known {
     /// It is being brought in.
     UnderWay,
     /// It could not be had.
     CannotBeHad(Option<Ticket>),
-    /// It was there, and has gone again.
+    /// It was brought in, and is gone again.
     Gone(Option<Ticket>),
-    /// Nothing.
+    /// Unknown.
     Nothing(Option<Ticket>),
 }
 
@@ -327,7 +325,7 @@ unsafe fn set_stopping(qp: *mut rxe::rxe_qp, side: Side) {
     parked.with(qp, |queue_pair| queue_pair.fault(side).stopping = true);
 }
 
-/// Whether this `side` of `qp` was on its way out of a request that is parked. Now it is out.
+/// Whether this `side` of `qp` was leaving a parked request. It has left now.
 ///
 /// # Safety
 ///
@@ -341,7 +339,7 @@ pub(crate) unsafe fn stopped(qp: *mut rxe::rxe_qp, side: Side) -> bool {
     stopped.unwrap_or(false)
 }
 
-/// Gives up what `qp` has parked, and lets its tasks be rxe's own again.
+/// Drops the state of `qp`, and gives its tasks rxe's own functions again.
 ///
 /// # Safety
 ///
@@ -362,20 +360,20 @@ pub(crate) unsafe fn forget(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// What a task of a queue pair does.
+/// The function of a queue pair's task.
 pub(crate) type Task = unsafe extern "C" fn(*mut rxe::rxe_qp) -> kernel::ffi::c_int;
 
-/// Takes the place of `rxe_qp_cleanup` in `rxe_pool.c`: the last that is done to a queue pair.
+/// Replaces `rxe_qp_cleanup` in `rxe_pool.c`, the last function called on a queue pair.
 ///
 /// # Safety
 ///
-/// Called by rxe with the element of a queue pair to which nobody has a reference any more.
+/// Called by rxe with the element of a queue pair without references.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_qp_cleanup(elem: *mut rxe::rxe_pool_elem) {
-    // SAFETY: Queue pairs contain their elements. A task that runs has a reference.
+    // SAFETY: A queue pair contains its element. A running task would have a reference.
     unsafe {
         let qp = kernel::container_of!(elem, rxe::rxe_qp, elem);
-        // One that could not be made has no device yet.
+        // One whose creation failed has no device yet.
         if !(*qp).ibqp.device.is_null() {
             forget(qp);
         }
@@ -383,14 +381,14 @@ unsafe extern "C" fn mlx_odp_rxe_qp_cleanup(elem: *mut rxe::rxe_pool_elem) {
     }
 }
 
-/// The queue pair is waited for, as somebody destroys it: it waits for nothing any more. Its tasks run once more.
+/// The queue pair is being destroyed: gives up its faults, and has its tasks run once more.
 ///
 /// # Safety
 ///
-/// Called by rxe with the element of a queue pair that has been taken out of its pool.
+/// Called by `mlx_odp_rxe_wait_unused` with the element of a queue pair that was removed from its pool.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_abandon(elem: *mut rxe::rxe_pool_elem) {
-    // SAFETY: As above; valid as long as it is waited for.
+    // SAFETY: As above; valid as long as its references are waited for.
     unsafe {
         let qp = kernel::container_of!(elem, rxe::rxe_qp, elem);
         let parked = parked_of((*qp).ibqp.device);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ibv_advise_mr`: prefetch, at once or in the background, for as long as the region is there.
+//! `ibv_advise_mr`: prefetch, at once or in the background, as long as the region is registered.
 //!
-//! What is prefetched is found here, by its key and domain; a prefetch keeps no reference to rxe's MR
+//! The region is looked up here, by key and domain. A prefetch keeps no reference to rxe's MR
 //! ([`mlx_odp::prefetch`]).
 
 use kernel::ffi::{c_int, c_uint, c_void};
@@ -12,11 +12,12 @@ use mlx_odp::advice::Advice;
 use mlx_odp::prefetch::{later, By, Target};
 use mlx_odp::region::AccessError;
 
-use crate::object::Ref;
+use crate::errno::{errno, not_supported};
+use crate::mr::region_of;
+use crate::pool::Ref;
 use crate::rxe;
-use crate::umem::{errno, not_supported, region_of};
 
-/// Finds the part of a region that an element of the scatter-gather list means.
+/// Finds the range of a region that an element of the scatter-gather list names.
 ///
 /// # Errors
 ///
@@ -36,7 +37,7 @@ unsafe fn target(pd: *mut rxe::rxe_pd, sge: &rxe::ib_sge, advice: Advice) -> Res
     Target::new(region, sge.addr, u64::from(sge.length), advice).map_err(prefetch_error)
 }
 
-/// The errno that ibv_advise_mr(3) has for it: a range that is not in the region is `EFAULT` too.
+/// The errno of ibv_advise_mr(3), where a range outside of the region is `EFAULT`, too.
 fn prefetch_error(error: AccessError) -> Error {
     match error {
         AccessError::OutOfRange => EFAULT,
@@ -61,7 +62,7 @@ unsafe extern "C" fn rxe_ib_advise_mr(
     let Some(advice) = Advice::from_number(advice) else {
         return not_supported().to_errno();
     };
-    // SAFETY: rxe's `struct rxe_pd` begins where its `ibpd` is, less the offset of that.
+    // SAFETY: rxe's `struct rxe_pd` contains its `ibpd`.
     let pd = unsafe { kernel::container_of!(pd, rxe::rxe_pd, ibpd) };
     // SAFETY: By the contract.
     let sges = unsafe { core::slice::from_raw_parts(sges, count as usize) };
@@ -80,7 +81,7 @@ unsafe extern "C" fn rxe_ib_advise_mr(
 ///
 /// `pd` is valid.
 unsafe fn prefetch_now(pd: *mut rxe::rxe_pd, sges: &[rxe::ib_sge], advice: Advice) -> Result {
-    // SAFETY: Asks about the current task.
+    // SAFETY: Reads the state of the current task.
     let killed = || unsafe { rxe::rxe_shim_fatal_signal_pending() };
     for sge in sges {
         // SAFETY: `pd` is valid.

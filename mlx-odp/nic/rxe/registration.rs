@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ibv_reg_mr` before rxe sees it; [`reregistration`](crate::reregistration) has `ibv_rereg_mr`.
+//! `ibv_reg_mr`, before rxe sees it. `ibv_rereg_mr` is in [`reregistration`](crate::reregistration).
 //!
-//! rxe's own functions stay in charge of everything that they know of. [`device`](crate::device) puts
-//! ours in front of them in the operations that the RDMA core calls; rxe's are kept in [`RXES`] when it
-//! hands them in.
+//! rxe's own functions do everything that they can. [`device`](crate::device) installs wrappers of them as the
+//! operations that the RDMA core calls. rxe's operations are kept in [`RXES`] when rxe sets them.
 //!
-//! `IBV_ACCESS_HUGETLB` is the application's word that the memory consists of huge pages, whose use by
-//! the NIC it may then make cheaper. Here a huge page is one translation with or without the word, so it
-//! is checked once, at registration, and forgotten: what is mapped there later is used as it is.
+//! With `IBV_ACCESS_HUGETLB` the application promises that the memory consists of huge pages, which some NICs can
+//! use at lower cost. Here a huge page is one translation with or without the flag. So the promise is checked
+//! once, at registration, and then dropped: what is mapped there later is used as it is.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -17,15 +16,15 @@ use kernel::ffi::c_int;
 use kernel::mm::{virt::flags, MmWithUser};
 use kernel::prelude::*;
 
+use crate::errno::not_supported;
 use crate::rxe;
-use crate::umem::{not_supported, with_current_mm};
 
 const HUGETLB: c_int = rxe::ib_access_flags_IB_ACCESS_HUGETLB as c_int;
 
-/// The operations that rxe handed to the RDMA core: the same static table for every device.
+/// The operations that rxe passed to the RDMA core: one static table for all devices.
 static RXES: AtomicPtr<rxe::ib_device_ops> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Takes the place of `ib_set_device_ops` in `rxe_verbs.c`: keeps what is passed on.
+/// Replaces `ib_set_device_ops` in `rxe_verbs.c`: keeps the table and passes it on.
 ///
 /// # Safety
 ///
@@ -45,27 +44,27 @@ unsafe extern "C" fn mlx_odp_rxe_set_device_ops(
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` before there is a device: nothing that the core calls can see that.
+/// `EOPNOTSUPP` before the first device: the core calls nothing before that.
 pub(crate) fn rxes() -> Result<&'static rxe::ib_device_ops> {
     // SAFETY: Null, or rxe's static table, which is as old as this module and never written.
     unsafe { RXES.load(Ordering::Acquire).as_ref() }.ok_or_else(not_supported)
 }
 
-/// What `ibv_reg_mr` asks for. All values in bytes.
+/// The arguments of `ibv_reg_mr`. All values in bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Request {
+pub(crate) struct RegMr {
     pub(crate) va: u64,
     pub(crate) length: u64,
     pub(crate) iova: u64,
     pub(crate) access: c_int,
 }
 
-impl Request {
-    /// Registers it in `pd` by rxe's own function.
+impl RegMr {
+    /// Registers the memory in `pd` through rxe's own function.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the memory should be of huge pages and is not; rxe's.
+    /// `EINVAL` if the memory was promised to be huge pages and is not; those of rxe.
     ///
     /// # Safety
     ///
@@ -83,8 +82,8 @@ impl Request {
         } = self;
         // SAFETY: By the contract; rxe gets its own function's arguments.
         let mr = from_err_ptr(unsafe { register(pd, va, length, iova, access, dmah, udata) })?;
-        // Where the region begins and ends. The core sets this for the regions of one of its two interfaces,
-        // and for none that takes another's place; rxe goes by it when an access is to pinned memory.
+        // The bounds of the region. The core sets them for only one of its two interfaces, and not for a region that
+        // replaces another; rxe checks accesses to pinned memory against them.
         //
         // SAFETY: The region is valid and not known to the core yet.
         unsafe {
@@ -94,11 +93,11 @@ impl Request {
         Ok(mr)
     }
 
-    /// The rights as rxe knows them, once the application's word on its pages is checked.
+    /// The access flags for rxe, after the check of the application's promise.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the memory should be of huge pages and is not.
+    /// `EINVAL` if the memory was promised to be huge pages and is not.
     pub(crate) fn without_hint(self) -> Result<c_int> {
         if self.access & HUGETLB != 0 {
             with_current_mm(|mm| consists_of_huge_pages(mm, self.va, self.length))?;
@@ -121,22 +120,22 @@ pub(crate) unsafe extern "C" fn reg_user_mr(
     dmah: *mut rxe::ib_dmah,
     udata: *mut rxe::ib_udata,
 ) -> *mut rxe::ib_mr {
-    let request = Request {
+    let asked = RegMr {
         va,
         length,
         iova,
         access,
     };
     // SAFETY: By the contract of this function.
-    unsafe { request.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
+    unsafe { asked.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
 }
 
-/// Whether all of the `length` bytes from `va` are mapped with huge pages of the pool (hugetlbfs). Takes
-/// the mmap lock for reading; touches no page.
+/// Checks that all `length` bytes from `va` are mapped with huge pages of the pool (hugetlbfs). Takes the mmap
+/// lock for reading; touches no page.
 ///
 /// # Errors
 ///
-/// `EINVAL` if not, or if something is not mapped at all. The whole address space is one such case.
+/// `EINVAL` if not, or if a part is not mapped. The whole address space is such a case.
 fn consists_of_huge_pages(mm: &MmWithUser, va: u64, length: u64) -> Result {
     let end = va.checked_add(length).ok_or(EINVAL)?;
     let mappings = mm.mmap_read_lock();
@@ -149,4 +148,17 @@ fn consists_of_huge_pages(mm: &MmWithUser, va: u64, length: u64) -> Result {
         at = mapping.end() as u64;
     }
     Ok(())
+}
+
+/// Calls `with` on the address space of the current process.
+///
+/// # Errors
+///
+/// `EINVAL` in a kernel thread, which has none.
+pub(crate) fn with_current_mm<T>(
+    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
+) -> Result<T> {
+    let task = kernel::current!();
+    let mm = task.mm().ok_or(EINVAL)?;
+    with(mm)
 }

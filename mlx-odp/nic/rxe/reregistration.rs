@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ibv_rereg_mr`: other memory, another protection domain, other rights for a region.
+//! `ibv_rereg_mr`: changes the memory, the protection domain or the access rights of a region.
 //!
-//! What rxe can change in place, domain and rights, it does, and the region keeps its keys. Everything else
-//! is a new region with keys of its own, which the RDMA core puts in the place of the old one; if that
-//! cannot be had, the old one stays as it was.
+//! rxe changes domain and rights in place where it can, and the region keeps its keys. Everything else makes a new
+//! region with new keys, which the RDMA core puts in place of the old one. If that fails, the old region stays as it
+//! was.
 //!
-//! A region with memory windows is not changed: they show a part of what it is now. Nor is a window bound to it
-//! meanwhile.
+//! A region with memory windows cannot be changed, as they refer to a part of it. No window can be bound to it during
+//! the change.
 
 use core::ptr::null_mut;
 
@@ -15,21 +15,22 @@ use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use crate::registration::{rxes, Request};
+use crate::errno::not_supported;
+use crate::mr::region_of;
+use crate::registration::{rxes, with_current_mm, RegMr};
 use crate::rxe;
-use crate::umem::{not_supported, region_of, with_current_mm};
 use crate::window::NoWindows;
 
 const TRANSLATION: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_TRANS as c_int;
 const ACCESS: c_int = rxe::ib_mr_rereg_flags_IB_MR_REREG_ACCESS as c_int;
 const ON_DEMAND: c_int = rxe::ib_access_flags_IB_ACCESS_ON_DEMAND as c_int;
 
-/// `ibv_rereg_mr`: the new region, or null if the old one was changed.
+/// `ibv_rereg_mr`. Returns the new region, or null if the old one was changed in place.
 ///
 /// # Safety
 ///
-/// Called by the RDMA core with a region of rxe's that it lets nobody else change or deregister, with a
-/// domain of rxe's, the old or the new one, and only known `flags`; `current` is the application.
+/// Called by the RDMA core with a region of rxe's that nobody else can change or deregister, a domain of rxe's,
+/// the old or the new one, and known `flags` only; `current` is the application.
 pub(crate) unsafe extern "C" fn rereg_user_mr(
     ibmr: *mut rxe::ib_mr,
     flags: c_int,
@@ -40,7 +41,7 @@ pub(crate) unsafe extern "C" fn rereg_user_mr(
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> *mut rxe::ib_mr {
-    let asked = Request {
+    let asked = RegMr {
         va,
         length,
         iova,
@@ -56,8 +57,8 @@ pub(crate) unsafe extern "C" fn rereg_user_mr(
 
 /// # Errors
 ///
-/// `EBUSY` if there is a window on the region, `EINVAL` if it takes a new region over memory that is
-/// another process's; those of a registration, or of rxe's own function.
+/// `EBUSY` if a window is bound to the region, `EINVAL` if this needs a new region of another process's memory;
+/// those of a registration, or of rxe's own function.
 ///
 /// # Safety
 ///
@@ -65,7 +66,7 @@ pub(crate) unsafe extern "C" fn rereg_user_mr(
 unsafe fn reregister(
     mr: *mut rxe::rxe_mr,
     flags: c_int,
-    asked: Request,
+    asked: RegMr,
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
@@ -73,7 +74,7 @@ unsafe fn reregister(
     let no_windows = unsafe { NoWindows::on(mr)? };
     // SAFETY: The region is valid, and nobody else changes it.
     let old = unsafe { registered(mr)? };
-    let new = Request {
+    let new = RegMr {
         access: if flags & ACCESS != 0 {
             asked.access
         } else {
@@ -112,18 +113,18 @@ unsafe fn reregister(
     })
 }
 
-/// Registers `new`, to take the place of the region that has `no_windows`.
+/// Registers `new`, to replace the region that has `no_windows`.
 ///
 /// # Errors
 ///
-/// Those of the registration. Then the old region is as before.
+/// Those of the registration. Then the old region is unchanged.
 ///
 /// # Safety
 ///
 /// `pd` is a domain of rxe's, `udata` null or the core's; `current` is the application.
 unsafe fn replace(
     no_windows: NoWindows<'_>,
-    new: Request,
+    new: RegMr,
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
@@ -133,20 +134,20 @@ unsafe fn replace(
     Ok(mr)
 }
 
-/// What `mr` was registered as.
+/// The arguments that `mr` was registered with.
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` if it is not a region of an application's memory.
+/// `EOPNOTSUPP` if it is not memory of an application.
 ///
 /// # Safety
 ///
-/// `mr` is valid, and nobody changes it.
-unsafe fn registered(mr: *mut rxe::rxe_mr) -> Result<Request> {
+/// `mr` is valid, and is not changed meanwhile.
+unsafe fn registered(mr: *mut rxe::rxe_mr) -> Result<RegMr> {
     // SAFETY: By the contract; the `umem` belongs to the region.
     unsafe {
         let umem = (*mr).umem.as_ref().ok_or_else(not_supported)?;
-        Ok(Request {
+        Ok(RegMr {
             va: umem.address as u64,
             length: (*mr).ibmr.length,
             iova: (*mr).ibmr.iova,

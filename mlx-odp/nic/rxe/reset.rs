@@ -1,33 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Queue pairs that are used again after a failure: the state that they begin in.
+//! Reset of a queue pair after a failure.
 //!
-//! An application that has seen a request fail may put its queue pair into the reset state and connect it
-//! anew. With pinned memory that is rare; with memory that is faulted in on demand, an address without
-//! memory behind it is an everyday error. Two things of the old life stay with rxe's queue pair:
+//! When a request has failed, an application may reset its queue pair and connect it again. That is rare with
+//! pinned memory. With on-demand paging an unmapped address is an ordinary error. rxe's reset leaves two things:
 //!
-//! * that a READ was only partly answered. The first answer in the new life does not fit that, and the
-//!   completer completes its request, without looking further, as if it had been done (and warns);
-//! * the error state. The completer reports the failed request first and sets that state then, so an
-//!   application that is quick resets the queue pair in between, and cannot connect it afterwards.
+//! * the state of a READ that was partly answered. The first response after the reset does not fit it, so the
+//!   completer warns, and completes the request as if it had been done;
+//! * the error state. The completer reports the failed request before it sets that state, so a quick application
+//!   resets the queue pair in between, and cannot connect it afterwards.
 
 use crate::{parked, rxe};
 
-/// Takes the place of `rxe_enable_task` in `rxe_qp.c`, where a reset ends with letting the tasks of the
-/// queue pair run again: the one that sends comes last, and is enabled nowhere else.
+/// Replaces `rxe_enable_task` in `rxe_qp.c`, where a reset ends with enabling the tasks of the queue pair. The
+/// sending task is the last, and is enabled nowhere else.
 ///
 /// # Safety
 ///
 /// Called by rxe with a task of a valid queue pair that it has disabled.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_enable_task(task: *mut rxe::rxe_task) {
-    // SAFETY: The task is valid, and so is its queue pair. Requester and completer, whose state this is,
-    // run in the task that sends, which is disabled; the other one was enabled just before, and the responder of a
-    // queue pair in the reset state does nothing.
+    // SAFETY: The task is valid, and so is its queue pair. This is state of requester and completer, which run in
+    // the sending task, and that is disabled. The other task was enabled just before, but the responder does nothing
+    // while the queue pair is in the reset state.
     unsafe {
         let qp = (*task).qp;
         if task == &raw mut (*qp).send_task {
-            // No answer has come yet, and nothing is waited for.
+            // No response has come yet, and nothing is parked.
             (*qp).comp.opcode = -1;
             parked::forget(qp);
             rxe::rxe_shim_set_reset_state(qp);

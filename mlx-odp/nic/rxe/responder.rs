@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What rxe's responder knows before it uses a region: how long the message is.
+//! Announces each message to its region: rxe's responder knows the length before it copies the first packet.
 
 use kernel::ffi::c_int;
 
+use crate::mr::region_of;
 use crate::rxe;
-use crate::umem::region_of;
 
-/// Takes the place of `mr_check_range` in `rxe_resp.c`, where the responder checks what is left of a
-/// message from this packet on, right before it copies the packet.
+/// Replaces `mr_check_range` in `rxe_resp.c`, where the responder checks the rest of a message, from this packet on,
+/// right before it copies the packet.
 ///
 /// # Safety
 ///

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A responder that cannot go on, as a page is being brought in: how it gets out of the request and back into it.
+//! Parked responders: how a responder leaves a request whose page is being brought in, and returns to it.
 //!
-//! rxe's responder is in the middle of a packet when an access says so ([`stop`]). It takes its way for a packet
-//! that is refused: it drops the region, answers, takes the packet out of its queue and puts the queue pair into
-//! the error state. Two of rxe's calls on that way come here:
+//! rxe's responder is in the middle of a packet when an access has to be parked ([`stop`]). It takes its path for a
+//! refused packet: it drops the region, answers, removes the packet from its queue and puts the queue pair into
+//! the error state. Two calls on that path are redirected to this file:
 //!
-//! * the answer, over a reliable connection, becomes *receiver not ready* (RNR NAK): the requester sends the
-//!   packet again after a while. The InfiniBand specification (volume 1, 9.7.5.2.8) has that for a request that
-//!   the responder cannot take at the moment, and a ConnectX uses it for a page that is being brought in;
+//! * over a reliable connection the answer becomes an RNR NAK, and the requester sends the packet again after a
+//!   while. The InfiniBand specification (volume 1, 9.7.5.2.8) has it for a request that the responder cannot take
+//!   at the moment, and a ConnectX uses it for a page that is being brought in;
 //! * the error state is not entered.
 //!
-//! Unreliable connections and datagrams have no such answer. There the packet is kept, another one, empty, takes its
-//! place in the queue and is dropped, and the task waits ([`mlx_odp_rxe_receive_again`]) until the page is there.
+//! Unreliable connections and datagrams have no such answer. There the packet is kept. An empty one takes its place
+//! in the queue and is dropped, and the task waits ([`mlx_odp_rxe_receive_again`]) until the page is present.
 //!
-//! A receive that was taken from a shared receive queue cannot be put back, as another queue pair may have taken
-//! the next one. It is kept, and used by the packet that it was taken for.
+//! A receive from a shared receive queue cannot be put back, as another queue pair may have taken the next one. It is
+//! kept for the packet that it was taken for.
 
 use core::ptr::{null_mut, NonNull};
 
@@ -25,8 +25,8 @@ use mlx_odp::rnr;
 
 use crate::device::parked_of;
 use crate::dma_info::undo_failed_copy;
-use crate::object::registered;
 use crate::parked::{self, NotReady, QueuePair, Side};
+use crate::pool::in_pool;
 use crate::rxe;
 
 const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
@@ -34,22 +34,22 @@ const UC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_UC;
 
 const ACKNOWLEDGE: u8 = rxe::IB_OPCODE_RC_ACKNOWLEDGE as u8;
 
-/// The packet takes a receive.
+/// The packet consumes a receive.
 const TAKES_RECEIVE: u32 = rxe::rxe_hdr_mask_RXE_RWR_MASK;
 /// The packet has immediate data.
 const IMMEDIATE: u32 = rxe::rxe_hdr_mask_RXE_IMMDT_MASK;
 
-/// What a responder goes on with.
+/// What a responder resumes with.
 pub(crate) struct Receive {
-    /// What the packet is, as rxe has it.
+    /// The packet's mask, as rxe has it.
     mask: u32,
-    /// The receive that the message is put into.
+    /// The receive of the message.
     wqe: *mut rxe::rxe_recv_wqe,
-    /// The packet, if it is not the requester's to send it again.
+    /// The packet, unless the requester sends it again.
     packet: Option<Packet>,
 }
 
-// SAFETY: The receive is a part of the queue pair, and used by its task alone.
+// SAFETY: The receive is a part of the queue pair, and only its task uses it.
 unsafe impl Send for Receive {}
 
 impl Receive {
@@ -58,13 +58,13 @@ impl Receive {
     }
 }
 
-/// A receive of a shared receive queue that was taken for a message that has not been put into it yet.
+/// A receive of a shared receive queue, taken for a message that it does not contain yet.
 pub(crate) struct KeptReceive(*mut rxe::rxe_recv_wqe);
 
 // SAFETY: As for `Receive`.
 unsafe impl Send for KeptReceive {}
 
-/// A packet that was taken out of a queue, freed when dropped.
+/// A packet that was removed from a queue. Dropping it frees it.
 struct Packet(NonNull<rxe::sk_buff>);
 
 // SAFETY: A packet belongs to no thread.
@@ -83,28 +83,28 @@ impl Drop for Packet {
     }
 }
 
-/// The responder of `qp` has come to an access that has to wait.
+/// The responder of `qp` has come to an access that has to be parked.
 ///
 /// # Safety
 ///
-/// The responder of `qp` runs here, inside of that access, which will fail.
+/// The responder of `qp` runs here, inside that access, which will fail.
 pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
-    // SAFETY: By the contract: what is used of the queue pair is the responder's own, and the packet that it is
-    // at is the first of its queue.
+    // SAFETY: By the contract: only fields of the responder are used, and its current packet is the first of its
+    // queue.
     unsafe {
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         if packet.is_null() {
             return;
         }
         let kind = (*qp).ibqp.qp_type;
-        // Whether it has its receive already, from another time, does not change what it is.
+        // With the opcode's mask: the packet's own changes once it has its receive.
         let (mask, mut psn) = (rxe::rxe_shim_mask(packet), (*packet).psn);
-        // A refused request with immediate data is reported by its receive and not by an event.
+        // rxe reports a refused request with immediate data by its receive, and not by an event.
         (*packet).mask |= IMMEDIATE;
         if let Some(reached) = give_back_resource(qp) {
             psn = reached;
         }
-        // A message that has no receive is not completed.
+        // A message without a receive is not completed.
         let wqe = core::mem::replace(&mut (*qp).resp.wqe, null_mut());
         rewind(wqe, kind);
         let mut receive = Receive {
@@ -114,7 +114,7 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         };
         match kind {
             RC => expect_again(qp),
-            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_request(qp)).map(Packet),
+            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_req_pkt(qp)).map(Packet),
         }
         if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
             (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
@@ -134,22 +134,22 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// The requester is told to come again with this packet. Those behind it, which it has sent already, come too early
-/// and are dropped without a word: a NAK of sequence would use up one of its retries.
+/// The requester is told to send this packet again. Those after it, which it has already sent, are out of sequence
+/// and are dropped silently: a NAK for the sequence would use up one of its retries.
 ///
 /// # Safety
 ///
 /// The responder of `qp` runs here.
 pub(crate) unsafe fn expect_again(qp: *mut rxe::rxe_qp) {
-    // SAFETY: By the contract: it is the responder's own, which takes it back with the next packet in sequence.
+    // SAFETY: By the contract: the field is the responder's, which clears it with the next packet in sequence.
     unsafe { (*qp).resp.sent_psn_nak = 1 };
 }
 
-/// Puts a receive back to where it was before the packet that is parked.
+/// Resets a receive to the state before the parked packet.
 ///
 /// # Safety
 ///
-/// `wqe` is null or the receive of the responder that runs here, of a queue pair of this `kind`.
+/// `wqe` is null or the receive of the responder that runs here, whose queue pair is of this `kind`.
 unsafe fn rewind(wqe: *mut rxe::rxe_recv_wqe, kind: rxe::ib_qp_type) {
     let Some(wqe) = NonNull::new(wqe) else {
         return;
@@ -158,19 +158,19 @@ unsafe fn rewind(wqe: *mut rxe::rxe_recv_wqe, kind: rxe::ib_qp_type) {
     unsafe {
         let dma = &raw mut (*wqe.as_ptr()).dma;
         if kind != RC && kind != UC {
-            // A datagram is one packet, of which a part may have been copied.
+            // A datagram is one packet, and a part of it may have been copied.
             (*dma).resid = (*dma).length;
             (*dma).sge_offset = 0;
             (*dma).cur_sge = 0;
             return;
         }
-        // It is at a place of its list.
+        // It names a place in its list: rxe's own copy does.
         let _ = undo_failed_copy(dma, (*dma).num_sge);
     }
 }
 
-/// The responder of `qp` has begun to answer a READ, an atomic or a FLUSH, and will do so anew when it is asked
-/// again. Returns the number of the answer that it could not give, if it is that of a READ.
+/// Gives back the resource of a READ, an atomic or a FLUSH that the responder of `qp` has begun to answer: it will
+/// begin again when it is asked again. For a READ, returns the PSN of the response that it could not send.
 ///
 /// # Safety
 ///
@@ -186,8 +186,8 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
         }
         let reads = (*resource).type_ == READ;
         let reached = reads.then_some((*resource).cur_psn);
-        // What is answered again was answered before, and stays known as it is. It may go on to what was not, from where
-        // it was parked the last time: the requester asks for the rest.
+        // A replay was answered before, and stays recorded as it is. It may go on beyond what was answered, to where the
+        // READ was parked the last time and further: the requester asks for the rest.
         if (*resource).replay != 0 {
             if reads && follows((*resource).cur_psn, (*resp).psn) {
                 (*resp).psn = (*resource).cur_psn;
@@ -195,12 +195,12 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
             return reached;
         }
         if reads {
-            // Counted when the request came, and again when it comes again.
+            // Counted when the request arrived, and counted again when it is repeated.
             (*resp).msn = (*resp).msn.wrapping_sub(1);
         }
         if reads && (*resource).cur_psn != (*resource).first_psn {
-            // The answers before were given: the requester asks for the rest. It may also ask for some of them again,
-            // and then for all to the end, as it has not got them: all of it stays known.
+            // The responses before were sent, so the requester asks for the rest. If some were lost, it asks for these
+            // again, and for everything after them: all of it stays recorded.
             (*resp).psn = (*resource).cur_psn;
         } else {
             (*resource).type_ = 0;
@@ -219,8 +219,8 @@ fn follows(psn: u32, other: u32) -> bool {
     (psn.wrapping_sub(other) << 8) as i32 > 0
 }
 
-/// Takes the place of `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: that a request is refused
-/// becomes *receiver not ready* if it is parked, and what is not ready takes longer from try to try.
+/// Replaces `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: if the request is parked, the NAK
+/// becomes an RNR NAK, with a longer timer from try to try.
 ///
 /// # Safety
 ///
@@ -252,7 +252,7 @@ unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info)
     // SAFETY: By the contract.
     unsafe {
         let parked = parked_of((*qp).ibqp.device);
-        // Not an answer that brings data.
+        // Not a response with data.
         if (*answer).opcode != ACKNOWLEDGE {
             return;
         }
@@ -265,7 +265,7 @@ unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info)
     }
 }
 
-/// Takes the place of `rxe_qp_error` in `rxe_resp.c`, where the responder gives up on its queue pair.
+/// Replaces `rxe_qp_error` in `rxe_resp.c`, where the responder gives up on its queue pair.
 ///
 /// # Safety
 ///
@@ -280,8 +280,8 @@ unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
             rxe::rxe_sched_task(&raw mut (*qp).recv_task);
             return;
         }
-        // A receive completion queue that overflows ends the request in the middle. In the error state nobody
-        // needs the region any more, and who deregisters it would wait for the end of the queue pair.
+        // An overflow of the receive completion queue ends the request in the middle. In the error state the region is
+        // not needed any more, and its deregistration would wait for the end of the queue pair.
         let region = core::mem::replace(&mut (*qp).resp.mr, null_mut());
         if !region.is_null() {
             rxe::__rxe_put(&raw mut (*region).elem);
@@ -290,7 +290,7 @@ unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// The responder of `qp` has left the request that is parked.
+/// The responder of `qp` has left the parked request.
 ///
 /// # Safety
 ///
@@ -300,17 +300,17 @@ unsafe fn get_out(qp: *mut rxe::rxe_qp) {
     unsafe {
         let parked = parked_of((*qp).ibqp.device);
         parked.with(qp, |queue_pair| {
-            // Not told where there was no memory for the answer: then nothing comes, and the requester asks again.
+            // Still there if there was no memory for the answer: then none is sent, and the requester sends again.
             let _ = queue_pair.take_not_ready();
             let Some(receive) = &queue_pair.receive else {
                 return;
             };
-            // A message in the middle goes on with its receive; its first packet takes it again.
+            // A message continues with its receive; the first packet of one takes it again.
             if !receive.takes_receive() {
                 (*qp).resp.wqe = receive.wqe;
             }
             match receive.packet {
-                // What rxe drops of a message of which a packet was refused.
+                // rxe would drop the rest of a message after a refused packet.
                 Some(_) => (*qp).resp.drop_msg = 0,
                 None => queue_pair.receive = None,
             }
@@ -318,7 +318,7 @@ unsafe fn get_out(qp: *mut rxe::rxe_qp) {
     }
 }
 
-/// What the responder does in place of `rxe_receiver` while a packet or a receive of its own is kept.
+/// The function of the responder's task, in place of `rxe_receiver`, while a packet or a receive is kept.
 ///
 /// # Safety
 ///
@@ -327,16 +327,16 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
     const IDLE: c_int = -(kernel::bindings::EAGAIN as c_int);
     // SAFETY: By the contract: the responder runs here.
     unsafe {
-        // A message over an unreliable connection leaves without another word.
+        // A responder of an unreliable connection leaves without an answer.
         if parked::stopped(qp, Side::Responder) {
             get_out(qp);
         }
         let parked = parked_of((*qp).ibqp.device);
-        let alive = registered(qp) && rxe::rxe_shim_runs(qp);
+        let alive = in_pool(qp) && rxe::rxe_shim_runs(qp);
         let next = parked.with(qp, |queue_pair| next_of(qp, queue_pair, alive));
         match next.unwrap_or(Next::Leave(None)) {
             Next::Wait => {
-                rxe::rxe_shim_let_senders_go(qp);
+                rxe::rxe_shim_orphan_req_pkts(qp);
                 return IDLE;
             }
             Next::Others => {}
@@ -344,14 +344,14 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
                 (*qp).recv_task.func = Some(rxe::rxe_receiver);
                 go_on(qp, receive, kept);
             }
-            // What is kept is freed.
+            // The packet is freed.
             Next::Leave(_receive) => (*qp).recv_task.func = Some(rxe::rxe_receiver),
         }
         rxe::rxe_receiver(qp)
     }
 }
 
-/// What the responder of `qp` does next, of which this is parked.
+/// What the responder of `qp`, whose state this is, does next.
 ///
 /// # Safety
 ///
@@ -379,17 +379,17 @@ unsafe fn next_of(qp: *mut rxe::rxe_qp, queue_pair: &mut QueuePair, alive: bool)
 
 /// What a responder with something kept does next.
 enum Next {
-    /// The page is not there yet.
+    /// Wait: the page is not present yet.
     Wait,
-    /// The packet that is kept, or one that a receive is kept for, is the next.
+    /// Resume: the next packet is the one that is kept, or one that a receive is kept for.
     GoOn(Option<Receive>, Option<KeptReceive>),
-    /// Another packet comes first.
+    /// Receive: another packet comes first.
     Others,
-    /// Nothing is kept any more.
+    /// Return to rxe's function: nothing is kept any more.
     Leave(Option<Receive>),
 }
 
-/// Whether the next packet of `qp` is one that takes the receive that is kept.
+/// Whether the next packet of `qp` consumes the receive that is kept.
 ///
 /// # Safety
 ///
@@ -397,7 +397,7 @@ enum Next {
 unsafe fn takes_kept(qp: *mut rxe::rxe_qp) -> bool {
     // SAFETY: By the contract.
     unsafe {
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         let takes = |packet: &rxe::rxe_pkt_info| {
             packet.mask & TAKES_RECEIVE != 0
                 && ((*qp).ibqp.qp_type != RC || packet.psn == (*qp).resp.psn)
@@ -406,14 +406,14 @@ unsafe fn takes_kept(qp: *mut rxe::rxe_qp) -> bool {
     }
 }
 
-/// Puts everything in its place for the next packet: the one that was parked, and the receive that was kept.
+/// Puts the parked packet back into the queue, and gives the next packet the receive that was kept.
 ///
 /// # Safety
 ///
 /// The responder of `qp` runs here.
 unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Option<Receive>, kept: Option<KeptReceive>) {
-    // SAFETY: By the contract. A packet of ours goes to the head of the queue; one that the device has no use for
-    // any more is freed.
+    // SAFETY: By the contract. A kept packet goes to the head of the queue; if the device is going, it is freed
+    // instead.
     unsafe {
         if let Some(Receive {
             mask,
@@ -421,12 +421,12 @@ unsafe fn go_on(qp: *mut rxe::rxe_qp, receive: Option<Receive>, kept: Option<Kep
             ..
         }) = receive
         {
-            if !rxe::rxe_shim_give_back_request(qp, packet.into_raw()) {
+            if !rxe::rxe_shim_give_back_req_pkt(qp, packet.into_raw()) {
                 return;
             }
-            (*rxe::rxe_shim_request(qp)).mask = mask;
+            (*rxe::rxe_shim_first_req_pkt(qp)).mask = mask;
         }
-        let packet = rxe::rxe_shim_request(qp);
+        let packet = rxe::rxe_shim_first_req_pkt(qp);
         if let (Some(KeptReceive(wqe)), false) = (kept, packet.is_null()) {
             // It has its receive already.
             (*packet).mask &= !TAKES_RECEIVE;

@@ -15,7 +15,7 @@ void rxe_shim_atomic_unlock(void)
 	spin_unlock_bh(&atomic_ops_lock);
 }
 
-bool rxe_shim_registered(struct rxe_pool_elem *elem)
+bool rxe_shim_in_pool(struct rxe_pool_elem *elem)
 {
 	return xa_load(&elem->pool->xa, elem->index) == elem;
 }
@@ -119,8 +119,8 @@ struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
 }
 
 /*
- * A device is removed from the clients that came last first: from this one before ib_uverbs, without which rxe cannot
- * be loaded. ib_uverbs waits for the system calls under way on the device.
+ * A device is removed from its clients in the reverse order of their registration: from this one before ib_uverbs,
+ * which is loaded before rxe. ib_uverbs waits for the system calls in progress on the device.
  */
 static void remove_device(struct ib_device *ibdev, void *client_data)
 {
@@ -133,7 +133,7 @@ static struct ib_client client = {
 	.remove = remove_device,
 };
 
-/* Takes the place of rxe_register_notifier() in rxe.c, when the module is loaded. */
+/* Replaces rxe_register_notifier() in rxe.c, when the module is loaded. */
 int mlx_odp_rxe_init(void)
 {
 	int err = rxe_register_notifier();
@@ -146,17 +146,17 @@ int mlx_odp_rxe_init(void)
 	return err;
 }
 
-/* Takes the place of rxe_net_exit() in rxe.c, when all devices have gone. */
+/* Replaces rxe_net_exit() in rxe.c, when all devices are gone. */
 void mlx_odp_rxe_exit(void)
 {
 	ib_unregister_client(&client);
 	rxe_net_exit();
 }
 
-/* What rxe's tasks are to the kernel's workers, which is the same function for all; NULL before there is one. */
+/* The work function of all of rxe's tasks; NULL before the first task. */
 static work_func_t run_task;
 
-/* Takes the place of rxe_init_task() in rxe_qp.c: takes note of it. */
+/* Replaces rxe_init_task() in rxe_qp.c: records the work function. */
 int mlx_odp_rxe_init_task(struct rxe_task *task, struct rxe_qp *qp, int (*func)(struct rxe_qp *))
 {
 	int err = rxe_init_task(task, qp, func);
@@ -205,7 +205,7 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 		return;
 	spin_lock_irqsave(&qp->state_lock, flags);
 	if (qp->valid) {
-		/* As after a timeout: what was dropped is asked for again. */
+		/* As after a timeout: asks again for what was dropped. */
 		if (side == RXE_SHIM_COMPLETER && READ_ONCE(qp->send_task.func) == mlx_odp_rxe_send_again)
 			qp->req.need_retry = 1;
 		rxe_sched_task(side == RXE_SHIM_RESPONDER ? &qp->recv_task : &qp->send_task);
@@ -214,14 +214,14 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 	rxe_put(qp);
 }
 
-struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp)
+struct rxe_pkt_info *rxe_shim_first_req_pkt(struct rxe_qp *qp)
 {
 	struct sk_buff *skb = skb_peek(&qp->req_pkts);
 
 	return skb ? SKB_TO_PKT(skb) : NULL;
 }
 
-struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp)
+struct sk_buff *rxe_shim_take_req_pkt(struct rxe_qp *qp)
 {
 	struct sk_buff *empty = alloc_skb(0, GFP_KERNEL), *skb;
 	unsigned long flags;
@@ -237,13 +237,13 @@ struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp)
 	return skb;
 }
 
-bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb)
+bool rxe_shim_give_back_req_pkt(struct rxe_qp *qp, struct sk_buff *skb)
 {
 	if (!ib_device_try_get(qp->ibqp.device)) {
 		kfree_skb(skb);
 		return false;
 	}
-	/* The task that this is called by has a reference. */
+	/* The calling task has a reference. */
 	rxe_get(qp);
 	skb_queue_head(&qp->req_pkts, skb);
 	return true;
@@ -259,15 +259,15 @@ void rxe_shim_free_packet(struct sk_buff *skb)
 	kfree_skb(skb);
 }
 
-/* How many packets wait behind one that is parked. Those beyond are lost, as they may be where nobody acknowledges. */
-#define MOST_BEHIND 256
+/* How many packets queue up after a parked one. The others are dropped, which unacknowledged transports allow. */
+#define MOST_QUEUED 256
 
-void rxe_shim_let_senders_go(struct rxe_qp *qp)
+void rxe_shim_orphan_req_pkts(struct rxe_qp *qp)
 {
 	struct sk_buff *skb;
 	unsigned long flags;
 
-	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_BEHIND) {
+	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_QUEUED) {
 		skb = skb_dequeue_tail(&qp->req_pkts);
 		if (!skb)
 			break;
@@ -311,8 +311,8 @@ unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index)
 }
 
 /*
- * That the answer to an atomic, which the completer is about to see, has been entered. It is kept where rxe's task
- * keeps its last result, which nobody reads, for as long as the task runs: the application cannot write there.
+ * Marks that the result of an atomic, whose response the completer is about to see, has been written. While rxe's
+ * task runs, the mark is kept in its last return value, which nothing reads and the application cannot write.
  */
 #define ENTERED 0x0a70
 
@@ -326,7 +326,7 @@ static bool take_entered(void)
 	return true;
 }
 
-/* Takes the place of copy_data() in rxe_comp.c, where an answer is put to where the request wants it. */
+/* Replaces copy_data() in rxe_comp.c, which copies a response to the memory of its request. */
 int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *dma, void *addr,
 			    int length, enum rxe_mr_copy_dir dir)
 {
@@ -345,7 +345,7 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	unsigned long flags;
 
 	qp->send_task.ret = 0;
-	/* The queue is being drained, maybe under the lock of the state. */
+	/* The queue is being drained, perhaps under the state lock. */
 	if (!READ_ONCE(qp->valid) || qp_state(qp) == IB_QPS_ERR || qp_state(qp) == IB_QPS_RESET)
 		return true;
 	if ((aeth_syn(pkt) & AETH_TYPE_MASK) != AETH_ACK)
@@ -359,7 +359,7 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	case RXE_SHIM_PARKED:
 		break;
 	}
-	/* It stays. Who sent it need not wait for that, and an answer has come: nothing has timed out. */
+	/* It stays, without holding its sender. A response has come, so nothing has timed out. */
 	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
 	skb_orphan(skb);
 	spin_unlock_irqrestore(&qp->resp_pkts.lock, flags);
@@ -367,7 +367,7 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	return false;
 }
 
-/* Answers come, so nothing has timed out; what they say will be said again when it is asked for. */
+/* Responses come, so nothing has timed out. They are sent again once they are asked for. */
 static noinline void drop_answers(struct rxe_qp *qp)
 {
 	struct sk_buff *skb;
@@ -381,8 +381,8 @@ static noinline void drop_answers(struct rxe_qp *qp)
 }
 
 /*
- * Takes the place of skb_dequeue() in rxe_comp.c, whose only queue is that of answers. Nobody else takes anything out
- * of it, so the first stays the first.
+ * Replaces skb_dequeue() in rxe_comp.c, whose only queue is that of responses. Nothing else removes packets from it,
+ * so the first stays the first.
  */
 struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 {
@@ -393,7 +393,7 @@ struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 		drop_answers(qp);
 		return NULL;
 	}
-	/* Without the lock: who adds one has the task run again afterwards. */
+	/* Without the lock: whoever adds a packet schedules the task afterwards. */
 	if (skb == (struct sk_buff *)answers)
 		return NULL;
 	if (unlikely(SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK) && !enter_atomic(qp, skb))
@@ -402,8 +402,8 @@ struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 }
 
 /*
- * Takes the place of mod_timer() in rxe_comp.c. A responder that is not ready has answered: nothing is lost, and
- * that it takes its time uses up no retry.
+ * Replaces mod_timer() in rxe_comp.c. A responder that is not ready has answered, so nothing is lost, and the time
+ * that it takes uses up no retry.
  */
 int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires)
 {
@@ -418,8 +418,8 @@ int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires)
 	return mod_timer(timer, expires);
 }
 
-/* Lets packets in queue that qp has sent go on without it: they would hold it until they are looked at. */
-static void let_go(struct sk_buff_head *queue, struct rxe_qp *qp)
+/* Orphans the packets in queue that qp has sent: they would hold it until they are processed. */
+static void orphan(struct sk_buff_head *queue, struct rxe_qp *qp)
 {
 	struct sk_buff *skb;
 	unsigned long flags;
@@ -432,7 +432,7 @@ static void let_go(struct sk_buff_head *queue, struct rxe_qp *qp)
 	spin_unlock_irqrestore(&queue->lock, flags);
 }
 
-static void call_back_packets(struct rxe_qp *qp)
+static void orphan_packets(struct rxe_qp *qp)
 {
 	struct rxe_pool *pool = qp->elem.pool;
 	struct rxe_pool_elem *elem;
@@ -444,33 +444,33 @@ static void call_back_packets(struct rxe_qp *qp)
 		if (!other)
 			continue;
 		if (other->recv_task.func) {
-			let_go(&other->req_pkts, qp);
-			let_go(&other->resp_pkts, qp);
+			orphan(&other->req_pkts, qp);
+			orphan(&other->resp_pkts, qp);
 		}
 		rxe_put(other);
 		cond_resched();
 	}
-	let_go(&qp->req_pkts, qp);
-	let_go(&qp->resp_pkts, qp);
+	orphan(&qp->req_pkts, qp);
+	orphan(&qp->resp_pkts, qp);
 }
 
 /*
- * Takes the place of wait_for_completion_timeout() where rxe_pool.c waits until nobody uses an object any more.
- * rxe gives up after 50 s and frees it all the same; this waits to the end, and sees to it that there is one. Who has
+ * Replaces wait_for_completion_timeout() where rxe_pool.c waits for the last reference to an object. rxe gives up after
+ * 50 s and frees the object all the same; this waits to the end, and makes sure that there is one. The holders of
  * references, and what ends them:
  *
- * - tasks of queue pairs, while they run: they wait for nobody (parked.rs). A responder that has failed lets go of its
+ * - tasks of queue pairs, while they run: they do not sleep for pages (parked.rs). A failed responder releases its
  *   region (responder_wait.rs);
- * - packets on this machine, to the queue pair that sent them, until the other one has looked at them: they are called
- *   back;
- * - memory windows that are bound, to their region and queue pair: unbound here;
- * - objects made with others (a queue pair with its completion queues, all with their domain): the RDMA core
- *   destroys them in order.
+ * - packets on this machine, to the queue pair that sent them, until the receiving one has processed them: they are
+ *   orphaned;
+ * - bound memory windows, to their region and queue pair: unbound here;
+ * - objects that others refer to (a queue pair to its completion queues, all to their domain): the RDMA core destroys
+ *   them in order.
  */
 unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long timeout)
 {
 	struct rxe_pool_elem *elem = container_of(unused, struct rxe_pool_elem, complete);
-	/* A task is done at once as a rule: nothing has to be called back then. */
+	/* Usually the tasks are done at once, and no packet has to be orphaned. */
 	unsigned long soon = HZ / 50;
 
 	switch (elem->pool->type) {
@@ -481,7 +481,7 @@ unsigned long mlx_odp_rxe_wait_unused(struct completion *unused, unsigned long t
 		mlx_odp_rxe_unbind_windows(elem);
 		mlx_odp_rxe_abandon(elem);
 		while (!wait_for_completion_timeout(unused, soon)) {
-			call_back_packets(container_of(elem, struct rxe_qp, elem));
+			orphan_packets(container_of(elem, struct rxe_qp, elem));
 			soon = HZ / 10;
 		}
 		return 1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What odp.rs needs of rxe's and the kernel's inline functions and macros. bindgen makes
- * rxe_bindings.rs of it. No logic lives here, but for how rxe's objects are waited for, the step
- * from one window to the next, and what is done with rxe's queues of packets.
+ * Wrappers of rxe's and the kernel's inline functions and macros, for odp.rs. bindgen makes rxe_bindings.rs of
+ * this file. The only logic here is how rxe's objects are waited for, the step from one window to the next, and what
+ * is done with rxe's queues of packets.
  */
 #ifndef MLX_ODP_RXE_SHIM_H
 #define MLX_ODP_RXE_SHIM_H
@@ -13,12 +13,12 @@
 
 #include "rxe.h"
 
-/* The lock under which rxe does atomics on pinned regions: a page can be in both kinds. */
+/* The lock under which rxe does atomics on pinned regions: a page can be in regions of both kinds. */
 void rxe_shim_atomic_lock(void);
 void rxe_shim_atomic_unlock(void);
 
-/* Whether nobody has begun to destroy the object with this element, to which the caller has a reference. */
-bool rxe_shim_registered(struct rxe_pool_elem *elem);
+/* Whether the object with this element is still in its pool. The caller has a reference to it. */
+bool rxe_shim_in_pool(struct rxe_pool_elem *elem);
 
 bool rxe_shim_writable(int access);
 
@@ -26,9 +26,9 @@ bool rxe_shim_writable(int access);
 void rxe_shim_init_window_lock(struct rxe_mw *mw);
 void rxe_shim_lock_window(struct rxe_mw *mw);
 void rxe_shim_unlock_window(struct rxe_mw *mw);
-/* The first window at or after *index, with a reference, or NULL; *index becomes that of the next. */
+/* The first window at or after *index, with a reference, or NULL; *index becomes the one after it. */
 struct rxe_mw *rxe_shim_next_window(struct rxe_dev *rxe, unsigned long *index);
-/* Whether the request that the responder of qp is at is a FLUSH of a whole region. */
+/* Whether the current request of the responder of qp is a FLUSH of a whole region. */
 bool rxe_shim_flushes_region(struct rxe_qp *qp);
 
 /* A netlink attribute that holds others; NULL if msg is full. */
@@ -36,10 +36,10 @@ struct nlattr *rxe_shim_begin_nest(struct sk_buff *msg, int attribute);
 void rxe_shim_end_nest(struct sk_buff *msg, struct nlattr *nest);
 void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest);
 
-/* What a device is called now. */
+/* The current name of a device. */
 const char *rxe_shim_name(struct ib_device *ibdev);
 
-/* What a driver keeps of a device. Neither rxe nor the RDMA core uses it. */
+/* The driver data of a device. Neither rxe nor the RDMA core uses it. */
 void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data);
 void *rxe_shim_driver_data(struct ib_device *ibdev);
 
@@ -47,61 +47,63 @@ bool rxe_shim_fatal_signal_pending(void);
 
 /* The task of a queue pair that the current thread runs, NULL if it runs none. */
 struct rxe_task *rxe_shim_current_task(void);
-/* Has both tasks of qp run, if anybody has a reference to it still. */
+/* Schedules both tasks of qp, if there are references to it. */
 void rxe_shim_run_tasks(struct rxe_qp *qp);
-/* Whether qp is neither being taken down nor in the error or the reset state. */
+/* Whether qp is neither being destroyed nor in the error or the reset state. */
 bool rxe_shim_runs(struct rxe_qp *qp);
 
-/* Who of a queue pair is at work. */
+/* The parts of a queue pair. */
 enum rxe_shim_side {
 	RXE_SHIM_RESPONDER,
 	RXE_SHIM_REQUESTER,
 	RXE_SHIM_COMPLETER,
 };
 
-/* What has become of the answer to an atomic. */
+/* What became of the result of an atomic. */
 enum rxe_shim_atomic {
 	RXE_SHIM_ENTERED,
-	/* The completer finds out for itself why. */
+	/* The completer finds out why. */
 	RXE_SHIM_NOT_ENTERED,
-	/* It waits for its page. */
+	/* The response waits for its page. */
 	RXE_SHIM_PARKED,
 };
 
-/* This side of the queue pair with this number goes on, if there is one. Does not sleep. */
+/* Resumes this side of the queue pair with this number, if there is one. Does not sleep. */
 void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side);
 
 /*
- * The queue of requests of qp, whose responder this is. The first; NULL if there is none. Taken out, with an empty
- * one left in its place and its references to queue pair and device left to that; NULL if there is no memory. Given
- * back, with references of its own; false, and it is freed, if the device goes.
+ * The queue of request packets of qp, whose responder runs here.
+ * first: the first packet; NULL if there is none.
+ * take: removes the first. An empty packet takes its place, and its references to queue pair and device. NULL if there
+ * is no memory.
+ * give back: puts a packet in front, with new references. If the device is going, frees it and returns false.
  */
-struct rxe_pkt_info *rxe_shim_request(struct rxe_qp *qp);
-struct sk_buff *rxe_shim_take_request(struct rxe_qp *qp);
-bool rxe_shim_give_back_request(struct rxe_qp *qp, struct sk_buff *skb);
+struct rxe_pkt_info *rxe_shim_first_req_pkt(struct rxe_qp *qp);
+struct sk_buff *rxe_shim_take_req_pkt(struct rxe_qp *qp);
+bool rxe_shim_give_back_req_pkt(struct rxe_qp *qp, struct sk_buff *skb);
 void rxe_shim_free_packet(struct sk_buff *skb);
-/* What a packet is, whatever has become of it. */
+/* The mask of a packet, including that of its opcode. */
 u32 rxe_shim_mask(const struct rxe_pkt_info *pkt);
-/* The packets that wait hold nothing of who sent them, and are not too many. */
-void rxe_shim_let_senders_go(struct rxe_qp *qp);
-/* Makes an answer one that says that the receiver is not ready for the packet psn, until a time with this code. */
+/* Orphans the packets in the queue, so that they do not hold their sender, and drops those that are too many. */
+void rxe_shim_orphan_req_pkts(struct rxe_qp *qp);
+/* Turns an answer into an RNR NAK for the packet psn, with this timer code. */
 void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer);
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe);
-/* Whether the answer psn to a request behind it says that this one, a WRITE or a SEND, has been done, too. */
+/* Whether the response psn, to a later request, also acknowledges this one, which is a WRITE or a SEND. */
 bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn);
 unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index);
 
-/* Puts qp into the reset state, whatever state it is in. */
+/* Puts qp into the reset state, from any state. */
 void rxe_shim_set_reset_state(struct rxe_qp *qp);
 
-/* The send queue: the index before this one, that of the oldest request, the request at an index. */
+/* The send queue: the index before this one, that of the oldest WQE, the WQE at an index. */
 unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index);
 unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp);
 struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index);
 
 /*
- * Defined beside odp.rs and called where a compiler flag in the Kbuild file has renamed a call of rxe's;
- * the rest of what is defined there is declared in rxe_loc.h.
+ * Defined in the files of odp.rs and shim.c, and called where a compiler flag in Kbuild renames a call of rxe's.
+ * rxe_loc.h declares the other functions that odp.rs defines.
  */
 int mlx_odp_rxe_init(void);
 void mlx_odp_rxe_exit(void);
@@ -111,7 +113,7 @@ void mlx_odp_rxe_set_device_ops(struct ib_device *device, const struct ib_device
 void *mlx_odp_rxe_find(struct rxe_pool *pool, u32 index);
 int mlx_odp_rxe_put(struct rxe_pool_elem *elem);
 void mlx_odp_rxe_umem_release(struct ib_umem *umem);
-void mlx_odp_rxe_request_failed(struct rxe_qp *qp);
+void mlx_odp_rxe_wqe_failed(struct rxe_qp *qp);
 void mlx_odp_rxe_unbind_windows(struct rxe_pool_elem *elem);
 int mlx_odp_rxe_check_message(struct rxe_mr *mr, u64 iova, size_t length);
 int mlx_odp_rxe_init_task(struct rxe_task *task, struct rxe_qp *qp, int (*func)(struct rxe_qp *));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Registration and data path: what rxe calls for each request on an ODP region.
+//! Registration and data path: the functions that rxe calls for each request on an ODP region.
 //!
-//! Each function is called with a reference to the MR held and may sleep, but waits for nobody: a page that
-//! somebody has to be waited for is a fault that the queue pair is parked for ([`parked`]).
+//! Each is called with a reference to the MR and may sleep, but not for a page that a disk, a file system or a
+//! process has to provide: for such a page the request is parked ([`parked`]).
 
 use core::sync::atomic::Ordering;
 
@@ -14,15 +14,17 @@ use hmm::{Access, Bytes};
 use mlx_odp::region::{AccessError, Region, Registration};
 
 use crate::device::device_of;
-use crate::object::registered;
+use crate::errno::errno;
+use crate::mr::{attach, region_of};
+use crate::pool::in_pool;
+use crate::registration::with_current_mm;
 use crate::{parked, rxe};
-use crate::umem::{attach, errno, region_of, with_current_mm};
 
 /// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
 ///
 /// # Safety
 ///
-/// Called by rxe: `device` is valid, `mr` is new and nobody else's, `current` is the application.
+/// Called by rxe: `device` is valid, `mr` is new and used by nothing else, `current` is the application.
 #[no_mangle]
 unsafe extern "C" fn rxe_odp_mr_init_user(
     device: *mut rxe::rxe_dev,
@@ -40,7 +42,7 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     let ours = unsafe { device_of(&raw mut (*device).ib_dev) };
     errno(with_current_mm(|mm| {
         let registration = Registration {
-            // SAFETY: `mr` is valid and nobody else's, and has been given its keys.
+            // SAFETY: `mr` is valid and used by nothing else, and has its keys.
             lkey: unsafe { (*mr).ibmr.lkey },
             va,
             length,
@@ -50,7 +52,7 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
         let region = Region::register(ours, mm, registration)?;
         // SAFETY: `mr` is new; `device` outlives it.
         unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
-        // SAFETY: `mr` is valid and nobody else's until this function returns.
+        // SAFETY: `mr` is valid and used by nothing else until this function returns.
         unsafe {
             (*mr).ibmr.length = length;
             (*mr).ibmr.iova = iova;
@@ -89,14 +91,14 @@ unsafe extern "C" fn rxe_odp_mr_copy(
         })
     } else {
         region.access(iova, length, Access::Read, move |done, bytes| {
-            // SAFETY: As above; the packet is being made and nobody else's.
+            // SAFETY: As above; the packet is being built and used by nothing else.
             bytes.read(unsafe {
                 core::slice::from_raw_parts_mut(packet.add(done).cast(), bytes.len())
             });
         })
     };
-    // Whatever the reason: on this side of the wire a local protection error, which rxe makes of
-    // EFAULT and of nothing else; on the other side a remote access error, which it makes of all.
+    // EFAULT whatever the reason: the requester turns it, and no other errno, into a local protection error. The
+    // responder turns any errno into a remote access error.
     errno(result.map_err(|error| {
         let writes = direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ;
         parked::stop(region, error, writes);
@@ -120,7 +122,7 @@ unsafe extern "C" fn rxe_odp_atomic_op(
 ) -> rxe::resp_states {
     let operate = |bytes: &Bytes<'_>| {
         let word = bytes.atomic_u64()?;
-        // Pinned regions may hold the same page, and rxe's atomics on those rely on this lock.
+        // A pinned region may contain the same page, and rxe's atomics there rely on this lock.
         // SAFETY: Locks and unlocks in pairs, nothing in between sleeps.
         unsafe { rxe::rxe_shim_atomic_lock() };
         let before = if opcode as u32 == rxe::IB_OPCODE_RC_COMPARE_SWAP {
@@ -149,7 +151,7 @@ unsafe extern "C" fn rxe_odp_do_atomic_write(
     iova: u64,
     value: u64,
 ) -> rxe::resp_states {
-    // Release: what was written before it is visible to whoever sees it.
+    // Release: whoever sees this value sees what was written before it.
     let operate = |bytes: &Bytes<'_>| {
         bytes
             .atomic_u64()
@@ -159,9 +161,9 @@ unsafe extern "C" fn rxe_odp_do_atomic_write(
     unsafe { on_word(mr, iova, operate, |()| ()) }
 }
 
-/// Runs `operate` on the 8 bytes at `iova` and hands its result to `done`.
+/// Runs `operate` on the 8 bytes at `iova` and passes its result to `done`.
 ///
-/// Out of range comes before misaligned, as rxe has it for pinned regions.
+/// Checks the range before the alignment, as rxe does for pinned regions.
 ///
 /// # Safety
 ///
@@ -197,7 +199,7 @@ unsafe fn on_word<T>(
             None => rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC,
         },
         Err(error) => match parked::stop_atomic(region, error) {
-            // The requester is told to come back.
+            // The requester is told to try again.
             true => rxe::resp_states_RESPST_ERR_RNR,
             false => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
         },
@@ -206,9 +208,9 @@ unsafe fn on_word<T>(
 
 /// FLUSH to persistent memory: writes the CPU's caches back.
 ///
-/// A flush of the whole region means the pages that the NIC has used and still has; it faults
-/// nothing in. rxe passes the length cut to 32 bits, so a range that looks like the whole region
-/// after that is taken for it, and for a whole region of a multiple of 4 GiB rxe does not call.
+/// A flush of the whole region flushes the pages that have a translation; it faults nothing in. rxe truncates the
+/// length to 32 bits, so a range that then looks like the whole region is treated as such. For a whole region of a
+/// multiple of 4 GiB rxe makes no call.
 ///
 /// # Safety
 ///
@@ -229,7 +231,7 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
         region.access_present(iova, whole, write_back)
     } else {
         // SAFETY: The reference to `mr` is held for as long as this call lasts.
-        let registered = || unsafe { registered(mr) };
+        let registered = || unsafe { in_pool(mr) };
         flush_range(region, iova, u64::from(length), registered)
     };
     errno(result.map_err(|error| {
@@ -238,8 +240,8 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
     }))
 }
 
-/// Flushes step by step, as long as the region is `registered`: nobody should have to wait for a
-/// flush of gigabytes of swapped-out memory in order to deregister it.
+/// Flushes step by step, as long as the region is `registered`: deregistration must not wait for a flush of
+/// gigabytes of swapped-out memory.
 fn flush_range(
     region: &Region,
     iova: u64,

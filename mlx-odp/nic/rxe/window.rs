@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory windows: takes the place of rxe's own object for them, for windows on any region.
+//! Memory windows: replaces rxe's own object file for them, for windows on any region.
 //!
-//! A window gives a peer access to a part of a region under a key of its own. It is *bound* to the region
-//! by a work request, and bound again or invalidated by others. One of type 1 can be bound again and again;
-//! one of type 2 (2B, as the InfiniBand specification calls it, volume 1, 10.6.7.2) is usable through the
-//! queue pair that bound it only, and has to be invalidated in between.
+//! A window gives a peer access to a part of a region under its own key. A work request *binds* it to the region;
+//! others bind it again or invalidate it. A window of type 1 can be bound again at any time. One of type 2 (2B in
+//! the InfiniBand specification, volume 1, 10.6.7.2) can be used only through the queue pair that bound it, and has
+//! to be invalidated before it is bound again.
 //!
-//! rxe's own does not compare an access with the window's bounds, only with the region's: with the whole
-//! address space as region, that is no check at all. Nor does it compare the region's protection domain
-//! with the window's, and invalidating a window that is not bound follows a null pointer.
+//! rxe's own file compares an access with the region's bounds, not with the window's: if the region is the whole
+//! address space, that is no check at all. Nor does it compare the protection domains of region and window. To
+//! invalidate an unbound window, it follows a null pointer.
 //!
 //! # Locking
 //!
-//! A window's lock, rxe's own (`rxe_mw.lock`), is held for a binding, an invalidation or a look at it, with
-//! bottom halves off; under it nothing sleeps and no other lock is taken but the pools'.
+//! A window's lock, rxe's own (`rxe_mw.lock`), is held to bind, invalidate or read it, with bottom halves off. Nothing
+//! sleeps under it, and no other lock is taken except those of the pools.
 //!
-//! # Regions and queue pairs that go
+//! # Regions and queue pairs that are destroyed
 //!
-//! A bound window holds a reference to its region and, type 2, to its queue pair. rxe refuses to deregister a
-//! region with windows, but looks before it takes the region out of its pool; a queue pair's destruction it
-//! just lets wait. So both let go of windows while they wait for their references ([`mlx_odp_rxe_unbind_windows`]), and a
-//! binding looks, under the lock, whether they are still in their pools. Whichever comes first: either the
-//! one who waits finds the window bound, or the one who binds finds that it is too late.
+//! A bound window holds a reference to its region and, if of type 2, to its queue pair. rxe refuses to deregister a
+//! region with windows, but checks before it removes the region from its pool. Destroying a queue pair it lets wait.
+//! So both unbind windows while they wait for their references ([`mlx_odp_rxe_unbind_windows`]), and binding checks,
+//! under the lock, whether both are still in their pools. In either order: the one that waits finds the window
+//! bound, or the one that binds finds that it is too late.
 //!
-//! A reregistration keeps windows away meanwhile, by the region's count of them ([`NoWindows`]).
+//! A reregistration blocks windows meanwhile, through the region's count of them ([`NoWindows`]).
 
 use core::ptr::null_mut;
 use core::sync::atomic::{fence, AtomicI32, Ordering};
@@ -32,9 +32,9 @@ use core::sync::atomic::{fence, AtomicI32, Ordering};
 use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
 
-use crate::object::{Object, Ref};
+use crate::errno::{errno, not_supported};
+use crate::pool::{Pooled, Ref};
 use crate::rxe;
-use crate::umem::{errno, not_supported};
 use crate::window_view::View;
 
 const TYPE_1: rxe::ib_mw_type = rxe::ib_mw_type_IB_MW_TYPE_1;
@@ -48,13 +48,13 @@ const REMOTE_CHANGES: c_int = (rxe::ib_access_flags_IB_ACCESS_REMOTE_WRITE
 const FLUSH: c_int = (rxe::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL
     | rxe::ib_access_flags_IB_ACCESS_FLUSH_PERSISTENT) as c_int;
 
-/// The bits of a key that are the owner's to choose; the others are the index in the pool.
+/// The bits of a key that its owner chooses; the others are the index in the pool.
 const OWNERS_BITS: u32 = 0xff;
 
-/// What a work request asks a window to be bound to.
+/// The binding that a work request asks for.
 type Binding = rxe::rxe_send_wr__bindgen_ty_2__bindgen_ty_5;
 
-/// The bytes from `addr` that the window, or the region, has.
+/// A range of bytes, of a window or a region.
 #[derive(Clone, Copy)]
 struct Bytes {
     addr: u64,
@@ -62,7 +62,7 @@ struct Bytes {
 }
 
 impl Bytes {
-    /// Whether `other` lies inside. Neither end is computed: it may be past 64 bits.
+    /// Whether `other` lies inside. Computes neither end, which may overflow 64 bits.
     fn contain(self, other: Self) -> bool {
         other
             .addr
@@ -71,11 +71,11 @@ impl Bytes {
     }
 }
 
-/// What a window is bound to, under which key, and with what rights; all of it that ever changes.
+/// The state of a window that changes: what it is bound to, its key and its rights.
 ///
 /// # Invariants
 ///
-/// `mr` and `qp` are null or come with a reference of the window's.
+/// `mr` and `qp` are null or come with a reference of the window.
 #[derive(Clone, Copy)]
 struct Bond {
     state: rxe::rxe_mw_state,
@@ -87,7 +87,7 @@ struct Bond {
 }
 
 impl Bond {
-    /// Whether it is one to something.
+    /// Whether the window is bound to something.
     fn tied(self) -> bool {
         self.state == VALID && self.bytes.length != 0
     }
@@ -105,7 +105,7 @@ impl<'a> Locked<'a> {
 
     fn bond(&self) -> Bond {
         let mw = self.0.as_ptr();
-        // SAFETY: The window is valid; these fields change under its lock only, which we hold.
+        // SAFETY: The window is valid; these fields change only under its lock, which is held.
         unsafe {
             Bond {
                 state: (*mw).state,
@@ -131,8 +131,8 @@ impl<'a> Locked<'a> {
         unsafe { (*self.0.as_ptr()).ibmw.pd }
     }
 
-    /// Whether it may be bound by a queue pair of `domain`, as far as the region does not matter (volume 1,
-    /// C10-72, o10-36.2.2, o10-37.2.30 and o10-37.2.40).
+    /// Whether a queue pair of `domain` may bind it, apart from checks of the region (volume 1, C10-72,
+    /// o10-36.2.2, o10-37.2.30 and o10-37.2.40).
     fn may_be_bound(&self, domain: *mut rxe::ib_pd, binding: &Binding) -> bool {
         let ready = if self.type_1() {
             binding.access as c_int & ZERO_BASED == 0
@@ -142,24 +142,24 @@ impl<'a> Locked<'a> {
         ready && self.domain() == domain
     }
 
-    /// Binds it, in place of what it was bound to.
+    /// Binds it, replacing any earlier binding.
     ///
     /// # Errors
     ///
-    /// `EINVAL`, with all as before, if region or queue pair are about to go or the region is being changed.
+    /// `EINVAL`, with nothing changed, if region or queue pair is being destroyed or the region is being changed.
     fn bind(
         &mut self,
         binding: &Binding,
         region: Option<Ref<rxe::rxe_mr>>,
         qp: Ref<rxe::rxe_qp>,
     ) -> Result {
-        if !qp.registered() {
+        if !qp.in_pool() {
             return Err(EINVAL);
         }
         if let Some(region) = &region {
             count_in(region)?;
-            // Once more, as it may have been changed before it counted this window.
-            if !(region.registered() && permits(region, self.domain(), binding)) {
+            // Check again: the region may have been changed before it counted this window.
+            if !(region.in_pool() && permits(region, self.domain(), binding)) {
                 count_of(region).fetch_sub(1, Ordering::Relaxed);
                 return Err(EINVAL);
             }
@@ -183,7 +183,7 @@ impl<'a> Locked<'a> {
         Ok(())
     }
 
-    /// Ends a binding, if there is one.
+    /// Ends the binding, if there is one.
     fn unbind(&mut self) {
         self.replace(Bond {
             state: if self.type_1() { VALID } else { FREE },
@@ -195,10 +195,10 @@ impl<'a> Locked<'a> {
         });
     }
 
-    /// Puts `new` in place of the bond that there is, and gives back the references of that.
+    /// Replaces the bond with `new`, and puts the old references.
     fn replace(&mut self, new: Bond) {
         let (mw, old) = (self.0.as_ptr(), self.bond());
-        // SAFETY: The window is valid and locked; nobody looks at these without the lock.
+        // SAFETY: The window is valid and locked; these fields are not read without the lock.
         unsafe {
             (*mw).state = new.state;
             (*mw).rkey = new.rkey;
@@ -208,7 +208,7 @@ impl<'a> Locked<'a> {
             (*mw).mr = new.mr;
             (*mw).qp = new.qp;
         }
-        // SAFETY: They were the window's, which has just given them up.
+        // SAFETY: These were the window's references, which it has just given up.
         let (region, _qp) = unsafe { (Ref::from_raw(old.mr), Ref::from_raw(old.qp)) };
         if let Some(region) = region {
             count_of(&region).fetch_sub(1, Ordering::Relaxed);
@@ -223,12 +223,12 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Whether `region` has, and permits windows on, what `binding` asks for (volume 1, C10-73 to C10-75). The
-/// region's domain has to be the window's, `domain`.
+/// Whether `region` contains what `binding` asks for and permits it (volume 1, C10-73 to C10-75). The region has to
+/// be in the window's `domain`.
 fn permits(region: &Ref<rxe::rxe_mr>, domain: *mut rxe::ib_pd, binding: &Binding) -> bool {
     let mr = region.as_ptr();
-    // SAFETY: The region is valid while referenced. A reregistration, or the core for a new
-    // region, may write them meanwhile: they are words, and each is read once.
+    // SAFETY: The region is valid while referenced. A reregistration, or the core for a new region, may write
+    // these fields meanwhile: they are words, and each is read once.
     let (pd, rights, addr, length) = unsafe {
         let ibmr = &raw const (*mr).ibmr;
         (
@@ -249,13 +249,13 @@ fn permits(region: &Ref<rxe::rxe_mr>, domain: *mut rxe::ib_pd, binding: &Binding
         && Bytes { addr, length }.contain(part)
 }
 
-/// Counts a window more on `region`, unless it is to have none.
+/// Counts one more window on `region`.
 ///
 /// # Errors
 ///
-/// `EINVAL` if so.
+/// `EINVAL` if windows are blocked ([`NoWindows`]).
 fn count_in(region: &Ref<rxe::rxe_mr>) -> Result {
-    // Sequentially consistent: whoever gives the region up looks at the count afterwards.
+    // Sequentially consistent: whoever destroys the region reads the count afterwards.
     count_of(region)
         .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |windows| {
             (windows >= 0).then_some(windows + 1)
@@ -264,13 +264,13 @@ fn count_in(region: &Ref<rxe::rxe_mr>) -> Result {
         .map_err(|_| EINVAL)
 }
 
-/// How many windows are bound to `region`.
+/// The number of windows bound to `region`.
 fn count_of(region: &Ref<rxe::rxe_mr>) -> &AtomicI32 {
     // SAFETY: The region is valid while referenced.
     unsafe { windows_of(region.as_ptr()) }
 }
 
-/// How many windows are bound to a region, or [`NONE_EVER`]. rxe does not deregister one with more than 0.
+/// The number of windows bound to a region, or [`NONE_EVER`]. rxe does not deregister a region if it is above 0.
 ///
 /// # Safety
 ///
@@ -280,10 +280,10 @@ unsafe fn windows_of<'a>(mr: *mut rxe::rxe_mr) -> &'a AtomicI32 {
     unsafe { AtomicI32::from_ptr(&raw mut (*mr).num_mw.counter) }
 }
 
-/// The count of a region that has no windows and does not get any.
+/// The count of a region that has no windows and must not get any.
 const NONE_EVER: i32 = i32::MIN;
 
-/// A region has no windows, and gets none until this is dropped.
+/// Blocks windows: the region has none, and gets none until this is dropped.
 ///
 /// # Invariants
 ///
@@ -291,7 +291,7 @@ const NONE_EVER: i32 = i32::MIN;
 pub(crate) struct NoWindows<'a>(&'a AtomicI32);
 
 impl NoWindows<'_> {
-    /// Keeps windows away from `mr`.
+    /// Blocks windows on `mr`.
     ///
     /// # Errors
     ///
@@ -306,11 +306,11 @@ impl NoWindows<'_> {
         windows
             .compare_exchange(0, NONE_EVER, Ordering::SeqCst, Ordering::Relaxed)
             .map_err(|_| EBUSY)?;
-        // INVARIANT: Just written, and nobody counts from there.
+        // INVARIANT: Just written, and no window is counted on it.
         Ok(Self(windows))
     }
 
-    /// Keeps them away for good: the region is about to be deregistered, which can't be refused now.
+    /// Blocks them for good: the region is about to be deregistered, which cannot be refused any more.
     pub(crate) fn for_good(self) {
         core::mem::forget(self);
     }
@@ -318,7 +318,7 @@ impl NoWindows<'_> {
 
 impl Drop for NoWindows<'_> {
     fn drop(&mut self) {
-        // Release: who counts a window from here on sees what was changed.
+        // Release: whoever counts a window from here on sees the change.
         self.0.store(0, Ordering::Release);
     }
 }
@@ -333,13 +333,13 @@ unsafe fn device_of(qp: *mut rxe::rxe_qp) -> *mut rxe::rxe_dev {
     unsafe { kernel::container_of!((*qp).ibqp.device, rxe::rxe_dev, ib_dev) }
 }
 
-/// The window that `rkey` names, whatever its owner's bits are.
+/// The window that `rkey` names, ignoring the owner's bits.
 ///
 /// # Safety
 ///
 /// `qp` is valid.
 unsafe fn find(qp: *mut rxe::rxe_qp, rkey: u32) -> Option<Ref<rxe::rxe_mw>> {
-    // SAFETY: By the contract; the pool is that of windows and as old as the device.
+    // SAFETY: By the contract; it is the pool of windows, which lives as long as the device.
     unsafe { Ref::find(&raw mut (*device_of(qp)).mw_pool, rkey >> 8) }
 }
 
@@ -386,13 +386,13 @@ unsafe extern "C" fn rxe_dealloc_mw(ibmw: *mut rxe::ib_mw) -> c_int {
     unsafe {
         let mw = kernel::container_of!(ibmw, rxe::rxe_mw, ibmw);
         rxe::__rxe_cleanup(rxe::rxe_mw::elem(mw), true);
-        // Whoever looks for it in the pool at this moment may be about to look at its reference count.
+        // A concurrent lookup in the pool may be about to read its reference count.
         rxe::synchronize_rcu_expedited();
     }
     0
 }
 
-/// The last of a window, once nobody has a reference any more.
+/// Releases what a window holds, once the last reference to it is gone.
 ///
 /// # Safety
 ///
@@ -401,8 +401,8 @@ unsafe extern "C" fn rxe_dealloc_mw(ibmw: *mut rxe::ib_mw) -> c_int {
 unsafe extern "C" fn rxe_mw_cleanup(elem: *mut rxe::rxe_pool_elem) {
     // SAFETY: Windows contain their elements.
     let mw = unsafe { kernel::container_of!(elem, rxe::rxe_mw, elem) };
-    // SAFETY: It is in its pool no more, and who found it there before has given it back, within far less time
-    // than rxe waits: it may be looked at and changed without its lock, and the references in it are its own.
+    // SAFETY: It was removed from its pool, and whoever found it there before has put it: it may be accessed without
+    // its lock, and the references in it are its own.
     unsafe {
         if let Some(region) = Ref::from_raw((*mw).mr) {
             count_of(&region).fetch_sub(1, Ordering::Relaxed);
@@ -423,7 +423,7 @@ unsafe extern "C" fn rxe_mw_cleanup(elem: *mut rxe::rxe_pool_elem) {
 /// Called by rxe's requester with its queue pair and a request of it.
 #[no_mangle]
 unsafe extern "C" fn rxe_bind_mw(qp: *mut rxe::rxe_qp, wqe: *mut rxe::rxe_send_wqe) -> c_int {
-    // SAFETY: The request is valid. The application can write to it at any time: it is read once.
+    // SAFETY: The request is valid. The application can write to it at any time, so it is read once.
     let binding = unsafe { (&raw const (*wqe).wr.wr.mw).read_volatile() };
     // SAFETY: By the contract.
     errno(unsafe { bind(qp, &binding) })
@@ -431,7 +431,7 @@ unsafe extern "C" fn rxe_bind_mw(qp: *mut rxe::rxe_qp, wqe: *mut rxe::rxe_send_w
 
 /// # Errors
 ///
-/// `EINVAL` for keys that are none, and for what must not be bound; `EOPNOTSUPP` for unknown rights.
+/// `EINVAL` for keys that do not exist and for a binding that is not permitted; `EOPNOTSUPP` for unknown rights.
 ///
 /// # Safety
 ///
@@ -461,13 +461,13 @@ unsafe fn bind(qp: *mut rxe::rxe_qp, binding: &Binding) -> Result {
     locked.bind(binding, region, owner)
 }
 
-/// The region with this `lkey`, in whatever domain it is.
+/// The region with this `lkey`, in any domain.
 ///
 /// # Safety
 ///
 /// `qp` is valid.
 unsafe fn find_region(qp: *mut rxe::rxe_qp, lkey: u32) -> Option<Ref<rxe::rxe_mr>> {
-    // SAFETY: By the contract; the pool is that of regions and as old as the device.
+    // SAFETY: By the contract; it is the pool of regions, which lives as long as the device.
     let region: Ref<rxe::rxe_mr> =
         unsafe { Ref::find(&raw mut (*device_of(qp)).mr_pool, lkey >> 8)? };
     // SAFETY: Valid while referenced.
@@ -477,7 +477,7 @@ unsafe fn find_region(qp: *mut rxe::rxe_qp, lkey: u32) -> Option<Ref<rxe::rxe_mr
 
 /// Invalidates a window of type 2, for `IBV_WR_LOCAL_INV` and for `IBV_WR_SEND_WITH_INV` of the peer.
 ///
-/// One that is not bound stays as it is.
+/// An unbound window stays as it is.
 ///
 /// # Safety
 ///
@@ -490,7 +490,7 @@ unsafe extern "C" fn rxe_invalidate_mw(qp: *mut rxe::rxe_qp, rkey: u32) -> c_int
 
 /// # Errors
 ///
-/// `EINVAL` for a key that is none, for a window of type 1, and for one of another queue pair.
+/// `EINVAL` for a key that does not exist, for a window of type 1, and for one of another queue pair.
 ///
 /// # Safety
 ///
@@ -509,7 +509,7 @@ unsafe fn invalidate(qp: *mut rxe::rxe_qp, rkey: u32) -> Result {
     Ok(())
 }
 
-/// A view of the window, if it is bound to something and, as it is bound, `permitted`.
+/// A view of the window, if it is bound to something and that is `permitted`.
 pub(crate) fn view(
     window: &Ref<rxe::rxe_mw>,
     permitted: impl FnOnce(&Locked<'_>) -> bool,
@@ -522,8 +522,8 @@ pub(crate) fn view(
     }
     // SAFETY: The window has a reference.
     let region = unsafe { Ref::get(bond.mr) }?;
-    // Always one from 0: then the responder sets its offset anew at every look, and none of what the window was
-    // bound to before is left when it is bound again amid a message.
+    // Always zero-based: then the responder sets its offset anew at each lookup, and keeps nothing of an earlier
+    // binding when the window is bound again in the middle of a message.
     let offset = match bond.access & ZERO_BASED {
         0 => 0,
         _ => bond.bytes.addr,
@@ -532,8 +532,8 @@ pub(crate) fn view(
     Some(view)
 }
 
-/// A view of the window, if `qp` may use it for the request that its responder is at, with all of the rights
-/// in `access`; otherwise null.
+/// A view of the window, if `qp` may use it for its responder's current request with all rights in `access`;
+/// otherwise null.
 ///
 /// # Safety
 ///
@@ -548,13 +548,13 @@ unsafe extern "C" fn rxe_lookup_mw(
     let Some(window) = (unsafe { find(qp, rkey) }) else {
         return null_mut();
     };
-    // SAFETY: `qp` is valid, and its responder, whose request this is, is what runs here.
+    // SAFETY: `qp` is valid, and its responder, whose request this is, runs here.
     let (domain, part, everything) = unsafe {
         let part = Bytes {
             addr: (*qp).resp.va,
             length: u64::from((*qp).resp.resid),
         };
-        // A flush of the region that the window is on has neither address nor length.
+        // A flush of the window's whole region has neither address nor length.
         let everything = access & FLUSH != 0 && rxe::rxe_shim_flushes_region(qp);
         ((*qp).ibqp.pd, part, everything)
     };
@@ -576,19 +576,19 @@ unsafe extern "C" fn rxe_lookup_mw(
     view(&window, permitted).map_or(null_mut(), View::into_raw)
 }
 
-/// Ends the bindings of all windows to the region or the queue pair with `elem`, which is on its way out:
-/// already taken out of its pool, and waiting for its references.
+/// Unbinds all windows from the region or the queue pair with `elem`, which is being destroyed: it was removed from
+/// its pool and waits for its references.
 ///
 /// # Safety
 ///
 /// Called by `mlx_odp_rxe_wait_unused` with a valid element; may sleep.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_unbind_windows(elem: *mut rxe::rxe_pool_elem) {
-    // SAFETY: Elements know their pool, and pools their type and their device, which is as old as they are.
+    // SAFETY: An element knows its pool, and a pool its type and its device, which outlives both.
     let (kind, device) = unsafe { ((*(*elem).pool).type_, (*(*elem).pool).rxe) };
     if kind == rxe::rxe_elem_type_RXE_TYPE_MR {
-        // A binding counts itself before it looks whether the region is in its pool: it sees that it is not,
-        // or is seen here.
+        // A binding counts its window before it checks whether the region is in its pool: it finds that it is not,
+        // or its window is found here.
         fence(Ordering::SeqCst);
         // SAFETY: Regions contain their elements, and this one is valid.
         let windows = unsafe { windows_of(kernel::container_of!(elem, rxe::rxe_mr, elem)) };

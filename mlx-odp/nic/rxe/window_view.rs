@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What rxe's responder gets to see of a memory window: a copy of its own, with a reference to the region.
+//! The responder's view of a memory window: a copy of its own, with a reference to the region.
 //!
-//! The responder takes what it needs out of the window without the window's lock, one word after the other:
-//! the region, of which it then takes a reference, the rights, the first address. Were it the window itself, it
-//! could be invalidated and its region freed between one and the next. So a lookup makes a [`View`] under the
-//! lock, and compiler flags lead the two calls by which `rxe_resp.c` gets and gives back a window here.
+//! rxe's responder reads a window without its lock, field by field: the region, to which it then takes a reference,
+//! the rights, the first address. The window could be invalidated, and its region freed, in between. So a lookup
+//! makes a [`View`] under the lock, and compiler flags redirect the two calls by which `rxe_resp.c` gets and puts a
+//! window to this file.
 
 use core::ptr::{null_mut, NonNull};
 
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 
-use crate::object::Ref;
+use crate::pool::Ref;
 use crate::rxe;
 use crate::window;
 
-/// A window as it was at one moment.
+/// A snapshot of a window.
 ///
 /// # Invariants
 ///
-/// Its element has no pool, as that of no window has. `mr` is null or comes with a reference of the view's.
+/// Its element has no pool, unlike that of any window. `mr` is null or comes with a reference of the view.
 pub(crate) struct View(KBox<rxe::rxe_mw>);
 
 impl View {
-    /// One of no window yet.
+    /// An empty view.
     ///
     /// # Errors
     ///
@@ -34,7 +34,7 @@ impl View {
         Ok(Self(KBox::new(rxe::rxe_mw::default(), GFP_KERNEL)?))
     }
 
-    /// Makes it one of a binding under `rkey` of the bytes from `addr`, with the rights `access`, to `region`.
+    /// Fills it with a binding to `region`: the key `rkey`, the first byte `addr` and the rights `access`.
     pub(crate) fn show(&mut self, rkey: u32, addr: u64, access: c_int, region: Ref<rxe::rxe_mr>) {
         let mw = &mut self.0;
         mw.state = rxe::rxe_mw_state_RXE_MW_STATE_VALID;
@@ -45,7 +45,7 @@ impl View {
         mw.mr = region.into_raw();
     }
 
-    /// Gives it to the responder, which gives it back by `mlx_odp_rxe_put`.
+    /// Gives it to the responder, which returns it through `mlx_odp_rxe_put`.
     pub(crate) fn into_raw(self) -> *mut rxe::rxe_mw {
         let mut this = core::mem::ManuallyDrop::new(self);
         &raw mut *this.0
@@ -69,8 +69,8 @@ impl Drop for View {
     }
 }
 
-/// Takes the place of `rxe_pool_get_index` in `rxe_resp.c`, which looks there for the window or the region of
-/// a READ whose answer takes several packets.
+/// Replaces `rxe_pool_get_index` in `rxe_resp.c`, which looks up the window or the region of a READ whose response
+/// takes several packets.
 ///
 /// # Safety
 ///
@@ -89,11 +89,11 @@ unsafe extern "C" fn mlx_odp_rxe_find(pool: *mut rxe::rxe_pool, index: u32) -> *
         .map_or(null_mut(), |view| view.into_raw().cast())
 }
 
-/// Takes the place of `__rxe_put` in `rxe_resp.c`: gives back a view, or any other object.
+/// Replaces `__rxe_put` in `rxe_resp.c`: puts a view, or any other object.
 ///
 /// # Safety
 ///
-/// `elem` is that of an object with a reference of the caller's, or of a view.
+/// `elem` is that of a view, or of an object to which the caller has a reference.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_put(elem: *mut rxe::rxe_pool_elem) -> c_int {
     // SAFETY: By the contract; an element's pool never changes.
@@ -101,7 +101,7 @@ unsafe extern "C" fn mlx_odp_rxe_put(elem: *mut rxe::rxe_pool_elem) -> c_int {
         // SAFETY: The argument is passed on.
         Some(_) => unsafe { rxe::__rxe_put(elem) },
         None => {
-            // SAFETY: Only views have no pool. They contain their elements and come from `into_raw`.
+            // SAFETY: Only a view has no pool. It contains its element and comes from `into_raw`.
             drop(unsafe { View::from_raw(kernel::container_of!(elem, rxe::rxe_mw, elem)) });
             1
         }

@@ -87,7 +87,7 @@ pub(crate) struct CompletionQueue {
     record: u64,
     event_queue: u32,
     produced: u32,
-    /// Behind the last completion that was solicited.
+    /// The index after the last solicited completion.
     solicited: Option<u32>,
     arm: Arm,
     overrun: bool,
@@ -99,16 +99,16 @@ impl CompletionQueue {
         self.event_queue
     }
 
-    /// Whether there is a completion behind `consumed` that the driver waits for.
+    /// Whether there is a completion after `consumed` that the driver waits for.
     fn has(&self, arm: Arm, consumed: u32) -> bool {
-        let behind = |index: u32| {
+        let pending = |index: u32| {
             let distance = index.wrapping_sub(consumed) % INDICES;
             distance != 0 && distance <= 1 << self.log_size
         };
         match arm {
             Arm::Not => false,
-            Arm::Next => behind(self.produced),
-            Arm::Solicited => self.solicited.is_some_and(behind),
+            Arm::Next => pending(self.produced),
+            Arm::Solicited => self.solicited.is_some_and(pending),
         }
     }
 }
@@ -204,7 +204,7 @@ fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status>
 }
 
 impl Device {
-    /// The driver's doorbell of a completion queue: it wants an event for what comes behind what it has taken.
+    /// The driver's doorbell of a completion queue: it wants an event for what comes after what it has taken.
     pub(crate) fn completion_doorbell(&mut self, word: u32, number: u32) {
         let number = number % INDICES;
         let Ok(queue) = self.completion_queues.get_mut(number) else {

@@ -149,7 +149,7 @@ impl Port {
             GUID_INFO if first_block => data[..8].copy_from_slice(&self.guid.to_be_bytes()),
             PORT_INFO => port_info(data),
             PKEY_TABLE if first_block => data[..2].copy_from_slice(&PARTITION.to_be_bytes()),
-            // Blocks behind the first one are empty.
+            // Blocks after the first one are empty.
             GUID_INFO | PKEY_TABLE => {}
             _ => return Err(NO_ATTRIBUTE),
         }

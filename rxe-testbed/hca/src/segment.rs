@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::layout::{health_buffer, initial_seg};
 use crate::profile::FREQUENCY_KHZ;
 
-/// Its bytes, up to a multiple of a page. The doorbell pages are behind it.
+/// Its bytes, up to a multiple of a page. The doorbell pages follow.
 pub(crate) const SIZE: u64 = 0x5000;
 
 /// Entries of the command queue, and bytes of one, as powers of two.

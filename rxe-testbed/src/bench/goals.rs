@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the driver is to reach, and how it stands.
+//! The performance goals of the driver, and the verdict on each.
 //!
-//! A goal is met if the whole interval of its figure is within the limit, missed if all of it is beyond, and else
-//! too close to say; so is what is compared with C, if C differs too much from itself. Nothing that is measured is ever equal to something else: where equality is the goal, the limit
-//! is above it by the noise, which is how far the stock driver differs from itself. Where that is more than
-//! [`USEFUL`], equality cannot be told from a real difference, and no goal of this kind is met.
+//! A goal is met if the whole interval of its figure is within the limit, missed if all of it is beyond the limit, and
+//! too close to say otherwise. A comparison with C is also too close to say if C differs too much from itself.
+//!
+//! Two measurements are never exactly equal. Where equality is the goal, the limit is 1 plus the noise: how much the
+//! stock driver differs from itself. If the noise is above [`USEFUL`], it could hide a real difference, and no such
+//! goal is met.
 
 use odp_results::chart::{self, Bars};
 use odp_results::compare::COUNTED;
@@ -14,33 +16,33 @@ use odp_results::statistics::Ratio;
 use super::legs::{self, Leg};
 use crate::vm::Driver;
 
-/// What is compared.
+/// What a goal compares.
 #[derive(Clone, Copy, Debug)]
 enum Figure {
-    /// A metric on our driver over the same on C's.
+    /// A metric of our driver over the same metric of C's.
     AgainstC(&'static str),
-    /// A metric that only our driver has over another one on C's.
+    /// A metric that only our driver has over another metric of C's.
     CountedAgainstC(&'static str, &'static str),
-    /// One metric over another, both of one run on our driver.
+    /// A metric over another metric of the same run, on our driver.
     Within(&'static str, &'static str),
-    /// The largest of the metrics whose names begin so over the smallest, on our driver.
+    /// The largest of the metrics whose names begin with this over the smallest, on our driver.
     Spread(&'static str),
-    /// A metric on our driver over an amount.
+    /// A metric of our driver over a constant.
     Amount(&'static str, f64),
 }
 
-/// What a figure is not to exceed.
+/// The limit of a figure.
 #[derive(Clone, Copy, Debug)]
 enum Limit {
-    /// Nothing: it is only told.
+    /// None: the figure is for information.
     Unlimited,
-    /// This.
+    /// At most this.
     AtMost(f64),
-    /// 1, but for the noise. That is how far this figure of the stock driver differs from run to run.
+    /// 1 plus the noise: how much this figure of the stock driver differs from run to run.
     Equal(Figure),
 }
 
-/// Something that the driver is to reach.
+/// A performance goal.
 struct Goal {
     title: &'static str,
     figure: Figure,
@@ -192,7 +194,7 @@ const GOALS: &[Goal] = &[
 ];
 
 impl Figure {
-    /// The metrics, or beginnings of names of metrics, that it takes.
+    /// The names of its metrics, or the beginnings of these.
     fn names(self) -> Vec<&'static str> {
         match self {
             Self::Within(one, other) | Self::CountedAgainstC(one, other) => vec![one, other],
@@ -200,20 +202,20 @@ impl Figure {
         }
     }
 
-    /// Whether it can be had between two machines.
+    /// Whether it can be measured between two machines.
     fn of_two(self) -> bool {
         self.names().into_iter().all(between_two)
     }
 }
 
-/// Whether odp-bench measures a metric, or a case, between two machines, too.
+/// Whether odp-bench also measures a metric, or a case, between two machines.
 fn between_two(name: &str) -> bool {
     !["registration/", "fault/cpu/", "invalidation/"]
         .iter()
         .any(|start| name.starts_with(start))
 }
 
-/// The cases of odp-bench that the goals take, those of `two` machines or all.
+/// The cases of odp-bench that the goals need: all, or those that `two` machines can measure.
 pub(super) fn cases(two: bool) -> Vec<&'static str> {
     let mut cases = vec![
         "registration/explicit",
@@ -234,18 +236,18 @@ pub(super) fn cases(two: bool) -> Vec<&'static str> {
     cases
 }
 
-/// How it stands with a goal.
+/// The verdict on a goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The interval is within the limit.
     Met,
     /// The interval is beyond the limit.
     Missed,
-    /// The limit is in the interval, or nobody can say what equal is.
+    /// The limit is in the interval, or the noise is too large.
     Open,
-    /// There was no limit.
+    /// There is no limit.
     Told,
-    /// Something that it takes was not measured.
+    /// A metric is missing.
     Unknown,
 }
 
@@ -264,24 +266,24 @@ impl Verdict {
 /// A line of the table.
 pub(super) struct Line {
     title: &'static str,
-    /// What is measured, in the unit of the metric, on C's driver (or what it is compared with) and on ours.
+    /// The measured values in the unit of the metric: of C's driver, or of what it is compared with, and of ours.
     sides: [Option<f64>; 2],
     unit: Unit,
     ratio: Option<Ratio>,
-    /// The same on C's driver, or of C's driver with itself.
+    /// The same ratio on C's driver, or of C's driver to itself.
     reference: Option<Ratio>,
     bar: Option<Bar>,
     verdict: Verdict,
 }
 
-/// A limit, and how far above it the noise may carry a figure.
+/// A limit, and the noise that is added to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Bar {
     limit: f64,
     noise: f64,
 }
 
-/// Noise above this hides differences that matter.
+/// The largest useful noise: more hides differences that matter.
 const USEFUL: f64 = 0.05;
 
 /// Judges all goals, or those that `two` machines can measure.
@@ -340,12 +342,12 @@ fn line(goal: &Goal, legs: &[Leg]) -> Line {
     }
 }
 
-/// Whether C's driver is a yardstick, where two runs of it differ by `reference`: if that may be more than a half,
-/// what is measured drowns in something else.
+/// Whether C's driver is usable as a reference, given the ratio `reference` of its own runs. If it may differ from 1 by
+/// more than a half, the measurement is lost in noise.
 fn steady(reference: Option<Ratio>) -> bool {
     let near = |ratio: f64| (ratio - 1.0).abs() <= 0.5;
     reference.is_none_or(|Ratio { value, low, high }| match high.is_infinite() {
-        // One alone has no interval.
+        // A single value has no interval.
         true => near(value),
         false => near(low) && near(high),
     })
@@ -365,9 +367,9 @@ fn verdict(bar: Option<Bar>, ratio: Option<Ratio>) -> Verdict {
     }
 }
 
-/// How far `null` of the stock driver in one run may be from that in another: to the far end of the interval, which
-/// is infinite if it was not measured often enough. Counted instructions hardly scatter: of these it is the largest
-/// difference that was seen, and [`COUNTED`] at least.
+/// How much `null` of the stock driver may differ between two runs: the far end of the interval, which is infinite if
+/// there are too few runs. Instruction counts hardly scatter: for these it is the largest difference that was
+/// observed, and at least [`COUNTED`].
 fn noise(null: Figure, unit: Unit, legs: &[Leg]) -> f64 {
     let pairs = ratios(legs, Driver::Stock, |leg| within(null, &leg.run));
     if unit == Unit::Instructions {
@@ -383,7 +385,7 @@ fn median(run: &Run, name: &str) -> Option<f64> {
     run.metric(name).map(|metric| metric.summary.p50)
 }
 
-/// A figure that one run has alone.
+/// A figure that a single run has.
 fn within(figure: Figure, run: &Run) -> Option<f64> {
     match figure {
         Figure::AgainstC(_) | Figure::CountedAgainstC(..) => None,
@@ -399,7 +401,7 @@ fn within(figure: Figure, run: &Run) -> Option<f64> {
     }
 }
 
-/// What `amount` is on `driver` over what it is on the stock driver, for each pair of runs that can be compared.
+/// The ratio of `amount` on `driver` to `amount` on the stock driver, for each pair of runs that can be compared.
 fn ratios(legs: &[Leg], driver: Driver, amount: impl Fn(&Leg) -> Option<f64>) -> Vec<f64> {
     let found = |block: u32, place: usize| {
         let leg = legs.iter().find(|l| l.block == block && l.place == place)?;
@@ -415,7 +417,7 @@ fn ratios(legs: &[Leg], driver: Driver, amount: impl Fn(&Leg) -> Option<f64>) ->
         .collect()
 }
 
-/// The amounts behind a ratio: the medians over runs of their medians.
+/// The amounts of a ratio: the medians over runs of their medians.
 fn sides(figure: Figure, legs: &[Leg]) -> [Option<f64>; 2] {
     let typical = |driver: Driver, name: &str| {
         let of_driver = legs.iter().filter(|leg| leg.driver == driver);
@@ -463,7 +465,7 @@ fn cells(line: &Line) -> [String; 7] {
     let amount = |side: Option<f64>| side.map_or("-".into(), |side| line.unit.show(side));
     let ratio = |ratio: Option<Ratio>| match ratio {
         None => "-".to_owned(),
-        // One alone has no interval.
+        // A single value has no interval.
         Some(Ratio { value, high, .. }) if high.is_infinite() => short(value),
         Some(Ratio { value, low, high }) => {
             format!("{} [{}, {}]", short(value), short(low), short(high))
@@ -485,7 +487,7 @@ fn cells(line: &Line) -> [String; 7] {
     ]
 }
 
-/// A ratio with as many places as it is worth.
+/// Formats a ratio with its significant digits.
 fn short(ratio: f64) -> String {
     match ratio.abs() {
         size if size >= 9.995 => format!("{ratio:.0}"),
@@ -494,7 +496,7 @@ fn short(ratio: f64) -> String {
     }
 }
 
-/// The table for a terminal.
+/// Formats the table for a terminal.
 pub(super) fn table(lines: &[Line]) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(lines.iter().map(cells));
@@ -505,7 +507,7 @@ pub(super) fn table(lines: &[Line]) -> String {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let gap = " ".repeat(width - cell.chars().count());
-            // Numbers to the right.
+            // Numbers are aligned to the right.
             line.push_str(&match column {
                 1 | 2 => format!("{gap}{cell}  "),
                 _ => format!("{cell}{gap}  "),
@@ -517,7 +519,7 @@ pub(super) fn table(lines: &[Line]) -> String {
     text
 }
 
-/// The table for a document.
+/// Formats the table as markdown.
 pub(super) fn markdown(lines: &[Line]) -> String {
     let row = |cells: &[String; 7]| format!("| {} |\n", cells.join(" | "));
     let mut text = row(&HEADINGS.map(str::to_owned));
@@ -528,7 +530,7 @@ pub(super) fn markdown(lines: &[Line]) -> String {
     text
 }
 
-/// Both drivers beside each other, for what takes time (or instructions) on both.
+/// A chart of both drivers side by side, for what takes time (or instructions) on both.
 pub(super) fn picture(lines: &[Line]) -> Option<String> {
     let unit = lines
         .iter()
@@ -618,7 +620,7 @@ mod tests {
         let legs = |c: f64| {
             let leg = |place, driver| match driver {
                 Driver::Stock => leg(1, place, driver, &[(stock, c + place as f64 / 100.0)]),
-                // Most of its accesses do not fault: what they take typically is not what a page costs.
+                // Most of its accesses do not fault: their typical time is not the cost of a page.
                 Driver::Ours => leg(1, place, driver, &[(ours, 5.0), (stock, 0.1)]),
             };
             [
@@ -673,7 +675,7 @@ mod tests {
             (bar(0.6, 0.0), 0.5, 0.6, Verdict::Met),
             (bar(0.6, 0.0), 0.5, 0.61, Verdict::Open),
             (bar(0.6, 0.0), 0.61, 0.7, Verdict::Missed),
-            // What is equal but for the noise, and what is not.
+            // Equal but for the noise, and not equal.
             (bar(1.0, 0.03), 0.99, 1.03, Verdict::Met),
             (bar(1.0, 0.03), 0.99, 1.04, Verdict::Open),
             (bar(1.0, 0.03), 1.04, 1.05, Verdict::Missed),
@@ -694,8 +696,8 @@ mod tests {
         assert_eq!(verdict(bar(1.0, 0.0), None), Verdict::Unknown);
     }
 
-    /// A block of the stock driver alone and two of both, with these times for memory that is registered explicitly
-    /// on the stock driver's runs, in their order, and the same always on ours; pinned memory takes 100.
+    /// One block of the stock driver alone and two blocks of both. Explicit memory takes these times in the stock driver's
+    /// runs, in order, and always `ours` on our driver; pinned memory takes 100.
     fn warm(stock: [f64; 8], ours: f64) -> Vec<Leg> {
         let drivers = [Driver::Stock, Driver::Ours, Driver::Ours, Driver::Stock];
         let mut stock = stock.into_iter();
@@ -722,7 +724,7 @@ mod tests {
             let line = line(&goal, &warm(stock, ours));
             (line.bar.unwrap().noise, line.verdict)
         };
-        // That C takes more for on-demand memory is no noise, nor does it matter.
+        // That C is slower on on-demand memory is not noise, and does not matter.
         let (noise, verdict) = judged([130.0; 8], 100.0);
         assert!(noise.abs() < 1e-9, "{noise}");
         assert_eq!(verdict, Verdict::Met);
@@ -742,7 +744,7 @@ mod tests {
         legs.retain(|leg| leg.block == 1);
         let goal = equal("x", WARM, WARM);
         assert_eq!(line(&goal, &legs).verdict, Verdict::Open);
-        // Where instructions are counted there is next to none.
+        // Instruction counts have almost none.
         for metric in legs.iter_mut().flat_map(|leg| &mut leg.run.metrics) {
             metric.unit = Unit::Instructions;
         }

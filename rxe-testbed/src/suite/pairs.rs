@@ -42,9 +42,9 @@ const ROWS: &[Row] = &[
         "odp-test --connect 10.77.0.1 atomics",
     ),
     (
-        "taken-away",
+        "invalidation",
         "odp-test --listen",
-        "odp-test --connect 10.77.0.1 taken-away",
+        "odp-test --connect 10.77.0.1 invalidation",
     ),
     (
         "perftest-write-bw",

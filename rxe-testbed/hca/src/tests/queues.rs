@@ -295,7 +295,7 @@ fn no_state_is_left_out() -> Result<()> {
     Ok(())
 }
 
-/// Posts `count` receives and a send of two pieces behind one of one piece, and rings for the sends.
+/// Posts `count` receives and a send of one piece followed by one of two, and rings for the sends.
 fn post(driver: &mut Driver, page: u32, (number, buffer, record): (u32, u64, u64)) -> Result<()> {
     // 16 receives of 16 bytes come first.
     for (piece, opcode, units) in [(0_u64, 0x0a_u8, 3_u8), (1, 0x08, 5), (3, 0x10, 1)] {

@@ -6,9 +6,9 @@
 
 mod basics;
 mod figures;
+mod invalidation;
 mod report;
 mod stage;
-mod taken_away;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -42,7 +42,7 @@ struct Arguments {
 
 /// The checks, in the order in which they are told.
 fn checks() -> impl Iterator<Item = &'static Check> {
-    basics::CHECKS.iter().chain(taken_away::CHECKS)
+    basics::CHECKS.iter().chain(invalidation::CHECKS)
 }
 
 fn main() -> ExitCode {

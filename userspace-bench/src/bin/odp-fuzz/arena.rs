@@ -224,14 +224,14 @@ impl Arena {
 
     /// Whether nothing of this process can be where the `len` bytes from `addr` are, but for the arena.
     pub fn is_safe(&self, addr: u64, len: u64) -> bool {
-        // Where no process has anything, and what [`Mapping`] keeps free behind the arena.
+        // Where no process has anything, and what [`Mapping`] keeps free after the arena.
         const LOW: u64 = 0x1_0000;
         const HIGH: u64 = 1 << 47;
-        const BEHIND: u64 = 1 << 29;
+        const GAP: u64 = 1 << 29;
         let Some(last) = addr.checked_add(len.saturating_sub(1)) else {
             return addr >= HIGH;
         };
-        last < LOW || addr >= HIGH || (addr >= self.start() && last < self.end() + BEHIND)
+        last < LOW || addr >= HIGH || (addr >= self.start() && last < self.end() + GAP)
     }
 }
 

@@ -260,11 +260,11 @@ impl Predictor<'_> {
         let mut rest = bytes.as_slice();
         let mut changes = Vec::new();
         for (addr, len) in &to.parts {
-            let (piece, behind) = rest.split_at((*len as usize).min(rest.len()));
+            let (piece, after) = rest.split_at((*len as usize).min(rest.len()));
             if !piece.is_empty() {
                 changes.push((*addr, piece.to_vec()));
             }
-            rest = behind;
+            rest = after;
         }
         changes
     }

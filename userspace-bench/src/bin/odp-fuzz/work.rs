@@ -82,7 +82,7 @@ pub enum Twist {
     Pieces(u32),
     /// It begins in a piece that there cannot be.
     Piece(u32),
-    /// It begins behind the end of its only piece.
+    /// It begins past the end of its only piece.
     Offset(u32),
     /// There is less memory than there are bytes.
     Left(u32),

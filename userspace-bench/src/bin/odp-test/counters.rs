@@ -30,7 +30,7 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("counters-faults", faults),
     Test::on_demand("counters-resident", resident),
     Test::on_demand("counters-huge", huge),
-    Test::on_demand("counters-taken-away", taken_away),
+    Test::on_demand("counters-invalidation", invalidation),
     Test::on_demand("counters-failed", failed),
     Test::on_demand("counters-waits", waits),
     Test::on_demand("counters-prefetch", prefetch),
@@ -228,7 +228,7 @@ fn huge(env: &Env, mode: Mode) -> Result<()> {
     )
 }
 
-fn taken_away(env: &Env, mode: Mode) -> Result<()> {
+fn invalidation(env: &Env, mode: Mode) -> Result<()> {
     const PAGES: usize = 16;
     let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
     for page in (0..PAGES).step_by(2) {

@@ -12,11 +12,12 @@ mod children;
 mod counters;
 mod disk;
 mod exec;
+mod fd_sharing;
 mod fork;
 mod geometry;
-mod handed_over;
 mod harness;
 mod hugetlb;
+mod invalidation;
 mod kinds;
 mod large;
 mod limits;
@@ -35,7 +36,6 @@ mod reregister;
 mod reuse;
 mod scatter;
 mod stress;
-mod taken_away;
 mod teardown;
 mod two_hosts;
 mod userfault;
@@ -95,7 +95,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         scatter::TESTS,
         pipeline::TESTS,
         receives::TESTS,
-        taken_away::TESTS,
+        invalidation::TESTS,
         userfault::TESTS,
         fork::TESTS,
         mappings::TESTS,
@@ -123,7 +123,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         waiting::ARRIVES,
         waiting::BOTH_ENDS,
         waiting::MATRIX,
-        handed_over::TESTS,
+        fd_sharing::TESTS,
         by_attributes::TESTS,
         stress::TESTS,
     ]

@@ -186,7 +186,7 @@ fn long_message(env: &Env, mode: Mode) -> Result<()> {
 }
 
 /// One of many requests gathers from memory that is not there, in the middle of its list: those before
-/// it are done, it says why, those behind are flushed, and nothing behind the hole is sent.
+/// it are done, it says why, those after it are flushed, and nothing past the hole is sent.
 fn hole(env: &Env, mode: Mode) -> Result<()> {
     const BAD: usize = COUNT / 2;
     let (link, near, far) = scene(env, mode)?;
@@ -212,7 +212,7 @@ fn hole(env: &Env, mode: Mode) -> Result<()> {
     failed.expect(&[Status::LOC_PROT_ERR])?;
     for i in BAD + 1..COUNT {
         let completion = link.first.completions().wait(env.patience)?;
-        let context = || format!("number {i}, behind the one that failed");
+        let context = || format!("number {i}, after the one that failed");
         completion
             .expect(&[Status::WR_FLUSH_ERR])
             .with_context(context)?;

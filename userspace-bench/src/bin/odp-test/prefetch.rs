@@ -108,7 +108,7 @@ fn fetch(env: &Env, mode: Mode, advice: Advise) -> Result<()> {
     Ok(())
 }
 
-/// Without faults, what is not mapped is passed over: before, between and behind pages that are. With
+/// Without faults, what is not mapped is passed over: before, between and after pages that are. With
 /// faults it is an error.
 fn holes(env: &Env, mode: Mode) -> Result<()> {
     let far = env.buffer(mode, SIZE)?;
@@ -202,7 +202,7 @@ fn refused(env: &Env) -> Result<()> {
             read_only.sge(0, 8),
         ),
         (
-            "addresses with nothing behind",
+            "addresses with nothing mapped",
             Advise::Prefetch,
             PREFETCH_FLUSH,
             hole.sge(0, 8),

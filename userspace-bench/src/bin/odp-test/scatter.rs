@@ -125,7 +125,7 @@ fn scatter_recv(env: &Env, mode: Mode) -> Result<()> {
     })
 }
 
-/// One piece of several has nothing behind it.
+/// One piece of several has no memory.
 fn gather_hole(env: &Env, mode: Mode) -> Result<()> {
     let (near, far) = (env.buffer(mode, SIZE)?, env.buffer(mode, SIZE)?);
     let link = env.rc()?;

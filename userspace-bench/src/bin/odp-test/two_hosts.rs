@@ -34,7 +34,7 @@ const TESTS: &[Test] = &[
     ("write", write),
     ("read", read),
     ("atomics", atomics),
-    ("taken-away", taken_away),
+    ("invalidation", invalidation),
 ];
 
 /// Which of the two hosts this is.
@@ -176,7 +176,7 @@ fn messages(scene: &mut Scene<'_>) -> Result<()> {
     Ok(scene.peer.meet("all received")?)
 }
 
-/// Where a piece of data goes: pieces of many lengths, at odd addresses, with a gap behind each.
+/// Where a piece of data goes: pieces of many lengths, at odd addresses, with a gap after each.
 const PIECES: usize = 64;
 const SLOT: usize = 8 * PAGE;
 
@@ -322,7 +322,7 @@ fn atomics(scene: &mut Scene<'_>) -> Result<()> {
 
 /// Each writes to a file that the other one has mapped, whose pages the other one takes away from its process,
 /// and with it from its NIC, all the time: the file keeps what was written.
-fn taken_away(scene: &mut Scene<'_>) -> Result<()> {
+fn invalidation(scene: &mut Scene<'_>) -> Result<()> {
     const LEN: usize = PIECES * SLOT;
     let link = scene.link()?;
     let source = scene.env.buffer(scene.mode, LEN)?;

@@ -69,7 +69,7 @@ fn served(env: &Env, mode: Mode) -> Result<()> {
     check(&far, GIVEN, WRITTEN)
 }
 
-/// Where a message is received: it is not lost, nor are those behind it, and they keep their order.
+/// Where a message is received: it is not lost, nor are those after it, and they keep their order.
 fn received(env: &Env, mode: Mode) -> Result<()> {
     let (near, far) = (env.buffer(mode, 3 * PAGE)?, env.buffer(mode, 4 * PAGE)?);
     let handler = Handler::new(&far.memory, SERVED)?;

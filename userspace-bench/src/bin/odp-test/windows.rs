@@ -354,9 +354,9 @@ fn bind_refused(env: &Env, mode: Mode) -> Result<()> {
     ];
     if mode != Mode::Implicit {
         bad.push(("a byte too many", part(&far, 1, SIZE, REMOTE)));
-        bad.push(("what is behind", part(&far, SIZE, 1, REMOTE)));
+        bad.push(("what follows", part(&far, SIZE, 1, REMOTE)));
         bad.push((
-            "what is behind, from 0",
+            "what follows, from 0",
             part(&far, SIZE, 1, REMOTE | Access::ZERO_BASED),
         ));
     }

@@ -93,7 +93,7 @@ pub struct Case {
     scene: Scene,
     messages: usize,
     mode: Mode,
-    /// The pages that it waits for, the one before them, and the one behind.
+    /// The pages that it waits for, the one before them, and the one after.
     pub pages: Range<usize>,
     /// What becomes of it.
     pub fate: Fate,

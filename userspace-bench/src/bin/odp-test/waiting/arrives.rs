@@ -71,7 +71,7 @@ pub const TESTS: &[Test] = &[
 
 /// How late the page is.
 const DELAY: Duration = Duration::from_millis(300);
-/// Only the first of these waits for its page; the others are behind it.
+/// Only the first of these waits for its page; the others follow.
 const MESSAGES: usize = 3;
 
 /// A scene whose pages are given up before anything of it is taken down.

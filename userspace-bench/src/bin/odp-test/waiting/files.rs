@@ -44,7 +44,7 @@ pub const TESTS: &[Test] = &[
     Test::on_demand("waiting.fuse-in-namespace", fuse_in_namespace),
 ];
 
-/// What the parts of these tests begin with; behind the part is the mode.
+/// What the parts of these tests begin with; the mode follows the part.
 pub const ROLES: &str = "files.";
 const NAMESPACE: &str = "namespace";
 const RESERVED: &str = "reserved";

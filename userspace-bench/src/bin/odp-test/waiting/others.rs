@@ -38,7 +38,7 @@ pub const ANOTHER: u32 = 65_002;
 
 /// The part of a process that has nothing to wait for.
 const BESIDE: &str = "beside";
-/// The part of one whose completion queue overflows; behind it, the mode.
+/// The part of one whose completion queue overflows; the mode follows.
 const OVERFLOWS: &str = "overflows.";
 
 /// Plays one of these parts.

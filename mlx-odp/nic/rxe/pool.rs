@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counted references to rxe's objects.
+//! rxe's pools, and references to the objects in them.
 //!
-//! rxe keeps its objects in pools and finds them by index. Destroying one takes it out of its pool and
-//! waits until nobody has a reference any more.
+//! rxe keeps its objects in pools, finds them by index and counts references to them. Destroying an object removes
+//! it from its pool and waits until the last reference is dropped.
 
 use core::ptr::NonNull;
 
 use crate::rxe;
 
-/// What rxe keeps in a pool.
+/// An object that rxe keeps in a pool.
 ///
 /// # Safety
 ///
-/// [`Object::elem`] is a field of the object, by which its pool and the references know it.
-pub(crate) unsafe trait Object {
-    /// The object's element of its pool.
+/// [`Pooled::elem`] is the object's field by which its pool and its references know it.
+pub(crate) unsafe trait Pooled {
+    /// The pool element of the object.
     ///
     /// # Safety
     ///
-    /// `this` points to an object; it is not read.
+    /// `this` points to an object, which is not read.
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem;
 }
 
 // SAFETY: It is a field.
-unsafe impl Object for rxe::rxe_mw {
+unsafe impl Pooled for rxe::rxe_mw {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -32,7 +32,7 @@ unsafe impl Object for rxe::rxe_mw {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_mr {
+unsafe impl Pooled for rxe::rxe_mr {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -40,7 +40,7 @@ unsafe impl Object for rxe::rxe_mr {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_qp {
+unsafe impl Pooled for rxe::rxe_qp {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -48,22 +48,22 @@ unsafe impl Object for rxe::rxe_qp {
 }
 
 // SAFETY: As above.
-unsafe impl Object for rxe::rxe_pd {
+unsafe impl Pooled for rxe::rxe_pd {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
     }
 }
 
-/// A counted reference, given back when dropped, which may be in atomic context.
+/// A reference to an object. Dropping it puts the reference, and may be done in atomic context.
 ///
 /// # Invariants
 ///
 /// The object is valid, and one of its references is ours.
-pub(crate) struct Ref<T: Object>(NonNull<T>);
+pub(crate) struct Ref<T: Pooled>(NonNull<T>);
 
-impl<T: Object> Ref<T> {
-    /// The object at `index` of `pool`.
+impl<T: Pooled> Ref<T> {
+    /// A reference to the object at `index` of `pool`.
     ///
     /// # Safety
     ///
@@ -84,8 +84,7 @@ impl<T: Object> Ref<T> {
         let object = NonNull::new(object)?;
         // SAFETY: By the contract.
         let got = unsafe { rxe::__rxe_get(T::elem(object.as_ptr())) } != 0;
-        // Made only then: whatever is made gives a reference back.
-        // INVARIANT: A reference for us.
+        // INVARIANT: Made only if there is a reference for us, as dropping it puts one.
         got.then(|| Self(object))
     }
 
@@ -93,13 +92,13 @@ impl<T: Object> Ref<T> {
     ///
     /// # Safety
     ///
-    /// `object` is null or comes with a reference that its owner gives up.
+    /// `object` is null, or comes with a reference that its owner gives up.
     pub(crate) unsafe fn from_raw(object: *mut T) -> Option<Self> {
         // INVARIANT: By the contract.
         NonNull::new(object).map(Self)
     }
 
-    /// Gives the reference to someone else.
+    /// Gives the reference up to the caller.
     pub(crate) fn into_raw(self) -> *mut T {
         let object = self.0.as_ptr();
         core::mem::forget(self);
@@ -111,24 +110,24 @@ impl<T: Object> Ref<T> {
         self.0.as_ptr()
     }
 
-    /// Whether nobody has begun to destroy it.
-    pub(crate) fn registered(&self) -> bool {
+    /// Whether it is still in its pool: nobody has begun to destroy it.
+    pub(crate) fn in_pool(&self) -> bool {
         // SAFETY: The object is valid.
-        unsafe { registered(self.as_ptr()) }
+        unsafe { in_pool(self.as_ptr()) }
     }
 }
 
-/// Whether nobody has begun to destroy `object`.
+/// Whether `object` is still in its pool: nobody has begun to destroy it.
 ///
 /// # Safety
 ///
 /// `object` is valid and referenced.
-pub(crate) unsafe fn registered<T: Object>(object: *mut T) -> bool {
+pub(crate) unsafe fn in_pool<T: Pooled>(object: *mut T) -> bool {
     // SAFETY: By the contract.
-    unsafe { rxe::rxe_shim_registered(T::elem(object)) }
+    unsafe { rxe::rxe_shim_in_pool(T::elem(object)) }
 }
 
-impl<T: Object> Drop for Ref<T> {
+impl<T: Pooled> Drop for Ref<T> {
     fn drop(&mut self) {
         // SAFETY: The reference is ours to give back.
         unsafe { rxe::__rxe_put(T::elem(self.as_ptr())) };

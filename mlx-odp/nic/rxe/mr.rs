@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a region hangs on rxe's `struct rxe_mr`: as its `umem`.
+//! The region of a `struct rxe_mr`, which is attached as its `umem`.
 //!
-//! rxe and the RDMA core look at a few fields of `struct ib_umem` (is it ODP, may it be written), so
-//! ours begins with a real one; the rest is the region. It is not a `struct ib_umem_odp`: the core's
-//! functions on those, and those on an ODP umem's pages, are never called for it, as only a driver
-//! would, and here that is us. rxe gives it back through `ib_umem_release`,
-//! which for `rxe_mr.c` a compiler flag renames to [`mlx_odp_rxe_umem_release`].
+//! rxe and the RDMA core read a few fields of `struct ib_umem` (is it ODP, is it writable), so [`OdpUmem`] begins
+//! with a real one; the region follows. It is not a `struct ib_umem_odp`: only a driver calls the core's functions
+//! on those and on the pages of an ODP umem, and this driver does not. rxe releases it through
+//! `ib_umem_release`, which a compiler flag renames to [`mlx_odp_rxe_umem_release`] in `rxe_mr.c`.
 
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -22,15 +21,14 @@ use crate::rxe;
 ///
 /// # Invariants
 ///
-/// `umem.is_odp` is set, in every `OdpUmem` and, of the `umem`s that an `rxe_mr` of ours can have,
-/// in no other.
+/// `umem.is_odp` is set in every `OdpUmem`, and in no other `umem` that an `rxe_mr` can have here.
 #[repr(C)]
 struct OdpUmem {
     umem: rxe::ib_umem,
     region: Registered,
 }
 
-/// Makes `region` the memory of `mr`.
+/// Attaches `region` to `mr` as its memory.
 ///
 /// # Errors
 ///
@@ -38,7 +36,7 @@ struct OdpUmem {
 ///
 /// # Safety
 ///
-/// `mr` is being made: valid, without a `umem`, and used by nobody else.
+/// `mr` is valid and new: without a `umem`, and not used by anyone else.
 pub(crate) unsafe fn attach(
     mr: *mut rxe::rxe_mr,
     device: *mut rxe::ib_device,
@@ -49,7 +47,7 @@ pub(crate) unsafe fn attach(
 ) -> Result {
     let mut umem = rxe::ib_umem {
         ibdev: device,
-        // Told apart from others, and nothing else: no reference is held.
+        // Compared only: no reference is held.
         owning_mm: mm.as_raw().cast(),
         ..Default::default()
     };
@@ -64,7 +62,7 @@ pub(crate) unsafe fn attach(
     Ok(())
 }
 
-/// The region of `mr`, if it is an ODP region.
+/// The region of `mr`; `None` if its memory is pinned.
 ///
 /// # Safety
 ///
@@ -80,11 +78,11 @@ pub(crate) unsafe fn region_of<'a>(mr: *const rxe::rxe_mr) -> Option<&'a Region>
     Some(unsafe { umem.cast::<OdpUmem>().as_ref() }.region.deref())
 }
 
-/// Takes the place of `ib_umem_release` when rxe lets go of an MR's memory, ODP or not.
+/// Replaces `ib_umem_release` where rxe releases the memory of an MR, ODP or not.
 ///
 /// # Safety
 ///
-/// `umem` is null or the `umem` of an MR that nobody uses any more.
+/// `umem` is null, or that of an MR that is not used any more.
 #[no_mangle]
 unsafe extern "C" fn mlx_odp_rxe_umem_release(umem: *mut rxe::ib_umem) {
     let Some(ours) = NonNull::new(umem) else {
@@ -99,30 +97,4 @@ unsafe extern "C" fn mlx_odp_rxe_umem_release(umem: *mut rxe::ib_umem) {
         // SAFETY: An ordinary `umem`, which is the RDMA core's to release.
         unsafe { rxe::ib_umem_release(umem) };
     }
-}
-
-/// `0` or the negative errno, as C wants it.
-pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
-    match result {
-        Ok(()) => 0,
-        Err(error) => error.to_errno(),
-    }
-}
-
-/// `EOPNOTSUPP`, which the kernel crate has no name for.
-pub(crate) fn not_supported() -> Error {
-    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as kernel::ffi::c_int))
-}
-
-/// The address space of the current process.
-///
-/// # Errors
-///
-/// `EINVAL` in a kernel thread, which has none.
-pub(crate) fn with_current_mm<T>(
-    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
-) -> Result<T> {
-    let task = kernel::current!();
-    let mm = task.mm().ok_or(EINVAL)?;
-    with(mm)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that is taken away, protected, thrown away or moved while the NIC has it mapped.
+//! Invalidation: memory is unmapped, protected, discarded or moved while the NIC has it mapped.
 
 use anyhow::{Context as _, Result};
 use odp_verbs::{
@@ -163,7 +163,7 @@ fn munmap_middle(env: &Env, mode: Mode) -> Result<()> {
         .context("READ")?;
     far.check(old, 0, 100).context("before the data")?;
     far.check(old, 5 * PAGE, 3 * PAGE)
-        .context("behind the hole")?;
+        .context("after the hole")?;
     Ok(())
 }
 

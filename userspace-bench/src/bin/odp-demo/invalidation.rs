@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Checks of what happens when memory changes under a NIC that has it mapped.
+//! Checks of invalidation: memory changes while the NIC has it mapped.
 //!
-//! They work on packets at the start of a page, so that they find out about this alone.
+//! Packets begin at the start of a page, so that nothing else is tested.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! An open device that two processes share: a region is the memory of the one that registered it.
+//! A device's file that two processes share: a region is memory of the process that registered it.
 
 use std::{
     io::{Read, Write},
@@ -20,7 +20,7 @@ use odp_verbs::{
 use crate::harness::{Test, REMOTE_REFUSED};
 
 /// The tests of this file.
-pub const TESTS: &[Test] = &[Test::on_demand("registered-by-a-child", by_a_child)];
+pub const TESTS: &[Test] = &[Test::on_demand("fd-sharing", by_a_child)];
 
 const SIZE: usize = 8 * PAGE;
 

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Results as errnos, for C.
+
+use kernel::prelude::*;
+
+/// 0 or the negative errno.
+pub(crate) fn errno(result: Result) -> kernel::ffi::c_int {
+    match result {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// `EOPNOTSUPP`, for which the kernel crate has no name.
+pub(crate) fn not_supported() -> Error {
+    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as kernel::ffi::c_int))
+}
