@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
 # The emulated ConnectX on Debian's drivers.
 #
 #   mlx5 load           load mlx5_ib and wait until the port is active

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # Downloads Debian's newer QEMU, from backports, and unpacks it: the chroot's own stays what it is.
 #
 #   fetch-qemu.sh          (in the chroot)
