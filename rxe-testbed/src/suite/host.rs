@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::report::Report;
-use super::{licences, Job, Record, Status};
+use super::{book, licences, Job, Record, Status};
 use crate::build::World;
 use crate::modules;
 use crate::process;
@@ -43,6 +43,9 @@ const LINTS: &[Lint] = &[
     ("lint/kernel-clippy", kernel_clippy),
     ("lint/licences", |job| {
         texts(licences::check(&job.world.repository)?)
+    }),
+    ("lint/book", |job| {
+        texts(book::check(&job.world.repository)?)
     }),
 ];
 
