@@ -2,7 +2,7 @@
 
 //! Page faults that somebody has to be waited for, from when the NIC has parked the request until it goes on.
 //!
-//! [`Ticket::raise`] queues the fault; a worker ([`crate::job`]) resolves it ([`crate::resolve`]) and resumes
+//! `Ticket::raise` queues the fault; a worker (`job.rs`) resolves it ([`crate::resolve`]) and resumes
 //! the NIC through [`Resume`]. What the worker has is the address space, the credentials of who registered it, and
 //! its own state; nothing of the NIC's and no region.
 //!
