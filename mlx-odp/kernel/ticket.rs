@@ -2,7 +2,7 @@
 
 //! Page faults that have to sleep, from parking the request to resuming it.
 //!
-//! [`Ticket::raise`] queues the fault; a worker ([`crate::job`]) resolves it ([`crate::resolve`]) and resumes
+//! `Ticket::raise` queues the fault; a worker (`job.rs`) resolves it ([`crate::resolve`]) and resumes
 //! the request through [`Resume`]. The worker holds the address space, the credentials of the region's owner, and
 //! its own state; nothing of the NIC's and no region.
 //!

@@ -80,7 +80,7 @@ impl Nic {
 fn newer_qemu(world: &World) -> Result<PathBuf> {
     let key = Key::builder()
         .add("chroot", world.chroot.key().as_str())
-        .add("script", FETCH)
+        .add_script("script", FETCH)
         .finish();
     let cache = &world.cache;
     let ready = cache.artefact("qemu", &key);

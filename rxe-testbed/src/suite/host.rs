@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::report::Report;
-use super::{Job, Record, Status};
+use super::{book, licences, Job, Record, Status};
 use crate::build::World;
 use crate::modules;
 use crate::process;
@@ -41,6 +41,12 @@ const LINTS: &[Lint] = &[
     ("lint/userspace-clippy", userspace_clippy),
     ("lint/tests-clippy", tests_clippy),
     ("lint/kernel-clippy", kernel_clippy),
+    ("lint/licences", |job| {
+        texts(licences::check(&job.world.repository)?)
+    }),
+    ("lint/book", |job| {
+        texts(book::check(&job.world.repository)?)
+    }),
 ];
 
 /// Arguments for cargo in the chroot, and for every clippy.
@@ -273,6 +279,14 @@ fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
         Verdict::Good
     } else {
         Verdict::Bad(warnings.join("\n"))
+    })
+}
+
+/// What a check of texts complains of.
+fn texts(complaints: Vec<String>) -> Result<Verdict> {
+    Ok(match complaints.is_empty() {
+        true => Verdict::Good,
+        false => Verdict::Bad(complaints.join("\n")),
     })
 }
 

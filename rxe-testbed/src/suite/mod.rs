@@ -4,16 +4,18 @@
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
 //! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs
-//! what needs no VM, `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
+//! what needs no VM, also `licences` and `book`, which check texts; `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
 //! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel, `hca` the emulated ConnectX;
 //! `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
+mod book;
 mod clients;
 mod glance;
 mod guest;
 mod hca;
 mod host;
 mod lanes;
+mod licences;
 mod pairs;
 mod pyverbs;
 mod report;

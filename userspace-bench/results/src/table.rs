@@ -34,15 +34,23 @@ pub fn table(run: &Run, shown: bool) -> String {
 /// How much was measured, and how it ended.
 pub fn closing_line(run: &Run) -> String {
     let mut line = format!(
-        "{} metrics, {} cases skipped, {} failed",
-        run.metrics.len(),
-        run.skipped.len(),
+        "{}, {} skipped, {} failed",
+        counted(run.metrics.len(), "metric"),
+        counted(run.skipped.len(), "case"),
         run.failed.len()
     );
     if run.state == State::Unfinished {
         line.push_str("; the run was not finished");
     }
     line
+}
+
+/// A number with its noun, in the singular where that is due.
+fn counted(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
 }
 
 fn environment(run: &Run) -> String {
@@ -106,24 +114,24 @@ pub(crate) fn within(metric: &Metric) -> String {
 }
 
 fn counters(run: &Run, shown: bool) -> String {
-    let counted = run.counters.iter().map(|counted| {
+    let cases = run.counters.iter().map(|counted| {
         let grown: Vec<(&str, u64)> = counted.growth().collect();
         (counted.case.as_str(), grown)
     });
-    let counted: Vec<_> = counted.filter(|(_, grown)| !grown.is_empty()).collect();
-    if counted.is_empty() {
+    let cases: Vec<_> = cases.filter(|(_, grown)| !grown.is_empty()).collect();
+    if cases.is_empty() {
         return String::new();
     }
     if !shown {
         return format!(
-            "\nThe driver counted during {} cases: odp-bench report --counters\n",
-            counted.len()
+            "\nThe driver counted during {}: odp-bench report --counters\n",
+            counted(cases.len(), "case")
         );
     }
-    let names = counted.iter().flat_map(|(_, grown)| grown);
+    let names = cases.iter().flat_map(|(_, grown)| grown);
     let width = names.map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = "\nwhat the driver counted:\n".to_owned();
-    for (case, grown) in counted {
+    for (case, grown) in cases {
         let _ = writeln!(text, "{case}");
         for (name, by) in grown {
             let _ = writeln!(text, "  {name:<width$}  {by:>12}");
@@ -147,7 +155,7 @@ mod tests {
             after: BTreeMap::from([("faults".into(), 12), ("pages_mapped".into(), 0)]),
         });
         let folded = table(&run, false);
-        assert!(folded.contains("during 1 cases") && !folded.contains("faults"));
+        assert!(folded.contains("during 1 case:") && !folded.contains("faults"));
         let shown = table(&run, true);
         assert!(
             shown.contains("fault/x\n  faults            12\n"),
@@ -176,6 +184,6 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.contains("skipped  fault/y: no swap"));
-        assert!(text.ends_with("1 metrics, 1 cases skipped, 0 failed; the run was not finished\n"));
+        assert!(text.ends_with("1 metric, 1 case skipped, 0 failed; the run was not finished\n"));
     }
 }
