@@ -10,9 +10,13 @@
 mod bus;
 pub mod clock;
 mod command;
+mod completion;
 mod cq;
+mod data;
 mod device;
+mod engine;
 mod eq;
+mod fabric;
 mod flush;
 pub mod front;
 pub mod layout;
@@ -22,13 +26,15 @@ mod pci;
 mod port;
 mod profile;
 mod qp;
+mod requester;
+mod responder;
 mod ring;
 mod segment;
 mod srq;
 mod table;
 pub mod trace;
-#[cfg_attr(not(test), expect(dead_code, reason = "no request is executed yet"))]
 mod translate;
+mod wqe;
 
 pub use device::{Device, Event, Options, Registers};
 pub use profile::{Profile, PROFILES};

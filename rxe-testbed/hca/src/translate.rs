@@ -13,7 +13,6 @@ pub(crate) enum Access {
     LocalWrite,
     RemoteRead,
     RemoteWrite,
-    Atomic,
 }
 
 /// Who accesses, and how.
@@ -86,11 +85,11 @@ const READABLE: u64 = 1;
 const WRITABLE: u64 = 2;
 
 /// Checks all that can be said without a look at the table: there may be such an access to the whole of `span`.
-pub(crate) fn check<'a>(
-    keys: &'a Table<MemoryKey>,
+pub(crate) fn check(
+    keys: &Table<MemoryKey>,
     user: Use,
     span: Span,
-) -> Result<&'a MemoryKey, KeyError> {
+) -> Result<&MemoryKey, KeyError> {
     let key = keys.get(span.key >> 8).map_err(|_| KeyError::NoKey)?;
     let context = key.context();
     if mkc::MKEY_7_0.get32(context) != span.key & 0xff {
@@ -108,7 +107,6 @@ pub(crate) fn check<'a>(
         Access::LocalWrite => mkc::LW,
         Access::RemoteRead => mkc::RR,
         Access::RemoteWrite => mkc::RW,
-        Access::Atomic => mkc::A,
     };
     if !right.is_set(context) {
         return Err(KeyError::Rights);
@@ -189,7 +187,7 @@ fn pages(
 fn usable(key: &MemoryKey, access: Access, entry: u64) -> Result<u64, KeyError> {
     let needed = match access {
         Access::LocalRead | Access::RemoteRead => READABLE,
-        Access::LocalWrite | Access::RemoteWrite | Access::Atomic => WRITABLE,
+        Access::LocalWrite | Access::RemoteWrite => WRITABLE,
     };
     match key.has_page_rights() && entry & needed == 0 {
         true => Err(KeyError::Absent),
@@ -222,7 +220,7 @@ mod tests {
     /// A key of that kind over `length` bytes from `start` on, which allows everything.
     fn context(kind: u32, start: u64, length: u64, log_page: u32) -> Vec<u8> {
         let mut context = vec![0; mkc::BYTES];
-        for right in [mkc::LR, mkc::LW, mkc::RR, mkc::RW, mkc::A] {
+        for right in [mkc::LR, mkc::LW, mkc::RR, mkc::RW] {
             right.set(&mut context, 1_u64);
         }
         mkc::ACCESS_MODE_1_0.set(&mut context, kind);
@@ -319,7 +317,6 @@ mod tests {
             (Access::LocalWrite, mkc::LW),
             (Access::RemoteRead, mkc::RR),
             (Access::RemoteWrite, mkc::RW),
-            (Access::Atomic, mkc::A),
         ];
         for (access, _) in rights {
             for (_, missing) in rights {
@@ -349,7 +346,7 @@ mod tests {
             walk(&keys, user, span(key, page * 0x1000, 1)).is_ok()
         };
         assert!(walked(Access::RemoteRead, 0) && !walked(Access::RemoteWrite, 0));
-        assert!(!walked(Access::LocalRead, 1) && walked(Access::Atomic, 1));
+        assert!(!walked(Access::LocalRead, 1) && walked(Access::RemoteWrite, 1));
         assert!(!walked(Access::LocalRead, 2) && !walked(Access::LocalWrite, 2));
     }
 
