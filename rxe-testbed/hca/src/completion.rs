@@ -21,6 +21,7 @@ pub(crate) enum Syndrome {
     LocalOperation = 0x02,
     LocalProtection = 0x04,
     Flushed = 0x05,
+    KeyUpdate = 0x06,
     BadResponse = 0x10,
     RemoteInvalid = 0x12,
     RemoteAccess = 0x13,

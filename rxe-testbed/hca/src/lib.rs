@@ -34,6 +34,7 @@ mod srq;
 mod table;
 pub mod trace;
 mod translate;
+mod umr;
 mod wqe;
 
 pub use device::{Device, Event, Options, Registers};

@@ -61,6 +61,19 @@ impl MemoryKey {
         &self.context
     }
 
+    pub(crate) fn context_mut(&mut self) -> &mut [u8] {
+        &mut self.context
+    }
+
+    /// Changes its translation from a byte on.
+    pub(crate) fn set_translation(&mut self, first: usize, entries: &[u8]) {
+        let end = first + entries.len();
+        if self.translation.len() < end {
+            self.translation.resize(end, 0);
+        }
+        self.translation[first..end].copy_from_slice(entries);
+    }
+
     /// The beginning of its translation; behind it is nothing.
     pub(crate) fn translation(&self) -> &[u8] {
         &self.translation

@@ -146,6 +146,12 @@ impl Device {
         match judge(pair, &next) {
             Err(syndrome) => pair.requester.add(next, 0, Some(syndrome)),
             Ok(Operation::Nothing) => pair.requester.add(next, 0, None),
+            Ok(Operation::Update) => {
+                let failed = self.update_key(number, &next).err();
+                if let Ok(pair) = self.queue_pairs.get_mut(number) {
+                    pair.requester.add(next, 0, failed);
+                }
+            }
             Ok(_) => pair.requester.add(next, packets, None),
         }
         self.settle(number);
@@ -425,10 +431,16 @@ fn judge(pair: &QueuePair, request: &Request) -> Result<Operation, Syndrome> {
     let operation = request.operation.map_err(|error| match error {
         Malformed::Operation | Malformed::Length => Syndrome::LocalOperation,
     })?;
-    if pair.service() != Service::Reliable && operation != Operation::Nothing {
+    let own = match operation {
+        Operation::Nothing => true,
+        Operation::Update => matches!(pair.service(), Service::Reliable | Service::KeyUpdates),
+        _ => pair.service() == Service::Reliable,
+    };
+    if !own {
         return Err(Syndrome::LocalOperation);
     }
-    match request.length() > pair.longest_message() {
+    let long = operation != Operation::Update && request.length() > pair.longest_message();
+    match long {
         true => Err(Syndrome::LocalLength),
         false => Ok(operation),
     }
@@ -473,7 +485,7 @@ fn packet(
             let remote = part.begins().then_some(remote);
             (Kind::Write(remote), part, (length - skip).min(mtu))
         }
-        Ok(Operation::Send | Operation::Nothing) | Err(_) => {
+        Ok(Operation::Send | Operation::Nothing | Operation::Update) | Err(_) => {
             (Kind::Send, part, (length - skip).min(mtu))
         }
     };

@@ -14,6 +14,7 @@ pub(crate) const WRITE_IMMEDIATE: u8 = 0x09;
 pub(crate) const SEND: u8 = 0x0a;
 pub(crate) const SEND_IMMEDIATE: u8 = 0x0b;
 pub(crate) const READ: u8 = 0x10;
+pub(crate) const UPDATE: u8 = 0x25;
 
 /// In the first segment: there is to be a completion; it is a solicited one at the other end; what was begun before
 /// has to be finished.
@@ -52,9 +53,34 @@ impl Segment {
 pub(crate) enum Operation {
     Nothing,
     Send,
-    Write { address: u64, key: u32 },
-    Read { address: u64, key: u32 },
+    Write {
+        address: u64,
+        key: u32,
+    },
+    Read {
+        address: u64,
+        key: u32,
+    },
+    /// A memory key is changed.
+    Update,
 }
+
+/// A change of a memory key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) key: u32,
+    pub(crate) flags: u8,
+    /// How much of the translation comes, and behind how much of it.
+    pub(crate) octwords: u16,
+    pub(crate) offset: u64,
+    /// Which parts of the context.
+    pub(crate) mask: u64,
+    pub(crate) context: [u8; PIECE],
+}
+
+/// Bytes of what says how a key is changed, before the context; the translation is in the request itself.
+const UPDATE_CONTROL: usize = 48;
+const UPDATE_INLINE: u8 = 1 << 7;
 
 /// Why a request is not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +104,7 @@ pub(crate) struct Request {
     pub(crate) fenced: bool,
     pub(crate) immediate: Option<[u8; 4]>,
     pub(crate) data: Vec<Segment>,
+    pub(crate) update: Option<Update>,
     /// What it asks for, if that is known and complete.
     pub(crate) operation: Result<Operation, Malformed>,
 }
@@ -103,6 +130,7 @@ impl Request {
             fenced: flags & FENCE != 0,
             immediate: None,
             data: Vec::new(),
+            update: None,
             operation: Err(Malformed::Length),
         };
         if matches!(request.opcode, WRITE_IMMEDIATE | SEND_IMMEDIATE) {
@@ -110,9 +138,41 @@ impl Request {
         }
         let known = bytes.get(..units * SEGMENT).unwrap_or_default();
         if let Some(rest) = known.get(SEGMENT..) {
-            request.operation = request.read_rest(control[0], rest);
+            request.operation = match (control[3], control[0]) {
+                (UPDATE, 0) => request.read_update(&control, rest),
+                (_, modifier) => request.read_rest(modifier, rest),
+            };
         }
         request
+    }
+
+    fn read_update(
+        &mut self,
+        control: &[u8; SEGMENT],
+        rest: &[u8],
+    ) -> Result<Operation, Malformed> {
+        let how: [u8; UPDATE_CONTROL] = first(rest).ok_or(Malformed::Length)?;
+        let context = first(&rest[UPDATE_CONTROL..]).ok_or(Malformed::Length)?;
+        let data = &rest[UPDATE_CONTROL + PIECE..];
+        let half = |at: usize| u16::from_be_bytes([how[at], how[at + 1]]);
+        let octwords = half(4);
+        self.data = match how[0] & UPDATE_INLINE {
+            0 => segments(data)?,
+            _ => {
+                let length = usize::from(octwords) * SEGMENT;
+                let data = data.get(..length).ok_or(Malformed::Length)?;
+                vec![Segment::Inline(data.to_vec())]
+            }
+        };
+        self.update = Some(Update {
+            key: first(&control[12..]).map_or(0, u32::from_be_bytes),
+            flags: how[0],
+            octwords,
+            offset: (u64::from(half(16)) << 32) | (u64::from(half(18)) << 16) | u64::from(half(6)),
+            mask: first(&how[8..]).map_or(0, u64::from_be_bytes),
+            context,
+        });
+        Ok(Operation::Update)
     }
 
     fn read_rest(&mut self, modifier: u8, rest: &[u8]) -> Result<Operation, Malformed> {

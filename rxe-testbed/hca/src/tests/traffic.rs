@@ -33,6 +33,7 @@ struct End {
 struct Scene {
     driver: Driver,
     events: Ring,
+    domain: u32,
     page: u32,
     ends: [End; 2],
     key: u32,
@@ -84,6 +85,7 @@ impl Scene {
         let scene = Self {
             driver,
             events,
+            domain,
             page,
             ends,
             key,
@@ -565,4 +567,103 @@ impl Scene {
         }
         self.connected(&SHORT)
     }
+}
+
+/// A key that requests change, of `octwords` of translation.
+fn free_key(scene: &mut Scene, octwords: u64) -> Result<u32> {
+    let mut input = vec![0; create_mkey_in::BYTES];
+    let context = create_mkey_in::MEMORY_KEY_MKEY_ENTRY.of_mut(&mut input);
+    mkc::FREE.set(context, 1_u64);
+    mkc::UMR_EN.set(context, 1_u64);
+    mkc::ACCESS_MODE_1_0.set(context, 1_u64);
+    mkc::QPN.set(context, 0xff_ffff_u64);
+    mkc::TRANSLATIONS_OCTWORD_SIZE.set(context, octwords);
+    mkc::LOG_PAGE_SIZE.set(context, 12_u64);
+    scene
+        .driver
+        .number(0x200, &input, create_mkey_out::MKEY_INDEX)
+}
+
+/// A request that gives a key two pages of the second side's memory, the later one first. Its domain is that of the
+/// key for all memory.
+fn give_meaning(scene: &Scene, flags: u8, offset: u8, inline: bool) -> Result<Vec<Vec<u8>>> {
+    let mut control = vec![0; 48];
+    control[0] = flags | (1 << 4) | (u8::from(inline) << 7);
+    control[5] = 1;
+    control[7] = offset;
+    let mask: u64 = 1 | (1 << 6) | (1 << 7) | (1 << 13) | (0x1f << 17) | (1 << 29);
+    control[8..16].copy_from_slice(&mask.to_be_bytes());
+    let mut context = vec![0; mkc::BYTES];
+    for right in [mkc::LR, mkc::LW, mkc::RR, mkc::RW] {
+        right.set(&mut context, 1_u64);
+    }
+    mkc::PD.set(&mut context, scene.domain);
+    mkc::MKEY_7_0.set(&mut context, 0x77_u64);
+    mkc::START_ADDR.set(&mut context, 0x7000_0000_u64);
+    mkc::LEN.set(&mut context, 0x2000_u64);
+    let pages = [scene.memory[1] + 0x1000, scene.memory[1]];
+    let entries: Vec<u8> = pages.iter().flat_map(|page| page.to_be_bytes()).collect();
+    let entries = match inline {
+        true => entries,
+        false => {
+            scene.driver.write(scene.memory[0] + 0x7f00, &entries)?;
+            scene.at(0, 0x7f00, 16)
+        }
+    };
+    Ok(vec![control, context, entries])
+}
+
+/// Posts a change of a key; gives how it ended.
+fn change_key(scene: &mut Scene, key: u32, segments: &[Vec<u8>]) -> Result<(u8, u8)> {
+    let end = &scene.ends[0];
+    let place = end.buffer + SENDS + u64::from(end.sends % 16) * 64 + 12;
+    scene.queue(0, wqe::UPDATE, SIGNALLED, segments)?;
+    scene.driver.write(place, &(key << 8).to_be_bytes())?;
+    scene.ring(0);
+    let entry = scene.wait(0)?;
+    Ok((entry[63] >> 4, entry[0x37]))
+}
+
+#[test]
+fn a_request_gives_a_key_its_meaning() -> Result<()> {
+    for inline in [true, false] {
+        let mut scene = Scene::new()?;
+        let sent = scene.fill(0, 8)?;
+        let mut expected = scene.fill(1, 9)?;
+        let key = free_key(&mut scene, 4)?;
+        let list = give_meaning(&scene, 1 << 5, 0, inline)?;
+        assert_eq!(change_key(&mut scene, key, &list)?, (0, 0));
+        let mut remote = 0x7000_0ff0_u64.to_be_bytes().to_vec();
+        remote.extend(((key << 8) | 0x77).to_be_bytes());
+        remote.extend([0; 4]);
+        let list = [remote, scene.at(0, 0x31, 0x20)];
+        scene.send(0, wqe::WRITE, SIGNALLED, &list)?;
+        assert_eq!(kind(&scene.wait(0)?), (0, wqe::WRITE));
+        expected[0x1ff0..0x2000].copy_from_slice(&sent[0x31..0x41]);
+        expected[..0x10].copy_from_slice(&sent[0x41..0x51]);
+        assert_eq!(scene.content(1)?, expected);
+        assert_eq!(scene.driver.violations(), []);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_request_changes_no_key_that_it_must_not() -> Result<()> {
+    // A free key that must not be; beyond the end; a field that is not known; a key that no request changes.
+    for case in 0..4 {
+        let mut scene = Scene::new()?;
+        let mut key = free_key(&mut scene, 4)?;
+        let flags = if case == 0 { 1 << 6 } else { 1 << 5 };
+        let offset = if case == 1 { 4 } else { 0 };
+        let mut list = give_meaning(&scene, flags, offset, true)?;
+        match case {
+            2 => list[0][8] = 0x80,
+            3 => key = scene.key >> 8,
+            _ => {}
+        }
+        assert_eq!(change_key(&mut scene, key, &list)?, (13, 6), "{case}");
+        let all = scene.driver.violations();
+        assert_eq!(all[0].rule, crate::trace::Rule::Keys);
+    }
+    Ok(())
 }
