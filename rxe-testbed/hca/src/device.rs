@@ -5,7 +5,7 @@
 //! one after the other, and owns everything else. Nothing in either depends on threads or on the host's time: the
 //! same events with the same memory and the same clock have the same outcome.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -15,10 +15,11 @@ use crate::clock::Clock;
 use crate::command::Pages;
 use crate::cq::CompletionQueue;
 use crate::eq::EventQueue;
+use crate::fabric::{Fabric, Loopback};
 use crate::memory::GuestMemory;
 use crate::mkey::MemoryKey;
 use crate::pci::BAR0;
-use crate::port::Port;
+use crate::port::{Port, LID};
 use crate::profile::{
     Capabilities, Profile, EVENT_QUEUES, LOG_MAX_CQ, LOG_MAX_DOMAIN, LOG_MAX_MKEY, LOG_MAX_PD,
     LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_XRCD, NULL_MKEY,
@@ -136,6 +137,10 @@ pub struct Device {
     pub(crate) mkeys: Table<MemoryKey>,
     pub(crate) shared_queues: Table<SharedQueue>,
     pub(crate) queue_pairs: Table<QueuePair>,
+    pub(crate) fabric: Box<dyn Fabric>,
+    /// Queue pairs that may have something to do, and the one whose turn it is.
+    pub(crate) active: BTreeSet<u32>,
+    pub(crate) turn: u32,
     /// First halves of doorbells that come in two writes, by page and place.
     halves: HashMap<(u32, u64), u32>,
     /// Vectors that are to be raised, in order.
@@ -173,6 +178,9 @@ impl Device {
             mkeys: Table::new(0, 0),
             shared_queues: Table::new(0, 0),
             queue_pairs: Table::new(0, 0),
+            fabric: Box::new(Loopback::default()),
+            active: BTreeSet::new(),
+            turn: 0,
             halves: HashMap::new(),
             interrupts: Vec::new(),
         };
@@ -200,8 +208,9 @@ impl Device {
     /// Does what has to be done from time to time: gives the vectors to raise, or nothing if there is nothing to
     /// look after.
     pub fn tick(&mut self) -> Option<Vec<u16>> {
+        let waiting = self.pass_time();
         let watching = self.flush_all();
-        watching.then(|| std::mem::take(&mut self.interrupts))
+        (waiting || watching).then(|| std::mem::take(&mut self.interrupts))
     }
 
     /// How many objects there are that a driver has to destroy.
@@ -239,6 +248,8 @@ impl Device {
         self.shared_queues = Table::new(1, 1 << LOG_MAX_SRQ);
         // 0 and 1 are those of management.
         self.queue_pairs = Table::new(2, 1 << LOG_MAX_QP);
+        while self.fabric.receive(LID).is_some() {}
+        self.active.clear();
         self.halves.clear();
     }
 

@@ -60,6 +60,10 @@ pub(crate) enum Event {
     Completion = 0x00,
     /// A completion queue has overrun.
     CompletionQueueError = 0x04,
+    /// A queue pair ended: by its own fault, by a request that makes no sense, by one that is not allowed.
+    QueueError = 0x05,
+    RequestError = 0x10,
+    AccessError = 0x11,
     /// Commands are done.
     Command = 0x0a,
 }

@@ -3,55 +3,33 @@
 
 use serde_json::json;
 
-use crate::cq::COMPLETION;
+use crate::completion::{Completion, Outcome, Syndrome};
 use crate::device::Device;
 use crate::qp::{Queue, State};
-
-/// Kinds of completions.
-const SEND_ERROR: u8 = 13;
-const RECEIVE_ERROR: u8 = 14;
-
-/// Why: the queue pair was in the error state.
-const FLUSHED: u8 = 0x5;
-
-/// Places in a completion.
-const USER_INDEX: usize = 0x20;
-const SYNDROME: usize = 0x37;
-const PAIR: usize = 0x38;
-const COUNTER: usize = 0x3c;
-const KIND: usize = 0x3f;
 
 /// More requests than a queue holds are not flushed at once.
 const MOST: u32 = 1 << 16;
 
-/// A request that is flushed.
-struct Flushed {
-    pair: u32,
-    user_index: u32,
-    /// What it was to do, if it was to be sent.
-    opcode: u8,
-    counter: u16,
-    kind: u8,
-}
-
-impl Flushed {
-    fn completion(&self) -> [u8; COMPLETION] {
-        let mut bytes = [0; COMPLETION];
-        bytes[USER_INDEX..USER_INDEX + 4].copy_from_slice(&self.user_index.to_be_bytes());
-        bytes[SYNDROME] = FLUSHED;
-        let pair = (u32::from(self.opcode) << 24) | self.pair;
-        bytes[PAIR..PAIR + 4].copy_from_slice(&pair.to_be_bytes());
-        bytes[COUNTER..COUNTER + 2].copy_from_slice(&self.counter.to_be_bytes());
-        bytes[KIND] = self.kind << 4;
-        bytes
-    }
-}
-
 impl Device {
-    /// Flushes what the driver has posted to a queue pair in the error state; nothing if it is in another one.
+    /// Flushes what the driver has posted to a queue pair in the error state, or to its send queue alone if only
+    /// that is in it; nothing in other states.
     pub(crate) fn flush(&mut self, number: u32) {
-        for queue in [Queue::Send, Queue::Receive] {
-            self.flush_queue(number, queue);
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        if !matches!(pair.state(), State::Error | State::SendError) {
+            return;
+        }
+        let all = pair.state() == State::Error;
+        // What was begun comes first.
+        let sends = pair.requester.abandon();
+        let receives = match all {
+            true => pair.responder.abandon().map(|counter| (0, counter)),
+            false => None,
+        };
+        self.flush_queue(number, Queue::Send, sends);
+        if all {
+            self.flush_queue(number, Queue::Receive, receives.into_iter().collect());
         }
     }
 
@@ -68,31 +46,31 @@ impl Device {
         !failed.is_empty()
     }
 
-    fn flush_queue(&mut self, number: u32, queue: Queue) {
+    /// Flushes these requests, by their opcodes and counters, and then those that are still in the queue.
+    fn flush_queue(&mut self, number: u32, queue: Queue, begun: Vec<(u8, u16)>) {
+        let mut begun = begun.into_iter();
         let mut count = 0;
         for _ in 0..MOST {
             let Ok(pair) = self.queue_pairs.get_mut(number) else {
                 return;
             };
-            if pair.state() != State::Error {
-                return;
-            }
-            let Some(request) = pair.take_posted(queue, &self.bus) else {
+            let posted = begun.next().or_else(|| {
+                let posted = pair.take_posted(queue, &self.bus)?;
+                Some((posted.opcode, posted.counter))
+            });
+            let Some((opcode, counter)) = posted else {
                 break;
             };
-            let kind = match queue {
-                Queue::Send => SEND_ERROR,
-                Queue::Receive => RECEIVE_ERROR,
+            let outcome = match queue {
+                Queue::Send => Outcome::RequestFailed(Syndrome::Flushed),
+                Queue::Receive => Outcome::ReceiveFailed(Syndrome::Flushed),
             };
-            let flushed = Flushed {
-                pair: number,
-                user_index: pair.user_index(),
-                opcode: request.opcode,
-                counter: request.counter,
-                kind,
+            let completion = Completion {
+                opcode,
+                ..pair.completion(number, counter, outcome)
             };
             let completions = pair.completion_queue(queue);
-            self.complete(completions, &flushed.completion(), false);
+            self.complete(completions, &completion.bytes(), false);
             count += 1;
         }
         if count > 0 {

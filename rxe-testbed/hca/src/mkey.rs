@@ -44,9 +44,46 @@ const MOST: usize = 1 << 14;
 pub(crate) struct MemoryKey {
     context: Vec<u8>,
     translation: Vec<u8>,
+    page_rights: bool,
 }
 
 impl MemoryKey {
+    /// One with that context and the beginning of its translation, whose entries have rights of their own or not.
+    pub(crate) fn new(context: Vec<u8>, translation: Vec<u8>, page_rights: bool) -> Self {
+        Self {
+            context,
+            translation,
+            page_rights,
+        }
+    }
+
+    pub(crate) fn context(&self) -> &[u8] {
+        &self.context
+    }
+
+    pub(crate) fn context_mut(&mut self) -> &mut [u8] {
+        &mut self.context
+    }
+
+    /// Changes its translation from a byte on.
+    pub(crate) fn set_translation(&mut self, first: usize, entries: &[u8]) {
+        let end = first + entries.len();
+        if self.translation.len() < end {
+            self.translation.resize(end, 0);
+        }
+        self.translation[first..end].copy_from_slice(entries);
+    }
+
+    /// The beginning of its translation; behind it is nothing.
+    pub(crate) fn translation(&self) -> &[u8] {
+        &self.translation
+    }
+
+    /// Whether the entries of its translation say what is allowed.
+    pub(crate) fn has_page_rights(&self) -> bool {
+        self.page_rights
+    }
+
     /// The protection domain that may use it.
     pub(crate) fn domain(&self) -> u32 {
         mkc::PD.get32(&self.context)
@@ -64,10 +101,8 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
     let translation = given
         .get(..octwords * OCTWORD)
         .ok_or(Status::BadInputLength)?;
-    let key = MemoryKey {
-        context,
-        translation: translation.to_vec(),
-    };
+    let page_rights = create_mkey_in::PG_ACCESS.is_set(input);
+    let key = MemoryKey::new(context, translation.to_vec(), page_rights);
     create_mkey_out::MKEY_INDEX.set(output, device.mkeys.add(key)?);
     Ok(())
 }

@@ -5,14 +5,19 @@ use serde_json::json;
 
 use crate::bus::Bus;
 use crate::command::{words, Command, Run, Status, SHORT};
+use crate::completion::{Completion, Outcome};
 use crate::device::{Device, Life};
 use crate::layout::{
-    create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out, rst2init_qp_in,
-    Field,
+    ads, create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out,
+    rst2init_qp_in, Field,
 };
 use crate::profile::LOG_MAX_QP_SIZE;
+use crate::requester::Requester;
+use crate::responder::{Receive, Responder};
 use crate::ring::Buffer;
-use crate::trace::Rule;
+use crate::translate::{Access, Use};
+use crate::wqe::{self, Malformed, Request};
+use std::time::Duration;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
@@ -274,6 +279,8 @@ pub(crate) struct QueuePair {
     buffer: Buffer,
     /// How many pieces of each queue were taken: receives, sends.
     taken: [u16; 2],
+    pub(crate) requester: Requester,
+    pub(crate) responder: Responder,
 }
 
 impl QueuePair {
@@ -322,18 +329,16 @@ impl QueuePair {
             Queue::Send => self.read_control(counter, bus)?,
             Queue::Receive => (0, 1),
         };
+        // One that is longer than what was posted must not take what comes behind it.
+        let pieces = pieces.min(posted.wrapping_sub(counter));
         self.taken[queue as usize] = counter.wrapping_add(pieces);
         Some(Posted { opcode, counter })
     }
 
     /// What the first segment of a send request says: what is to be done, and how many pieces it has.
     fn read_control(&self, counter: u16, bus: &Bus) -> Option<(u8, u16)> {
-        let pieces = 1 << qpc::LOG_SQ_SIZE.get32(&self.context);
-        let index = u64::from(counter) % pieces;
-        let place = self.receive_bytes() + index * SEND_PIECE;
         let mut control = [0; 8];
-        bus.read(WHO, self.buffer.address(place)?, &mut control)
-            .ok()?;
+        bus.read(WHO, self.piece(counter)?, &mut control).ok()?;
         let units = u16::from(control[7] & 0x3f);
         Some((control[3], units.div_ceil(UNITS).max(1)))
     }
@@ -341,6 +346,178 @@ impl QueuePair {
     /// Bytes of its own receive queue, which comes first.
     fn receive_bytes(&self) -> u64 {
         receive_bytes(&self.context).unwrap_or(0)
+    }
+
+    /// The next request of its send queue, which stays there. One that is longer than what was posted is malformed.
+    pub(crate) fn peek_request(&self, bus: &Bus) -> Option<Request> {
+        let record = qpc::DBR_ADDR.get(&self.context);
+        let place = record.checked_add(4 * Queue::Send as u64);
+        let posted = bus.read_be32(WHO, place.filter(|_| self.sends())?).ok()? as u16;
+        let counter = self.taken[Queue::Send as usize];
+        let waiting = posted.wrapping_sub(counter);
+        if waiting == 0 {
+            return None;
+        }
+        let (_, pieces) = self.read_control(counter, bus)?;
+        let mut bytes = Vec::new();
+        for piece in 0..pieces.min(waiting) {
+            let mut part = [0; wqe::PIECE];
+            let index = counter.wrapping_add(piece);
+            bus.read(WHO, self.piece(index)?, &mut part).ok()?;
+            bytes.extend(part);
+        }
+        let mut request = Request::parse(&bytes, counter);
+        if pieces > waiting {
+            request.operation = Err(Malformed::Length);
+            request.pieces = waiting;
+        }
+        Some(request)
+    }
+
+    /// Takes the request that is the next one.
+    pub(crate) fn consume_request(&mut self, request: &Request) {
+        let taken = &mut self.taken[Queue::Send as usize];
+        *taken = request.counter.wrapping_add(request.pieces);
+    }
+
+    /// Takes the next receive of its own queue.
+    pub(crate) fn take_receive(&mut self, bus: &Bus) -> Option<Receive> {
+        let stride = 1 << (qpc::LOG_RQ_STRIDE.get32(&self.context) + LOG_RECEIVE);
+        let size = 1 << qpc::LOG_RQ_SIZE.get32(&self.context);
+        let counter = self.take_posted(Queue::Receive, bus)?.counter;
+        let mut bytes = vec![0; stride as usize];
+        let place = u64::from(counter) % size * stride;
+        bus.read(WHO, self.buffer.address(place)?, &mut bytes)
+            .ok()?;
+        Some(Receive {
+            counter,
+            spans: wqe::receives(&bytes),
+        })
+    }
+
+    /// Where a piece of the send queue is.
+    fn piece(&self, counter: u16) -> Option<u64> {
+        let pieces = 1 << qpc::LOG_SQ_SIZE.get32(&self.context);
+        let place = u64::from(counter) % pieces * SEND_PIECE;
+        self.buffer.address(self.receive_bytes() + place)
+    }
+
+    /// As after it was made.
+    fn forget(&mut self) {
+        self.taken = [0; 2];
+        self.requester = Requester::default();
+        self.responder = Responder::default();
+    }
+
+    /// Something went wrong.
+    pub(crate) fn fail(&mut self) {
+        self.state = State::Error;
+    }
+
+    /// A request of its send queue failed: what sends datagrams still receives.
+    pub(crate) fn fail_sending(&mut self) {
+        self.state = match self.service {
+            Service::Datagram | Service::Management | Service::GeneralServices => State::SendError,
+            _ => State::Error,
+        };
+    }
+
+    /// Who it is for a memory key.
+    pub(crate) fn user(&self, pair: u32, access: Access) -> Use {
+        Use {
+            pair,
+            domain: self.domain(),
+            access,
+        }
+    }
+
+    /// A completion of one of its requests, as far as all of them are alike.
+    pub(crate) fn completion(&self, pair: u32, counter: u16, outcome: Outcome) -> Completion {
+        Completion {
+            outcome,
+            pair,
+            user_index: self.user_index(),
+            opcode: 0,
+            counter,
+            bytes: 0,
+            immediate: [0; 4],
+            port: 0,
+            from: 0,
+        }
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service
+    }
+
+    /// Bytes of a packet's payload at most.
+    pub(crate) fn mtu(&self) -> u64 {
+        128 << qpc::MTU.get32(&self.context).clamp(1, 5)
+    }
+
+    pub(crate) fn longest_message(&self) -> u64 {
+        1 << qpc::LOG_MSG_MAX.get32(&self.context).min(30)
+    }
+
+    /// How many reads may be under way.
+    pub(crate) fn reads_at_once(&self) -> usize {
+        1 << qpc::LOG_SRA_MAX.get32(&self.context)
+    }
+
+    /// How often something is sent again.
+    pub(crate) fn retries(&self) -> u32 {
+        qpc::RETRY_COUNT.get32(&self.context)
+    }
+
+    /// The same if there is no receive.
+    pub(crate) fn receive_retries(&self) -> u32 {
+        qpc::RNR_RETRY.get32(&self.context)
+    }
+
+    /// How long the other end is to wait for a receive, by its number.
+    pub(crate) fn receive_timer(&self) -> u32 {
+        qpc::MIN_RNR_NAK.get32(&self.context)
+    }
+
+    /// After which time an answer is missing; never, if nothing is said.
+    pub(crate) fn ack_timeout(&self) -> Option<Duration> {
+        let path = qpc::PRIMARY_ADDRESS_PATH.of(&self.context);
+        match ads::ACK_TIMEOUT.get32(path) {
+            0 => None,
+            log => Some(Duration::from_nanos(4096 << log)),
+        }
+    }
+
+    pub(crate) fn remote_port(&self) -> u16 {
+        let path = qpc::PRIMARY_ADDRESS_PATH.of(&self.context);
+        ads::RLID.get32(path) as u16
+    }
+
+    pub(crate) fn remote_pair(&self) -> u32 {
+        qpc::REMOTE_QPN.get32(&self.context)
+    }
+
+    /// The number of the first packet that it sends.
+    pub(crate) fn first_number(&self) -> u32 {
+        qpc::NEXT_SEND_PSN.get32(&self.context)
+    }
+
+    /// The number of the packet that comes behind so many.
+    pub(crate) fn expected_number(&self, count: u64) -> u32 {
+        let first = u64::from(qpc::NEXT_RCV_PSN.get32(&self.context));
+        (first + count) as u32 % crate::fabric::NUMBERS
+    }
+
+    pub(crate) fn allows_reads(&self) -> bool {
+        qpc::RRE.is_set(&self.context)
+    }
+
+    pub(crate) fn allows_writes(&self) -> bool {
+        qpc::RWE.is_set(&self.context)
+    }
+
+    pub(crate) fn receives_from_shared(&self) -> bool {
+        qpc::RQ_TYPE.get32(&self.context) == SHARED
     }
 
     /// Whether it receives from that shared queue.
@@ -376,6 +553,8 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
         service,
         buffer,
         taken: [0; 2],
+        requester: Requester::default(),
+        responder: Responder::default(),
     };
     if pair.sends() {
         device
@@ -459,7 +638,7 @@ fn force(device: &mut Device, input: &[u8], state: State) -> Result<(), Status> 
         .bus
         .event("qp-state", || json!({"qp": number, "state": state as u32}));
     match state {
-        State::Reset => pair.taken = [0; 2],
+        State::Reset => pair.forget(),
         _ => device.flush(number),
     }
     Ok(())
@@ -475,18 +654,4 @@ fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Sta
         place.copy_from_slice(&pair.buffer.first_page().to_be_bytes());
     }
     Ok(())
-}
-
-impl Device {
-    /// The driver's doorbell of a send queue. Requests are not executed yet: they wait until they are flushed.
-    pub(crate) fn work_doorbell(&mut self, number: u32) {
-        self.bus.event("doorbell", || json!({"qp": number}));
-        match self.queue_pairs.get(number) {
-            Ok(_) => self.flush(number),
-            Err(_) => {
-                let text = format!("a doorbell for queue pair {number:#x}, which is not there");
-                self.bus.violation(Rule::Interface, text);
-            }
-        }
-    }
 }

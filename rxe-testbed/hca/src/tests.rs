@@ -5,3 +5,4 @@ mod driver;
 mod fuzz;
 mod life;
 mod queues;
+mod traffic;

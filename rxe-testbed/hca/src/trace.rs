@@ -13,6 +13,8 @@ use serde_json::{json, Value};
 pub enum Rule {
     /// I1: no access to memory that is not mapped for the device.
     Memory,
+    /// I4: no request changes a key that it must not, or what lies beyond the end of one.
+    Keys,
     /// No entry for an event or a completion where one is that the driver has not taken yet.
     Overrun,
     /// Registers and queues are used as the interface says.
@@ -24,6 +26,7 @@ impl Rule {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "I1-memory",
+            Self::Keys => "I4-keys",
             Self::Overrun => "overrun",
             Self::Interface => "interface",
         }

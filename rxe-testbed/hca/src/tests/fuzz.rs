@@ -14,7 +14,7 @@ const COMMANDS: u32 = 60_000;
 const ACCESSES: u32 = 100_000;
 
 /// A sequence of numbers that looks random, the same one for the same seed (xorshift64*).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -24,12 +24,12 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
     /// Mostly small numbers: those that exist.
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
         let sparse = self.below(4);
         let byte = |dice: &mut Self| match dice.below(sparse * 8 + 1) {
             0 => dice.next() as u8 >> (dice.below(8)),

@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The requesting end of a reliable connection: requests become packets, answers become completions.
+//!
+//! Packets count from 0 in the order in which they are sent first; the numbers on the wire are these counts from the
+//! driver's first number on.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::completion::{Completion, Outcome, Syndrome};
+use crate::data::{Access, DataError};
+use crate::device::Device;
+use crate::fabric::{Kind, Packet, Part, Refusal, Remote, NUMBERS};
+use crate::port::LID;
+use crate::qp::{Queue, QueuePair, Service, State};
+use crate::translate::{self, Span};
+use crate::wqe::{Malformed, Operation, Request, Segment};
+
+/// Requests that are under way at most.
+const MOST_REQUESTS: usize = 64;
+
+/// The number of retries that means: without an end.
+const FOR_EVER: u32 = 7;
+
+/// A request that was taken from the queue.
+struct Taken {
+    request: Request,
+    /// Its first packet, how many there are, and how many answers of a read have come.
+    first: u64,
+    packets: u64,
+    answered: u64,
+    /// Why it fails when its turn comes.
+    failed: Option<Syndrome>,
+}
+
+impl Taken {
+    fn end(&self) -> u64 {
+        self.first + self.packets
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.request.operation, Ok(Operation::Read { .. }))
+    }
+}
+
+/// What the requesting end knows.
+#[derive(Default)]
+pub(crate) struct Requester {
+    taken: VecDeque<Taken>,
+    /// Behind the last packet of the last request that was taken; the next packet to send; the first that is not
+    /// acknowledged.
+    end: u64,
+    next: u64,
+    acknowledged: u64,
+    /// How often something was sent again since an answer came.
+    retries: u32,
+    waits: u32,
+    /// When to send again what was not answered, and until when not to send anything.
+    deadline: Option<Duration>,
+    pause: Option<Duration>,
+}
+
+impl Requester {
+    /// Whether there is something to look after when time goes by.
+    pub(crate) fn waits(&self) -> bool {
+        self.deadline.is_some() || self.pause.is_some()
+    }
+
+    /// Takes out what was begun, for it to be flushed: opcodes and counters.
+    pub(crate) fn abandon(&mut self) -> Vec<(u8, u16)> {
+        self.deadline = None;
+        self.pause = None;
+        self.end = self.acknowledged;
+        self.next = self.acknowledged;
+        let left = self.taken.drain(..);
+        left.map(|taken| (taken.request.opcode, taken.request.counter))
+            .collect()
+    }
+
+    fn add(&mut self, request: Request, packets: u64, failed: Option<Syndrome>) {
+        let first = self.end;
+        self.end += packets;
+        self.taken.push_back(Taken {
+            request,
+            first,
+            packets,
+            answered: 0,
+            failed,
+        });
+    }
+
+    /// Which of the packets that were sent a number means; nothing if it was acknowledged before.
+    fn find(&self, number: u32, base: u32) -> Option<u64> {
+        let acknowledged = on_wire(base, self.acknowledged);
+        let distance = number.wrapping_sub(acknowledged) % NUMBERS;
+        let found = self.acknowledged + u64::from(distance);
+        (distance < NUMBERS / 2 && found < self.end).then_some(found)
+    }
+}
+
+/// A packet's number on the wire.
+fn on_wire(base: u32, count: u64) -> u32 {
+    (u64::from(base) + count) as u32 % NUMBERS
+}
+
+impl Device {
+    /// Sends a packet of a queue pair, or takes its next request. Gives whether there was something to do.
+    pub(crate) fn request(&mut self, number: u32) -> bool {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return false;
+        };
+        let requester = &pair.requester;
+        if pair.state() != State::ReadyToSend || requester.pause.is_some() {
+            return false;
+        }
+        match requester.next < requester.end {
+            true => self.send_packet(number),
+            false => self.take_request(number),
+        }
+    }
+
+    fn take_request(&mut self, number: u32) -> bool {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return false;
+        };
+        let failing = pair
+            .requester
+            .taken
+            .iter()
+            .any(|taken| taken.failed.is_some());
+        if failing || pair.requester.taken.len() >= MOST_REQUESTS {
+            return false;
+        }
+        let reads = pair.requester.taken.iter().filter(|taken| taken.is_read());
+        let reads = reads.count();
+        let Some(next) = pair.peek_request(&self.bus) else {
+            return false;
+        };
+        let busy = !pair.requester.taken.is_empty();
+        let reading = matches!(next.operation, Ok(Operation::Read { .. }));
+        if (next.fenced && busy) || (reading && reads >= pair.reads_at_once()) {
+            return false;
+        }
+        pair.consume_request(&next);
+        let packets = next.length().div_ceil(pair.mtu()).max(1);
+        match judge(pair, &next) {
+            Err(syndrome) => pair.requester.add(next, 0, Some(syndrome)),
+            Ok(Operation::Nothing) => pair.requester.add(next, 0, None),
+            Ok(Operation::Update) => {
+                let failed = self.update_key(number, &next).err();
+                if let Ok(pair) = self.queue_pairs.get_mut(number) {
+                    pair.requester.add(next, 0, failed);
+                }
+            }
+            Ok(_) => pair.requester.add(next, packets, None),
+        }
+        self.settle(number);
+        true
+    }
+
+    fn send_packet(&mut self, number: u32) -> bool {
+        let now = self.bus.now();
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return false;
+        };
+        let next = pair.requester.next;
+        let at = pair
+            .requester
+            .taken
+            .iter()
+            .position(|taken| next < taken.end());
+        let Some(taken) = at.and_then(|at| pair.requester.taken.get(at)) else {
+            return false;
+        };
+        if taken.failed.is_some() {
+            return false;
+        }
+        let access = Access {
+            keys: &self.mkeys,
+            bus: &self.bus,
+            user: pair.user(number, translate::Access::LocalRead),
+        };
+        match packet(pair, number, taken, next, access) {
+            Ok(packet) => {
+                let sent = match taken.is_read() {
+                    true => taken.end(),
+                    false => next + 1,
+                };
+                self.fabric.send(packet);
+                pair.requester.next = sent;
+                pair.requester.deadline = pair.ack_timeout().map(|timeout| now + timeout);
+            }
+            Err(_) => {
+                if let Some(taken) = at.and_then(|at| pair.requester.taken.get_mut(at)) {
+                    taken.failed = Some(Syndrome::LocalProtection);
+                }
+                self.settle(number);
+            }
+        }
+        true
+    }
+
+    /// Completes the requests whose turn it is.
+    fn settle(&mut self, number: u32) {
+        loop {
+            let Ok(pair) = self.queue_pairs.get_mut(number) else {
+                return;
+            };
+            let requester = &mut pair.requester;
+            let acknowledged = requester.acknowledged;
+            let Some(front) = requester.taken.front() else {
+                return;
+            };
+            let unread = front.is_read() && front.answered < front.packets;
+            if let Some(syndrome) = front.failed.filter(|_| front.first <= acknowledged) {
+                return self.fail_request(number, syndrome);
+            }
+            if front.end() > acknowledged || unread {
+                return;
+            }
+            let Some(done) = requester.taken.pop_front() else {
+                return;
+            };
+            if done.request.signalled {
+                let read = u64::from(done.is_read());
+                let completion = Completion {
+                    opcode: done.request.opcode,
+                    bytes: (read * done.request.length()) as u32,
+                    ..pair.completion(number, done.request.counter, Outcome::Requested)
+                };
+                let queue = pair.completion_queue(Queue::Send);
+                self.complete(queue, &completion.bytes(), false);
+            }
+        }
+    }
+
+    /// The first request fails, and with it the queue pair.
+    fn fail_request(&mut self, number: u32, syndrome: Syndrome) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let Some(failed) = pair.requester.taken.pop_front() else {
+            return;
+        };
+        let completion = Completion {
+            opcode: failed.request.opcode,
+            ..pair.completion(
+                number,
+                failed.request.counter,
+                Outcome::RequestFailed(syndrome),
+            )
+        };
+        let queue = pair.completion_queue(Queue::Send);
+        pair.fail_sending();
+        self.complete(queue, &completion.bytes(), false);
+        self.flush(number);
+    }
+
+    /// An answer to what a queue pair has sent.
+    pub(crate) fn answered(&mut self, number: u32, packet: Packet) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let base = pair.first_number();
+        let Some(count) = pair.requester.find(packet.number, base) else {
+            return;
+        };
+        match packet.kind {
+            Kind::Acknowledge => self.acknowledge(number, count + 1),
+            Kind::ReadData => self.read_data(number, count, &packet.payload),
+            Kind::NotReady(timer) => {
+                self.acknowledge(number, count);
+                self.wait_for_receive(number, timer);
+            }
+            Kind::Refuse(Refusal::Sequence) => {
+                self.acknowledge(number, count);
+                self.send_again(number);
+            }
+            Kind::Refuse(refusal) => {
+                self.acknowledge(number, count);
+                self.refused(number, count, refusal);
+            }
+            Kind::Send | Kind::Write(_) | Kind::Read(_) => {}
+        }
+    }
+
+    /// All packets before `count` have arrived; but a read is only done with its data.
+    fn acknowledge(&mut self, number: u32, count: u64) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let unread = pair.requester.taken.iter();
+        let mut unread = unread.filter(|taken| taken.is_read() && taken.answered < taken.packets);
+        let missing = unread.next().map(|taken| taken.first + taken.answered);
+        let lost = missing.is_some_and(|missing| missing < count);
+        let count = missing.map_or(count, |missing| missing.min(count));
+        self.advance(number, count);
+        if lost {
+            self.send_again(number);
+        }
+    }
+
+    fn advance(&mut self, number: u32, count: u64) {
+        let now = self.bus.now();
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let timeout = pair.ack_timeout();
+        let requester = &mut pair.requester;
+        if count > requester.acknowledged {
+            requester.acknowledged = count;
+            requester.next = requester.next.max(count);
+            requester.retries = 0;
+            requester.waits = 0;
+            let waiting = requester.next > count;
+            requester.deadline = timeout.filter(|_| waiting).map(|timeout| now + timeout);
+        }
+        self.settle(number);
+    }
+
+    fn read_data(&mut self, number: u32, count: u64, payload: &[u8]) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let mtu = pair.mtu();
+        let user = pair.user(number, translate::Access::LocalWrite);
+        let mut all = pair.requester.taken.iter_mut();
+        let Some(read) = all.find(|taken| taken.is_read() && taken.answered < taken.packets) else {
+            return;
+        };
+        let expected = read.first + read.answered;
+        if count > expected {
+            return self.send_again(number);
+        }
+        let skip = read.answered * mtu;
+        let access = Access {
+            keys: &self.mkeys,
+            bus: &self.bus,
+            user,
+        };
+        let left = read.request.length().saturating_sub(skip).min(mtu);
+        let result = match count < expected || payload.len() as u64 != left {
+            true => Err(Syndrome::BadResponse),
+            false => access
+                .scatter(&spans(&read.request), skip, payload)
+                .map_err(|_: DataError| Syndrome::LocalProtection),
+        };
+        match result {
+            Ok(()) => read.answered += 1,
+            Err(syndrome) => read.failed = Some(syndrome),
+        }
+        let through = expected + u64::from(result.is_ok());
+        self.advance(number, through);
+    }
+
+    fn wait_for_receive(&mut self, number: u32, timer: u32) {
+        let now = self.bus.now();
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let allowed = pair.receive_retries();
+        let requester = &mut pair.requester;
+        if allowed != FOR_EVER && requester.waits >= allowed {
+            return self.fail_front(number, Syndrome::ReceiveRetries);
+        }
+        requester.waits += 1;
+        requester.next = requester.acknowledged;
+        requester.deadline = None;
+        requester.pause = Some(now + receive_wait(timer));
+    }
+
+    /// Sends everything again that was not acknowledged, unless that was done too often.
+    fn send_again(&mut self, number: u32) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let allowed = pair.retries();
+        let requester = &mut pair.requester;
+        if requester.taken.is_empty() {
+            return;
+        }
+        if requester.retries >= allowed {
+            return self.fail_front(number, Syndrome::Retries);
+        }
+        requester.retries += 1;
+        requester.next = requester.acknowledged;
+        requester.deadline = None;
+        self.active.insert(number);
+    }
+
+    /// The request that packet `count` is of was refused. If something before it is missing, it comes again first.
+    fn refused(&mut self, number: u32, count: u64, refusal: Refusal) {
+        let pair = self.queue_pairs.get(number);
+        if !pair.is_ok_and(|pair| pair.requester.acknowledged == count) {
+            return;
+        }
+        let syndrome = match refusal {
+            Refusal::Access => Syndrome::RemoteAccess,
+            Refusal::Operation => Syndrome::RemoteOperation,
+            Refusal::Invalid | Refusal::Sequence => Syndrome::RemoteInvalid,
+        };
+        self.fail_front(number, syndrome);
+    }
+
+    fn fail_front(&mut self, number: u32, syndrome: Syndrome) {
+        if let Ok(pair) = self.queue_pairs.get_mut(number) {
+            if pair.state() == State::ReadyToSend {
+                self.fail_request(number, syndrome);
+            }
+        }
+    }
+
+    /// Time has gone by.
+    pub(crate) fn expire(&mut self, number: u32, now: Duration) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let requester = &mut pair.requester;
+        if requester.pause.is_some_and(|until| until <= now) {
+            requester.pause = None;
+            self.active.insert(number);
+        } else if requester.deadline.is_some_and(|deadline| deadline <= now) {
+            requester.deadline = None;
+            self.send_again(number);
+        }
+    }
+}
+
+/// Whether a queue pair may execute a request.
+fn judge(pair: &QueuePair, request: &Request) -> Result<Operation, Syndrome> {
+    let operation = request.operation.map_err(|error| match error {
+        Malformed::Operation | Malformed::Length => Syndrome::LocalOperation,
+    })?;
+    let own = match operation {
+        Operation::Nothing => true,
+        Operation::Update => matches!(pair.service(), Service::Reliable | Service::KeyUpdates),
+        _ => pair.service() == Service::Reliable,
+    };
+    if !own {
+        return Err(Syndrome::LocalOperation);
+    }
+    let long = operation != Operation::Update && request.length() > pair.longest_message();
+    match long {
+        true => Err(Syndrome::LocalLength),
+        false => Ok(operation),
+    }
+}
+
+fn spans(request: &Request) -> Vec<Span> {
+    let memory = |segment: &Segment| match segment {
+        Segment::Memory(span) => Some(*span),
+        Segment::Inline(_) => None,
+    };
+    request.data.iter().filter_map(memory).collect()
+}
+
+/// The packet `count` of a connection.
+fn packet(
+    pair: &QueuePair,
+    number: u32,
+    taken: &Taken,
+    count: u64,
+    access: Access<'_>,
+) -> Result<Packet, DataError> {
+    let (request, mtu) = (&taken.request, pair.mtu());
+    let length = request.length();
+    let index = count - taken.first;
+    let skip = index * mtu;
+    let part = Part::of(index, taken.packets);
+    let (kind, part, carried) = match request.operation {
+        Ok(Operation::Read { address, key }) => {
+            let rest = Remote {
+                address: address.wrapping_add(skip),
+                key,
+                length: length - skip,
+            };
+            (Kind::Read(rest), Part::Only, 0)
+        }
+        Ok(Operation::Write { address, key }) => {
+            let remote = Remote {
+                address,
+                key,
+                length,
+            };
+            let remote = part.begins().then_some(remote);
+            (Kind::Write(remote), part, (length - skip).min(mtu))
+        }
+        Ok(Operation::Send | Operation::Nothing | Operation::Update) | Err(_) => {
+            (Kind::Send, part, (length - skip).min(mtu))
+        }
+    };
+    Ok(Packet {
+        port: pair.remote_port(),
+        pair: pair.remote_pair(),
+        from_port: LID,
+        from: number,
+        number: on_wire(pair.first_number(), count),
+        kind,
+        part,
+        payload: access.gather(&request.data, skip, carried)?,
+        immediate: request.immediate.filter(|_| part.ends()),
+        solicited: request.solicited && part.ends(),
+    })
+}
+
+/// How long to wait for a receive, by the number that a refusal names: in hundredths of a millisecond, as the
+/// InfiniBand specification has them.
+fn receive_wait(timer: u32) -> Duration {
+    const WAITS: [u64; 32] = [
+        65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
+        1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
+    ];
+    Duration::from_micros(10 * WAITS[timer as usize % WAITS.len()])
+}
