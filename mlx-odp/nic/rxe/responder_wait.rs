@@ -20,6 +20,7 @@
 use core::ptr::{null_mut, NonNull};
 
 use kernel::ffi::c_int;
+use kernel::prelude::*;
 
 use mlx_odp::rnr;
 
@@ -220,7 +221,8 @@ fn follows(psn: u32, other: u32) -> bool {
 }
 
 /// Replaces `rxe_prepare` in `rxe_resp.c`, where an answer is about to be sent: if the request is parked, the NAK
-/// becomes an RNR NAK, with a longer timer from try to try.
+/// becomes an RNR NAK, with a longer timer from try to try. A queue pair that is being destroyed says nothing: it
+/// has lost its windows and no longer waits for pages, and the requester would take that for a refusal.
 ///
 /// # Safety
 ///
@@ -234,8 +236,11 @@ unsafe extern "C" fn mlx_odp_rxe_prepare_answer(
     // SAFETY: The answer is a packet of the queue pair whose responder runs here.
     unsafe {
         let qp = (*answer).qp;
-        // As `expect_again` has left it, or for a packet that was missing.
-        if (*qp).resp.sent_psn_nak != 0 {
+        // The first is set for a request that is refused; the second by `expect_again`, or for a missing packet.
+        if (*qp).resp.goto_error != 0 || (*qp).resp.sent_psn_nak != 0 {
+            if !in_pool(qp) {
+                return ENXIO.to_errno();
+            }
             answer_not_ready(qp, answer);
         }
         // What rxe would have called.

@@ -292,14 +292,12 @@ impl Case {
         let (kind, did) = (self.scene.kind(), |ending| self.ended.contains(&ending));
         let near = kind.is_near_side();
         let gone = did(Ending::Deregister) || did(Ending::DeallocateWindow);
-        // A queue pair that is destroyed loses its windows, and may refuse what it has received already.
-        let unbound = kind == Kind::Window && did(Ending::DestroySecond);
         match (side, status) {
             (First, Status::SUCCESS) => self.came || !kind.is_answered(),
             (Second, Status::SUCCESS) => self.came,
             (First, Status::WR_FLUSH_ERR) => did(FailFirst) || self.heard[0].failed,
             (Second, Status::WR_FLUSH_ERR) => did(FailSecond) || self.heard[1].failed,
-            (First, Status::REM_ACCESS_ERR) => (gone || unbound) && !near && !kind.is_received(),
+            (First, Status::REM_ACCESS_ERR) => gone && !near && !kind.is_received(),
             (First, Status::REM_OP_ERR) => gone && !near && kind.is_received(),
             (First, Status::LOC_PROT_ERR) => gone && near,
             (First, Status::LOC_QP_OP_ERR) => (gone && near) || did(Ending::DestroyAddressHandle),
