@@ -9,7 +9,6 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
-use crate::fault::AccessError;
 use crate::job::{self, Body};
 use crate::observer::Counting;
 use crate::region::Region;
@@ -79,12 +78,10 @@ impl Device {
     /// call. The binding calls this before the RDMA core waits for these calls. Sleeps.
     pub fn remove(&self) {
         self.regions.lock().removed = true;
-        job::each(|job| match job.body() {
-            Body::Fault(fault) if fault.is_awaited_on(self) => {
-                fault.finish(Err(AccessError::Abandoned));
-                job.give_up();
+        job::each(|job| {
+            if matches!(job.body(), Body::Fault(fault) if fault.is_awaited_on(self)) {
+                job.abandon();
             }
-            _ => {}
         });
     }
 }
@@ -124,13 +121,12 @@ impl Drop for Registered {
         let removed = self.0.device().regions.lock().by_number.remove(&number);
         drop(removed);
         job::each_of(self.0.owned().credentials().accountable_user(), |job| {
-            match job.body() {
-                Body::Fault(fault) if fault.is_of(number) => {
-                    fault.finish(Err(AccessError::Abandoned));
-                    job.give_up();
-                }
-                Body::Prefetch(prefetch) if prefetch.is_at(number) => job.give_up(),
-                _ => {}
+            let is_of_region = match job.body() {
+                Body::Fault(fault) => fault.is_of(number),
+                Body::Prefetch(prefetch) => prefetch.is_at(number),
+            };
+            if is_of_region {
+                job.abandon();
             }
         });
     }
