@@ -4,12 +4,13 @@
 use std::{thread, time::Duration};
 
 use anyhow::Result;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{kind::Kind, scene::Scene};
 
 /// Something that ends while a page is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub enum Ending {
     /// The queue pair that was asked for the operation is destroyed.
     DestroyFirst,
@@ -43,20 +44,10 @@ use Ending::*;
 
 impl Ending {
     /// All but the one that changes nothing.
-    pub const ALL: [Self; 12] = [
-        DestroyFirst,
-        DestroySecond,
-        DestroyAddressHandle,
-        DestroyQueues,
-        FailFirst,
-        FailSecond,
-        ResetFirst,
-        ResetSecond,
-        Deregister,
-        DeallocateWindow,
-        Exit,
-        Kill,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        let all = Self::value_variants().iter().copied();
+        all.filter(|ending| *ending != Nothing)
+    }
 
     /// Whether there is something to end in a scene of `kind`.
     pub fn concerns(self, kind: Kind) -> bool {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The ways in which a queue pair, or a process, comes to wait for a page, and where their data is.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{loopback::GRH, memory::PAGE, verbs::Transport};
@@ -13,8 +14,7 @@ const ALIGNED: usize = 16;
 const LEN: usize = 700;
 
 /// Who waits, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Kind {
     /// A requester, for the data of a WRITE.
     WriteSource,
@@ -53,26 +53,6 @@ pub enum Kind {
 use Kind::*;
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 16] = [
-        WriteSource,
-        SendSource,
-        DatagramSource,
-        ReadTarget,
-        AtomicResult,
-        WriteTarget,
-        ReadSource,
-        AtomicTarget,
-        Window,
-        Receive,
-        SharedReceive,
-        UnreliableReceive,
-        DatagramReceive,
-        UnreliableWriteTarget,
-        PrefetchAndWait,
-        Prefetch,
-    ];
-
     /// Whether there is a queue pair that waits, and not only the process.
     pub fn has_queue_pairs(self) -> bool {
         !matches!(self, PrefetchAndWait | Prefetch)

@@ -4,6 +4,7 @@
 use std::{fmt, fs::File, ops::Range, time::Instant};
 
 use anyhow::{ensure, Context as _, Result};
+use clap::ValueEnum as _;
 use odp_verbs::{
     env::{Env, Mode},
     patience,
@@ -53,7 +54,7 @@ impl Fate {
             2..6 if last => Self::Left,
             _ => {
                 let possible = |ending: &Ending| ending.concerns(kind) && !ending.ends_process();
-                let mut endings: Vec<_> = Ending::ALL.into_iter().filter(possible).collect();
+                let mut endings: Vec<_> = Ending::all().filter(possible).collect();
                 endings.shuffle(dice);
                 endings.truncate(dice.random_range(1..=2));
                 // A queue pair that was reset cannot fail (InfiniBand specification, 10.3.1).
@@ -131,7 +132,7 @@ impl Case {
         last: bool,
         dice: &mut Dice,
     ) -> Result<Self> {
-        let kind = *Kind::ALL.choose(dice).context("no kind")?;
+        let kind = *Kind::value_variants().choose(dice).context("no kind")?;
         let fate = Fate::random(kind, last, dice);
         let mode = match fate.includes(Ending::Deregister) {
             // The one for the whole address space is everybody's.

@@ -3,6 +3,7 @@
 //! program's: others may use the device.
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use odp_verbs::{process::Parent, waiting::Kind};
 
 use super::{page, victim::Victim, withheld, ASKED};
@@ -15,17 +16,18 @@ pub const ROLES: &str = "stays.";
 
 /// Plays [`KINDS`].
 pub fn kinds() -> Result<()> {
-    for kind in Kind::ALL {
-        let name = serde_json::to_value(kind)?;
-        println!("{}", name.as_str().context("a kind has no name")?);
-    }
+    let names = Kind::value_variants()
+        .iter()
+        .filter_map(Kind::to_possible_value);
+    names.for_each(|name| println!("{}", name.get_name()));
     Ok(())
 }
 
 /// Has a process wait for a page in the way called `name`, says which process that is, and withholds the page until
 /// standard input ends. Keeps the device open by that process alone.
 pub fn stay(options: &Options, name: &str) -> Result<()> {
-    let kind = serde_json::from_value(name.into())
+    let kind = Kind::from_str(name, false)
+        .map_err(anyhow::Error::msg)
         .with_context(|| format!("there is no way to wait called {name}"))?;
     let (file, plan) = withheld(kind, 1, 1)?;
     let victim = Victim::start(&options.open()?, None, &plan)?;
