@@ -9,10 +9,10 @@
 # had of the device is taken from them. Nothing may be left behind in the end.
 set -u
 times=${1:-50}
-modules="rdma_rxe mlx_odp hmm"
 ways=(idle killed waiting netdev refused unloaded)
 here=$(dirname "$0")
 PATH=$here:$PATH
+. removal
 
 fail() {
 	echo "cycle $cycle ($how): $*" >&2
@@ -36,15 +36,6 @@ kill_applications() {
 	within 20 no_context
 }
 
-no_context() {
-	[ "$(rdma resource show 2>/dev/null | grep -o ' ctx [0-9]*' | grep -vc ' ctx 0')" = 0 ]
-}
-
-# Whether a process that was started here is no more.
-ended() {
-	! kill -0 "$1" 2>/dev/null
-}
-
 contexts() {
 	! no_context
 }
@@ -53,23 +44,6 @@ gone() {
 	local name
 	for name in $modules; do
 		[ ! -d "/sys/module/$name" ] || return 1
-	done
-}
-
-# Tries a command for so many seconds, on an ordinary kernel.
-within() {
-	local until=$(($(date +%s) + $1 * ${TESTBED_PATIENCE:-1}))
-	shift
-	until "$@"; do
-		[ "$(date +%s)" -lt "$until" ] || return 1
-		sleep 0.1
-	done
-}
-
-unload() {
-	local name
-	for name in $modules; do
-		[ ! -d "/sys/module/$name" ] || rmmod "$name" 2>/dev/null || return
 	done
 }
 

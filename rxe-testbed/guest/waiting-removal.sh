@@ -6,34 +6,11 @@
 # Until Linux 7.2 both wait for the process that uses the device, as with the kernel's own driver; it is killed then.
 # From 7.3 on they wait for nobody. In both cases nothing but the page keeps hmm.ko and mlx_odp.ko loaded.
 set -u
+. "$(dirname "$0")/removal"
+
 fail() {
 	echo "$kind, $way: $*" >&2
 	exit 1
-}
-
-# Tries a command for so many seconds, on an ordinary kernel.
-within() {
-	local until=$(($(date +%s) + $1 * ${TESTBED_PATIENCE:-1}))
-	shift
-	until "$@"; do
-		[ "$(date +%s)" -lt "$until" ] || return 1
-		sleep 0.05
-	done
-}
-
-ended() {
-	! kill -0 "$1" 2>/dev/null
-}
-
-no_context() {
-	[ "$(rdma resource show 2>/dev/null | grep -o ' ctx [0-9]*' | grep -vc ' ctx 0')" = 0 ]
-}
-
-unload() {
-	local name
-	for name in rdma_rxe mlx_odp hmm; do
-		[ ! -d "/sys/module/$name" ] || rmmod "$name" 2>/dev/null || return
-	done
 }
 
 # Starts a process that waits for a page in this way: $victim, a child of $keeper, which withholds the page until "end".

@@ -82,6 +82,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/prefetch-removal.sh"),
     ),
     (
+        "usr/local/lib/testbed/removal",
+        include_str!("../guest/removal.sh"),
+    ),
+    (
         "usr/local/lib/testbed/waiting-removal",
         include_str!("../guest/waiting-removal.sh"),
     ),
