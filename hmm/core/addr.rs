@@ -61,6 +61,95 @@ pub const fn page_offset(addr: u64) -> usize {
     (addr & (PAGE_SIZE - 1)) as usize
 }
 
+/// Neighbouring bytes of a 64-bit address space.
+///
+/// ```
+/// use hmm::ByteRange;
+///
+/// let bytes = ByteRange::new(0x1fff, 2).unwrap();
+/// assert_eq!(bytes.pages().len(), 2);
+/// assert_eq!(bytes.part(1, 1), ByteRange::new(0x2000, 1));
+/// assert_eq!(bytes.part(1, 2), None);
+/// assert_eq!(ByteRange::new(u64::MAX, 2), None);
+/// ```
+///
+/// # Invariants
+///
+/// They do not pass the end of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    start: u64,
+    len: u64,
+}
+
+impl ByteRange {
+    /// The `len` bytes from byte address `start`. `None` if these pass the end of the address space.
+    #[inline]
+    pub const fn new(start: u64, len: u64) -> Option<Self> {
+        match len == 0 || start.checked_add(len - 1).is_some() {
+            // INVARIANT: Just checked.
+            true => Some(Self { start, len }),
+            false => None,
+        }
+    }
+
+    /// The address of the first byte.
+    #[inline]
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// How many bytes there are.
+    #[inline]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The `len` of these bytes that follow the first `offset`; `None` if there are not so many.
+    #[inline]
+    pub const fn part(&self, offset: u64, len: u64) -> Option<Self> {
+        match offset <= self.len && len <= self.len - offset {
+            // INVARIANT: A part of bytes that do not pass the end. Wraps only if it is empty, after the last byte of
+            // all.
+            true => Some(Self {
+                start: self.start.wrapping_add(offset),
+                len,
+            }),
+            false => None,
+        }
+    }
+
+    /// Those after the first `count`; none if there are not more.
+    #[inline]
+    pub const fn after(&self, count: u64) -> Self {
+        let count = if count < self.len { count } else { self.len };
+        // INVARIANT: As for `part`.
+        Self {
+            start: self.start.wrapping_add(count),
+            len: self.len - count,
+        }
+    }
+
+    /// The pages that they are in.
+    #[inline]
+    pub const fn pages(&self) -> PageRange {
+        let first = PageIndex::containing(self.start);
+        match self.len {
+            0 => PageRange::new(first, first),
+            len => {
+                let last = PageIndex::containing(self.start + (len - 1));
+                PageRange::new(first, PageIndex(last.0 + 1))
+            }
+        }
+    }
+}
+
 /// The part of an access that lies in one page.
 ///
 /// # Invariants
@@ -181,15 +270,8 @@ impl PageRange {
     /// space.
     #[inline]
     pub const fn covering(addr: u64, len: u64) -> Option<Self> {
-        if len == 0 {
-            let page = PageIndex::containing(addr);
-            return Some(Self::new(page, page));
-        }
-        match addr.checked_add(len - 1) {
-            Some(last) => Some(Self::new(
-                PageIndex::containing(addr),
-                PageIndex(PageIndex::containing(last).0 + 1),
-            )),
+        match ByteRange::new(addr, len) {
+            Some(bytes) => Some(bytes.pages()),
             None => None,
         }
     }
@@ -253,6 +335,47 @@ impl fmt::Debug for PageRange {
 mod tests {
     use super::*;
     use std::vec::Vec;
+
+    #[test]
+    fn parts_of_bytes_are_among_them() {
+        let numbers = [
+            0,
+            1,
+            2,
+            4095,
+            4096,
+            4097,
+            u64::MAX - 4096,
+            u64::MAX - 1,
+            u64::MAX,
+        ];
+        let all = || numbers.into_iter();
+        for (start, len) in all().flat_map(|start| all().map(move |len| (start, len))) {
+            let end = u128::from(start) + u128::from(len);
+            let Some(bytes) = ByteRange::new(start, len) else {
+                assert!(end > 1 << 64);
+                continue;
+            };
+            assert!(end <= 1 << 64);
+            assert_eq!(bytes.pages().is_empty(), bytes.is_empty());
+            assert_eq!(bytes.pages().start(), PageIndex::containing(start));
+            for offset in all() {
+                let rest = bytes.after(offset);
+                assert_eq!(rest.len(), len.saturating_sub(offset));
+                assert_eq!(bytes.part(offset, rest.len()).is_some(), offset <= len);
+                for count in all() {
+                    let within = u128::from(offset) + u128::from(count) <= u128::from(len);
+                    let part = bytes.part(offset, count);
+                    assert_eq!(part.is_some(), within, "{bytes:?} {offset} {count}");
+                    let Some(part) = part.filter(|part| !part.is_empty()) else {
+                        continue;
+                    };
+                    assert_eq!((part.start(), part.len()), (start + offset, count));
+                    assert_eq!(part.pages().intersection(&bytes.pages()), part.pages());
+                }
+            }
+        }
+    }
 
     #[test]
     fn pieces_add_up_and_stay_in_their_pages() {

@@ -2,8 +2,8 @@
 
 //! The free pages of a device's memory.
 //!
-//! The memory is cut into blocks of [`PMD_PAGES`] pages, the size of a huge page. Single pages are taken
-//! from a block that is partly in use while there is one, so that whole blocks stay free.
+//! The memory is cut into PMDs, of [`PMD_PAGES`] pages each. Single pages are taken from a PMD that is partly in use while
+//! there is one, so that whole PMDs stay free.
 
 use core::ops::DerefMut;
 
@@ -11,14 +11,14 @@ use crate::addr::PMD_PAGES;
 
 const WORDS: usize = PMD_PAGES as usize / u64::BITS as usize;
 
-/// The pages of one block: a bit is set while its page is in use.
+/// The pages of one PMD: a bit is set while its page is in use.
 #[derive(Clone, Debug, Default)]
-pub struct Block {
+pub struct PmdBitmap {
     words: [u64; WORDS],
     used: u32,
 }
 
-impl Block {
+impl PmdBitmap {
     fn is_full(&self) -> bool {
         self.used == PMD_PAGES as u32
     }
@@ -50,20 +50,20 @@ impl Block {
 
 /// The pages of a device's memory, numbered from 0.
 ///
-/// `S` holds the blocks: a vector of the kernel's or of the standard library.
+/// `S` holds the PMDs: a vector of the kernel's or of the standard library.
 #[derive(Debug)]
 pub struct Frames<S> {
-    blocks: S,
+    pmds: S,
     used: u64,
-    /// No block before this one has a free page.
+    /// No PMD before this one has a free page.
     first_open: usize,
 }
 
-impl<S: DerefMut<Target = [Block]>> Frames<S> {
-    /// The pages of `blocks`, which are new: all free.
-    pub fn new(blocks: S) -> Self {
+impl<S: DerefMut<Target = [PmdBitmap]>> Frames<S> {
+    /// The pages of `pmds`, which are new: all free.
+    pub fn new(pmds: S) -> Self {
         Self {
-            blocks,
+            pmds,
             used: 0,
             first_open: 0,
         }
@@ -76,24 +76,26 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
 
     /// Takes one page.
     pub fn take(&mut self) -> Option<u64> {
-        let open = self.blocks.get(self.first_open..)?;
-        let begun = open
-            .iter()
-            .position(|block| block.used > 0 && !block.is_full());
-        let index = begun.or_else(|| open.iter().position(|block| block.used == 0));
+        let open = self.pmds.get(self.first_open..)?;
+        let begun = open.iter().position(|pmd| pmd.used > 0 && !pmd.is_full());
+        let index = begun.or_else(|| open.iter().position(|pmd| pmd.used == 0));
         let index = self.first_open + index?;
-        let page = self.blocks.get_mut(index)?.take_one()?;
+        let page = self.pmds.get_mut(index)?.take_one()?;
         self.used += 1;
-        while self.blocks.get(self.first_open).is_some_and(Block::is_full) {
+        while self
+            .pmds
+            .get(self.first_open)
+            .is_some_and(PmdBitmap::is_full)
+        {
             self.first_open += 1;
         }
         Some(index as u64 * PMD_PAGES + page)
     }
 
-    /// Takes a whole block; returns its first page.
-    pub fn take_block(&mut self) -> Option<u64> {
-        let index = self.blocks.iter().position(|block| block.used == 0)?;
-        self.blocks.get_mut(index)?.fill();
+    /// Takes a whole PMD; returns its first page.
+    pub fn take_pmd(&mut self) -> Option<u64> {
+        let index = self.pmds.iter().position(|pmd| pmd.used == 0)?;
+        self.pmds.get_mut(index)?.fill();
         self.used += PMD_PAGES;
         Some(index as u64 * PMD_PAGES)
     }
@@ -103,21 +105,21 @@ impl<S: DerefMut<Target = [Block]>> Frames<S> {
     pub fn give(&mut self, first: u64, pages: u64) {
         for page in first..first.saturating_add(pages) {
             let index = (page / PMD_PAGES) as usize;
-            let Some(block) = self.blocks.get_mut(index) else {
+            let Some(pmd) = self.pmds.get_mut(index) else {
                 return;
             };
-            if block.give_one(page % PMD_PAGES) {
+            if pmd.give_one(page % PMD_PAGES) {
                 self.used -= 1;
                 self.first_open = self.first_open.min(index);
             }
         }
     }
 
-    /// The first page of the first block from `page`'s on that has pages in use.
-    pub fn used_block_from(&self, page: u64) -> Option<u64> {
+    /// The first page of the first PMD from `page`'s on that has pages in use.
+    pub fn used_pmd_from(&self, page: u64) -> Option<u64> {
         let from = (page / PMD_PAGES) as usize;
-        let blocks = self.blocks.get(from..)?;
-        let index = blocks.iter().position(|block| block.used > 0)?;
+        let pmds = self.pmds.get(from..)?;
+        let index = pmds.iter().position(|pmd| pmd.used > 0)?;
         Some((from + index) as u64 * PMD_PAGES)
     }
 }
@@ -130,8 +132,8 @@ mod tests {
 
     use super::*;
 
-    fn frames(blocks: usize) -> Frames<Vec<Block>> {
-        Frames::new(vec![Block::default(); blocks])
+    fn frames(pmds: usize) -> Frames<Vec<PmdBitmap>> {
+        Frames::new(vec![PmdBitmap::default(); pmds])
     }
 
     #[test]
@@ -140,48 +142,48 @@ mod tests {
         let pages: BTreeSet<u64> = core::iter::from_fn(|| frames.take()).collect();
         assert_eq!(pages.len() as u64, 2 * PMD_PAGES);
         assert_eq!(pages.last(), Some(&(2 * PMD_PAGES - 1)));
-        assert_eq!(frames.take_block(), None);
+        assert_eq!(frames.take_pmd(), None);
         frames.give(7, 1);
         assert_eq!((frames.take(), frames.take()), (Some(7), None));
     }
 
     #[test]
-    fn single_pages_leave_blocks_whole() {
+    fn single_pages_leave_pmds_whole() {
         let mut frames = frames(3);
         let first = frames.take().unwrap();
-        let block = frames.take_block().unwrap();
+        let pmd = frames.take_pmd().unwrap();
         let second = frames.take().unwrap();
         assert_eq!(first / PMD_PAGES, second / PMD_PAGES);
-        assert_ne!(first / PMD_PAGES, block / PMD_PAGES);
-        assert!(frames.take_block().is_some());
-        assert_eq!(frames.take_block(), None);
+        assert_ne!(first / PMD_PAGES, pmd / PMD_PAGES);
+        assert!(frames.take_pmd().is_some());
+        assert_eq!(frames.take_pmd(), None);
         assert!(frames.take().is_some());
     }
 
     #[test]
-    fn a_block_comes_back_in_pieces() {
+    fn a_pmd_comes_back_in_pieces() {
         let mut frames = frames(1);
-        let block = frames.take_block().unwrap();
+        let pmd = frames.take_pmd().unwrap();
         for page in 0..PMD_PAGES {
-            assert_eq!(frames.take_block(), None);
-            frames.give(block + page, 1);
+            assert_eq!(frames.take_pmd(), None);
+            frames.give(pmd + page, 1);
             // Twice makes no difference.
-            frames.give(block + page, 1);
+            frames.give(pmd + page, 1);
         }
         assert_eq!(frames.used(), 0);
-        assert_eq!(frames.take_block(), Some(block));
+        assert_eq!(frames.take_pmd(), Some(pmd));
     }
 
     #[test]
-    fn used_blocks_are_found() {
+    fn used_pmds_are_found() {
         let mut frames = frames(3);
-        assert_eq!(frames.used_block_from(0), None);
-        let blocks: Vec<_> = core::iter::from_fn(|| frames.take_block()).collect();
-        frames.give(blocks[0], PMD_PAGES);
-        frames.give(blocks[1], PMD_PAGES - 1);
-        assert_eq!(frames.used_block_from(0), Some(blocks[1]));
-        assert_eq!(frames.used_block_from(blocks[2] + 5), Some(blocks[2]));
-        assert_eq!(frames.used_block_from(3 * PMD_PAGES), None);
+        assert_eq!(frames.used_pmd_from(0), None);
+        let pmds: Vec<_> = core::iter::from_fn(|| frames.take_pmd()).collect();
+        frames.give(pmds[0], PMD_PAGES);
+        frames.give(pmds[1], PMD_PAGES - 1);
+        assert_eq!(frames.used_pmd_from(0), Some(pmds[1]));
+        assert_eq!(frames.used_pmd_from(pmds[2] + 5), Some(pmds[2]));
+        assert_eq!(frames.used_pmd_from(3 * PMD_PAGES), None);
     }
 
     #[test]

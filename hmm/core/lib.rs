@@ -15,6 +15,9 @@
 //! | `fault_around.rs` | how many resident pages that follow are mapped, too                 |
 //! | `xlt.rs`          | what the device may use from then on                                |
 //!
+//! A device with translations of its own has a copy of that table: `device_xlt.rs` keeps both the same, and `fence.rs`
+//! has the order in which pages leave it.
+//!
 //! `frames.rs` keeps the free pages of a device's own memory, `dma_run.rs` what is decided about DMA mappings,
 //! `geometry.rs` how a mirror is cut into chunks, `refcount.rs` when a chunk may be freed. An invalidation is an
 //! [`Event`]; it ends in `Xlt::zap` or `Xlt::write_protect`.
@@ -35,6 +38,7 @@ pub use api::*;
 
 mod collect;
 mod event;
+mod fence;
 mod geometry;
 mod pfn;
 mod pfn_array;
@@ -43,6 +47,8 @@ mod run;
 mod runs;
 
 // Used by the kernel side, which this crate does not have. Public, so that they are no dead code here.
+#[doc(hidden)]
+pub mod device_xlt;
 #[doc(hidden)]
 pub mod dma_run;
 #[doc(hidden)]

@@ -13,9 +13,9 @@ use crate::collect::Collect;
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::run::Run;
 use crate::runs::Runs;
-use crate::seq::{until_valid, Deadline, Domain, History, Hold, Unread};
+use crate::seq::{invalidate, until_valid, Deadline, Domain, Hold, Unread, Watched, WatchedLock};
 use crate::walk::FaultError;
-use crate::xlt::{Pages, Room, Slot, Xlt};
+use crate::xlt::{NoRoom, Pages, Room, Slot, Xlt};
 
 pub(crate) const PAGE: PageIndex = PageIndex::new(7);
 pub(crate) const RANGE: PageRange = PageRange::new(PAGE, PageIndex::new(8));
@@ -24,6 +24,45 @@ pub(crate) type Translations = Xlt<Vec<Slot>, Vec<Pages<Vec<Slot>>>>;
 
 pub(crate) fn translations() -> Translations {
     Xlt::new(RANGE, Vec::from([Slot::default()]))
+}
+
+/// The lock around them, under which nothing sleeps.
+pub(crate) struct Spinning<'l>(pub(crate) &'l Mutex<Watched<Translations>>);
+
+impl Spinning<'_> {
+    /// What the notifier's callback does; `blockable` or not, nothing is refused.
+    pub(crate) fn invalidate(&self, blockable: bool) {
+        let zap = |table: &mut Translations| {
+            table.zap(RANGE, &mut NoRoom, |_| ());
+        };
+        let done = invalidate(self, RANGE, blockable, |_| true, || (), zap);
+        assert!(done, "nothing has to be refused");
+    }
+}
+
+impl WatchedLock<Translations> for Spinning<'_> {
+    type Guard<'a>
+        = MutexGuard<'a, Watched<Translations>>
+    where
+        Self: 'a;
+
+    const SLEEPS: bool = false;
+
+    fn lock(&self) -> Self::Guard<'_> {
+        self.0.lock().unwrap()
+    }
+
+    fn try_lock(&self) -> Option<Self::Guard<'_>> {
+        Some(self.lock())
+    }
+
+    fn look<R>(&self, look: impl FnOnce(&Watched<Translations>) -> R) -> R {
+        look(&self.lock())
+    }
+
+    fn try_look<R>(&self, look: impl FnOnce(&Watched<Translations>) -> R) -> Option<R> {
+        Some(self.look(look))
+    }
 }
 
 /// Room for the one page.
@@ -57,12 +96,15 @@ impl Cpu {
 
     /// Maps another frame, then frees the old one. Everybody has been told.
     pub(crate) fn replace(&self) {
-        let old = {
-            let mut pte = self.pte.lock().unwrap();
-            *pte += 1;
-            *pte - 1
-        };
+        let old = self.remap();
         self.freed.lock().unwrap().push(old);
+    }
+
+    /// Maps another frame; returns the old one, which is not freed.
+    pub(crate) fn remap(&self) -> u64 {
+        let mut pte = self.pte.lock().unwrap();
+        *pte += 1;
+        *pte - 1
     }
 
     /// The device uses the page, if it has a translation.
@@ -80,21 +122,19 @@ impl Cpu {
     /// The device faults on the page in `domain`, and uses it.
     pub(crate) fn fault_and_touch<D>(&self, domain: &D)
     where
-        D: for<'d> Domain<Guard<'d> = MutexGuard<'d, (Translations, History)>> + 'static,
+        D: for<'d> Domain<Guard<'d> = MutexGuard<'d, Watched<Translations>>> + 'static,
     {
         let walk = |_: &_, (): &mut (), found: &mut _| self.walk(found);
         let mut valid = until_valid(domain, &Never, Nothing, Runs::new(), walk, || ()).unwrap();
         let (runs, guard) = valid.split();
         for run in runs.as_slice() {
-            guard.0.fill(run, Perm::ReadWrite, &mut OnePage);
+            guard.fill(run, Perm::ReadWrite, &mut OnePage);
         }
-        assert!(
-            self.touch(&valid.guard().0),
-            "a valid fault serves its access"
-        );
+        assert!(self.touch(valid.guard()), "a valid fault serves its access");
     }
 
-    fn walk(&self, found: &mut Unread<Runs>) -> Result<PageRange, FaultError> {
+    /// What a fault finds in the page table.
+    pub(crate) fn walk<R: Collect>(&self, found: &mut Unread<R>) -> Result<PageRange, FaultError> {
         let pfn = Pfn::new(*self.pte.lock().unwrap());
         thread::yield_now();
         let run = Run {

@@ -2,7 +2,7 @@
 
 //! The result of a walk as an array with a word for each page, as C's `hmm_pfns`.
 //!
-//! [`crate::Runs`] hold the same in less room; a array array has room for every page from the
+//! [`crate::Runs`] hold the same in less room; an array has room for every page from the
 //! start, and tells pages that a fault could bring in from those that no device can ever use.
 
 use core::fmt;
@@ -10,28 +10,8 @@ use core::iter::FusedIterator;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::collect::{one_by_one, Collect, Full, Taken};
-use crate::pfn::{Memory, Perm, Pfn};
+use crate::pfn::{Memory, PageState, Perm, Pfn};
 use crate::run::Run;
-
-/// The state of a page in the result of a walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageState {
-    /// Nothing that the device can use at the moment. A fault might change that.
-    Absent,
-    /// Nothing that a device can ever use: no area, no right to read, device registers.
-    Unusable,
-    /// A page.
-    Mapped {
-        /// Its frame.
-        pfn: Pfn,
-        /// The rights of the CPU's entry.
-        perm: Perm,
-        /// log2 of how many pages the CPU's entry maps.
-        order: u32,
-        /// The kind of memory.
-        memory: Memory,
-    },
-}
 
 /// A [`PageState`] in one word: 0, or a frame number, shifted, with flags below it.
 ///

@@ -68,6 +68,33 @@ impl<'a> PmdPages<'a> {
         self.pfns.first(self.filled as usize)
     }
 
+    /// The first page that there is room for.
+    #[inline]
+    pub fn start(&self) -> PageIndex {
+        self.pfns.range().start()
+    }
+
+    /// What was found, in ascending order: the huge entry, or single pages, with those of neighbouring frames and the
+    /// same rights together.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        let single = self.single();
+        let mut page = single.range().start();
+        let singles = core::iter::from_fn(move || {
+            let mut run = None::<Run>;
+            while page < single.range().end() {
+                let found = single.at(page);
+                match (&mut run, Run::single(page, found)) {
+                    (Some(run), Some(next)) if run.continued_by(&next) => run.pages += 1,
+                    (Some(_), _) => break,
+                    (None, next) => run = next,
+                }
+                page = page.saturating_add(1);
+            }
+            run
+        });
+        self.huge().into_iter().chain(singles)
+    }
+
     /// The end of the pages that were found without a gap from `page` on.
     #[inline]
     pub fn reached_from(&self, page: PageIndex) -> PageIndex {
@@ -147,8 +174,7 @@ impl Collect for PmdPages<'_> {
 mod tests {
     use super::*;
     use crate::addr::PMD_PAGES;
-    use crate::pfn::{Memory, Perm};
-    use crate::pfn_array::PageState;
+    use crate::pfn::{Memory, PageState, Perm};
 
     fn entry(start: u64, order: u32) -> Run {
         Run {
@@ -268,6 +294,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_found_comes_in_runs() {
+        let mut pfns = [HmmPfn::ABSENT; 8];
+        let mut found = PmdPages::new(pages(1100, 1108), &mut pfns);
+        assert_eq!(found.runs().count(), 0);
+        let readonly = Run {
+            perm: Perm::ReadOnly,
+            ..entry(1104, 0)
+        };
+        let elsewhere = Run {
+            pfn: Pfn::new(7),
+            ..entry(1106, 0)
+        };
+        for run in [
+            entry(1101, 0),
+            entry(1102, 0),
+            readonly,
+            entry(1105, 0),
+            elsewhere,
+        ] {
+            found.mapped(run).unwrap();
+        }
+        let two = Run {
+            pages: 2,
+            ..entry(1101, 0)
+        };
+        let runs: std::vec::Vec<_> = found.runs().collect();
+        assert_eq!(runs, [two, readonly, entry(1105, 0), elsewhere]);
+        found.clear();
+        found.mapped(entry(1024, PMD_ORDER)).unwrap();
+        let runs: std::vec::Vec<_> = found.runs().collect();
+        assert_eq!(runs, [entry(1024, PMD_ORDER)]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! The reference count of a part of a mirror, with the mark that it was accessed.
 //!
-//! A part is found in a map under RCU, without a lock. Whoever sleeps while it needs the part takes a
+//! A part is found in a map under RCU, without a lock. A user that sleeps while it needs the part takes a
 //! reference. The reaper removes a part from the map only after [`Refcount::retire`], which fails while
 //! there are references. [`Refcount::try_get`] fails from then on, and the caller makes the part anew. A
 //! retired part is freed after a grace period.

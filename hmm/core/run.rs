@@ -3,7 +3,7 @@
 //! A run: pages that are contiguous in virtual and in physical memory.
 
 use crate::addr::{PageIndex, PageRange};
-use crate::pfn::{Memory, Perm, Pfn};
+use crate::pfn::{Memory, PageState, Perm, Pfn};
 
 /// `pages` pages from `start`, mapped to as many frames from `pfn`, all with the same rights and by
 /// page table entries of the same size.
@@ -38,6 +38,35 @@ impl Run {
     #[inline]
     pub const fn range(&self) -> PageRange {
         PageRange::new(self.start, self.start.saturating_add(self.pages))
+    }
+
+    /// The single page `start`, if there is one in `state`.
+    pub(crate) fn single(start: PageIndex, state: PageState) -> Option<Self> {
+        let PageState::Mapped {
+            pfn, perm, memory, ..
+        } = state
+        else {
+            return None;
+        };
+        Some(Self {
+            start,
+            pfn,
+            pages: 1,
+            perm,
+            order: 0,
+            memory,
+        })
+    }
+
+    /// The part of the run in `pages`, if there is one.
+    pub(crate) fn part(&self, pages: PageRange) -> Option<Self> {
+        let pages = self.range().intersection(&pages);
+        (!pages.is_empty()).then(|| Self {
+            start: pages.start(),
+            pfn: self.pfn.add(pages.start().get() - self.start.get()),
+            pages: pages.len(),
+            ..*self
+        })
     }
 
     /// The run of the entry right after this one, of the same size and with the same rights, that maps

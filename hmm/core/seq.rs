@@ -42,6 +42,7 @@
 //! ```
 
 use core::iter::FusedIterator;
+use core::ops::{Deref, DerefMut};
 
 use crate::addr::{PageIndex, PageRange};
 use crate::collect::{Collect, Full, Taken};
@@ -80,8 +81,8 @@ const REMEMBERED: usize = 3;
 pub struct History {
     /// How many there were; wraps.
     count: u64,
-    /// The number of the last one whose range is not remembered: its low bits, as of the others. After 2^32
-    /// invalidations it may be taken for a younger one, which repeats a fault needlessly.
+    /// Low 32 bits of the sequence number of the newest evicted range. After 2^32 invalidations it may look newer, which
+    /// only causes a spurious retry.
     forgotten: u32,
     /// The last invalidation in each of the ranges.
     last: [u32; REMEMBERED],
@@ -107,9 +108,11 @@ impl History {
     /// Records an invalidation of `range`.
     pub fn record(&mut self, range: PageRange) {
         self.count = self.count.wrapping_add(1);
-        // Booked on one that is not much larger, or a large one would stay for all the small ones in it.
+        // Merge only into a range at most twice as large; otherwise one large range would absorb all small ones.
         let alike = |known: &PageRange| {
-            range.intersection(known) == range && known.len() <= 2 * range.len()
+            known.start() <= range.start()
+                && range.end() <= known.end()
+                && known.len() <= range.len().wrapping_mul(2)
         };
         let index = match self.ranges.iter().position(alike) {
             Some(index) => index,
@@ -126,9 +129,13 @@ impl History {
     }
 
     fn oldest(&self) -> usize {
-        let ages = self.last.map(|last| self.age(last));
-        let oldest = (0..REMEMBERED).max_by_key(|&index| ages[index]);
-        oldest.unwrap_or(0)
+        let mut oldest = 0;
+        for index in 1..REMEMBERED {
+            if self.age(self.last[index]) >= self.age(self.last[oldest]) {
+                oldest = index;
+            }
+        }
+        oldest
     }
 
     /// How many invalidations have come after number `last`.
@@ -145,6 +152,102 @@ impl History {
         self.age(self.forgotten) < since
             || remembered.any(|(last, range)| self.age(*last) < since && range.overlaps(&pages))
     }
+}
+
+/// What a domain's lock protects: the driver's data and the last invalidations. Derefs to the data.
+pub struct Watched<T> {
+    history: History,
+    data: T,
+}
+
+impl<T> Watched<T> {
+    /// `data`, and no invalidations; they are counted from `count` on.
+    pub const fn new(data: T, count: u64) -> Self {
+        Self {
+            history: History::new(count),
+            data,
+        }
+    }
+
+    /// The sequence number.
+    #[inline]
+    pub const fn seq(&self) -> u64 {
+        self.history.seq()
+    }
+
+    /// Whether any invalidation since `seq` may have touched `pages`.
+    #[inline]
+    pub fn touched_since(&self, seq: u64, pages: PageRange) -> bool {
+        self.history.touched_since(seq, pages)
+    }
+}
+
+impl<T> Deref for Watched<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.data
+    }
+}
+
+impl<T> DerefMut for Watched<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.data
+    }
+}
+
+/// A lock around [`Watched`] data: a spinlock, or a mutex whose holder may sleep.
+pub trait WatchedLock<T> {
+    /// Proof that the lock is held exclusively.
+    type Guard<'a>: DerefMut<Target = Watched<T>>
+    where
+        Self: 'a;
+
+    /// Whether taking the lock, and holding it, may sleep.
+    const SLEEPS: bool;
+
+    /// Takes the lock.
+    fn lock(&self) -> Self::Guard<'_>;
+
+    /// Takes the lock if nobody has it. Does not sleep.
+    fn try_lock(&self) -> Option<Self::Guard<'_>>;
+
+    /// Has `look` look at the data. The lock may be held shared for it.
+    fn look<R>(&self, look: impl FnOnce(&Watched<T>) -> R) -> R;
+
+    /// The same where nothing may sleep; `None` if somebody holds the lock, and may sleep.
+    fn try_look<R>(&self, look: impl FnOnce(&Watched<T>) -> R) -> Option<R>;
+}
+
+/// What the notifier's callback does: takes the lock, closes the sequence, has `zap` take the translations away.
+/// Returns whether the invalidation may go on; if not, nothing has been done.
+///
+/// An invalidation that is not `blockable` must not wait (the OOM reaper: those it would wait for may wait for the
+/// memory that it frees). Where the lock sleeps, it goes on only if nobody holds the lock and the device `uses` none of
+/// `pages`. `closed` is called when faults under way on `pages` are bound to retry.
+#[inline]
+pub fn invalidate<T, L: WatchedLock<T>>(
+    lock: &L,
+    pages: PageRange,
+    blockable: bool,
+    uses: impl FnOnce(&T) -> bool,
+    closed: impl FnOnce(),
+    zap: impl FnOnce(&mut T),
+) -> bool {
+    let must_not_sleep = L::SLEEPS && !blockable;
+    let guard = match must_not_sleep {
+        true => lock.try_lock().filter(|watched| !uses(&watched.data)),
+        false => Some(lock.lock()),
+    };
+    let Some(mut watched) = guard else {
+        return false;
+    };
+    watched.history.record(pages);
+    closed();
+    zap(&mut watched.data);
+    true
 }
 
 /// An invalidation came in between. Gives the room for the result back.

@@ -69,11 +69,13 @@ pub enum FaultError {
     Interrupted,
     /// The fault would have to wait, which [`Waiting::Forbidden`] forbids.
     WouldWait,
+    /// The device has not taken the translations.
+    Device,
     /// An invalid request: an empty range, or one that is not all in user space or in the domain.
     Invalid,
 }
 
-/// Whether a fault may wait for I/O, for the handler of a userfaultfd, or for the holder of a lock who waits for one
+/// Whether a fault may wait for I/O, for the handler of a userfaultfd, or for the holder of a lock that waits for one
 /// of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
@@ -332,7 +334,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         until: PageIndex,
     ) -> Result<Handled, FaultError> {
         // The handler may succeed without bringing the page in: short of memory, in an area with
-        // droppable pages. Then the caller's deadline has to end this.
+        // droppable pages. The caller's deadline bounds this.
         self.tries += 1;
         if self.tries > TRIES_FOR_A_PAGE {
             return Err(FaultError::Collided);

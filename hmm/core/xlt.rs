@@ -250,6 +250,88 @@ where
         slots.get(self.slot_index(pmd, page))?.translate(access)
     }
 
+    /// The frame of `page` and the device's rights, if there is a translation. Records nothing.
+    pub fn get(&self, page: PageIndex) -> Option<(Pfn, Perm)> {
+        let pmd = self.pmd_index(page)?;
+        let start = pmd_range(page).start().get();
+        if let Some((first, perm)) = self.huge.get(pmd)?.get() {
+            return Some((first.add(page.get() - start), perm));
+        }
+        self.pages_of(pmd)?.get(self.slot_index(pmd, page))?.get()
+    }
+
+    /// Whether any page of `range` has a translation.
+    pub fn has_any(&self, range: PageRange) -> bool {
+        let mut any = false;
+        if !self.is_empty() {
+            self.each_run(range, |_| any = true);
+        }
+        any
+    }
+
+    /// The pages of `range` in the table, and all pages of huge entries that are partly among them.
+    pub fn whole(&self, range: PageRange) -> PageRange {
+        let range = range.intersection(&self.range);
+        if range.is_empty() {
+            return range;
+        }
+        let entry = |page| {
+            let huge = self.pmd_index(page).is_some_and(|pmd| self.has_huge(pmd));
+            match huge {
+                true => self.part_around(page),
+                false => range,
+            }
+        };
+        let (first, last) = (range.start(), PageIndex::new(range.end().get() - 1));
+        let (start, end) = (entry(first).start(), entry(last).end());
+        PageRange::new(start.min(first), end.max(range.end()))
+    }
+
+    /// Calls `visit` with the translations of `range`, in ascending order: huge entries one by one, and all of each
+    /// that is partly in it; single pages of neighbouring frames with the same rights together.
+    pub fn each_run(&self, range: PageRange, mut visit: impl FnMut(&Run)) {
+        let range = range.intersection(&self.range);
+        let run = |start, pages, order, (pfn, perm)| Run {
+            start,
+            pfn,
+            pages,
+            perm,
+            order,
+            memory: Memory::System,
+        };
+        let mut page = range.start();
+        while page < range.end() {
+            let part = self.part_around(page);
+            let hit = part.intersection(&range);
+            let Some(pmd) = self.pmd_index(page) else {
+                break;
+            };
+            if self.has_huge(pmd) {
+                if let Some(found) = self.get(part.start()) {
+                    visit(&run(part.start(), part.len(), PMD_ORDER, found));
+                }
+            } else if let Some(slots) = self.pages_of(pmd) {
+                let mut last = None::<Run>;
+                let from = self.slot_index(pmd, hit.start());
+                let slots = slots.get(from..from + hit.len() as usize);
+                for (page, slot) in (hit.start().get()..).zip(slots.unwrap_or_default()) {
+                    let next = slot
+                        .get()
+                        .map(|found| run(PageIndex::new(page), 1, 0, found));
+                    match (&mut last, next) {
+                        (Some(last), Some(next)) if last.continued_by(&next) => last.pages += 1,
+                        (_, next) => {
+                            last.iter().for_each(&mut visit);
+                            last = next;
+                        }
+                    }
+                }
+                last.iter().for_each(&mut visit);
+            }
+            page = part.end();
+        }
+    }
+
     /// Enters the pages of `run` that the table covers.
     ///
     /// `limit` bounds the device's rights, whatever the CPU's entry allows. Pages without `room` are left out.
@@ -387,12 +469,32 @@ where
         room: &mut impl Room<P, B>,
         mut written: impl FnMut(Pfn),
     ) -> u64 {
+        // The CPU takes most pages one by one.
+        if range.len() == 1 && self.zap_one(range.start(), &mut written).is_some() {
+            return 1;
+        }
         let zapped = self.each_pmd(range, |table, pmd, part, gone| {
             table.zap_huge(pmd, part, gone, room, &mut written)
                 + table.zap_pages(pmd, part, gone, &mut written)
         });
         self.used -= zapped as u32;
         zapped
+    }
+
+    /// Removes the translation of `page`, if it is that of a single page and not the last one of its PMD.
+    #[inline]
+    fn zap_one(&mut self, page: PageIndex, written: &mut impl FnMut(Pfn)) -> Option<()> {
+        let pmd = self.pmd_index(page)?;
+        let index = self.slot_index(pmd, page);
+        let Pages { slots, used } = self.pages.as_mut()?.get_mut(pmd)?;
+        let left = used.checked_sub(1).filter(|left| *left > 0)?;
+        let (pfn, was_written) = slots.as_mut()?.get_mut(index)?.zap()?;
+        *used = left;
+        self.used = self.used.wrapping_sub(1);
+        if was_written {
+            written(pfn);
+        }
+        Some(())
     }
 
     fn zap_huge(

@@ -43,6 +43,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::node::Node;
+use crate::session::Session;
 use crate::vram::Vram;
 
 module! {
@@ -72,13 +73,15 @@ impl Device {
 }
 
 struct DmirrorModule {
-    _nodes: [Pin<KBox<Node>>; 2],
+    _nodes: [Pin<KBox<Node<Session>>>; 2],
 }
 
 impl kernel::Module for DmirrorModule {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let device = || Arc::pin_init(Device::new(), GFP_KERNEL);
-        let node = |name, device| KBox::pin_init(Node::register(module, name, device), GFP_KERNEL);
+        let node = |name, device| {
+            KBox::pin_init(Node::<Session>::register(module, name, device), GFP_KERNEL)
+        };
         // Both before the first file: if the module cannot stay, nobody should have opened one.
         let (first, second) = (device()?, device()?);
         let nodes = [

@@ -5,44 +5,46 @@
 //! The kernel crate's `MiscDeviceRegistration` does this, too, but its files do not keep the module
 //! loaded, and it has no room for the device that they belong to.
 
+use core::marker::PhantomData;
+
 use kernel::bindings;
 use kernel::error::to_result;
-use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
+use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
-use crate::session::Session;
 use crate::Device;
 
-/// A registered file.
+/// A registered file, each open one a `T`.
 ///
 /// # Invariants
 ///
-/// `misc` is registered with `operations`, which are those of [`Session`].
+/// `misc` is registered with `operations`, which are those of `T`.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
-pub(crate) struct Node {
+pub(crate) struct Node<T: MiscDevice> {
     // First, so that `device_of` finds the rest.
     #[pin]
     misc: Opaque<bindings::miscdevice>,
     operations: bindings::file_operations,
     device: Arc<Device>,
+    _files: PhantomData<fn() -> T>,
 }
 
 // SAFETY: A device may be registered and unregistered by different threads.
-unsafe impl Send for Node {}
+unsafe impl<T: MiscDevice> Send for Node<T> {}
 // SAFETY: There is nothing to do with a `&Node` but to look at the device, which is `Sync`.
-unsafe impl Sync for Node {}
+unsafe impl<T: MiscDevice> Sync for Node<T> {}
 
-impl Node {
+impl<T: MiscDevice> Node<T> {
     /// Makes `/dev/NAME`. While a file is open, `module` stays loaded.
-    pub(crate) fn register<'a>(
+    pub(crate) fn register(
         module: &'static ThisModule,
         name: &'static CStr,
         device: Arc<Device>,
-    ) -> impl PinInit<Self, Error> + 'a {
-        let template = MiscDeviceOptions { name }.into_raw::<Session>();
+    ) -> impl PinInit<Self, Error> {
+        let template = MiscDeviceOptions { name }.into_raw::<T>();
         // SAFETY: The kernel crate's table, which lives forever.
         let mut operations = unsafe { *template.fops };
         operations.owner = module.as_ptr();
@@ -59,19 +61,24 @@ impl Node {
                 // the drop below.
                 to_result(unsafe { bindings::misc_register(slot) })
             }),
+            _files: PhantomData,
         })
     }
 
     /// The device that a file being opened belongs to.
-    pub(crate) fn device_of(misc: &MiscDeviceRegistration<Session>) -> &Arc<Device> {
-        // SAFETY: Files of `Session` are opened through `Node`s only, whose first field this is; they
-        // stay while a file is being opened, and their `device` is set before.
+    ///
+    /// # Safety
+    ///
+    /// The file is opened through a node of this type.
+    pub(crate) unsafe fn device_of(misc: &MiscDeviceRegistration<T>) -> &Arc<Device> {
+        // SAFETY: By the contract, `misc` is the first field of a node; that stays while a file is being opened, and
+        // its `device` was set before it was registered.
         unsafe { &(*misc.as_raw().cast::<Self>()).device }
     }
 }
 
 #[pinned_drop]
-impl PinnedDrop for Node {
+impl<T: MiscDevice> PinnedDrop for Node<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: Registered, by the type invariant.
         unsafe { bindings::misc_deregister(self.misc.get()) };

@@ -6,7 +6,7 @@
 //! accesses share the lock, faults take it to enter pages, invalidations to remove them. Nothing may
 //! sleep under it, so room for an entry is made beforehand ([`Spare`]).
 
-use hmm::{Access, Event, Invalidate, Leaves, PageIndex, PageRange, Perm, Pfn};
+use hmm::{Access, Event, Invalidate, Leaves, PageIndex, PageRange, Perm, Pfn, Spin, PMD_PAGES};
 use kernel::prelude::*;
 use kernel::rbtree::{Entry, RBTree, RBTreeNodeReservation};
 
@@ -29,7 +29,7 @@ pub(crate) struct Slot {
 }
 
 /// Pages in a leaf of the table.
-pub(crate) const LEAF_PAGES: u64 = 512;
+pub(crate) const LEAF_PAGES: u64 = PMD_PAGES;
 
 /// The slots of [`LEAF_PAGES`] pages.
 struct Leaf {
@@ -157,6 +157,8 @@ impl Leaf {
 
 /// What the device wrote was marked dirty when it did ([`crate::access`]).
 impl Invalidate for PageTable {
+    type Lock = Spin;
+
     fn invalidate(&mut self, range: PageRange, event: Event) {
         self.change(range, event.leaves());
     }

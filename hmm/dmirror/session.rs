@@ -185,7 +185,8 @@ impl MiscDevice for Session {
     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
         let task = kernel::current!();
         let mm = task.mm().ok_or(EINVAL)?;
-        let device = Node::device_of(misc).clone();
+        // SAFETY: Only nodes of this type have files of this type.
+        let device = unsafe { Node::<Self>::device_of(misc) }.clone();
         KBox::pin_init(Self::new(mm, device), GFP_KERNEL_ACCOUNT)
     }
 

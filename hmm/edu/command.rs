@@ -8,16 +8,24 @@
 //! | command                          | does                                                       |
 //! |----------------------------------|------------------------------------------------------------|
 //! | `open ADDRESS PAGES`             | makes the device ready for pages of the calling process    |
+//! | `mirror ADDRESS PAGES`           | the same by a mirror, with translations of the device's    |
 //! | `map ADDRESS PAGES read\|write`  | faults pages in and maps them                              |
 //! | `copy ADDRESS LENGTH from\|to`   | the device reads from, or writes to, the process's memory  |
 //! | `access BUS LENGTH from\|to`     | the same at an address of the device, mapped or not: only where an IOMMU is in between |
 //! | `translate BUS`                  | says what the IOMMU translates it to                       |
 //! | `list`                           | lists the mappings, one a line                             |
+//! | `zaps DELAY ZAPS CUTS COPIES`    | of a mirror: how the device forgets pages from now on      |
+//! | `hold`                           | the calling thread sleeps, and cannot be killed            |
+//! | `let-go`                         | wakes it                                                   |
 //! | `close`                          | ends the session                                           |
+//!
+//! With `zaps` it takes that many milliseconds longer, and is not confirmed so many times: by the first fence, and by the
+//! second; and so many copies seem not to end.
 
 use core::str::SplitWhitespace;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use hmm::{page_offset, Access, Addressing, DmaRun, PageIndex, PageRange};
+use hmm::{page_offset, Access, Addressing, DmaRange, DmaRun, PageIndex, PageRange};
 use kernel::debugfs::ScopedDir;
 use kernel::device::{Bound, Device};
 use kernel::fmt;
@@ -26,23 +34,35 @@ use kernel::str::CString;
 use kernel::sync::{new_mutex, Mutex};
 use kernel::uaccess::UserSliceReader;
 
+use crate::device::nap_while;
 use crate::engine::{Engine, Way};
-use crate::session::Session;
+use crate::mirrored;
+use crate::session;
 
 /// The device, as the files see it.
 #[pin_data]
 pub(crate) struct Commands {
     device: &'static Device<Bound>,
     narrow_refused: bool,
+    /// Whether the thread that said `hold` goes on sleeping.
+    held: AtomicBool,
     #[pin]
     state: Mutex<State>,
 }
 
 struct State {
     // Dropped first: nothing is mapped any more when the registers go.
-    session: Option<Pin<KBox<Session>>>,
+    session: Option<Session>,
     engine: Engine,
     result: Option<CString>,
+}
+
+/// The two ways to have pages on the device.
+enum Session {
+    /// The driver keeps their mappings, and the engine is started under a spinlock.
+    Direct(Pin<KBox<session::Session>>),
+    /// A mirror keeps them, with translations on the device.
+    Mirrored(mirrored::Session),
 }
 
 impl Commands {
@@ -54,6 +74,7 @@ impl Commands {
         pin_init!(Self {
             device,
             narrow_refused,
+            held: AtomicBool::new(false),
             state <- new_mutex!(State {
                 session: None,
                 engine,
@@ -64,10 +85,22 @@ impl Commands {
 
     fn run(&self, line: &str) -> Result {
         let mut words = line.split_whitespace();
+        let command = words.next();
+        // Others go on meanwhile.
+        match command {
+            Some("hold") => return self.hold(),
+            Some("let-go") => {
+                self.held.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            _ => {}
+        }
         let mut state = self.state.lock();
         state.result = None;
-        let result = match words.next() {
+        let result = match command {
             Some("open") => self.open(&mut state, &mut words)?,
+            Some("mirror") => self.mirror(&mut state, &mut words)?,
+            Some("zaps") => state.zaps(&mut words)?,
             Some("close") => state.close()?,
             Some("map") => state.map(&mut words)?,
             Some("copy") => state.copy(&mut words)?,
@@ -80,6 +113,12 @@ impl Commands {
         Ok(())
     }
 
+    fn hold(&self) -> Result {
+        self.held.store(true, Ordering::Relaxed);
+        nap_while(|| self.held.load(Ordering::Relaxed));
+        Ok(())
+    }
+
     fn open(&self, state: &mut State, words: &mut SplitWhitespace<'_>) -> Result<CString> {
         if state.session.is_some() {
             return Err(EBUSY);
@@ -87,31 +126,65 @@ impl Commands {
         let pages = pages(words)?;
         let task = kernel::current!();
         let mm = task.mm().ok_or(EINVAL)?;
-        let session = KBox::pin_init(Session::open(mm, self.device, pages), GFP_KERNEL)?;
+        let session = KBox::pin_init(session::Session::open(mm, self.device, pages), GFP_KERNEL)?;
         let narrow = if self.narrow_refused {
             "refused"
         } else {
             "taken"
         };
         let text = CString::try_from_fmt(fmt!("{:?} narrow-{narrow}", session.range.addressing()))?;
-        state.session = Some(session);
+        state.session = Some(Session::Direct(session));
+        Ok(text)
+    }
+
+    fn mirror(&self, state: &mut State, words: &mut SplitWhitespace<'_>) -> Result<CString> {
+        if state.session.is_some() {
+            return Err(EBUSY);
+        }
+        let pages = pages(words)?;
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(EINVAL)?;
+        let session = mirrored::Session::open(mm, self.device, pages)?;
+        let text = CString::try_from_fmt(fmt!("{:?}", session.range.addressing()))?;
+        state.session = Some(Session::Mirrored(session));
         Ok(text)
     }
 }
 
 impl State {
     fn session(&self) -> Result<&Session> {
-        self.session.as_deref().ok_or(ENODEV)
+        self.session.as_ref().ok_or(ENODEV)
+    }
+
+    /// How the device reaches memory.
+    fn range(&self) -> Result<&DmaRange<'static>> {
+        Ok(match self.session()? {
+            Session::Direct(session) => &session.range,
+            Session::Mirrored(session) => &session.range,
+        })
     }
 
     fn close(&mut self) -> Result<CString> {
-        let session = self.session.take().ok_or(ENODEV)?;
-        let last = PageIndex::new(u64::MAX);
-        let mut table = session.table.write();
-        table.take_out(PageRange::new(PageIndex::new(0), last));
-        let (mapped, unmapped) = table.counts();
-        drop(table);
+        let (mapped, unmapped) = match self.session.take().ok_or(ENODEV)? {
+            Session::Direct(session) => {
+                let last = PageIndex::new(u64::MAX);
+                let mut table = session.table.write();
+                table.take_out(PageRange::new(PageIndex::new(0), last));
+                table.counts()
+            }
+            Session::Mirrored(session) => session.close(),
+        };
         CString::try_from_fmt(fmt!("mapped {mapped} unmapped {unmapped}"))
+    }
+
+    fn zaps(&mut self, words: &mut SplitWhitespace<'_>) -> Result<CString> {
+        let Session::Mirrored(session) = self.session()? else {
+            return Err(EINVAL);
+        };
+        let delay = number(words)?;
+        let (zaps, cuts, copies) = (number(words)?, number(words)?, number(words)?);
+        session.device.behaviour.set(delay, zaps, cuts, copies);
+        empty()
     }
 
     fn map(&mut self, words: &mut SplitWhitespace<'_>) -> Result<CString> {
@@ -121,22 +194,28 @@ impl State {
             Some("write") => Access::Write,
             _ => return Err(EINVAL),
         };
-        let task = kernel::current!();
-        self.session()?
-            .map(task.mm().ok_or(EINVAL)?, pages, access)?;
+        match self.session()? {
+            Session::Direct(session) => {
+                let task = kernel::current!();
+                session.map(task.mm().ok_or(EINVAL)?, pages, access)?;
+            }
+            Session::Mirrored(session) => session.map(pages, access)?,
+        }
         empty()
     }
 
     fn copy(&mut self, words: &mut SplitWhitespace<'_>) -> Result<CString> {
         let (addr, len, way) = (number(words)?, number(words)?, way(words)?);
-        let session = self.session.as_deref().ok_or(ENODEV)?;
-        session.copy(&mut self.engine, addr, len, way)?;
+        match self.session.as_ref().ok_or(ENODEV)? {
+            Session::Direct(session) => session.copy(&mut self.engine, addr, len, way)?,
+            Session::Mirrored(session) => session.copy(&mut self.engine, addr, len, way)?,
+        }
         empty()
     }
 
     fn access(&mut self, words: &mut SplitWhitespace<'_>) -> Result<CString> {
         let (addr, len, way) = (number(words)?, number(words)?, way(words)?);
-        if self.session()?.range.addressing() == Addressing::Frames {
+        if self.range()?.addressing() == Addressing::Frames {
             return Err(EPERM);
         }
         let offset = page_offset(addr) as u64;
@@ -146,7 +225,7 @@ impl State {
 
     fn translate(&mut self, words: &mut SplitWhitespace<'_>) -> Result<CString> {
         let addr = number(words)?;
-        match self.session()?.range.translated(addr) {
+        match self.range()?.translated(addr) {
             Some(pfn) => CString::try_from_fmt(fmt!("{}", pfn.get())),
             None => empty(),
         }
@@ -155,8 +234,12 @@ impl State {
     fn list(&mut self) -> Result<CString> {
         // The text is made where nothing may sleep, so what it is about is copied first.
         let mut runs = KVVec::with_capacity(MOST_LISTED, GFP_KERNEL)?;
-        for run in self.session()?.table.read().runs() {
-            runs.push_within_capacity(*run).map_err(|_| ENOSPC)?;
+        let mut list = |run: DmaRun| runs.push_within_capacity(run).map_err(|_| ENOSPC);
+        match self.session()? {
+            Session::Direct(session) => {
+                session.table.read().runs().try_for_each(|run| list(*run))?
+            }
+            Session::Mirrored(session) => session.device.extents(list)?,
         }
         CString::try_from_fmt(fmt!("{}", List(&runs)))
     }

@@ -5,7 +5,8 @@
 //! Registers: QEMU's `docs/specs/edu.rst`.
 
 use kernel::device::Bound;
-use kernel::io::{poll::read_poll_timeout_atomic, Io};
+use kernel::io::poll::{read_poll_timeout, read_poll_timeout_atomic};
+use kernel::io::Io;
 use kernel::pci::{self, Bar};
 use kernel::prelude::*;
 use kernel::time::Delta;
@@ -50,6 +51,29 @@ impl Engine {
     /// `ETIMEDOUT`, after five seconds: a driver of real hardware would have to cut the device off
     /// before it gives the memory away.
     pub(crate) fn copy(&mut self, addr: u64, way: Way, at: u64, len: u64) -> Result {
+        self.start(addr, way, at, len)?;
+        read_poll_timeout_atomic(
+            || Ok(self.registers.read32(COMMAND)),
+            |command| command & RUN == 0,
+            Delta::from_micros(500),
+            10_000,
+        )?;
+        Ok(())
+    }
+
+    /// The same, but it sleeps. After `ETIMEDOUT` no translation that it was given may be taken for forgotten.
+    pub(crate) fn copy_sleeping(&mut self, addr: u64, way: Way, at: u64, len: u64) -> Result {
+        self.start(addr, way, at, len)?;
+        read_poll_timeout(
+            || Ok(self.registers.read32(COMMAND)),
+            |command| command & RUN == 0,
+            Delta::from_millis(1),
+            Delta::from_secs(5),
+        )?;
+        Ok(())
+    }
+
+    fn start(&mut self, addr: u64, way: Way, at: u64, len: u64) -> Result {
         // The emulator dies of anything else.
         if at > BUFFER_SIZE || len > BUFFER_SIZE - at {
             return Err(EINVAL);
@@ -62,12 +86,6 @@ impl Engine {
         self.registers.try_write64(destination, DESTINATION)?;
         self.registers.try_write64(len, COUNT)?;
         self.registers.write32(command, COMMAND);
-        read_poll_timeout_atomic(
-            || Ok(self.registers.read32(COMMAND)),
-            |command| command & RUN == 0,
-            Delta::from_micros(500),
-            10_000,
-        )?;
         Ok(())
     }
 }

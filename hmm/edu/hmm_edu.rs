@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `hmm_edu.ko`: drives QEMU's `edu` PCI device on a process's pages, to test [`hmm::DmaRange`].
+//! `hmm_edu.ko`: drives QEMU's `edu` PCI device on a process's pages, to test [`hmm::DmaRange`] and mirrors
+//! of devices that have to be waited for ([`hmm::MirrorDevice`]).
 //!
 //! The device has an engine that copies up to 4 KiB between memory and a buffer of its own. The test
 //! program says what is to be done through files in debugfs, in the process whose memory it is about
@@ -11,14 +12,18 @@
 //! | [`engine`]  | the device's registers: one copy                                 |
 //! | [`table`]   | the mappings of a session, and what an invalidation does to them |
 //! | [`session`] | one process's pages on the device: faults, mappings, copies      |
+//! | [`device`]  | translations of the device's own, which sleep until they go      |
+//! | [`mirrored`] | one process's pages on the device by a mirror                   |
 //! | [`command`] | the files in debugfs                                             |
 //!
-//! It is for tests only: whoever may open its files has the device write to any address.
+//! It is for tests only: a process that may open its files can have the device write to any address.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod command;
+mod device;
 mod engine;
+mod mirrored;
 mod session;
 mod table;
 

@@ -2,7 +2,9 @@
 
 //! The mappings of a session. They go when the CPU takes the pages away.
 
-use hmm::{mark_dirty, DmaError, DmaRun, Event, Invalidate, Mapping, PageIndex, PageRange, Perm};
+use hmm::{
+    mark_dirty, DmaError, DmaRun, Event, Invalidate, Mapping, PageIndex, PageRange, Perm, Spin,
+};
 use kernel::prelude::*;
 
 /// The most mappings at a time.
@@ -93,6 +95,8 @@ fn full_range() -> PageRange {
 }
 
 impl Invalidate for Table {
+    type Lock = Spin;
+
     // Pages that only become read-only go, too: the next copy has them mapped anew.
     fn invalidate(&mut self, range: PageRange, _event: Event) {
         self.take_out(range);

@@ -17,7 +17,7 @@ use kernel::types::Opaque;
 
 use crate::addr::{pmd_range, PageIndex, PageRange, PAGE_SHIFT, PMD_ORDER, PMD_PAGES};
 use crate::device_shim as shim;
-use crate::frames::{Block, Frames};
+use crate::frames::{Frames, PmdBitmap};
 use crate::lock_class::LockClass;
 use crate::page::MappedPage;
 use crate::pfn::{Owner, Pfn};
@@ -99,7 +99,7 @@ impl SystemPages<'_> {
 
     /// Copies a page of the kernel's into one of them.
     pub fn copy_from(&self, index: u64, from: &Page) {
-        // SAFETY: Both are whole pages. Nobody else uses the one that is written, and whoever writes to
+        // SAFETY: Both are whole pages. Nobody else uses the one that is written, and a writer of
         // `from` promises that nobody reads it meanwhile.
         unsafe { shim::hmm_shim_copy_page(self.raw(index), from.as_ptr()) };
     }
@@ -159,7 +159,7 @@ pub struct Pool<M: DeviceMemory> {
     #[pin]
     pagemap: Opaque<bindings::dev_pagemap>,
     #[pin]
-    frames: SpinLock<Frames<KVVec<Block>>>,
+    frames: SpinLock<Frames<KVVec<PmdBitmap>>>,
     // For evictions, which have to work when memory is short.
     #[pin]
     words: Mutex<KVec<usize>>,
@@ -194,10 +194,10 @@ impl<M: DeviceMemory> Pool<M> {
         pages: u64,
         memory: impl PinInit<M, Error> + 'a,
     ) -> impl PinInit<Self, Error> + 'a {
-        let blocks = pages.div_ceil(PMD_PAGES);
+        let pmds = pages.div_ceil(PMD_PAGES);
         try_pin_init!(Self {
             frames <- SpinLock::new(
-                Frames::new(free_blocks(blocks)?),
+                Frames::new(free_pmds(pmds)?),
                 FRAMES.name(),
                 FRAMES.key(),
             ),
@@ -206,7 +206,7 @@ impl<M: DeviceMemory> Pool<M> {
                 EVICTION.name(),
                 EVICTION.key(),
             ),
-            region: Region::request(name, blocks)?,
+            region: Region::request(name, pmds)?,
             memory <- memory,
             // Last: callbacks use the other fields as soon as there are pages.
             pagemap <- Opaque::try_ffi_init(|pagemap| Self::map(pagemap, region)),
@@ -378,7 +378,7 @@ impl<M: DeviceMemory> Pool<M> {
             let mut frames = self.frames.lock();
             match order {
                 0 => frames.take(),
-                PMD_ORDER => frames.take_block(),
+                PMD_ORDER => frames.take_pmd(),
                 _ => None,
             }
         }?;
@@ -399,18 +399,18 @@ impl<M: DeviceMemory> Pool<M> {
         let mut words = self.words.lock();
         let mut from = 0;
         loop {
-            let Some(block) = self.frames.lock().used_block_from(from) else {
+            let Some(pmd) = self.frames.lock().used_pmd_from(from) else {
                 return;
             };
-            let first = self.region.first().add(block);
-            // SAFETY: A block of the pool's own frames.
+            let first = self.region.first().add(pmd);
+            // SAFETY: A PMD of the pool's own frames.
             let migration = unsafe { Migration::of_frames(&mut words, first, PMD_PAGES) };
             if let Ok(mut migration) = migration {
                 // What fails stays, which the caller sees.
                 let _ = place(&mut migration, &mut drain);
                 migration.commit();
             }
-            from = block + PMD_PAGES;
+            from = pmd + PMD_PAGES;
         }
     }
 
@@ -560,8 +560,8 @@ fn place_one(
     Ok(())
 }
 
-fn free_blocks(count: u64) -> Result<KVVec<Block>> {
-    KVVec::from_elem(Block::default(), count as usize, GFP_KERNEL).map_err(Into::into)
+fn free_pmds(count: u64) -> Result<KVVec<PmdBitmap>> {
+    KVVec::from_elem(PmdBitmap::default(), count as usize, GFP_KERNEL).map_err(Into::into)
 }
 
 /// A CPU's fault at a device page.
@@ -618,8 +618,8 @@ struct Region {
 }
 
 impl Region {
-    fn request(name: &'static CStr, blocks: u64) -> Result<Self> {
-        let pages = blocks.checked_mul(PMD_PAGES).ok_or(EINVAL)?;
+    fn request(name: &'static CStr, pmds: u64) -> Result<Self> {
+        let pages = pmds.checked_mul(PMD_PAGES).ok_or(EINVAL)?;
         let size = pages.checked_mul(PAGE as u64).filter(|size| *size > 0);
         let size = usize::try_from(size.ok_or(EINVAL)?)?;
         // SAFETY: The name lives forever, and the root of the resources does, too.

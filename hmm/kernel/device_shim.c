@@ -51,6 +51,16 @@ void hmm_shim_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
+void hmm_shim_hold_frame(unsigned long pfn)
+{
+	folio_get(page_folio(pfn_to_page(pfn)));
+}
+
+void hmm_shim_release_frame(unsigned long pfn)
+{
+	folio_put(page_folio(pfn_to_page(pfn)));
+}
+
 struct folio *hmm_shim_device_folio(unsigned long pfn, struct dev_pagemap *pagemap,
 				    unsigned int order)
 {

@@ -22,6 +22,10 @@ unsigned long hmm_shim_folio_pfn(struct folio *folio);
 struct dev_pagemap *hmm_shim_folio_pagemap(struct folio *folio);
 void hmm_shim_folio_put(struct folio *folio);
 
+/* A reference to the folio that frame pfn is a part of, which is in use. */
+void hmm_shim_hold_frame(unsigned long pfn);
+void hmm_shim_release_frame(unsigned long pfn);
+
 /* A free frame of pagemap becomes a folio of this order, with one reference and locked. */
 struct folio *hmm_shim_device_folio(unsigned long pfn, struct dev_pagemap *pagemap,
 				    unsigned int order);

@@ -68,7 +68,7 @@ pub enum Addressing {
 /// |----------------|--------------------------------------|-------------|----------------------------|
 /// | `Range`        | behind an IOMMU                      | a run       | what one entry of the CPU's page table maps |
 /// | `Frames`       | no IOMMU                             | a run       | nothing                    |
-/// | `Each`         | an IOMMU that has no room for the range, or mappings that are kept account of | a block | the same as for `Range` |
+/// | `Each`         | IOVA allocation failed, or DMA debugging is on (`CONFIG_DMA_API_DEBUG`) | a block | the same as for `Range` |
 ///
 /// `Range` takes addresses for the whole range at once: a page's address is known before it is mapped
 /// and never changes, and a run is mostly one call and always one wait for the IOMMU's cache. Long runs of small
@@ -167,6 +167,15 @@ impl<'d> DmaRange<'d> {
         }
     }
 
+    /// The device's address of `page`, which does not depend on where it is mapped to; `None` but for
+    /// [`Addressing::Range`].
+    pub(crate) fn addr_of(&self, page: PageIndex) -> Option<u64> {
+        match &self.plan {
+            Plan::Range(iova) => Some(iova.state.addr + iova.offset(page) as u64),
+            Plan::Frames | Plan::Each => None,
+        }
+    }
+
     /// The frame that the device's IOMMU translates `addr` to, if any. For diagnosis.
     pub fn translated(&self, addr: u64) -> Option<Pfn> {
         // SAFETY: A bound device, by its type.
@@ -183,6 +192,15 @@ impl<'d> DmaRange<'d> {
     /// # Errors
     ///
     /// As [`DmaError`] says, or those of `keep`. Mappings that `keep` has taken by then stay.
+    ///
+    /// ```ignore
+    /// let request = Request::new(pages, Policy::Fault(Access::Write));
+    /// let limit = TimeLimit::default();
+    /// let mut valid = fault_until_valid(&notifier, mm, &limit, &request, Runs::new())?;
+    /// // `valid` holds the notifier's lock: the pages stay until it is dropped, and then `invalidate` is told.
+    /// let done = valid.done();
+    /// DmaRange::map(&range, &mut valid, done, |table, mapping| table.put(mapping))?;
+    /// ```
     pub fn map<D: Domain>(
         this: &Arc<Self>,
         valid: &mut ValidRange<'_, D, Runs>,
@@ -206,8 +224,9 @@ impl<'d> DmaRange<'d> {
         Ok(())
     }
 
-    /// Cuts `run` where the way to it changes, and into what one mapping covers.
-    fn map_run(
+    /// Maps `run`, all of which is in the range. Cuts it where the way to it changes, and into what one mapping covers,
+    /// and calls `keep` with each piece.
+    pub(crate) fn map_run(
         &self,
         run: &Run,
         keep: &mut impl FnMut(DmaRun) -> Result<(), DmaError>,
@@ -240,7 +259,7 @@ impl<'d> DmaRange<'d> {
         Ok(())
     }
 
-    /// The way to the first page of `run`, and for how many pages it is the same.
+    /// How the device reaches the first page of `run`, and how many pages share that route.
     fn way(&self, run: &Run) -> Result<(u64, Way), DmaError> {
         let first = peer(run.pfn);
         // The next sections that are somebody else's.
@@ -367,7 +386,7 @@ impl<'d> DmaRange<'d> {
     }
 
     /// Unmaps `run`, which is mapped and not part of any [`Mapping`] any more.
-    fn unmap(&self, run: &DmaRun) {
+    pub(crate) fn unmap(&self, run: &DmaRun) {
         match &self.plan {
             _ if run.route == Route::Bus => {}
             Plan::Range(iova) => self.unlink(iova, run.start, run.pages, run.perm, run.route),

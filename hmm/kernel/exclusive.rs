@@ -29,14 +29,13 @@ use kernel::prelude::*;
 use crate::addr::{PageIndex, PageRange};
 use crate::collect::{Collect, Full};
 use crate::device_shim as shim;
-use crate::interval::{IntervalNotifier, Invalidate, Watched};
+use crate::interval::{IntervalNotifier, Invalidate, Locked};
 use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::policy::Policy;
 use crate::process::killed;
 use crate::range::{fault_until_valid, TimeLimit};
 use crate::run::Run;
 use crate::runs::Runs;
-use crate::rwlock::WriteGuard;
 use crate::seq::{Deadline, Sequence, Unread, ValidRange};
 use crate::walk::{FaultError, Request};
 
@@ -56,7 +55,7 @@ impl<'d, T: Invalidate> Exclusive<'d, T> {
     }
 
     /// The data that the notifier protects, to enter the page into.
-    pub fn guard(&mut self) -> &mut WriteGuard<'d, Watched<T>> {
+    pub fn guard(&mut self) -> &mut Locked<'d, T> {
         self.valid.split().1
     }
 }
@@ -74,6 +73,13 @@ impl<'d, T: Invalidate> Exclusive<'d, T> {
 /// `EINVAL` if the notifier does not watch that page or has no owner; `EFAULT` if there is no page
 /// that may be written; `EOPNOTSUPP` if it is not anonymous memory; `ETIMEDOUT` if others kept coming
 /// in between for the time of `limit`; `EINTR` if the caller is killed; `ENOMEM`.
+///
+/// ```ignore
+/// let mut held = make_exclusive(&notifier, mm, &TimeLimit::default(), page)?;
+/// let pfn = held.pfn();
+/// // Under the notifier's lock. Once `held` is dropped, an access of the CPU calls `invalidate`.
+/// held.guard().enter(page, pfn);
+/// ```
 pub fn make_exclusive<'d, T: Invalidate>(
     notifier: &'d IntervalNotifier<T>,
     mm: &MmWithUser,

@@ -2,17 +2,17 @@
 
 //! Reading the pages of files before they are faulted in.
 //!
-//! The fault handler needs the address space, and whoever waits in it keeps that alive, with all that the process has
-//! mapped: also the queues of its RDMA device, and by these the device's file. A file system whose server does not
-//! answer lets go of nobody, not even of who is killed. So what has to be read is read before, into the page cache,
-//! with nothing but the file; then the fault handler finds it there.
+//! The fault handler needs the address space, and a thread that waits in it keeps that alive, with all that the process
+//! has mapped: also the queues of its RDMA device, and by these the device's file. A file system whose server does not
+//! answer lets go of nobody, not even of a thread that is killed. So what has to be read is read before, into the page
+//! cache, with nothing but the file; then the fault handler finds it there.
 
 use core::ptr::NonNull;
 
 use kernel::bindings;
-use kernel::mm::MmWithUser;
 
 use crate::addr::{PageIndex, PageRange, PAGE_SHIFT};
+use crate::page_table::MmapReadLock;
 use crate::pfn::Access;
 use crate::process::killed;
 use crate::shim;
@@ -31,17 +31,17 @@ pub(crate) struct FilePart {
 
 impl FilePart {
     /// What the first of `pages` and those after it are a part of, and the first page that is not: `None` if that is no
-    /// file that an `access` would have to wait for. `pages` is not empty, and the mmap lock of `mm` is held.
+    /// file that an `access` would have to wait for. `pages` is not empty.
     pub(crate) fn at(
-        mm: &MmWithUser,
+        lock: &MmapReadLock<'_>,
         pages: PageRange,
         access: Access,
     ) -> (Option<Self>, PageIndex) {
         let (start, mut end, mut from) = (pages.start().addr(), pages.end().addr(), 0);
         let writes = access == Access::Write;
-        // SAFETY: `mm` has users and its mmap lock is held, by the contract.
+        // SAFETY: It has users, and `lock` is its mmap lock.
         let file = unsafe {
-            shim::hmm_shim_file_to_read(mm.as_raw(), start, &mut end, writes, &mut from)
+            shim::hmm_shim_file_to_read(lock.mm().as_raw(), start, &mut end, writes, &mut from)
         };
         let end = PageIndex::containing(end);
         let pages = PageRange::new(pages.start(), end).len();
@@ -51,7 +51,7 @@ impl FilePart {
     }
 
     /// Reads it into the page cache, as far as that is possible and the current thread is not killed. Sleeps, and waits
-    /// for whoever has to bring it.
+    /// for the file system that has to bring it.
     pub(crate) fn read(&self) {
         for page in 0..self.pages {
             let at = self.from + ((page << PAGE_SHIFT) as i64);

@@ -10,6 +10,7 @@
 //! |---------------------------------------------|----------------------------------------------------------|
 //! | names pages                                 | [`PageIndex`], [`PageRange`], [`user_pages`]             |
 //! | keeps its page table under a lock that invalidations take | [`IntervalNotifier`], [`Invalidate`], [`Event`], [`Leaves`] |
+//! | says which lock that is                     | [`Spin`], [`Sleep`]                                      |
 //! | says what it wants of pages                 | [`Request`], [`Policy`], [`Requests`], [`Owner`]         |
 //! | faults                                      | [`fault_until_valid`], [`TimeLimit`], [`FaultError`]     |
 //! | gets the result                             | [`ValidRange`], as [`Runs`] or a [`PfnArray`]            |
@@ -22,6 +23,11 @@
 //! [`Mirror::access`] is the device's access, with faults, limits ([`Limits`], [`Geometry`]) and reports
 //! ([`Observer`]). An access that must not wait says so ([`Waiting`]); [`Owned::populate`] then brings the pages
 //! in elsewhere.
+//!
+//! If the device has translations of its own, and has to be waited for until it forgets one, the mirror is made by
+//! [`Mirror::on_device`], and [`Mirror::resolve`] serves the device's faults. The driver implements [`MirrorDevice`] and
+//! [`DeviceChunk`]: it is told what the device has to have ([`Entries`], [`Translation`]) and to forget ([`Zap`]), and
+//! the pages are unmapped for what it says the device has confirmed ([`Zapped`]).
 //!
 //! The logic is in `../core`, which knows nothing of the kernel and is tested on the host. The same files are
 //! modules of this crate. There is no `unsafe` in them.
@@ -45,12 +51,14 @@
 //!    (`MADV_DONTNEED`) or with none (reclaim);
 //! 2. the lock of a page (a folio), where a device takes it exclusively or moves it; an invalidation
 //!    may come with it held (reclaim);
-//! 3. the lock of an [`IntervalNotifier`], a reader-writer spinlock: shared by accesses of
-//!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it;
+//! 3. the lock of an [`IntervalNotifier`]: with [`Spin`] a reader-writer spinlock, shared by accesses of
+//!    the device, exclusive for filling after a fault and for invalidations. Nothing sleeps under it. With [`Sleep`] a
+//!    mutex: its holder may wait for the device, but for nothing that waits for reclaim;
 //! 4. what `set_page_dirty` takes, and the driver's own spinlocks around an access.
 //!
-//! The reaper of a [`Mirror`]'s chunks holds a mutex of its own outside of 3, and an access the RCU
-//! read lock. A fault that must not wait ([`Waiting::Forbidden`]) only tries to take 1.
+//! The reaper of a [`Mirror`]'s chunks holds a mutex of its own outside of 3, as does a fault that makes a chunk of a
+//! mirror on a device. A reader of a spinlock of 3 is an RCU reader, too. A fault that must not wait
+//! ([`Waiting::Forbidden`]) only tries to take 1.
 //!
 //! A fault holds 1 while it walks, releases it, and only then takes 3; one that holds 1 for writing
 //! releases it under 3. Waiting for an invalidation's end (`mmu_interval_read_begin`) comes after 1,
@@ -71,8 +79,16 @@ mod collect;
 )]
 #[path = "../core/dma_run.rs"]
 mod dma_run;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/device_xlt.rs"]
+mod device_xlt;
 #[path = "../core/event.rs"]
 mod event;
+#[path = "../core/fence.rs"]
+mod fence;
 #[expect(
     unreachable_pub,
     reason = "the tests on the host use more of it than the API has"
@@ -135,26 +151,33 @@ mod chunk_map;
 pub mod compat;
 mod credentials;
 mod device_memory;
+mod device_table;
 mod dma;
+mod dma_pages;
 mod exclusive;
 mod file_read;
 mod interval;
 mod limits;
 mod lock_class;
 mod mirror;
+mod notifier_lock;
 mod observer;
 mod page;
 mod page_table;
+mod pfn_room;
 mod populate;
 mod process;
 mod range;
 mod reaper;
+mod room;
 mod rwlock;
+mod table;
 mod zeroed;
 
 // The public API, in the order of the table above.
 pub use api::*;
-pub use interval::{IntervalNotifier, Invalidate, Watched};
+pub use interval::{IntervalNotifier, Invalidate, Locked};
+pub use notifier_lock::{NotifierLock, Sleep, Spin};
 pub use process::user_pages;
 pub use range::{fault_until_valid, TimeLimit};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
@@ -163,12 +186,15 @@ pub use page::{is_zero_page, mark_dirty, Bytes, MappedPage};
 
 pub use limits::Limits;
 pub use mirror::Mirror;
+pub use table::{Backing, Software};
 pub use observer::{Observer, Removal};
 
 pub use credentials::{Credentials, TakenOn};
 pub use populate::Owned;
 
 pub use dma::{Addressing, DmaError, DmaRange, Mapping};
+
+pub use device_table::{MirrorDevice, OnDevice};
 
 pub use device_memory::{DeviceMemory, Extent, Huge, Pool, SystemPages};
 pub use exclusive::{make_exclusive, Exclusive};
@@ -246,6 +272,7 @@ impl From<FaultError> for Error {
             FaultError::NoMemory => ENOMEM,
             FaultError::Interrupted => EINTR,
             FaultError::WouldWait => EAGAIN,
+            FaultError::Device => EIO,
             FaultError::Invalid => EINVAL,
         }
     }

@@ -5,12 +5,10 @@
 //! [`IntervalNotifier`] owns the driver's data about the range and the lock over it, under which faults
 //! validate. It is registered for as long as it lives; dropping it returns when no callback runs or can start.
 //!
-//! An invalidation takes this path: the kernel → `invalidate_callback` → the exclusive lock → [`History`],
-//! which a fault under way compares with → [`Invalidate::invalidate`].
+//! An invalidation takes this path: the kernel → `invalidate_callback` → [`invalidate`]: the exclusive lock, the
+//! history that a fault under way compares with, [`Invalidate::invalidate`].
 //!
 //! Kernel header: `include/linux/mmu_notifier.h`.
-
-use core::ops::{Deref, DerefMut};
 
 use kernel::bindings;
 use kernel::error::to_result;
@@ -20,19 +18,22 @@ use kernel::types::Opaque;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::event::Event;
+use crate::notifier_lock::{NotifierLock, Spin};
 use crate::pfn::Owner;
 use crate::process::user_pages;
-use crate::rwlock::{ReadGuard, RwLock, WriteGuard};
-use crate::seq::{Domain, History};
+use crate::rwlock::{ReadGuard, RwLock, SharedLock};
+use crate::seq::{invalidate, Domain, Watched, WatchedLock};
 use crate::shim;
 
 /// What a driver does when the CPU takes pages away.
 ///
-/// Both functions run under the notifier's exclusive lock: no fault is being entered, and no access that
+/// The functions run under the notifier's exclusive lock: no fault is being entered, and no access that
 /// holds the shared lock is under way.
 ///
 /// ```ignore
 /// impl Invalidate for PageTable {
+///     type Lock = Spin;
+///
 ///     fn invalidate(&mut self, range: PageRange, event: Event) {
 ///         match event.leaves() {
 ///             Leaves::Nothing => self.zap(range),
@@ -58,44 +59,37 @@ use crate::shim;
 /// [`Pfn`]: crate::Pfn
 /// [`MappedPage::map`]: crate::MappedPage::map
 /// [`mark_dirty`]: crate::mark_dirty
-pub trait Invalidate: Send + Sync {
+pub trait Invalidate: Send + Sync + Unpin + 'static {
+    /// The notifier's lock: [`Spin`], or [`Sleep`](crate::Sleep) if the functions below have to wait for the device.
+    type Lock: NotifierLock;
+
     /// Removes the device's translations of `range`, or its right to write, as [`Event::leaves`] says. When
     /// this returns, the device does not use what went. Pages that it wrote are marked dirty here.
     ///
-    /// `range` is cut to the notifier's own. Must not sleep: the lock is a spinlock.
+    /// `range` is cut to the notifier's own. Must not sleep under [`Spin`].
     fn invalidate(&mut self, range: PageRange, event: Event);
 
     /// Removes all translations: called once, before the notifier is unregistered. There are no faults in the
-    /// range any more, but invalidations may still come. Must not sleep.
+    /// range any more, but invalidations may still come. Must not sleep under [`Spin`].
     fn retire(&mut self);
-}
 
-/// The data that an [`IntervalNotifier`] protects, and the last invalidations. Derefs to the data.
-pub struct Watched<T> {
-    history: History,
-    data: T,
-}
-
-impl<T> Deref for Watched<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.data
+    /// Whether the device has translations of `range`. Asked under [`Sleep`](crate::Sleep) only, for an invalidation
+    /// that must not sleep: it is refused then, and tried again by whoever it is for. Must not sleep.
+    fn uses(&self, _range: PageRange) -> bool {
+        true
     }
 }
 
-impl<T> DerefMut for Watched<T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.data
-    }
-}
+/// The lock of the notifier of `T`.
+type LockOf<T> = <<T as Invalidate>::Lock as NotifierLock>::Lock<T>;
+
+/// The exclusive lock of the notifier of `T`, held. Derefs to the `T`.
+pub type Locked<'d, T> = <LockOf<T> as WatchedLock<T>>::Guard<'d>;
 
 /// A registered interval notifier and the `T` that it protects: the counterpart of C's
 /// `struct mmu_interval_notifier` and the driver's lock.
 ///
-/// The lock is a reader-writer spinlock: nothing sleeps under it.
+/// The lock is the one that [`Invalidate::Lock`] names.
 ///
 /// # Invariants
 ///
@@ -107,7 +101,7 @@ pub struct IntervalNotifier<T: Invalidate> {
     #[pin]
     raw: Opaque<bindings::mmu_interval_notifier>,
     #[pin]
-    state: RwLock<Watched<T>>,
+    state: LockOf<T>,
     owner: Owner,
 }
 
@@ -138,10 +132,9 @@ impl<T: Invalidate> IntervalNotifier<T> {
         owner: Owner,
         data: T,
     ) -> impl PinInit<Self, Error> + use<'_, T> {
-        let history = History::new(0);
         try_pin_init!(Self {
             // Before the registration: callbacks use them as soon as that is done.
-            state <- RwLock::new(Watched { history, data }),
+            state <- T::Lock::around(Watched::new(data, 0)),
             owner,
             raw <- Opaque::try_ffi_init(move |raw| Self::register(raw, mm, range)),
         })
@@ -186,16 +179,22 @@ impl<T: Invalidate> IntervalNotifier<T> {
         core::ptr::eq(own, mm.as_raw())
     }
 
-    /// Takes the lock shared: invalidations wait. The holder must not sleep.
+    /// Takes the lock exclusively: invalidations wait. The holder must not sleep under [`Spin`].
     #[inline]
-    pub fn read(&self) -> ReadGuard<'_, Watched<T>> {
-        self.state.read()
+    pub fn write(&self) -> Locked<'_, T> {
+        self.state.lock()
     }
 
-    /// Takes the lock exclusively: invalidations wait. The holder must not sleep.
+    /// Has `look` look at the data under the lock, shared if that can be. Sleeps if the lock does.
     #[inline]
-    pub fn write(&self) -> WriteGuard<'_, Watched<T>> {
-        self.state.write()
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        self.state.look(|watched| look(watched))
+    }
+
+    /// The same without sleeping; `None` if somebody holds a lock under which one may sleep.
+    #[inline]
+    pub fn try_look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.state.try_look(|watched| look(watched))
     }
 
     /// # Safety
@@ -230,27 +229,51 @@ impl<T: Invalidate> IntervalNotifier<T> {
         )
         .intersection(&own);
         // Waits for accesses under way; later ones find nothing and fault.
-        let mut state = state.write();
-        state.history.record(pages);
-        // SAFETY: `raw` is the notifier whose callback is running; the lock is the one that faults
-        // validate under.
-        unsafe { shim::hmm_shim_interval_set_seq(raw, seq) };
-        state.data.invalidate(pages, event);
-        true
+        invalidate(
+            state,
+            pages,
+            range.flags & shim::hmm_shim_notifier_HMM_SHIM_BLOCKABLE != 0,
+            |data| data.uses(pages),
+            // SAFETY: `raw` is the notifier whose callback is running; the lock is the one that faults
+            // validate under.
+            || unsafe { shim::hmm_shim_interval_set_seq(raw, seq) },
+            |data| data.invalidate(pages, event),
+        )
+    }
+}
+
+impl<T: Invalidate<Lock = Spin>> IntervalNotifier<T> {
+    /// Takes the lock shared: invalidations wait. The holder must not sleep.
+    #[inline]
+    pub fn read(&self) -> ReadGuard<'_, Watched<T>> {
+        self.state.read()
+    }
+}
+
+// SAFETY: `state` is a field, and its lock a field of that.
+unsafe impl<T: Invalidate<Lock = Spin>> SharedLock for IntervalNotifier<T> {
+    type Data = Watched<T>;
+
+    const OFFSET: usize = core::mem::offset_of!(Self, state) + RwLock::<Watched<T>>::RAW;
+
+    #[inline]
+    unsafe fn taken(&self) -> ReadGuard<'_, Watched<T>> {
+        // SAFETY: By the contract.
+        unsafe { self.state.taken_for_reading() }
     }
 }
 
 /// A fault collides with an invalidation of the same pages.
 impl<T: Invalidate> Domain for IntervalNotifier<T> {
     type Guard<'d>
-        = WriteGuard<'d, Watched<T>>
+        = Locked<'d, T>
     where
         Self: 'd;
 
     fn read_begin(&self) -> u64 {
         // First the number: an invalidation that is not counted in it yet makes the fault retry; of
         // one that is, the wait below sees the end.
-        let seq = self.read().history.seq();
+        let seq = self.state.look(Watched::seq);
         // SAFETY: Registered, by the type invariant.
         unsafe { bindings::mmu_interval_read_begin(self.raw.get()) };
         seq
@@ -261,11 +284,14 @@ impl<T: Invalidate> Domain for IntervalNotifier<T> {
     }
 
     fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
-        guard.history.touched_since(seq, pages)
+        guard.touched_since(seq, pages)
     }
 
     fn may_have_collided(&self, seq: u64, pages: PageRange) -> bool {
-        self.read().history.touched_since(seq, pages)
+        let collided = self
+            .state
+            .try_look(|watched| watched.touched_since(seq, pages));
+        collided.unwrap_or(false)
     }
 }
 
@@ -274,7 +300,7 @@ impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
     // A callback may run at the same time and use `state` through a shared reference; so does this,
     // and the type cannot be moved (`!Unpin`), so the compiler assumes nothing of this `&mut`.
     fn drop(self: Pin<&mut Self>) {
-        self.state.write().data.retire();
+        self.state.lock().retire();
         // SAFETY: Registered, by the type invariant; after this no callback runs, so `state` may go.
         unsafe { bindings::mmu_interval_notifier_remove(self.raw.get()) };
     }
@@ -284,6 +310,8 @@ impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
 struct Nobody;
 
 impl Invalidate for Nobody {
+    type Lock = Spin;
+
     fn invalidate(&mut self, _range: PageRange, _event: Event) {}
 
     fn retire(&mut self) {}

@@ -11,12 +11,14 @@
 //! An access takes this path: [`Mirror::access`] → the chunk's [`Xlt::translate`] under the shared lock. If
 //! that has nothing: [`Mirror::fault`] → [`range_fault`] → the table is filled under the exclusive
 //! lock, and the access takes place before that lock is released. So an access makes progress
-//! whenever its fault does, however many invalidations queue up behind it.
+//! whenever its fault does, even if more invalidations are waiting.
 //!
 //! An invalidation takes this path: [`crate::interval`] → exclusive lock (no access is under way) →
 //! [`Chunk::invalidate`] → [`Xlt::zap`], or [`Xlt::write_protect`] if the pages stay where they
 //! are; pages that the device wrote are marked dirty. Empty chunks are freed in the background, and the
 //! least recently used ones when all together take too much memory ([`crate::reaper`]).
+//!
+//! For devices with their own translation tables see [`crate::device_table`].
 //!
 //! [`Xlt::translate`]: crate::xlt::Xlt::translate
 //! [`Xlt::zap`]: crate::xlt::Xlt::zap
@@ -25,52 +27,63 @@
 
 use core::ops::ControlFlow;
 
-use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
-use kernel::sync::{rcu, Arc};
+use kernel::sync::Arc;
 
-use crate::addr::{pieces, pmd_range, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
+use crate::addr::{pieces, pmd_range, ByteRange, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
 use crate::charge::Charge;
-use crate::chunk::{Chunk, Parent, RoomForFault};
+use crate::chunk::{Chunk, Parent};
 use crate::chunk_map::ChunkRef;
 use crate::fault_around::FaultAround;
 use crate::geometry::Geometry;
-use crate::interval::{self, IntervalNotifier};
+use crate::interval;
 use crate::limits::Limits;
 use crate::observer::Observer;
 use crate::page::{Bytes, MappedPage};
-use crate::pfn::{Access, Owner, Perm};
+use crate::pfn::{Access, Perm, Permitted};
 use crate::pfn_array::HmmPfn;
+use crate::pfn_room::PfnRoom;
 use crate::pmd_pages::PmdPages;
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
 use crate::process::user_pages;
 use crate::range::{any_resident, has_vma, range_fault, LockEscalation, TimeLimit};
 use crate::reaper::{Chunks, MirrorChunk};
+use crate::room::RoomForFault;
 use crate::seq::{until_valid, ValidRange};
+use crate::table::{Backing, Software, Table};
 use crate::walk::{FaultError, Request, Waiting};
-use crate::zeroed::zeroed;
 
 /// A mirror of one range of an address space: the device's page table, kept in the kernel's memory, coherent with
 /// the CPU's.
 ///
 /// It keeps the `mm_struct`, not the address space: a process that exits takes its pages along, and accesses
 /// fail with [`FaultError::Exited`].
-pub struct Mirror<O: Observer> {
+///
+/// ```ignore
+/// let span = PageRange::covering(start, len).ok_or(EINVAL)?;
+/// let mirror = Mirror::new(mm, span, Perm::ReadWrite, Limits::default(), observer)?;
+/// // The device writes a word to each page. Pages that it lacks are faulted in, which sleeps; the closure must not.
+/// mirror.access(start, len, Access::Write, |bytes| {
+///     if let Some(word) = bytes.atomic_u64() {
+///         word.fetch_add(1, Ordering::Relaxed);
+///     }
+/// })?;
+/// ```
+pub struct Mirror<O: Observer, B: Backing = Software> {
     owned: Arc<Owned>,
     span: PageRange,
-    limit: Perm,
     geometry: Geometry,
     fault_around: FaultAround,
-    chunks: Arc<Chunks<O>>,
+    chunks: Arc<Chunks<O, B>>,
 }
 
 /// The result of a fault, in room borrowed for `'w`.
-type Found<'d, 'w, O> = ValidRange<'d, MirrorChunk<O>, PmdPages<'w>>;
+type Found<'d, 'w, O, B> = ValidRange<'d, MirrorChunk<O, B>, PmdPages<'w>>;
 
-/// For so many pages the room is on the stack: 512 bytes.
-const FEW: usize = 64;
+/// What the lock of a chunk protects.
+pub(crate) type MirrorData<O, B> = Chunk<Arc<Chunks<O, B>>, <B as Backing>::Table>;
 
 impl<O: Observer> Mirror<O> {
     /// A mirror of `span` in `mm`, cut to [`user_pages`]. Faults use the credentials of the current task. `limit`
@@ -86,25 +99,7 @@ impl<O: Observer> Mirror<O> {
         limits: Limits,
         observer: Arc<O>,
     ) -> Result<Self> {
-        let owned = Arc::new(Owned::by_current(mm, limit), GFP_KERNEL_ACCOUNT)?;
-        interval::prepare(&*owned.user()?)?;
-        Ok(Self {
-            owned,
-            span: span.intersection(&user_pages(mm)),
-            limit,
-            geometry: limits.geometry(),
-            fault_around: FaultAround::new(limits.geometry().fault_around()),
-            chunks: Chunks::new(observer, limits)?,
-        })
-    }
-
-    fn observer(&self) -> &O {
-        self.chunks.observer()
-    }
-
-    /// The address space, for [`Owned::populate`], which holds nothing of the mirror while it waits.
-    pub fn owned(&self) -> &Arc<Owned> {
-        &self.owned
+        Self::with_backing(mm, span, limit, limits, observer, Software)
     }
 
     /// Accesses the `len` bytes from virtual address `va`: `use_bytes` gets them in ascending order, in pieces
@@ -131,7 +126,8 @@ impl<O: Observer> Mirror<O> {
             let mut use_page = |page: MappedPage<'_>| use_bytes(page.piece(&piece));
             if !self.access_mapped(piece.page(), access, &mut use_page) {
                 let rest = PageRange::new(piece.page(), wanted.end());
-                self.access_missing(rest, access, Waiting::Allowed, use_page)?;
+                let permitted = self.owned.permit(access)?;
+                self.access_missing(rest, permitted, Waiting::Allowed, use_page)?;
             }
         }
         Ok(())
@@ -148,16 +144,15 @@ impl<O: Observer> Mirror<O> {
         use_page: impl FnOnce(MappedPage<'_>),
     ) -> bool {
         // Chunks are cut to the span: a page outside of it is in none, whatever number this is.
-        let looking = rcu::read_lock();
-        let Some(chunk) = self.chunks.map().peek(self.chunk_number(page), &looking) else {
+        let Some(chunk) = self.chunks.map().read(self.chunk_number(page)) else {
             return false;
         };
-        let chunk = chunk.read();
         chunk.use_page(page, access, use_page)
     }
 
-    /// Faults in the pages of `wanted`, as far as the PMD goes, and accesses the first one. `use_page` is as for
-    /// [`Mirror::access`]. Sleeps before it calls that, but waits for nobody if `waiting` forbids it.
+    /// Faults in the pages of `wanted`, as far as the PMD goes, for an access that [`Owned::permit`] has permitted, and
+    /// accesses the first one. `use_page` is as for [`Mirror::access`]. Sleeps before it calls that, but waits for
+    /// nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
@@ -166,17 +161,93 @@ impl<O: Observer> Mirror<O> {
     pub fn access_missing(
         &self,
         wanted: PageRange,
-        access: Access,
+        permitted: Permitted,
         waiting: Waiting,
         use_page: impl FnOnce(MappedPage<'_>),
     ) -> Result<(), FaultError> {
+        self.serve(wanted, permitted, waiting, |chunk| {
+            chunk.use_page(wanted.start(), permitted.access(), use_page)
+        })
+    }
+
+    /// Accesses those pages of `bytes` that have translations. Nothing is faulted in. `use_bytes` is as for
+    /// [`Mirror::access`].
+    pub fn access_present(&self, bytes: ByteRange, mut use_bytes: impl FnMut(Bytes<'_>)) {
+        let wanted = bytes.pages().intersection(&self.span);
+        let mut from = self.chunk_number(wanted.start());
+        while let Some((number, chunk)) = self.chunks.map().get_next(from) {
+            let part = chunk.range().intersection(&wanted);
+            if part.is_empty() {
+                break;
+            }
+            for page in part.start().get()..part.end().get() {
+                chunk
+                    .read()
+                    .use_page(PageIndex::new(page), Access::Read, |page| {
+                        use_bytes(page.bytes(0, PAGE_SIZE as usize));
+                    });
+            }
+            from = number + 1;
+        }
+    }
+}
+
+impl<O: Observer, B: Backing> Mirror<O, B> {
+    /// [`Mirror::new`] with tables of `backing`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Mirror::new`].
+    pub(crate) fn with_backing(
+        mm: &Mm,
+        span: PageRange,
+        limit: Perm,
+        limits: Limits,
+        observer: Arc<O>,
+        backing: B,
+    ) -> Result<Self> {
+        let owned = Arc::new(Owned::by_current(mm, limit), GFP_KERNEL_ACCOUNT)?;
+        interval::prepare(&*owned.user()?)?;
+        Ok(Self {
+            owned,
+            span: span.intersection(&user_pages(mm)),
+            geometry: limits.geometry(),
+            fault_around: FaultAround::new(limits.geometry().fault_around()),
+            chunks: Chunks::new(observer, backing, limits)?,
+        })
+    }
+
+    fn observer(&self) -> &O {
+        self.chunks.observer()
+    }
+
+    /// The address space, and what the device may do there; for [`Owned::populate`], too, which holds nothing of the
+    /// mirror while it waits.
+    pub fn owned(&self) -> &Arc<Owned> {
+        &self.owned
+    }
+
+    /// [`Mirror::fault_in`], which the observer is told of. `use_first` uses the first page of `wanted`, under the
+    /// chunk's lock, if its translation allows `access`, and returns whether it does.
+    #[inline]
+    pub(crate) fn serve(
+        &self,
+        wanted: PageRange,
+        permitted: Permitted,
+        waiting: Waiting,
+        use_first: impl FnOnce(&MirrorData<O, B>) -> bool,
+    ) -> Result<(), FaultError> {
         let observer = self.observer();
-        let mut fault = Some(observer.fault_begins(wanted.start(), access));
-        let result = self.fault_in(wanted, access, waiting, |page, added, around| {
+        let mut fault = Some(observer.fault_begins(wanted.start(), permitted.access()));
+        let result = self.fault_in(wanted, permitted, waiting, |chunk, added, around| {
+            // The fault asked for this page with this access, which is permitted: it is there.
+            if !use_first(chunk) {
+                return Err(FaultError::Refused(Refusal::NoPage));
+            }
             if let Some(fault) = fault.take() {
                 observer.fault_served(fault, added, around);
             }
-            use_page(page);
+            Ok(())
         });
         if let (Err(error), Some(fault)) = (result, fault.take()) {
             observer.fault_failed(fault, error);
@@ -184,106 +255,95 @@ impl<O: Observer> Mirror<O> {
         result
     }
 
+    /// Has `look` look at the chunk of `page` under its lock; `None` if there is none.
+    pub(crate) fn look<R>(
+        &self,
+        page: PageIndex,
+        look: impl FnOnce(&MirrorData<O, B>) -> R,
+    ) -> Option<R> {
+        // Chunks are cut to the span: a page outside of it is in none, whatever number this is.
+        let chunk = self.chunks.map().get(self.chunk_number(page))?;
+        Some(chunk.look(look))
+    }
+
     /// Faults in the first page of `wanted`, and with it those that follow in the same PMD, if they can be had.
-    /// Calls `use_page` under the chunk's lock with the page, the number of pages added, and how many of these
+    /// Calls `served` under the chunk's lock with the chunk, the number of pages added, and how many of these
     /// were not wanted.
     fn fault_in(
         &self,
         wanted: PageRange,
-        access: Access,
+        permitted: Permitted,
         waiting: Waiting,
-        use_page: impl FnOnce(MappedPage<'_>, u64, u64),
+        served: impl FnOnce(&MirrorData<O, B>, u64, u64) -> Result<(), FaultError>,
     ) -> Result<(), FaultError> {
-        if !self.limit.allows(access) {
-            return Err(FaultError::Refused(Refusal::Forbidden));
-        }
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
         let chunk = self.get_chunk(page, one, waiting)?;
-        let wanted = wanted.intersection(&self.pmd(page));
-        let mut request = Request {
-            around: self.around(wanted),
-            ..Request::new(wanted, Policy::Fault(access))
-        };
-        let (mut one_pfn, mut few, mut many, mut again);
-        let pfns: &mut [HmmPfn] = match request.pages().len() as usize {
-            1 => {
-                one_pfn = [HmmPfn::ABSENT];
-                &mut one_pfn
+        let mut request = self.request(wanted, permitted);
+        let (mut room, mut room_for_one) = (PfnRoom::new(), [HmmPfn::ABSENT]);
+        let pfns = room.of(request.pages().len() as usize);
+        let found = pfns.and_then(|pfns| self.fault(&chunk, &request, waiting, pfns));
+        let (valid, added) = match found {
+            // The error may be a later page's, or there is no memory for so many. The first one is still served, and
+            // the device faults on the others when it gets there.
+            Err(error) if Self::may_be_of_others(error, &request) => {
+                request = Request::new(one, request.wants);
+                self.fault(&chunk, &request, waiting, &mut room_for_one)?
             }
-            ..=FEW => {
-                few = [HmmPfn::ABSENT; FEW];
-                &mut few
-            }
-            pages => match room_for(pages) {
-                Ok(room) => {
-                    many = room;
-                    &mut many
-                }
-                // The device faults on the rest when it gets there.
-                Err(_) => {
-                    request = Request::new(one, Policy::Fault(access));
-                    one_pfn = [HmmPfn::ABSENT];
-                    &mut one_pfn
-                }
-            },
-        };
-        let wanted = request.wanted;
-        let (valid, added) = match self.fault(&chunk, &request, waiting, pfns) {
-            // The error may be a later page's: the first one is still served.
-            Err(FaultError::Refused(_) | FaultError::WouldWait) if wanted.len() > 1 => {
-                again = [HmmPfn::ABSENT];
-                let request = Request::new(one, Policy::Fault(access));
-                self.fault(&chunk, &request, waiting, &mut again)?
-            }
-            result => result?,
+            found => found?,
         };
         let reached = valid.result().reached_from(valid.done().end());
-        self.fault_around.record(wanted, request.around, reached);
-        let use_page = |page: MappedPage<'_>| {
-            use_page(page, added, added.saturating_sub(wanted.len()));
-        };
-        // The fault asked for this page with this access, and the limit allows it: it is there.
-        match valid.guard().use_page(page, access, use_page) {
-            true => Ok(()),
-            false => Err(FaultError::Refused(Refusal::NoPage)),
+        self.fault_around
+            .record(request.wanted, request.around, reached);
+        let around = added.saturating_sub(request.wanted.len());
+        served(valid.guard(), added, around)
+    }
+
+    /// Whether a page other than the first may have caused the failure. Fault-around pages are never faulted in, so they
+    /// can only fail for memory.
+    fn may_be_of_others(error: FaultError, request: &Request) -> bool {
+        match error {
+            FaultError::Refused(_) | FaultError::WouldWait => request.wanted.len() > 1,
+            FaultError::NoMemory => request.pages().len() > 1,
+            _ => false,
         }
     }
 
-    /// Adds translations for the pages of `range`, as `policy` says: those that are resident
-    /// ([`Policy::Snapshot`]), or all.
+    /// The request of a fault: the pages of `wanted` that are in the PMD of the first one, and how many to look at
+    /// around them.
+    fn request(&self, wanted: PageRange, permitted: Permitted) -> Request {
+        let wanted = wanted.intersection(&self.pmd(wanted.start()));
+        Request {
+            around: self.around(wanted),
+            ..Request::new(wanted, Policy::Fault(permitted.access()))
+        }
+    }
+
+    /// Adds translations for the pages of `range`: faults them in for an access that [`Owned::permit`] has
+    /// `permitted`; `None` adds those that are resident.
     ///
     /// Calls `step` after each step, of one PMD at most, with the page that it has come to and the number of pages
     /// that it added; `step` returns whether to go on. Sleeps, but waits for nobody if `waiting` forbids it.
     ///
     /// # Errors
     ///
-    /// As [`Mirror::access_missing`], with nothing done if the range is not all in the mirror or the device may
-    /// not do what `policy` asks for. Otherwise the PMDs before the one that failed are in the mirror.
+    /// As [`Mirror::access_missing`], with nothing done if the range is not all in the mirror. Otherwise the PMDs
+    /// before the one that failed are in the mirror.
     pub fn prefetch(
         &self,
         range: PageRange,
-        policy: Policy,
+        permitted: Option<Permitted>,
         waiting: Waiting,
         mut step: impl FnMut(PageIndex, u64) -> ControlFlow<()>,
     ) -> Result<(), FaultError> {
         if !range.is_empty() && range.intersection(&self.span) != range {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
-        if matches!(policy, Policy::Fault(access) if !self.limit.allows(access)) {
-            return Err(FaultError::Refused(Refusal::Forbidden));
-        }
-        let (mut few, mut many);
-        let pfns: &mut [HmmPfn] = match room_for(PMD_PAGES.min(range.len()) as usize) {
-            Ok(room) => {
-                many = room;
-                &mut many
-            }
-            Err(_) => {
-                few = [HmmPfn::ABSENT; FEW];
-                &mut few
-            }
-        };
+        let policy = permitted.map_or(Policy::Snapshot, |permitted| {
+            Policy::Fault(permitted.access())
+        });
+        let mut room = PfnRoom::new();
+        let pfns = room.up_to(PMD_PAGES.min(range.len()) as usize);
         let mut page = range.start();
         while page < range.end() {
             let end = page.saturating_add(pfns.len() as u64).min(range.end());
@@ -307,41 +367,17 @@ impl<O: Observer> Mirror<O> {
         Ok(())
     }
 
-    /// Accesses those of the `len` bytes from `va` that have translations. Nothing is faulted in. `use_bytes` is as
-    /// for [`Mirror::access`].
-    pub fn access_present(&self, va: u64, len: u64, mut use_bytes: impl FnMut(Bytes<'_>)) {
-        let Some(wanted) = PageRange::covering(va, len) else {
-            return;
-        };
-        let wanted = wanted.intersection(&self.span);
-        let mut from = self.chunk_number(wanted.start());
-        while let Some((number, chunk)) = self.chunks.map().get_next(from) {
-            let part = chunk.range().intersection(&wanted);
-            if part.is_empty() {
-                break;
-            }
-            for page in part.start().get()..part.end().get() {
-                chunk
-                    .read()
-                    .use_page(PageIndex::new(page), Access::Read, |page| {
-                        use_bytes(page.bytes(0, PAGE_SIZE as usize));
-                    });
-            }
-            from = number + 1;
-        }
-    }
-
     /// Serves `request`, whose pages lie in one PMD of `chunk`, and fills the table. `pfns` is room for
     /// the pages found.
     ///
     /// Returns the result, which holds the chunk's lock, and how many pages were added.
     fn fault<'d, 'w>(
         &self,
-        chunk: &'d MirrorChunk<O>,
+        chunk: &'d MirrorChunk<O, B>,
         request: &Request,
         waiting: Waiting,
         pfns: &'w mut [HmmPfn],
-    ) -> Result<(Found<'d, 'w, O>, u64), FaultError> {
+    ) -> Result<(Found<'d, 'w, O, B>, u64), FaultError> {
         let mm = self.owned.user()?;
         let mut pages = PmdPages::new(request.pages(), pfns);
         let mut room = RoomForFault::default();
@@ -350,7 +386,12 @@ impl<O: Observer> Mirror<O> {
             let found = self.find(&mm, chunk, request, waiting, pages, &mut room);
             let mut valid = found.inspect_err(|_| self.note_if_empty(chunk))?;
             let (found, chunk) = valid.split();
-            let filled = chunk.fill(found, self.limit, &mut room);
+            let filled = chunk.fill(found, self.owned.limit(), &mut room);
+            let filled = filled.inspect_err(|_| {
+                if chunk.is_empty() {
+                    self.chunks.emptied();
+                }
+            })?;
             added += filled.added;
             if !filled.left_out {
                 if chunk.is_empty() {
@@ -363,10 +404,10 @@ impl<O: Observer> Mirror<O> {
         }
     }
 
-    /// Has an empty chunk reaped: a fault made it for nothing.
+    /// Schedules the reaper if the failed fault left the chunk empty.
     #[cold]
-    fn note_if_empty(&self, chunk: &MirrorChunk<O>) {
-        if chunk.read().is_empty() {
+    fn note_if_empty(&self, chunk: &MirrorChunk<O, B>) {
+        if chunk.look(Chunk::is_empty) {
             self.chunks.emptied();
         }
     }
@@ -375,12 +416,12 @@ impl<O: Observer> Mirror<O> {
     fn find<'d, 'w>(
         &self,
         mm: &MmWithUser,
-        chunk: &'d MirrorChunk<O>,
+        chunk: &'d MirrorChunk<O, B>,
         request: &Request,
         waiting: Waiting,
         pages: PmdPages<'w>,
         room: &mut RoomForFault,
-    ) -> Result<Found<'d, 'w, O>, FaultError> {
+    ) -> Result<Found<'d, 'w, O, B>, FaultError> {
         let found = until_valid(
             chunk,
             &TimeLimit::from(waiting),
@@ -392,15 +433,16 @@ impl<O: Observer> Mirror<O> {
                 let _user = self.owned.credentials().take_on();
                 let done = range_fault(mm, seq, write_lock, request, waiting, found)?;
                 if room.needed(found.smallest_order()) {
-                    let prepared = room.prepare(chunk, request.wanted.start());
-                    prepared.map_err(|_| FaultError::NoMemory)?;
+                    let page = request.wanted.start();
+                    let missing = chunk.look(|chunk| room.missing(chunk.table().xlt(), page));
+                    room.make(missing).map_err(|_| FaultError::NoMemory)?;
                 }
                 Ok(done)
             },
             || self.observer().collided(),
         );
         match (found, waiting) {
-            // Those who wait for this fault have waited long enough.
+            // The caller must not block any longer.
             (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
             (found, _) => found,
         }
@@ -429,7 +471,7 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O, B>>, FaultError> {
         if !self.span.contains(page) {
             // That the process is gone is said first.
             self.owned.user()?;
@@ -448,32 +490,21 @@ impl<O: Observer> Mirror<O> {
         page: PageIndex,
         wanted: PageRange,
         waiting: Waiting,
-    ) -> Result<ChunkRef<'_, MirrorChunk<O>>, FaultError> {
+    ) -> Result<ChunkRef<'_, MirrorChunk<O, B>>, FaultError> {
         let mm = self.owned.user()?;
         if !has_vma(&mm, wanted, waiting)? {
             return Err(FaultError::Refused(Refusal::NoPage));
         }
         let range = self.geometry.chunk_around(page).intersection(&self.span);
         let _charge = Charge::to(&mm);
-        let chunk = Chunk::new(range, self.chunks.clone()).map_err(|_| FaultError::NoMemory)?;
-        let chunk = IntervalNotifier::new(&mm, range, Owner::NONE, chunk);
-        let chunk = self.chunks.get_or_insert(self.chunk_number(page), chunk);
-        chunk.map_err(|error| match error {
-            // Registering gives way to signals.
-            error if error == EINTR => FaultError::Interrupted,
-            _ => FaultError::NoMemory,
-        })
+        self.chunks
+            .get_or_insert(self.chunk_number(page), &mm, range)
     }
 }
 
-impl<O: Observer> Drop for Mirror<O> {
+impl<O: Observer, B: Backing> Drop for Mirror<O, B> {
     fn drop(&mut self) {
         // SAFETY: `&mut self`: no access is under way, and those alone look at chunks or take references.
         unsafe { self.chunks.close() };
     }
-}
-
-/// Room for the pfns of so many pages.
-fn room_for(pages: usize) -> Result<KBox<[HmmPfn]>, FaultError> {
-    zeroed(pages, GFP_KERNEL | __GFP_NOWARN).map_err(|_| FaultError::NoMemory)
 }

@@ -76,6 +76,9 @@ impl MappedPage<'_> {
 impl Drop for MappedPage<'_> {
     #[inline]
     fn drop(&mut self) {
+        // Where all memory is mapped for good there is nothing to undo, and to call a function that does nothing would
+        // cost each access.
+        #[cfg(CONFIG_KMAP_LOCAL)]
         // SAFETY: Mapped by `map`, and local mappings are dropped in reverse order, as they nest.
         unsafe { bindings::kunmap_local(self.base.as_ptr().cast()) };
     }

@@ -23,13 +23,13 @@ use crate::shim;
 use crate::walk::{AddressSpace, FaultError, Found, Handled, Vma, Waiting};
 
 /// The address space of a process whose mmap lock is held.
-pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
+pub(crate) struct LockedMm<'a, 's> {
     mm: &'a MmWithUser,
     mmap_lock: MmapLock<'a>,
     write_lock: &'a mut Option<MmapWriteLock<'s>>,
     /// The area that `vma_from` last returned under this lock.
     vma: Option<NonNull<bindings::vm_area_struct>>,
-    /// Whether a driver has put what it likes there.
+    /// `VM_MIXEDMAP`: entries may be special.
     mixed: bool,
     table: Option<Table>,
     /// Entries of `table`.
@@ -37,7 +37,8 @@ pub(crate) struct LockedMm<'a, 's, C: Fn() -> bool> {
     /// Whose device memory counts as present.
     owner: Owner,
     waiting: Waiting,
-    collided: C,
+    // No parameter of the type: the names of generic functions would exceed the kernel's limit.
+    collided: &'a dyn Fn() -> bool,
 }
 
 /// How the mmap lock is held.
@@ -57,8 +58,7 @@ impl<'a> MmapLock<'a> {
     }
 }
 
-/// The mmap lock, held for reading. The kernel crate's guard cannot be had by a thread that wants to be killed
-/// while it waits.
+/// The mmap lock, held for reading. The kernel crate has no killable variant.
 ///
 /// # Invariants
 ///
@@ -69,8 +69,8 @@ pub(crate) struct MmapReadLock<'a> {
 }
 
 impl<'a> MmapReadLock<'a> {
-    /// Takes the lock. Whoever holds it for writing may wait for a file system; so who must not wait only
-    /// tries, for as long as an ordinary change of the address space takes.
+    /// Takes the lock. The writer may be blocked on a file system, so with [`Waiting::Forbidden`] this only tries, for the
+    /// time that a normal `mmap` takes.
     ///
     /// # Errors
     ///
@@ -92,6 +92,11 @@ impl<'a> MmapReadLock<'a> {
             (false, Waiting::Allowed) => Err(FaultError::Interrupted),
             (false, Waiting::Forbidden) => Err(FaultError::WouldWait),
         }
+    }
+
+    /// The address space that is locked.
+    pub(crate) fn mm(&self) -> &'a MmWithUser {
+        self.mm
     }
 }
 
@@ -127,7 +132,7 @@ impl<'s> MmapWriteLock<'s> {
                 Waiting::Forbidden => shim::hmm_shim_mmap_try_write_lock(mm.as_raw()),
             }
         };
-        // Made only then: whatever is made is given back.
+        // Only on success: the destructor unlocks.
         held.then(|| Self {
             // INVARIANT: Just taken.
             mm,
@@ -261,11 +266,11 @@ impl Table {
     }
 }
 
-impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
+impl<'a, 's> LockedMm<'a, 's> {
     /// Takes the mmap lock of `mm` for reading, if `write_lock` does not hold it already; what was taken
     /// is released with the value.
     ///
-    /// `collided` says whether the fault is in vain already.
+    /// `collided` returns whether an invalidation has already made the result stale.
     ///
     /// # Errors
     ///
@@ -276,7 +281,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
         batch: &'a mut Batch,
         owner: Owner,
         waiting: Waiting,
-        collided: C,
+        collided: &'a dyn Fn() -> bool,
     ) -> Result<Self, FaultError> {
         let mmap_lock = match write_lock {
             Some(_) => MmapLock::Write,
@@ -369,7 +374,7 @@ impl<'a, 's, C: Fn() -> bool> LockedMm<'a, 's, C> {
     }
 }
 
-impl<C: Fn() -> bool> LockedMm<'_, '_, C> {
+impl LockedMm<'_, '_> {
     /// Takes the mmap lock again, which the CPU's fault handler has released.
     fn lock_again(&mut self) -> Result<(), FaultError> {
         self.vma = None;
@@ -432,7 +437,7 @@ const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_SIGBUS
     | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE
     | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
 
-impl<C: Fn() -> bool> AddressSpace for LockedMm<'_, '_, C> {
+impl AddressSpace for LockedMm<'_, '_> {
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
         self.table = None;
         // SAFETY: The mmap lock is held: the walk ends if it could not be taken again.

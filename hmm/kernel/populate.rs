@@ -16,14 +16,15 @@ use crate::collect::{Collect, Full};
 use crate::credentials::Credentials;
 use crate::file_read::FilePart;
 use crate::page_table::{Batch, LockedMm, MmapReadLock};
-use crate::pfn::{Access, Owner, Perm};
+use crate::pfn::{Access, Owner, Perm, Permitted};
 use crate::policy::{Policy, Refusal};
 use crate::process::killed;
 use crate::run::Run;
 use crate::shim;
 use crate::walk::{walk, FaultError, Waiting};
 
-/// An address space, with the credentials of the task that registered a part of it.
+/// An address space, with the credentials of the task that registered a part of it, and the access it granted the
+/// device.
 pub struct Owned {
     mm: ARef<Mm>,
     credentials: Credentials,
@@ -45,6 +46,22 @@ impl Owned {
         &self.credentials
     }
 
+    /// The most that the device may do.
+    pub fn limit(&self) -> Perm {
+        self.limit
+    }
+
+    /// `access`, if the device may do that.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Refused`] (`Forbidden`).
+    #[inline]
+    pub fn permit(&self, access: Access) -> Result<Permitted, FaultError> {
+        let permitted = self.limit.permit(access);
+        permitted.ok_or(FaultError::Refused(Refusal::Forbidden))
+    }
+
     /// A user reference, which keeps the address space from being torn down. Dropping the last one leaves the
     /// teardown to a worker, as it may take long.
     ///
@@ -62,25 +79,23 @@ impl Owned {
         }
     }
 
-    /// Whether no process is left that the address space is for. Whoever waits for a page of it keeps it alive then,
-    /// for nobody.
+    /// Whether all processes that used the address space have exited, so that only waiting faults keep it alive.
     pub fn is_orphaned(&self) -> bool {
         // SAFETY: The reference keeps `mm`, if not what it maps.
         unsafe { !shim::hmm_shim_mm_has_owner(self.mm.as_raw()) }
     }
 
-    /// Faults in `pages` for `access`, one after the other. They may be gone again when this returns. Sleeps until
-    /// they have been read or the current thread is killed, as far as the kernel's fault handler can be killed. The
-    /// mmap lock is not held while a page is read, and for pages of files as a rule not the address space either.
+    /// Faults in `pages` for an access that [`Owned::permit`] has permitted, one after the other. They may be gone
+    /// again when this returns. Sleeps until they have been read or the current thread is killed, as far as the
+    /// kernel's fault handler can be killed. The mmap lock is not held while a page is read, and for pages of files as
+    /// a rule not the address space either.
     ///
     /// # Errors
     ///
     /// [`FaultError::Refused`] for the first page that cannot be had, [`FaultError::Exited`],
     /// [`FaultError::Interrupted`].
-    pub fn populate(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
-        if !self.limit.allows(access) {
-            return Err(FaultError::Refused(Refusal::Forbidden));
-        }
+    pub fn populate(&self, pages: PageRange, permitted: Permitted) -> Result<(), FaultError> {
+        let access = permitted.access();
         self.read_files(pages, access)?;
         let mm = self.user()?;
         let _charge = Charge::to(&mm);
@@ -93,7 +108,7 @@ impl Owned {
             &mut batch,
             Owner::NONE,
             Waiting::Allowed,
-            never,
+            &never,
         )?;
         match walk(&mut space, pages, &Policy::Fault(access), &mut Nowhere) {
             // The fault handler says that all is well, and the page is not there: the device will ask again.
@@ -108,14 +123,14 @@ impl Owned {
     ///
     /// # Errors
     ///
-    /// [`FaultError::Exited`], [`FaultError::Interrupted`]. Not for what cannot be read: the fault handler says why.
+    /// [`FaultError::Exited`], [`FaultError::Interrupted`]. Read errors are ignored; the fault handler reports them.
     fn read_files(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
         let mut rest = pages;
         while !rest.is_empty() {
             let (charge, (part, end)) = {
                 let mm = self.user()?;
-                let _lock = MmapReadLock::take(&mm, Waiting::Allowed)?;
-                (Charge::to(&mm), FilePart::at(&mm, rest, access))
+                let lock = MmapReadLock::take(&mm, Waiting::Allowed)?;
+                (Charge::to(&mm), FilePart::at(&lock, rest, access))
             };
             if let Some(part) = part {
                 let _user = self.credentials.take_on();

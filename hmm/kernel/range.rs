@@ -98,8 +98,8 @@ impl Deadline for TimeLimit {
 ///
 /// # Errors
 ///
-/// - [`FaultError::Invalid`] (`EINVAL`): no pages are wanted, not all of them are in the domain, or the
-///   domain watches another address space.
+/// - [`FaultError::Invalid`] (`EINVAL`): no pages are wanted, not all of them and of those around are in the
+///   domain, or the domain watches another address space.
 /// - [`FaultError::Refused`]: a page was asked for that cannot be had. `NoPage` (`EFAULT`): no area
 ///   there, no right to read it, memory that devices cannot use, or the CPU's fault handler failed;
 ///   `Forbidden` (`EPERM`): a write where the area allows none.
@@ -115,8 +115,9 @@ pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
     request: &Request<W>,
     result: R,
 ) -> Result<ValidRange<'d, IntervalNotifier<T>, R>, FaultError> {
-    let wanted = request.wanted;
-    if wanted.is_empty() || wanted.intersection(&domain.range()) != wanted || !domain.watches(mm) {
+    let pages = request.pages();
+    let watched = pages.intersection(&domain.range()) == pages && domain.watches(mm);
+    if request.wanted.is_empty() || !watched {
         return Err(FaultError::Invalid);
     }
     until_valid(
@@ -170,8 +171,34 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     }
     let mut batch = Batch::new();
     let collided = || seq.collided(request.wanted);
-    let mut space = LockedMm::lock(mm, write_lock, &mut batch, request.owner, waiting, collided)?;
+    let mut space = LockedMm::lock(
+        mm,
+        write_lock,
+        &mut batch,
+        request.owner,
+        waiting,
+        &collided,
+    )?;
     serve(&mut space, request, found)
+}
+
+/// Has `look` look at the address space as it is. Takes and releases the mmap lock for reading; sleeps.
+fn with_locked<R>(
+    mm: &MmWithUser,
+    waiting: Waiting,
+    look: impl FnOnce(&mut LockedMm<'_, '_>) -> Result<R, FaultError>,
+) -> Result<R, FaultError> {
+    let (mut write_lock, mut batch) = (None, Batch::new());
+    let never = || false;
+    let mut space = LockedMm::lock(
+        mm,
+        &mut write_lock,
+        &mut batch,
+        Owner::NONE,
+        waiting,
+        &never,
+    )?;
+    look(&mut space)
 }
 
 /// Whether any page of `range` is in memory: a hint. Takes and releases the mmap lock for reading; sleeps.
@@ -184,12 +211,11 @@ pub(crate) fn any_resident(
     range: PageRange,
     waiting: Waiting,
 ) -> Result<bool, FaultError> {
-    let mut runs = Runs::new();
-    let (mut write_lock, mut batch) = (None, Batch::new());
-    let never = || false;
-    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
-    walk(&mut space, range, &Policy::Snapshot, &mut runs)?;
-    Ok(!runs.as_slice().is_empty())
+    with_locked(mm, waiting, |space| {
+        let mut runs = Runs::new();
+        walk(space, range, &Policy::Snapshot, &mut runs)?;
+        Ok(!runs.as_slice().is_empty())
+    })
 }
 
 /// Whether an area covers any of `pages`. Takes and releases the mmap lock for reading; sleeps.
@@ -202,9 +228,8 @@ pub(crate) fn has_vma(
     pages: PageRange,
     waiting: Waiting,
 ) -> Result<bool, FaultError> {
-    let (mut write_lock, mut batch) = (None, Batch::new());
-    let never = || false;
-    let mut space = LockedMm::lock(mm, &mut write_lock, &mut batch, Owner::NONE, waiting, never)?;
-    let next = space.vma_from(pages.start());
-    Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
+    with_locked(mm, waiting, |space| {
+        let next = space.vma_from(pages.start());
+        Ok(next.is_some_and(|vma| !vma.range.intersection(&pages).is_empty()))
+    })
 }

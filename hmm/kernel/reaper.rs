@@ -26,19 +26,24 @@
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use kernel::bindings;
+use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 use kernel::time::msecs_to_jiffies;
 use kernel::workqueue::{impl_has_delayed_work, DelayedWork, Queue, Work, WorkItem};
 
 use crate::addr::PageRange;
-use crate::chunk::{Parent, WatchedChunk};
+use crate::chunk::{Chunk, Parent, WatchedChunk};
 use crate::chunk_map::{ChunkMap, ChunkRef, RetireList};
 use crate::event::Event;
+use crate::interval::IntervalNotifier;
 use crate::limits::Limits;
 use crate::lock_class::LockClass;
 use crate::observer::{Observer, Removal};
+use crate::pfn::Owner;
 use crate::refcount::{Reap, Refcount};
+use crate::table::Backing;
+use crate::walk::FaultError;
 
 /// How long an empty chunk is left alone, in milliseconds.
 const EMPTY_DELAY_MS: u32 = 100;
@@ -52,43 +57,49 @@ static REAPER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper") };
 // SAFETY: It is a static's.
 static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper_timer") };
 
-/// A chunk of a mirror with observer `O`, with its notifier.
+/// A chunk of a mirror with observer `O` and tables of `B`, with its notifier.
 ///
-/// It keeps the [`Chunks`] that own it alive; [`Chunks::close`] ends that.
-pub(crate) type MirrorChunk<O> = WatchedChunk<Arc<Chunks<O>>>;
+/// It has a reference to the [`Chunks`] whose map owns it: a cycle, which ends with the chunk. The reaper drops those that
+/// it has retired, after a grace period; the drop of the [`Mirror`](crate::Mirror) calls [`Chunks::close`], which drops
+/// those in the map and waits for the reaper. No chunk can be made then, as that takes a borrow of the mirror. So none
+/// outlives its mirror, and the [`Chunks`] go with the last reference, the mirror's or the reaper's work item's.
+pub(crate) type MirrorChunk<O, B> = WatchedChunk<Arc<Chunks<O, B>>, <B as Backing>::Table>;
 
 /// The chunks of one mirror by number.
 #[pin_data]
-pub(crate) struct Chunks<O: Observer> {
+pub(crate) struct Chunks<O: Observer, B: Backing> {
     observer: Arc<O>,
+    backing: B,
     limits: Limits,
     /// How many bytes the chunks take.
     memory: AtomicUsize,
     /// Whether the mirror is being destroyed: the reaper is not scheduled any more.
     closed: AtomicBool,
     #[pin]
-    map: ChunkMap<MirrorChunk<O>>,
-    /// Where the clock's hand is: the number of a chunk. Held while chunks are chosen.
+    map: ChunkMap<MirrorChunk<O, B>>,
+    /// Where the clock's hand is: the number of a chunk. Held while chunks are selected. Without
+    /// [`Backing::MAY_OVERLAP`] also while they are freed and while one is created.
     #[pin]
     hand: Mutex<usize>,
     #[pin]
-    reaper: DelayedWork<Chunks<O>>,
+    reaper: DelayedWork<Chunks<O, B>>,
 }
 
 impl_has_delayed_work! {
-    impl{O: Observer} HasDelayedWork<Self> for Chunks<O> { self.reaper }
+    impl{O: Observer, B: Backing} HasDelayedWork<Self> for Chunks<O, B> { self.reaper }
 }
 
-impl<O: Observer> Chunks<O> {
+impl<O: Observer, B: Backing> Chunks<O, B> {
     /// No chunks.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(observer: Arc<O>, limits: Limits) -> Result<Arc<Self>> {
+    pub(crate) fn new(observer: Arc<O>, backing: B, limits: Limits) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 observer,
+                backing,
                 limits,
                 memory: AtomicUsize::new(0),
                 closed: AtomicBool::new(false),
@@ -105,13 +116,13 @@ impl<O: Observer> Chunks<O> {
         )
     }
 
-    /// Who is told what happens.
+    /// The observer.
     pub(crate) fn observer(&self) -> &O {
         &self.observer
     }
 
     /// The chunks by number.
-    pub(crate) fn map(&self) -> &ChunkMap<MirrorChunk<O>> {
+    pub(crate) fn map(&self) -> &ChunkMap<MirrorChunk<O, B>> {
         &self.map
     }
 
@@ -120,17 +131,33 @@ impl<O: Observer> Chunks<O> {
         self.memory.load(Ordering::Relaxed)
     }
 
-    /// Inserts `chunk` at `number`, unless there is one. Returns the chunk that is there then. Sleeps.
+    /// Makes the chunk of the pages in `range` and inserts it at `number`, unless there is one. Returns the chunk that
+    /// is there then. Sleeps.
     ///
     /// # Errors
     ///
-    /// Those of `chunk`; `ENOMEM`.
+    /// Those of [`Backing::open`]; [`FaultError::Interrupted`]; [`FaultError::NoMemory`].
     pub(crate) fn get_or_insert(
-        &self,
+        self: &Arc<Self>,
         number: usize,
-        chunk: impl PinInit<MirrorChunk<O>, Error>,
-    ) -> Result<ChunkRef<'_, MirrorChunk<O>>> {
-        let (chunk, added) = self.map.get_or_insert(number, chunk)?;
+        mm: &MmWithUser,
+        range: PageRange,
+    ) -> Result<ChunkRef<'_, MirrorChunk<O, B>>, FaultError> {
+        // The reaper holds it until it has freed what it has retired.
+        let _alone = (!B::MAY_OVERLAP).then(|| self.hand.lock());
+        if !B::MAY_OVERLAP {
+            if let Some(chunk) = self.map.get(number) {
+                return Ok(chunk);
+            }
+        }
+        let chunk = Chunk::new(self.backing.open(range)?, self.clone());
+        let chunk = IntervalNotifier::new(mm, range, Owner::NONE, chunk);
+        let inserted = self.map.get_or_insert(number, chunk);
+        let (chunk, added) = inserted.map_err(|error| match error {
+            // Registering gives way to signals.
+            error if error == EINTR => FaultError::Interrupted,
+            _ => FaultError::NoMemory,
+        })?;
         if added {
             self.observer.chunk_added(chunk.range());
         }
@@ -176,28 +203,30 @@ impl<O: Observer> Chunks<O> {
     /// Removes empty chunks, and others as far as there is too much memory in use. Sleeps.
     fn reap(&self) {
         let mut retired = RetireList::new();
-        {
-            let mut hand = self.hand.lock();
-            self.retire_empty(&mut retired);
-            self.retire_idle(&mut hand, &mut retired);
-        }
+        let mut hand = self.hand.lock();
+        self.retire_empty(&mut retired);
+        self.retire_idle(&mut hand, &mut retired);
+        // Nobody makes one of these chunks anew before it is freed, if there can be only one.
+        let _alone = (!B::MAY_OVERLAP).then_some(hand);
         retired.free_after_grace_period(|chunk| self.give_up(chunk, Removal::Reaped));
     }
 
     /// Removes the translations of a chunk that is about to be freed.
-    fn give_up(&self, chunk: &MirrorChunk<O>, why: Removal) {
+    fn give_up(&self, chunk: &MirrorChunk<O, B>, why: Removal) {
         let pages = chunk.write().give_up();
         self.observer.chunk_removed(chunk.range(), pages, why);
     }
 
-    fn retire_empty(&self, retired: &mut RetireList<MirrorChunk<O>>) {
-        let judge = |_: usize, chunk: &MirrorChunk<O>, _: &Refcount| {
-            chunk.read().is_empty().then_some(Reap::Unreferenced)
+    fn retire_empty(&self, retired: &mut RetireList<MirrorChunk<O, B>>) {
+        let judge = |_: usize, chunk: &MirrorChunk<O, B>, _: &Refcount| {
+            // A locked chunk is in use.
+            let empty = chunk.try_look(Chunk::is_empty)?;
+            empty.then_some(Reap::Unreferenced)
         };
         self.map.retire(0, retired, judge);
     }
 
-    fn retire_idle(&self, hand: &mut usize, retired: &mut RetireList<MirrorChunk<O>>) {
+    fn retire_idle(&self, hand: &mut usize, retired: &mut RetireList<MirrorChunk<O, B>>) {
         if self.memory() <= self.limits.soon() {
             return;
         }
@@ -205,7 +234,7 @@ impl<O: Observer> Chunks<O> {
         // From the hand to the end, and then from the start.
         let mut first = *hand;
         for round in 0..=ROUNDS {
-            let judge = |number: usize, chunk: &MirrorChunk<O>, refcount: &Refcount| {
+            let judge = |number: usize, chunk: &MirrorChunk<O, B>, refcount: &Refcount| {
                 if excess == 0 {
                     return None;
                 }
@@ -215,7 +244,7 @@ impl<O: Observer> Chunks<O> {
                     _ if refcount.test_and_clear_accessed() => return None,
                     _ => Reap::Idle,
                 };
-                excess = excess.saturating_sub(chunk.read().memory());
+                excess = excess.saturating_sub(chunk.try_look(Chunk::memory)?);
                 Some(reap)
             };
             self.map.retire(first, retired, judge);
@@ -248,7 +277,7 @@ impl<O: Observer> Chunks<O> {
 }
 
 /// Does not sleep.
-impl<O: Observer> Parent for Arc<Chunks<O>> {
+impl<O: Observer, B: Backing> Parent for Arc<Chunks<O, B>> {
     fn resized(&self, before: usize, after: usize) {
         self.observer.resized(before, after);
         // Relaxed: the sum stands for itself. It may wrap on the way, but not as a whole.
@@ -265,7 +294,7 @@ impl<O: Observer> Parent for Arc<Chunks<O>> {
     }
 }
 
-impl<O: Observer> WorkItem for Chunks<O> {
+impl<O: Observer, B: Backing> WorkItem for Chunks<O, B> {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {

@@ -42,16 +42,30 @@ impl<T> RwLock<T> {
         })
     }
 
+    /// Where in it the kernel's lock is, in bytes.
+    pub(crate) const RAW: usize = core::mem::offset_of!(Self, raw);
+
+    /// The guard of a lock that the caller has taken for reading otherwise.
+    ///
+    /// # Safety
+    ///
+    /// The current thread has just done that, and leaves it to the guard to release the lock.
+    #[inline]
+    pub(crate) unsafe fn taken_for_reading(&self) -> ReadGuard<'_, T> {
+        // INVARIANT: By the contract.
+        ReadGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+
     /// Waits until nobody changes the value; others may read it at the same time.
     #[inline]
     pub fn read(&self) -> ReadGuard<'_, T> {
         // SAFETY: The lock is initialised.
         unsafe { shim::hmm_shim_read_lock(self.raw.get()) };
-        // INVARIANT: Just taken.
-        ReadGuard {
-            lock: self,
-            _not_send: NotThreadSafe,
-        }
+        // SAFETY: Just taken.
+        unsafe { self.taken_for_reading() }
     }
 
     /// Waits until nobody else uses the value.
@@ -65,6 +79,27 @@ impl<T> RwLock<T> {
             _not_send: NotThreadSafe,
         }
     }
+}
+
+/// A value with a reader-writer spinlock in it.
+///
+/// # Safety
+///
+/// There is an initialised `rwlock_t` at [`SharedLock::OFFSET`] of each value: that of the guards that
+/// [`SharedLock::taken`] returns.
+pub(crate) unsafe trait SharedLock {
+    /// What the lock protects.
+    type Data;
+
+    /// Where the lock is, in bytes.
+    const OFFSET: usize;
+
+    /// The guard of the lock.
+    ///
+    /// # Safety
+    ///
+    /// The current thread has just taken the lock for reading, and leaves it to the guard to release it.
+    unsafe fn taken(&self) -> ReadGuard<'_, Self::Data>;
 }
 
 /// The right to read.

@@ -213,7 +213,7 @@ static noinline vm_fault_t fault_and_wake(struct vm_area_struct *vma, unsigned l
 
 vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
 {
-	/* Who can be killed needs no waking. */
+	/* A thread that can be killed needs no waking. */
 	if (!(current->flags & PF_KTHREAD) || !userfaultfd_armed(vma))
 		return handle_mm_fault(vma, addr, flags, NULL);
 	return fault_and_wake(vma, addr, flags);
@@ -227,7 +227,7 @@ static bool shmem_in_swap(struct vm_area_struct *vma, unsigned long addr)
 
 /*
  * Files: even with FAULT_FLAG_RETRY_NOWAIT the page is read, and its block allocated, in the call. That it is in the
- * page cache now is no promise: who truncates the file can take it away before the handler has looked.
+ * page cache now is no promise: a truncation can take it away before the handler has looked.
  */
 static bool may_wait_in_area(struct vm_area_struct *vma)
 {
@@ -351,7 +351,7 @@ void hmm_shim_mmap_read_unlock(struct mm_struct *mm)
 
 static bool try_write_lock(struct mm_struct *mm)
 {
-	/* As often as for reading: who changes the address space all the time lets go of it all the time. */
+	/* As often as for reading: a process that changes its address space all the time unlocks all the time. */
 	unsigned int tries = 200;
 
 	while (!down_write_trylock(&mm->mmap_lock)) {
@@ -373,7 +373,7 @@ bool hmm_shim_mmap_try_write_lock(struct mm_struct *mm)
 		return false;
 	mm_lock_seqcount_begin(mm);
 	for_each_vma(vmi, vma) {
-		/* Who holds the lock of another's may read from swap. */
+		/* The holder of any other area's lock may be reading from swap. */
 		if (!userfaultfd_armed(vma) && (vma_is_anonymous(vma) || is_vm_hugetlb_page(vma)))
 			vma_start_write(vma);
 	}
@@ -444,7 +444,8 @@ static noinline void *load_again(struct xarray *xa, unsigned long index)
 	return entry;
 }
 
-void *hmm_shim_xa_load(struct xarray *xa, unsigned long index)
+/* xa_load() of an array that holds pointers only, each at one index: a fifth of its instructions. */
+static __always_inline void *load(struct xarray *xa, unsigned long index)
 {
 	void *entry = xa_head(xa);
 	const struct xa_node *node;
@@ -464,6 +465,78 @@ void *hmm_shim_xa_load(struct xarray *xa, unsigned long index)
 	/* What is neither a pointer nor a node is there while the array changes. */
 	return xa_is_internal(entry) ? load_again(xa, index) : entry;
 }
+
+void *hmm_shim_xa_load(struct xarray *xa, unsigned long index)
+{
+	return load(xa, index);
+}
+
+#if defined(CONFIG_DEBUG_LOCK_ALLOC) || defined(CONFIG_DEBUG_SPINLOCK) || defined(CONFIG_PREEMPT_RT)
+
+/* Lockdep, and RCU's own checks, want to see each step. PREEMPT_RT's read_lock() calls rcu_read_lock() itself. */
+void *hmm_shim_xa_read_lock(struct xarray *xa, unsigned long index, unsigned long lock)
+{
+	void *entry;
+
+	rcu_read_lock();
+	entry = load(xa, index);
+	if (entry)
+		read_lock((rwlock_t *)(entry + lock));
+	rcu_read_unlock();
+	return entry;
+}
+
+void hmm_shim_read_unlock(rwlock_t *lock)
+{
+	read_unlock(lock);
+}
+
+void hmm_shim_write_lock(rwlock_t *lock)
+{
+	write_lock(lock);
+}
+
+void hmm_shim_write_unlock(rwlock_t *lock)
+{
+	write_unlock(lock);
+}
+
+#else
+
+/* RCU waits for whoever cannot be preempted, so what the lock does about that is done once, and first. */
+void *hmm_shim_xa_read_lock(struct xarray *xa, unsigned long index, unsigned long lock)
+{
+	void *entry;
+
+	preempt_disable();
+	entry = load(xa, index);
+	if (likely(entry))
+		do_raw_read_lock((rwlock_t *)(entry + lock));
+	else
+		preempt_enable();
+	return entry;
+}
+
+/* read_unlock() and the like, in line. */
+void hmm_shim_read_unlock(rwlock_t *lock)
+{
+	do_raw_read_unlock(lock);
+	preempt_enable();
+}
+
+void hmm_shim_write_lock(rwlock_t *lock)
+{
+	preempt_disable();
+	do_raw_write_lock(lock);
+}
+
+void hmm_shim_write_unlock(rwlock_t *lock)
+{
+	do_raw_write_unlock(lock);
+	preempt_enable();
+}
+
+#endif
 
 unsigned long hmm_shim_ram(void)
 {
@@ -493,21 +566,6 @@ void hmm_shim_rwlock_init(rwlock_t *lock)
 void hmm_shim_read_lock(rwlock_t *lock)
 {
 	read_lock(lock);
-}
-
-void hmm_shim_read_unlock(rwlock_t *lock)
-{
-	read_unlock(lock);
-}
-
-void hmm_shim_write_lock(rwlock_t *lock)
-{
-	write_lock(lock);
-}
-
-void hmm_shim_write_unlock(rwlock_t *lock)
-{
-	write_unlock(lock);
 }
 
 struct page *hmm_shim_pfn_to_page(unsigned long pfn)

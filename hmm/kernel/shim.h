@@ -11,6 +11,11 @@
 #include <linux/rwlock_types.h>
 #include <linux/xarray.h>
 
+/* A flag of struct mmu_notifier_range: whether the callback may sleep. */
+enum hmm_shim_notifier {
+	HMM_SHIM_BLOCKABLE = MMU_NOTIFIER_RANGE_BLOCKABLE,
+};
+
 /* What a page table entry holds. */
 enum hmm_shim_kind {
 	HMM_SHIM_ABSENT,
@@ -80,7 +85,7 @@ bool hmm_shim_may_wait_for_user(struct vm_area_struct *vma);
 vm_fault_t hmm_shim_fault(struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
 
 /*
- * The same for whoever must not wait: VM_FAULT_RETRY, with the mmap lock still held, if the page is not to be had
+ * The same for a caller that must not wait: VM_FAULT_RETRY, with the mmap lock still held, if the page is not to be had
  * without waiting for somebody.
  */
 vm_fault_t hmm_shim_fault_at_once(struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
@@ -121,16 +126,20 @@ void hmm_shim_put_file(struct file *file);
 /* Whether there is a process left that the memory of mm is for. */
 bool hmm_shim_mm_has_owner(struct mm_struct *mm);
 
-/* The flag of an xarray whose own memory is charged to whoever makes it grow. */
+/* The flag of an xarray whose own memory is charged to the task that makes it grow. */
 enum hmm_shim_xa {
 	HMM_SHIM_XA_ACCOUNT = (__force unsigned int)XA_FLAGS_ACCOUNT,
 };
 
-/*
- * xa_load() of an array that holds pointers only, each at one index, with the RCU read lock held. A fifth of its
- * instructions: the warm path of every access comes through here.
- */
+/* xa_load() of an array that holds pointers only, each at one index, with the RCU read lock held. */
 void *hmm_shim_xa_load(struct xarray *xa, unsigned long index);
+
+/*
+ * The same without that lock, as one with the lock that each entry has, so many bytes from its beginning: it is taken
+ * for reading, if there is an entry. Its holder is a reader for RCU, so the entry stays. The warm path of every access
+ * comes through here.
+ */
+void *hmm_shim_xa_read_lock(struct xarray *xa, unsigned long index, unsigned long lock);
 
 /* How much memory the machine has, in bytes. */
 unsigned long hmm_shim_ram(void);

@@ -4,7 +4,10 @@
 //!
 //! Source: the manual page ibv_advise_mr(3).
 
-use hmm::{Access, Policy};
+use hmm::Access;
+
+/// The flag of `ibv_advise_mr` that has it return when the pages are there (`IBV_ADVISE_MR_FLAG_FLUSH`).
+pub const ADVISE_FLUSH: u32 = 1;
 
 /// How to prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +38,5 @@ impl Advice {
             Self::PrefetchWrite => Some(Access::Write),
             Self::PrefetchNoFault => None,
         }
-    }
-
-    /// The policy of the walk.
-    pub fn policy(self) -> Policy {
-        self.access().map_or(Policy::Snapshot, Policy::Fault)
     }
 }

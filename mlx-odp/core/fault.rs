@@ -16,7 +16,7 @@
 //!
 //! A fault is resumed exactly once: resuming consumes it, and dropping it in any state resumes it with
 //! [`AccessError::Abandoned`]. So an error, or the teardown of a queue, fails the waiting requests; none
-//! hangs. Only the NIC itself can give up its request ([`Parked::withdraw`]).
+//! hangs. Only the NIC itself can drop its request ([`Parked::withdraw`]).
 //!
 //! ```compile_fail,E0382
 //! # use mlx_odp::fault::{Parked, Waiter};
@@ -33,15 +33,15 @@
 //! }
 //! ```
 
-use hmm::{Access, FaultError, PageRange};
+use hmm::{FaultError, PageRange, Permitted};
 
 /// The pages that a NIC's request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The pages that it is known to need; at least one. The NIC waits for the first only.
     pub pages: PageRange,
-    /// The access that it needs.
-    pub access: Access,
+    /// The access that it needs, which the region permits.
+    pub permitted: Permitted,
 }
 
 /// Why an access failed.
@@ -55,6 +55,16 @@ pub enum AccessError {
     MustWait(Wanted),
     /// The fault was dropped before it was resolved.
     Abandoned,
+}
+
+impl AccessError {
+    /// `error` ended the fault on `wanted`, which was not allowed to wait.
+    pub fn of_fault(error: FaultError, wanted: Wanted) -> Self {
+        match error {
+            FaultError::WouldWait => Self::MustWait(wanted),
+            error => Self::Fault(error),
+        }
+    }
 }
 
 /// The NIC's side of a fault: finds the waiting request.
@@ -119,7 +129,7 @@ impl<W: Waiter> Parked<W> {
         Resolved { owed, outcome }
     }
 
-    /// The NIC has given up the request: it is not resumed.
+    /// The NIC has dropped the request: it is not resumed.
     pub fn withdraw(mut self) -> Option<W> {
         self.0.waiter.take()
     }
@@ -164,7 +174,7 @@ impl<W: Waiter> UnderWay<W> {
         Some(parked.resolve(outcome))
     }
 
-    /// The NIC has given up the request: it is not resumed any more.
+    /// The NIC has dropped the request: it is no longer resumed.
     pub fn withdraw(&mut self) -> Option<W> {
         self.parked.take().and_then(Parked::withdraw)
     }

@@ -9,7 +9,7 @@
 //! A request names an iova, an address in the region's own numbering. In an implicit region it is the virtual
 //! address; in an explicit one it starts where the application chose at registration.
 
-use hmm::PageRange;
+use hmm::{ByteRange, PageRange};
 
 /// The `length` that registers the whole address space.
 pub const IMPLICIT_LENGTH: u64 = u64::MAX;
@@ -38,12 +38,12 @@ pub enum BadKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;
 
-/// The translation from iovas to virtual addresses, and its bounds. All values in bytes.
+/// The translation from iovas to virtual addresses, and its bounds: what a region was registered with, once it has been
+/// checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     kind: KeyKind,
-    va: u64,
-    length: u64,
+    bytes: ByteRange,
     iova: u64,
     span: PageRange,
 }
@@ -60,8 +60,7 @@ impl Key {
             }
             return Ok(Self {
                 kind: KeyKind::Implicit,
-                va,
-                length,
+                bytes: ByteRange::new(va, length).ok_or(BadKey::Wraps)?,
                 iova,
                 span: user,
             });
@@ -69,17 +68,15 @@ impl Key {
         if length == 0 {
             return Err(BadKey::Meaningless);
         }
-        let pages = PageRange::covering(va, length).ok_or(BadKey::Wraps)?;
-        if iova.checked_add(length - 1).is_none() {
-            return Err(BadKey::Wraps);
-        }
+        let bytes = ByteRange::new(va, length).ok_or(BadKey::Wraps)?;
+        ByteRange::new(iova, length).ok_or(BadKey::Wraps)?;
+        let pages = bytes.pages();
         if pages.intersection(&user) != pages {
             return Err(BadKey::NotUser);
         }
         Ok(Self {
             kind: KeyKind::Explicit,
-            va,
-            length,
+            bytes,
             iova,
             span: pages,
         })
@@ -95,15 +92,33 @@ impl Key {
         self.span
     }
 
-    /// The virtual address of `iova`, if the `len` bytes from there are all in the region.
+    /// The bytes of the region, by their virtual addresses.
+    pub fn bytes(&self) -> ByteRange {
+        self.bytes
+    }
+
+    /// The address by which requests name the first byte.
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// The `len` bytes from `iova`, by their virtual addresses, if they are all in the region. Later steps need
+    /// not check again.
     #[inline]
-    pub fn translate(&self, iova: u64, len: u64) -> Result<u64, OutOfRange> {
+    pub fn translate(&self, iova: u64, len: u64) -> Result<ByteRange, OutOfRange> {
         let offset = iova.checked_sub(self.iova).ok_or(OutOfRange)?;
-        let end = offset.checked_add(len).ok_or(OutOfRange)?;
-        if end > self.length {
-            return Err(OutOfRange);
-        }
-        Ok(self.va + offset)
+        self.bytes.part(offset, len).ok_or(OutOfRange)
+    }
+
+    /// What the region has of the `len` bytes from `iova`, by their virtual addresses; `None` if that is nothing.
+    pub fn clip(&self, iova: u64, len: u64) -> Option<ByteRange> {
+        let end = iova.saturating_add(len);
+        let start = iova.max(self.iova);
+        let len = end
+            .min(self.iova.saturating_add(self.bytes.len()))
+            .checked_sub(start)?;
+        let bytes = self.bytes.part(start - self.iova, len)?;
+        (len > 0).then_some(bytes)
     }
 }
 
@@ -119,13 +134,14 @@ mod tests {
         let key = Key::new(0x7000_0123, 0x2000, 0xffff_ffff_0000_0123, USER).unwrap();
         assert_eq!(key.kind(), KeyKind::Explicit);
         assert_eq!(key.span().len(), 3);
+        let bytes = |start, len| Ok(ByteRange::new(start, len).unwrap());
         assert_eq!(
             key.translate(0xffff_ffff_0000_0123, 0x2000),
-            Ok(0x7000_0123)
+            bytes(0x7000_0123, 0x2000)
         );
         assert_eq!(
             key.translate(0xffff_ffff_0000_0124, 0x1fff),
-            Ok(0x7000_0124)
+            bytes(0x7000_0124, 0x1fff)
         );
         assert_eq!(
             key.translate(0xffff_ffff_0000_0124, 0x2000),
@@ -140,7 +156,8 @@ mod tests {
     fn an_implicit_key_is_the_address_space() {
         let key = Key::new(0, IMPLICIT_LENGTH, 0, USER).unwrap();
         assert_eq!(key.kind(), KeyKind::Implicit);
-        assert_eq!(key.translate(0x7fff_ffff_f000, 4096), Ok(0x7fff_ffff_f000));
+        let page = ByteRange::new(0x7fff_ffff_f000, 4096).unwrap();
+        assert_eq!(key.translate(page.start(), 4096), Ok(page));
         assert_eq!(key.translate(u64::MAX, 1), Err(OutOfRange));
         assert!(key.span().contains(PageIndex::containing(0x7fff_ffff_f000)));
         assert_eq!(
@@ -168,5 +185,25 @@ mod tests {
         }
         assert!(Key::new(user_end - 4096, 4096, 0, USER).is_ok());
         assert!(Key::new(4096, 4096, u64::MAX - 4095, USER).is_ok());
+    }
+
+    #[test]
+    fn what_a_region_has_of_a_range() {
+        let user = PageRange::covering(0, 1 << 47).unwrap();
+        let key = Key::new(0x10_0456, 0x2000, 0x7456, user).unwrap();
+        assert_eq!(key.clip(0x7000, 0x1000), ByteRange::new(0x10_0456, 0xbaa));
+        assert_eq!(key.clip(0x8000, 0x1000), ByteRange::new(0x10_1000, 0x1000));
+        assert_eq!(key.clip(0x9000, 0x5000), ByteRange::new(0x10_2000, 0x456));
+        assert_eq!(key.clip(0, u64::MAX), ByteRange::new(0x10_0456, 0x2000));
+        for (iova, len) in [
+            (0x7000, 0x456),
+            (0x9456, 1),
+            (u64::MAX, u64::MAX),
+            (0x8000, 0),
+        ] {
+            assert_eq!(key.clip(iova, len), None, "{iova:#x}, {len:#x}");
+        }
+        let whole = Key::new(0, IMPLICIT_LENGTH, 0, user).unwrap();
+        assert_eq!(whole.clip(5, 7), ByteRange::new(5, 7));
     }
 }

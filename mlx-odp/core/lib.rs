@@ -5,13 +5,12 @@
 //!
 //! * [`fault`]: a page fault of the NIC, from raised to resumed;
 //! * [`resolve`]: brings the pages of a fault in;
-//! * [`share`]: limits how many faults and prefetches of one user run at once;
+//! * [`job_quota`]: limits how many faults and prefetches of one user run at once;
 //! * [`key`]: translates a request's iova to a virtual address and checks its bounds;
-//! * [`announced`]: the message that the NIC is receiving, so that one fault asks for more of it;
 //! * [`advice`]: the advice of `ibv_advise_mr`;
+//! * [`mlx5`]: what a ConnectX says and is told: its fault events, WQEs, keys and translation tables;
 //! * [`parameters`]: the parameters of the module;
-//! * [`rnr`]: the timer of an RNR NAK;
-//! * [`sge`]: the place of a copy in a scatter-gather list;
+//! * [`rxe`]: what soft-RoCE checks and keeps of requests and messages;
 //! * [`stats`], [`histogram`]: the counters of a region and of a device.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,13 +19,12 @@
 extern crate std;
 
 pub mod advice;
-pub mod announced;
 pub mod fault;
 pub mod histogram;
+pub mod job_quota;
 pub mod key;
+pub mod mlx5;
 pub mod parameters;
 pub mod resolve;
-pub mod rnr;
-pub mod sge;
-pub mod share;
+pub mod rxe;
 pub mod stats;

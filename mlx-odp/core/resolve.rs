@@ -4,18 +4,18 @@
 //!
 //! It holds the memory, and nothing of the NIC's, while it sleeps.
 
-use hmm::{Access, FaultError, PageIndex, PageRange};
+use hmm::{FaultError, PageIndex, PageRange, Permitted};
 
 use crate::fault::{AccessError, Wanted};
 
 /// Memory to bring pages into; in the kernel, an address space.
 pub trait Memory {
-    /// Brings `pages` in for `access`. Sleeps for as long as that takes.
+    /// Brings `pages` in for the access that is `permitted`. Sleeps for as long as that takes.
     ///
     /// # Errors
     ///
     /// That of the first page that cannot be had.
-    fn bring_in(&self, pages: PageRange, access: Access) -> Result<(), FaultError>;
+    fn bring_in(&self, pages: PageRange, permitted: Permitted) -> Result<(), FaultError>;
 }
 
 /// Brings in the first page of `wanted`.
@@ -26,7 +26,7 @@ pub trait Memory {
 pub fn bring_first(memory: &impl Memory, wanted: Wanted) -> Result<(), AccessError> {
     let (first, _) = split(wanted.pages);
     memory
-        .bring_in(first, wanted.access)
+        .bring_in(first, wanted.permitted)
         .map_err(AccessError::Fault)
 }
 
@@ -35,7 +35,7 @@ pub fn bring_rest(memory: &impl Memory, wanted: Wanted) {
     let (_, rest) = split(wanted.pages);
     if !rest.is_empty() {
         // A request that needs one of them will fault on it.
-        let _ = memory.bring_in(rest, wanted.access);
+        let _ = memory.bring_in(rest, wanted.permitted);
     }
 }
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that may sleep for as long as it takes: resolving page faults ([`crate::ticket`]), and background
-//! prefetches ([`crate::prefetch`]).
+//! Work that may sleep for as long as it takes: resolving page faults (`ticket.rs`), and background prefetches
+//! (`prefetch.rs`). What a job does is its [`Body`].
 //!
-//! A job runs on the module's own workqueue. It holds nothing that others wait for and can be given up at any time:
-//! its worker gets SIGKILL, as a thread of the application would, and ends its wait. Some waits cannot be killed
-//! (that is up to the file system). Such a job goes on sleeping alone, and keeps the module loaded.
+//! A job runs on the module's own workqueue. It holds no resource others wait for. Cancelling it sends its worker
+//! SIGKILL, so that a wait ends as that of a thread of the application would. Some waits cannot be killed (that is up to
+//! the file system). Such a job keeps sleeping, and keeps the module loaded.
 //!
-//! Each user has a share of the workers, one for faults and one for prefetches ([`Share`]). Jobs beyond it wait, in
+//! Each user has a quota of running jobs, one for faults and one for prefetches ([`JobQuota`]). Jobs beyond it wait, in
 //! order, for others of the same user.
 //!
 //! # Locking
@@ -25,17 +25,17 @@ use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Queue, Work, WorkItem};
 
-use crate::fault::AccessError;
+use crate::job_quota::{Admission, JobQuota};
 use crate::parameters::{Parameters, MOST_PREFETCHES};
-use crate::prefetch::Prefetch;
-use crate::share::{Share, Turn};
 use crate::shim;
-use crate::ticket::Resolving;
+use crate::stats::Stats;
 
 /// The kind of a job. Each kind has its own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(crate) enum Kind {
+    /// Resolves a page fault.
     Fault,
+    /// Prefetches in the background.
     Prefetch,
 }
 
@@ -51,27 +51,22 @@ impl Kind {
 }
 
 /// The work of a job.
-pub(crate) enum Body {
-    /// Resolve a page fault.
-    Fault(Pin<KBox<Resolving>>),
-    /// Prefetch in the background.
-    Prefetch(Prefetch),
-}
+pub(crate) trait Body: Send + Sync {
+    /// Does it. Sleeps for as long as that takes; SIGKILL ends its waits. Work in several steps asks `go_on` between
+    /// them.
+    fn run(&self, go_on: &dyn Fn() -> bool);
 
-impl Body {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Fault(_) => Kind::Fault,
-            Self::Prefetch(_) => Kind::Prefetch,
-        }
-    }
+    /// Called before [`Job::abandon`] cancels the job: resumes the request that waits for it, if there is one.
+    fn abandon(&self) {}
 
-    fn is_orphaned(&self) -> bool {
-        match self {
-            Self::Fault(fault) => fault.owned().is_orphaned(),
-            Self::Prefetch(prefetch) => prefetch.is_orphaned(),
-        }
-    }
+    /// Whether the process that it is for has exited.
+    fn is_orphaned(&self) -> bool;
+
+    /// Whether it is for the region with this number, as far as it has got.
+    fn is_at(&self, region: u64) -> bool;
+
+    /// Whether a thread waits for it in a system call on the device with the counters `device`.
+    fn is_awaited_on(&self, device: &Stats) -> bool;
 }
 
 /// The worker of a job.
@@ -80,8 +75,8 @@ enum Worker {
     Idle,
     /// This task, which is alive while it is here.
     Task(*mut bindings::task_struct),
-    /// None, ever: the job was given up.
-    GivenUp,
+    /// The job was cancelled.
+    Cancelled,
 }
 
 // SAFETY: A task may be sent signals from any thread.
@@ -91,9 +86,10 @@ unsafe impl Send for Worker {}
 #[pin_data]
 pub(crate) struct Job {
     user: u64,
+    kind: Kind,
     /// The jobs of a user start in this order.
     number: u64,
-    body: Body,
+    body: Arc<dyn Body>,
     #[pin]
     worker: SpinLock<Worker>,
     #[pin]
@@ -109,10 +105,7 @@ impl WorkItem for Job {
 
     fn run(this: Arc<Self>) {
         if this.begin() {
-            match &this.body {
-                Body::Fault(fault) => fault.run(),
-                Body::Prefetch(prefetch) => prefetch.run(|| !this.given_up()),
-            }
+            this.body.run(&|| !this.is_cancelled());
         }
         this.end();
         next_after(&this);
@@ -139,16 +132,17 @@ extern "C" fn mlx_odp_watch_jobs() -> bool {
 }
 
 impl Job {
-    /// Queues a job of `user`. Drops it if the user has too many of the same kind.
+    /// Queues a job of `user`. Drops it if the user has too many of the same `kind`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn submit(user: u64, body: Body) -> Result<Arc<Self>> {
+    pub(crate) fn submit(user: u64, kind: Kind, body: Arc<dyn Body>) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let job = Arc::pin_init(
             pin_init!(Self {
                 user,
+                kind,
                 number: NUMBER.fetch_add(1, Ordering::Relaxed),
                 body,
                 worker <- new_spinlock!(Worker::Idle, "mlx_odp::job::worker"),
@@ -164,75 +158,73 @@ impl Job {
             jobs.insert(fresh);
         }
         let own = jobs.get_mut(&job.key()).ok_or(ENODEV)?;
-        let (running, waiting) = job.body.kind().limits(crate::parameters());
-        let turn = own.share.arrive(running, waiting);
-        if turn != Turn::Never {
+        let (running, waiting) = kind.limits(crate::parameters());
+        let admission = own.quota.admit(running, waiting);
+        if admission != Admission::Refuse {
             // SAFETY: The watcher is stopped after the last job.
             unsafe { shim::mlx_odp_shim_watch() };
             // SAFETY: A region's code runs here, or that of a module that uses this one.
             unsafe { shim::mlx_odp_shim_hold_module() };
         }
-        match turn {
-            Turn::Now => {
+        match admission {
+            Admission::Run => {
                 own.running.insert(node);
                 enqueue(job.clone());
             }
-            Turn::Later => {
+            Admission::Wait => {
                 own.waiting.insert(node);
             }
-            Turn::Never => {}
+            Admission::Refuse => {}
         }
         Ok(job)
     }
 
     fn key(&self) -> (Kind, u64) {
-        (self.body.kind(), self.user)
+        (self.kind, self.user)
     }
 
     /// The work that it does.
-    pub(crate) fn body(&self) -> &Body {
-        &self.body
+    pub(crate) fn body(&self) -> &dyn Body {
+        &*self.body
     }
 
-    /// Gives the job up: it ends its wait, or does not start. Does not sleep.
-    pub(crate) fn give_up(&self) {
+    /// Cancels the job: it ends its wait, or does not start. Does not sleep.
+    pub(crate) fn cancel(&self) {
         let mut worker = self.worker.lock();
         if let Worker::Task(task) = *worker {
             // SAFETY: It takes itself out of here, under this lock, before it does anything else.
             unsafe { shim::mlx_odp_shim_kill(task.cast()) };
         }
-        *worker = Worker::GivenUp;
+        *worker = Worker::Cancelled;
     }
 
-    /// As [`Job::give_up`], and resumes whoever waits for the job.
+    /// As [`Job::cancel`], and resumes the request that waits for the job.
     pub(crate) fn abandon(&self) {
-        if let Body::Fault(fault) = &self.body {
-            fault.finish(Err(AccessError::Abandoned));
-        }
-        self.give_up();
+        self.body.abandon();
+        self.cancel();
     }
 
-    /// As [`Job::give_up`], and removes the job if it has not started. Sleeps.
+    /// As [`Job::cancel`], and removes the job if it has not started. Sleeps.
     pub(crate) fn withdraw(&self) {
-        self.give_up();
+        self.cancel();
         let waiting = {
             let mut jobs = JOBS.lock();
             let own = jobs.as_mut().and_then(|jobs| jobs.get_mut(&self.key()));
             own.and_then(|own| {
                 let waiting = own.waiting.remove_node(&self.number)?;
-                own.share.leave();
+                own.quota.withdrawn();
                 Some(waiting)
             })
         };
         if let Some(waiting) = waiting {
             drop(waiting);
-            // SAFETY: Held when it was submitted. Whoever calls this keeps the module loaded.
+            // SAFETY: Held when it was submitted. The caller keeps the module loaded.
             unsafe { shim::mlx_odp_shim_release_module() };
         }
     }
 
-    fn given_up(&self) -> bool {
-        matches!(*self.worker.lock(), Worker::GivenUp)
+    fn is_cancelled(&self) -> bool {
+        matches!(*self.worker.lock(), Worker::Cancelled)
     }
 
     /// The current thread is about to run it; returns whether it should.
@@ -241,7 +233,7 @@ impl Job {
         unsafe { shim::mlx_odp_shim_allow_kill() };
         let mut worker = self.worker.lock();
         match *worker {
-            Worker::GivenUp => false,
+            Worker::Cancelled => false,
             _ => {
                 *worker = Worker::Task(kernel::current!().as_ptr());
                 true
@@ -252,11 +244,11 @@ impl Job {
     fn end(&self) {
         {
             let mut worker = self.worker.lock();
-            if !matches!(*worker, Worker::GivenUp) {
+            if !matches!(*worker, Worker::Cancelled) {
                 *worker = Worker::Idle;
             }
         }
-        // SAFETY: As in `begin`. Nobody kills this thread any more on account of this job.
+        // SAFETY: As in `begin`. This job's worker is no longer this thread, so nothing kills it.
         unsafe { shim::mlx_odp_shim_forbid_kill() };
     }
 }
@@ -264,7 +256,7 @@ impl Job {
 /// The jobs of one user and kind.
 #[derive(Default)]
 struct Jobs {
-    share: Share,
+    quota: JobQuota,
     running: RBTree<u64, Arc<Job>>,
     waiting: RBTree<u64, Arc<Job>>,
 }
@@ -302,7 +294,7 @@ fn next_after(job: &Job) {
         return;
     };
     let ended = own.running.remove_node(&job.number);
-    if own.share.end() {
+    if own.quota.finished() {
         if let Some(first) = own.waiting.cursor_front_mut() {
             let (_, node) = first.remove_current();
             let (number, next) = node.to_key_value();
@@ -314,7 +306,7 @@ fn next_after(job: &Job) {
             enqueue(next);
         }
     }
-    if own.share.idle() {
+    if own.quota.is_idle() {
         jobs.remove(&key);
     }
 }

@@ -2,54 +2,94 @@
 
 //! `mlx_odp.ko`: on-demand paging for RDMA, on top of `hmm.ko`.
 //!
-//! A [`region::Region`] is memory that an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
+//! A [`Region`] is memory that an application has registered with `IBV_ACCESS_ON_DEMAND`: a key and
 //! a mirror. A binding for each kind of NIC (`../nic`) accesses the region on behalf of the NIC; the region
-//! does the rest. A [`device::Device`] has the regions of one NIC.
+//! does the rest. A [`Device`] has the regions of one NIC.
 //!
 //! The logic is in `../core`, which is independent of the kernel and is tested on the host. The same files
 //! are modules of this crate.
 //!
-//! A fault that has to sleep is not served in the NIC's call: [`ticket`] has the page brought in.
+//! A fault that has to sleep is not served in the NIC's call: a [`Ticket`] has the page brought in.
 //!
 //! The locks that matter are hmm's; see the lock order in its `hmm.rs`. Three mutexes of this module are
 //! outside of that order, and hmm is not called under them: `debugfs::ROOT` for the module's directory,
 //! `Device::regions` for the regions of a device, `job::JOBS` for the jobs. None is taken under another. Under
 //! the last come the spinlocks of a job: that of its worker and that of its fault. Under the lock of the fault come
-//! those that the binding takes to resume a request ([`ticket::Resume`]).
+//! those that the binding takes to resume a request ([`Resume`]).
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+// The core.
 #[path = "../core/advice.rs"]
-pub mod advice;
-#[path = "../core/announced.rs"]
-pub mod announced;
+mod advice;
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/fault.rs"]
-pub mod fault;
+mod fault;
 #[path = "../core/histogram.rs"]
-pub mod histogram;
+mod histogram;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
+#[path = "../core/job_quota.rs"]
+mod job_quota;
 #[path = "../core/key.rs"]
-pub mod key;
+mod key;
+#[path = "../core/mlx5/mod.rs"]
+pub mod mlx5;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/parameters.rs"]
-pub mod parameters;
+mod parameters;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/resolve.rs"]
-pub mod resolve;
-#[path = "../core/rnr.rs"]
-pub mod rnr;
-#[path = "../core/sge.rs"]
-pub mod sge;
-#[path = "../core/share.rs"]
-pub mod share;
+mod resolve;
+#[path = "../core/rxe/mod.rs"]
+pub mod rxe;
 #[path = "../core/stats.rs"]
-pub mod stats;
+mod stats;
 
-pub mod debugfs;
-pub mod device;
+// The side that calls the kernel.
+mod debugfs;
+mod device;
+mod errno;
+mod huge_pages;
 mod job;
 mod observer;
-pub mod prefetch;
-pub mod region;
-pub mod ticket;
+mod on_device;
+mod prefetch;
+mod region;
+mod registration;
+mod ticket;
 mod trace;
+
+// The public API, in the order in which a binding meets it; `mlx5` and `rxe` have what only one of them uses.
+// A device.
+pub use debugfs::DeviceFiles;
+pub use device::Device;
+pub use stats::{Entry, Stats};
+// A registration.
+pub use huge_pages::{check_huge_pages, HUGETLB};
+pub use key::{Key, KeyKind, IMPLICIT_LENGTH};
+pub use registration::{with_current_mm, Registered, Registration};
+// Accesses of the NIC, and faults.
+pub use fault::{AccessError, Wanted};
+pub use region::Region;
+pub use ticket::{Resume, Ticket};
+// Prefetches.
+pub use advice::{Advice, ADVISE_FLUSH};
+pub use prefetch::{advise, Target};
+// Results for C.
+pub use errno::{errno, not_supported};
 
 #[expect(
     unreachable_pub,
@@ -94,7 +134,7 @@ module! {
 }
 
 /// The parameters that the module was loaded with.
-pub fn parameters() -> Parameters {
+fn parameters() -> Parameters {
     Parameters {
         fault_around: parameter(&module_parameters::fault_around),
         chunk_size: parameter(&module_parameters::chunk_size),

@@ -12,49 +12,35 @@ use hmm::{Access, Event, FaultError, Observer, PageIndex, PageRange, Removal};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use kernel::task::Pid;
 
 use crate::advice::Advice;
-use crate::device::Device;
-use crate::key::KeyKind;
-use crate::region::Registration;
 use crate::stats::Stats;
 use crate::trace::{self, FaultEnd, Moment};
 
-/// What identifies a region; fixed at registration.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Identity {
-    /// What the application asked for.
-    pub(crate) registration: Registration,
-    /// Whether it is a part or all of the address space.
-    pub(crate) kind: KeyKind,
-    /// The process that registered it.
-    pub(crate) pid: Pid,
-}
-
 /// The number, the counters and the tracepoints of one region.
-pub(crate) struct Counting {
+pub struct RegionStats {
     number: u64,
-    identity: Identity,
+    lkey: u32,
     region: Stats,
-    device: Arc<Device>,
+    /// Those of its device.
+    device: Arc<Stats>,
 }
 
-impl Counting {
-    /// Creates those of a new region of `device`.
+impl RegionStats {
+    /// Creates the counters of a new region, known by `lkey`, of the device with the counters `device`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(device: &Arc<Device>, identity: Identity) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: &Arc<Stats>, lkey: u32) -> Result<Arc<Self>> {
         static REGISTERED: AtomicU64 = AtomicU64::new(0);
-        let counting = Self {
+        let region_stats = Self {
             number: REGISTERED.fetch_add(1, Ordering::Relaxed),
-            identity,
+            lkey,
             region: Stats::default(),
             device: device.clone(),
         };
-        Ok(Arc::new(counting, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(region_stats, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The region's number, which is never reused.
@@ -62,18 +48,14 @@ impl Counting {
         self.number
     }
 
-    /// The device of the region.
-    pub(crate) fn device(&self) -> &Arc<Device> {
-        &self.device
+    /// Whether its region is one of the device with the counters `device`.
+    pub(crate) fn is_on(&self, device: &Stats) -> bool {
+        core::ptr::eq(&*self.device, device)
     }
 
-    /// What identifies the region.
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn lkey(&self) -> u32 {
-        self.identity.registration.lkey
+    /// The region's lkey.
+    pub(crate) fn lkey(&self) -> u32 {
+        self.lkey
     }
 
     /// The counters of the region.
@@ -95,7 +77,7 @@ impl Counting {
         pages: u64,
         result: Result<(), FaultError>,
     ) {
-        trace::prefetch(self.lkey(), range, advice, pages, errno(result));
+        trace::prefetch(self.lkey, range, advice, pages, errno(result));
     }
 
     /// A request was parked: its fault has to sleep.
@@ -111,7 +93,7 @@ impl Counting {
 
     fn count(&self, count: impl Fn(&Stats)) {
         count(&self.region);
-        count(self.device.stats());
+        count(&self.device);
     }
 
     /// The fault has ended: counts and traces it, with its duration.
@@ -133,7 +115,7 @@ impl Counting {
             result: errno(result),
             nanoseconds,
         };
-        trace::fault_end(self.lkey(), fault.page, fault.access, end);
+        trace::fault_end(self.lkey, fault.page, fault.access, end);
     }
 }
 
@@ -143,19 +125,19 @@ fn errno(result: Result<(), FaultError>) -> c_int {
 }
 
 /// A page fault in progress.
-pub(crate) struct Fault {
+pub struct Fault {
     page: PageIndex,
     access: Access,
     began: Moment,
 }
 
-impl Observer for Counting {
+impl Observer for RegionStats {
     type Fault = Fault;
 
     #[inline(never)]
     fn fault_begins(&self, page: PageIndex, access: Access) -> Fault {
         self.count(|stats| stats.page_faults.add(1));
-        trace::fault_begin(self.lkey(), page, access);
+        trace::fault_begin(self.lkey, page, access);
         Fault {
             page,
             access,
@@ -179,7 +161,7 @@ impl Observer for Counting {
                 result: errno(Err(error)),
                 nanoseconds: fault.began.elapsed(),
             };
-            trace::fault_end(self.lkey(), fault.page, fault.access, end);
+            trace::fault_end(self.lkey, fault.page, fault.access, end);
             return;
         }
         self.fault_ends(fault, Err(error), 0, 0);
@@ -195,7 +177,7 @@ impl Observer for Counting {
             stats.invalidations.add(1);
             stats.page_invalidations.add(pages);
         });
-        trace::invalidate(self.lkey(), range, event, pages);
+        trace::invalidate(self.lkey, range, event, pages);
     }
 
     #[inline(never)]
@@ -204,7 +186,7 @@ impl Observer for Counting {
             stats.chunks.add(1);
             stats.chunks_alive.add(1);
         });
-        trace::chunk_add(self.lkey(), range);
+        trace::chunk_add(self.lkey, range);
     }
 
     #[inline(never)]
@@ -216,7 +198,7 @@ impl Observer for Counting {
                 stats.chunks_reaped.add(1);
             }
         });
-        trace::chunk_remove(self.lkey(), range, pages, why);
+        trace::chunk_remove(self.lkey, range, pages, why);
     }
 
     fn resized(&self, before: usize, after: usize) {

@@ -3,46 +3,61 @@
 //! Prefetch: at once, by the thread that asks for it, or in the background, by a job.
 //!
 //! A prefetch goes from PMD to PMD. It holds the region for one PMD at a time, and does not sleep for a page
-//! while it does. To sleep it drops the region, as a fault does ([`hmm::Owned`]), and looks it up again afterwards.
-//! So a region can be deregistered at any time.
+//! while it does; a deregistration waits for that. To sleep it drops the region, as a fault does ([`hmm::Owned`]), and
+//! looks it up again afterwards. So a region can be deregistered at any time.
 //!
 //! A thread of the application leaves even that sleep to a job ([`By::Application`]): some file systems do not
 //! wake a thread that is killed, and a process that cannot exit keeps everything it has.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hmm::{pmd_range, FaultError, Owned, PageRange};
+use hmm::{pmd_range, Backing, FaultError, Owned, PageRange, Permitted};
 
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
-use crate::advice::Advice;
+use crate::advice::{Advice, ADVISE_FLUSH};
+use crate::device::Device;
+use crate::errno::not_supported;
 use crate::fault::{AccessError, Wanted};
-use crate::job::{Body, Job};
-use crate::observer::Counting;
+use crate::job::{Body, Job, Kind};
+use crate::observer::RegionStats;
 use crate::region::Region;
 use crate::shim;
-use crate::ticket::{Extent, Resume, Ticket};
+use crate::stats::Stats;
+use crate::ticket::{Awaited, Resume, Ticket};
 
 /// How often the pages of a PMD may be gone again after they were brought in, before the prefetch gives up.
 const TRIES: u32 = 16;
 
 /// The context of a prefetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+enum By {
     /// A thread of the application.
     Application,
     /// A job.
     Job,
 }
 
-/// A range of a region to prefetch.
+/// A range of a region to prefetch, and how.
 pub struct Target {
-    counting: Arc<Counting>,
+    device: Arc<Device>,
+    region_stats: Arc<RegionStats>,
     pages: PageRange,
     owned: Arc<Owned>,
+    advice: Advice,
+    /// The access that pages are faulted in for.
+    permitted: Option<Permitted>,
+}
+
+/// The errno of ibv_advise_mr(3), where a range outside of the region is `EFAULT`, too.
+fn prefetch_error(error: AccessError) -> Error {
+    match error {
+        AccessError::OutOfRange => EFAULT,
+        fault => fault.into(),
+    }
 }
 
 impl Target {
@@ -50,12 +65,21 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// Those of [`Region::may_prefetch`].
-    pub fn new(region: &Region, iova: u64, len: u64, advice: Advice) -> Result<Self, AccessError> {
+    /// `EFAULT` if they are not all in the region; that of a fault if the NIC may not write and `advice` is to.
+    pub fn new<B: Backing>(
+        region: &Region<B>,
+        iova: u64,
+        len: u64,
+        advice: Advice,
+    ) -> Result<Self> {
+        let permitted = advice.access().map(|access| region.permit(access));
         Ok(Self {
-            counting: region.counting().clone(),
-            pages: region.may_prefetch(iova, len, advice)?,
+            device: region.device().clone(),
+            region_stats: region.region_stats().clone(),
+            permitted: permitted.transpose().map_err(prefetch_error)?,
+            pages: region.translate(iova, len).map_err(prefetch_error)?.pages(),
             owned: region.owned().clone(),
+            advice,
         })
     }
 
@@ -64,50 +88,45 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// A fault error for a page that cannot be had; the PMDs before it are prefetched. [`FaultError::TimedOut`] if
+    /// That of the fault for a page that cannot be had; the PMDs before it are prefetched. [`FaultError::TimedOut`] if
     /// pages were unmapped as fast as they came in, [`FaultError::Interrupted`].
-    pub fn prefetch(
-        &self,
-        by: By,
-        advice: Advice,
-        go_on: impl Fn() -> bool,
-    ) -> Result<(), AccessError> {
+    fn prefetch(&self, by: By, go_on: impl Fn() -> bool) -> Result {
         let mut added = 0;
-        let result = self.prefetch_counted(by, advice, go_on, &mut added);
-        self.counting
-            .prefetch_ends(self.pages, advice, added, result);
-        result.map_err(AccessError::Fault)
+        let result = self.prefetch_counted(by, go_on, &mut added);
+        self.region_stats
+            .prefetch_ends(self.pages, self.advice, added, result);
+        Ok(result?)
     }
 
     fn prefetch_counted(
         &self,
         by: By,
-        advice: Advice,
         go_on: impl Fn() -> bool,
         added: &mut u64,
     ) -> Result<(), FaultError> {
         let (mut rest, mut tries) = (self.pages, 0);
         while !rest.is_empty() && go_on() {
-            let Some(region) = self.counting.device().find(self.counting.number()) else {
+            let Some(region) = self.device.find(self.region_stats.number()) else {
                 return Ok(());
             };
-            let (reached, result) = region.prefetch_at_once(rest, advice, &go_on, added);
+            let goes_on = || go_on() && !region.is_awaited();
+            let (reached, result) = region.prefetch_at_once(rest, self.permitted, &goes_on, added);
             drop(region);
             tries = match reached > rest.start() {
                 true => 0,
                 false => tries + 1,
             };
             rest = PageRange::new(reached, rest.end());
-            match (result, advice.access()) {
+            match (result, self.permitted) {
                 (Ok(()), _) => {}
                 (Err(FaultError::WouldWait), _) if tries > TRIES => {
                     return Err(FaultError::TimedOut)
                 }
-                (Err(FaultError::WouldWait), Some(access)) => {
+                (Err(FaultError::WouldWait), Some(permitted)) => {
                     let pages = rest.intersection(&pmd_range(rest.start()));
                     match by {
-                        By::Job => self.owned.populate(pages, access)?,
-                        By::Application => self.wait_for(Wanted { pages, access })?,
+                        By::Job => self.owned.populate(pages, permitted)?,
+                        By::Application => self.wait_for(Wanted { pages, permitted })?,
                     }
                 }
                 // Looking at resident pages is not worth sleeping for.
@@ -121,10 +140,16 @@ impl Target {
     /// Has a job bring `wanted` in, and waits for it. A fatal signal ends the wait.
     fn wait_for(&self, wanted: Wanted) -> Result<(), FaultError> {
         let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
-        let ticket = Ticket::raise(&self.owned, &self.counting, wanted, Extent::All, done.clone())
-            .map_err(|_| FaultError::NoMemory)?;
+        let ticket = Ticket::raise(
+            &self.owned,
+            &self.region_stats,
+            wanted,
+            Awaited::All,
+            done.clone(),
+        )
+        .map_err(|_| FaultError::NoMemory)?;
         // From here on, deregistering the region or removing the device finds the fault and ends it.
-        if self.counting.device().find(self.counting.number()).is_none() {
+        if self.device.find(self.region_stats.number()).is_none() {
             return Ok(());
         }
         if !done.wait() {
@@ -173,50 +198,87 @@ impl Resume for Done {
 }
 
 /// A background prefetch.
-pub(crate) struct Prefetch {
+struct Prefetch {
     targets: KVec<Target>,
-    advice: Advice,
     /// The number of the region that it has reached.
     at: AtomicU64,
 }
 
-impl Prefetch {
-    pub(crate) fn run(&self, go_on: impl Fn() -> bool) {
+impl Body for Prefetch {
+    fn run(&self, go_on: &dyn Fn() -> bool) {
         for target in &self.targets {
-            // Relaxed: whoever reads it has removed the region from the device first.
-            self.at.store(target.counting.number(), Ordering::Relaxed);
+            // Relaxed: a reader has hidden the region on its device first.
+            self.at
+                .store(target.region_stats.number(), Ordering::Relaxed);
             // Advice may fail: the request that needs the page will fault and get the error.
-            let _ = target.prefetch(By::Job, self.advice, &go_on);
+            let _ = target.prefetch(By::Job, go_on);
         }
     }
 
-    /// Whether the process that it prefetches for is gone. All targets are in one protection domain, so of one
-    /// process.
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.targets.first().is_none_or(|target| target.owned.is_orphaned())
+    /// All targets are in one protection domain, so of one process.
+    fn is_orphaned(&self) -> bool {
+        self.targets
+            .first()
+            .is_none_or(|target| target.owned.is_orphaned())
     }
 
-    /// Whether it has reached this region.
-    pub(crate) fn is_at(&self, region: u64) -> bool {
+    fn is_at(&self, region: u64) -> bool {
         self.at.load(Ordering::Relaxed) == region
     }
+
+    fn is_awaited_on(&self, _device: &Stats) -> bool {
+        false
+    }
+}
+
+/// `ibv_advise_mr`: prefetches `ranges`, which `target` finds, at once or in the background.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if there is no such advice; those of `target`; at once, that of the fault for a page that
+/// cannot be had, and `EINTR`; in the background, `ENOMEM`.
+pub fn advise<R>(
+    advice: u32,
+    flags: u32,
+    ranges: &[R],
+    target: impl Fn(&R, Advice) -> Result<Target>,
+) -> Result {
+    let advice = Advice::from_number(advice).ok_or_else(not_supported)?;
+    let mut targets = ranges.iter().map(|range| target(range, advice));
+    match flags & ADVISE_FLUSH {
+        0 => later(&mut targets),
+        _ => now(&mut targets),
+    }
+}
+
+/// Prefetches `targets` one after the other, in the thread of the application.
+fn now(targets: &mut dyn Iterator<Item = Result<Target>>) -> Result {
+    // SAFETY: Reads the state of the current task.
+    let killed = || unsafe { shim::mlx_odp_shim_fatal_signal_pending() };
+    for target in targets {
+        target?.prefetch(By::Application, || !killed())?;
+        if killed() {
+            return Err(EINTR);
+        }
+    }
+    Ok(())
 }
 
 /// Prefetches `targets` in the background. It is advice: nothing is done if the user that registered the first of
 /// them has too many background prefetches already.
-///
-/// # Errors
-///
-/// `ENOMEM`.
-pub fn later(targets: KVec<Target>, advice: Advice) -> Result {
-    let Some(first) = targets.first() else {
+fn later(targets: &mut dyn Iterator<Item = Result<Target>>) -> Result {
+    let mut found = KVec::with_capacity(targets.size_hint().0, GFP_KERNEL_ACCOUNT)?;
+    for target in targets {
+        found.push(target?, GFP_KERNEL_ACCOUNT)?;
+    }
+    let Some(first) = found.first() else {
         return Ok(());
     };
     let user = first.owned.credentials().accountable_user();
     let prefetch = Prefetch {
-        targets,
-        advice,
+        targets: found,
         at: AtomicU64::new(u64::MAX),
     };
-    Job::submit(user, Body::Prefetch(prefetch)).map(drop)
+    let prefetch = Arc::new(prefetch, GFP_KERNEL_ACCOUNT)?;
+    Job::submit(user, Kind::Prefetch, prefetch).map(drop)
 }

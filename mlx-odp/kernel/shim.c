@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/completion.h>
+#include <linux/debugfs.h>
 #include <linux/module.h>
 #include <linux/sched/signal.h>
+#include <linux/seq_file.h>
 #include <linux/workqueue.h>
 
 #include "shim.h"
@@ -48,6 +50,11 @@ int mlx_odp_shim_wait_killable(struct completion *done)
 	return wait_for_completion_killable(done);
 }
 
+bool mlx_odp_shim_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
 void mlx_odp_shim_hold_module(void)
 {
 	__module_get(THIS_MODULE);
@@ -72,4 +79,16 @@ void mlx_odp_shim_forbid_kill(void)
 void mlx_odp_shim_kill(void *task)
 {
 	send_sig(SIGKILL, task, 1);
+}
+
+static int file_show(struct seq_file *file, void *unused)
+{
+	mlx_odp_show_file(file, file->private);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(file);
+
+void *mlx_odp_shim_make_file(const char *name, void *parent, void *content)
+{
+	return debugfs_create_file(name, 0444, parent, content, &file_fops);
 }

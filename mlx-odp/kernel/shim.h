@@ -27,6 +27,8 @@ void mlx_odp_shim_init_completion(struct completion *done);
 /* 0 once it is complete, a negative errno if the current thread is killed first. */
 int mlx_odp_shim_wait_killable(struct completion *done);
 
+bool mlx_odp_shim_fatal_signal_pending(void);
+
 /* Take and drop a reference to this module. The caller runs in it, or in a module that uses it. */
 void mlx_odp_shim_hold_module(void);
 void mlx_odp_shim_release_module(void);
@@ -38,5 +40,13 @@ void mlx_odp_shim_release_module(void);
 void mlx_odp_shim_allow_kill(void);
 void mlx_odp_shim_forbid_kill(void);
 void mlx_odp_shim_kill(void *task);
+
+/*
+ * A file of debugfs in parent that shows what mlx_odp_show_file() writes to it, a struct seq_file, of content. An error,
+ * which debugfs_remove() takes, if there is no memory, no debugfs or no parent. While it is open, this module stays.
+ * Both are of struct dentry, which is empty as the kernel crate has it.
+ */
+void *mlx_odp_shim_make_file(const char *name, void *parent, void *content);
+void mlx_odp_show_file(void *file, const void *content);
 
 #endif

@@ -7,19 +7,18 @@
 //! its own state; nothing of the NIC's and no region.
 //!
 //! The NIC keeps the [`Ticket`]. It reads the outcome from it when it repeats the access, and drops it when the
-//! request is gone: then the request is not resumed any more, and the worker ends its wait.
+//! request is gone: then the request is no longer resumed, and the worker ends its wait.
 
-use hmm::{Access, FaultError, Owned, PageRange};
+use hmm::{FaultError, Owned, PageRange, Permitted};
 
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 
-use crate::device::Device;
 use crate::fault::{AccessError, Raised, UnderWay, Waiter, Wanted};
-use crate::job::{Body, Job};
-use crate::observer::Counting;
-use crate::region::Region;
+use crate::job::{Body, Job, Kind};
+use crate::observer::RegionStats;
 use crate::resolve::{bring_first, bring_rest, Memory};
+use crate::stats::Stats;
 use crate::trace::Moment;
 
 /// The NIC's side: finds a parked request again.
@@ -36,8 +35,8 @@ impl Waiter for Arc<dyn Resume> {
 }
 
 impl Memory for Owned {
-    fn bring_in(&self, pages: PageRange, access: Access) -> Result<(), FaultError> {
-        self.populate(pages, access)
+    fn bring_in(&self, pages: PageRange, permitted: Permitted) -> Result<(), FaultError> {
+        self.populate(pages, permitted)
     }
 }
 
@@ -46,16 +45,16 @@ impl Memory for Owned {
 pub(crate) struct Resolving {
     wanted: Wanted,
     owned: Arc<Owned>,
-    counting: Arc<Counting>,
+    region_stats: Arc<RegionStats>,
     raised: Moment,
-    extent: Extent,
+    awaited: Awaited,
     #[pin]
     state: SpinLock<UnderWay<Arc<dyn Resume>>>,
 }
 
 /// How many of the wanted pages the waiter waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum Awaited {
     /// The first; the others are brought in after the NIC was resumed.
     First,
     /// All.
@@ -63,11 +62,29 @@ pub(crate) enum Extent {
 }
 
 impl Resolving {
-    /// Brings the pages in. Sleeps for as long as that takes.
-    pub(crate) fn run(&self) {
-        let (memory, Wanted { pages, access }) = (&*self.owned, self.wanted);
-        if self.extent == Extent::All {
-            let outcome = memory.bring_in(pages, access);
+    /// Ends the fault with `outcome`, unless it has ended before.
+    fn finish(&self, outcome: Result<(), AccessError>) {
+        let mut state = self.state.lock();
+        if let Some(resolved) = state.resolve(outcome) {
+            self.region_stats.wait_ends(&self.raised);
+            // Under the lock: after a withdrawal this has been done, or never will be.
+            resolved.resume();
+        }
+    }
+
+    fn withdraw(&self) {
+        let waiter = self.state.lock().withdraw();
+        // Without the lock.
+        drop(waiter);
+    }
+}
+
+impl Body for Resolving {
+    /// Brings the pages in.
+    fn run(&self, _go_on: &dyn Fn() -> bool) {
+        let memory = &*self.owned;
+        if self.awaited == Awaited::All {
+            let outcome = memory.bring_in(self.wanted.pages, self.wanted.permitted);
             return self.finish(outcome.map_err(AccessError::Fault));
         }
         let outcome = bring_first(memory, self.wanted);
@@ -78,99 +95,78 @@ impl Resolving {
         }
     }
 
-    /// Ends the fault with `outcome`, unless it has ended before.
-    pub(crate) fn finish(&self, outcome: Result<(), AccessError>) {
-        let mut state = self.state.lock();
-        if let Some(resolved) = state.resolve(outcome) {
-            self.counting.wait_ends(&self.raised);
-            // Under the lock: after a withdrawal this has been done, or never will be.
-            resolved.resume();
-        }
+    fn abandon(&self) {
+        self.finish(Err(AccessError::Abandoned));
     }
 
-    /// The address space of its pages.
-    pub(crate) fn owned(&self) -> &Owned {
-        &self.owned
+    fn is_orphaned(&self) -> bool {
+        self.owned.is_orphaned()
     }
 
-    /// Whether it is a fault of the region with this number.
-    pub(crate) fn is_of(&self, region: u64) -> bool {
-        self.counting.number() == region
+    fn is_at(&self, region: u64) -> bool {
+        self.region_stats.number() == region
     }
 
-    /// Whether a thread waits for it in a system call on `device`.
-    pub(crate) fn is_awaited_on(&self, device: &Device) -> bool {
-        self.extent == Extent::All && core::ptr::eq(&**self.counting.device(), device)
-    }
-
-    fn withdraw(&self) {
-        let waiter = self.state.lock().withdraw();
-        // Without the lock.
-        drop(waiter);
+    fn is_awaited_on(&self, device: &Stats) -> bool {
+        self.awaited == Awaited::All && self.region_stats.is_on(device)
     }
 }
 
 /// A fault that was raised. The NIC keeps it as long as it keeps the request.
-pub struct Ticket(Arc<Job>);
+pub struct Ticket {
+    job: Arc<Job>,
+    fault: Arc<Resolving>,
+}
 
 impl Ticket {
-    /// Has a worker bring `wanted` into `owned`, and resume `waiter` when `extent` of it is present.
+    /// Has a worker bring `wanted` into `owned`, and resume `waiter` when the pages that it awaits are present.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `waiter` may have been resumed even so.
     pub(crate) fn raise(
         owned: &Arc<Owned>,
-        counting: &Arc<Counting>,
+        region_stats: &Arc<RegionStats>,
         wanted: Wanted,
-        extent: Extent,
+        awaited: Awaited,
         waiter: Arc<dyn Resume>,
     ) -> Result<Self> {
         let state = UnderWay::new(Raised::new(wanted, waiter).park());
-        let resolving = KBox::pin_init(
+        let fault = Arc::pin_init(
             pin_init!(Resolving {
                 wanted,
                 owned: owned.clone(),
-                counting: counting.clone(),
+                region_stats: region_stats.clone(),
                 raised: Moment::now(),
-                extent,
+                awaited,
                 state <- new_spinlock!(state, "mlx_odp::ticket::state"),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        counting.wait_begins();
+        region_stats.wait_begins();
         let user = owned.credentials().accountable_user();
-        Job::submit(user, Body::Fault(resolving)).map(Self)
-    }
-
-    fn resolving(&self) -> Option<&Resolving> {
-        match self.0.body() {
-            Body::Fault(resolving) => Some(resolving),
-            Body::Prefetch(_) => None,
-        }
+        let job = Job::submit(user, Kind::Fault, fault.clone())?;
+        Ok(Self { job, fault })
     }
 
     /// The outcome; `None` while the fault is not resolved.
     pub fn outcome(&self) -> Option<Result<(), AccessError>> {
-        self.resolving()?.state.lock().outcome()
+        self.fault.state.lock().outcome()
     }
 
-    /// Whether it is for the first page of `wanted`, in `region` and for the same access.
-    pub fn is_for(&self, region: &Region, wanted: Wanted) -> bool {
-        self.resolving().is_some_and(|resolving| {
-            resolving.is_of(region.number())
-                && resolving.wanted.access == wanted.access
-                && resolving.wanted.pages.start() == wanted.pages.start()
-        })
+    /// Whether it is for the first page of `wanted`, in the region with this number and for the same access.
+    pub(crate) fn is_for(&self, region: u64, wanted: Wanted) -> bool {
+        let own = self.fault.wanted;
+        self.fault.is_at(region)
+            && own.permitted == wanted.permitted
+            && own.pages.start() == wanted.pages.start()
     }
 }
 
 impl Drop for Ticket {
     /// Sleeps.
     fn drop(&mut self) {
-        if let Some(resolving) = self.resolving() {
-            resolving.withdraw();
-        }
-        self.0.withdraw();
+        self.fault.withdraw();
+        self.job.withdraw();
     }
 }

@@ -14,8 +14,13 @@ odp-bench run --effort 0.01 --quiet 2>told || {
 	grep -e ': FAILED: ' -e '^odp-bench: ' told || tail -n 3 told
 	exit $status
 }
-# A line for each case, perhaps with a remark.
-if ! sed 's/: .*//' told | diff cases -; then
+# What is said before the first case; then a line for each case, perhaps with a remark.
+grep -q '^# rxe0 port 1 (Ethernet), path MTU [0-9]*, ' told && grep -q '^# [0-9]* cases, about ' told || {
+	echo "bench-suites: not said beforehand: where, and how long:"
+	grep '^#' told
+	exit 1
+}
+if ! sed '/^# /d; s/: .*//' told | diff cases -; then
 	echo "bench-suites: these cases of 'odp-bench list' were not run (<), or are none (>)"
 	exit 1
 fi
@@ -25,4 +30,24 @@ if grep '^skipped' report | grep -v '^skipped  registration/pinned/4GiB: .* too 
 	echo "bench-suites: this should not have been skipped"
 	exit 1
 fi
+# What was written is what the schema says.
+odp-bench schema >schema.json || exit
+python3 - <<'END' || exit
+import json
+import jsonschema
+
+result, schema = (json.load(open(name)) for name in ("odp-bench.json", "schema.json"))
+jsonschema.validators.validator_for(schema).check_schema(schema)
+# Not each of the hundred thousand numbers.
+for metric in result["metrics"]:
+    metric["samples"] = metric["samples"][:9]
+jsonschema.validate(result, schema)
+result["metrics"] = result["metrics"][:1]
+result["metrics"][0]["more"] = 1
+try:
+    jsonschema.validate(result, schema)
+except jsonschema.ValidationError:
+    raise SystemExit(0)
+raise SystemExit("bench-suites: the schema allows what is not written")
+END
 echo "$(wc -l <cases) cases of ${#suites[@]} suites"

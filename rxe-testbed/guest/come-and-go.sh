@@ -133,16 +133,16 @@ for cycle in $(seq "$times"); do
 	within 30 unload || fail "the modules stay: $(lsmod | grep -E 'hmm|odp|rxe')"
 	gone || fail "some modules stay"
 	rdma link show | grep rxe0 && fail "rxe0 is still there"
-	if [ "$cycle" = $((times / 5)) ]; then
+	if [ "$cycle" = $((times / 2)) ]; then
 		settled=$(memory)
 	fi
 done
 how=end
 # What is lost once in each cycle would be more than this.
-most=$((settled + times * 40))
+most=$((settled + times * 20))
 left=$(memory)
 echo "a driver in use goes: $goes"
-echo "$times cycles; kernel memory after $((times / 5)): $settled KiB, after all: $left KiB"
+echo "$times cycles; kernel memory after $((times / 2)): $settled KiB, after all: $left KiB"
 # Where the kernel's checks keep what is freed, its account does not tell what is in use; kmemleak finds the rest.
 if [ ! -e /sys/kernel/debug/kmemleak ]; then
 	for _ in 1 2 3 4 5; do

@@ -30,6 +30,14 @@ for name in $modules; do
 	[ "$lines" -le 1 ] || [ "$lines" = "$loads" ] || fail "$name prints more than one line: $(dmesg)"
 done
 
+# Who reads a file of debugfs keeps the module that shows it.
+exec 9</sys/kernel/debug/mlx_odp/parameters
+rmmod rdma_rxe
+! rmmod mlx_odp 2>/dev/null || fail "mlx_odp goes while one of its files is open"
+grep -q region_memory <&9 || fail "the open file shows nothing"
+exec 9<&-
+modprobe rdma_rxe
+
 for name in $modules; do
 	rmmod "$name"
 done

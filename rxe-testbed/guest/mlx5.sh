@@ -5,6 +5,7 @@
 #   mlx5 load           load mlx5_ib and wait until the port is active
 #   mlx5 unload         take the drivers out again
 #   mlx5 reload N       both, N times, and see that nothing stays behind
+#   mlx5 pyverbs MODULE...    rdma-core's tests, on mlx5_0: a line for each
 set -eu
 port=/sys/class/infiniband/mlx5_0/ports/1
 
@@ -37,6 +38,8 @@ unload() {
 echo "testbed: driver mlx5" >/dev/kmsg
 case ${1-} in
 load)
+	# Where `pair` has its server, unless soft-RoCE is there with that address.
+	ip -brief address | grep -q ' 10\.77\.0\.1/' || ip address add 10.77.0.1/32 dev lo
 	load
 	[ "$(cat $port/link_layer)" = InfiniBand ] || fail "the link is no InfiniBand"
 	[ "$(cat $port/lid)" = 0x1 ] || fail "the port has no LID"
@@ -50,8 +53,11 @@ reload)
 		unload
 	done
 	;;
+pyverbs)
+	/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 $((150 * ${TESTBED_PATIENCE:-1})) "${@:2}"
+	;;
 *)
-	echo "usage: mlx5 load|unload|reload N" >&2
+	echo "usage: mlx5 load|unload|reload N|pyverbs MODULE..." >&2
 	exit 2
 	;;
 esac

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs modules of rdma-core's own tests and prints one line per test.
 
-    pyverbs-tests.py SECONDS MODULE...        for example 300 test_odp
+    pyverbs-tests.py [--device NAME] SECONDS MODULE...        for example 300 test_odp
 
 Each line is `RESULT MODULE CLASS.TEST DETAIL`, RESULT one of ok, skip, FAIL. A module that does not end by
 itself in SECONDS, or dies, has the line `FAIL MODULE run DETAIL`.
@@ -106,10 +106,14 @@ def run_apart(module, seconds):
 
 
 def main():
-    seconds, modules = int(sys.argv[1]), sys.argv[2:]
+    arguments = sys.argv[1:]
+    device, gid = "rxe0", "1"
+    if arguments[0] == "--device":
+        device, gid, arguments = arguments[1], "0", arguments[2:]
+    seconds, modules = int(arguments[0]), arguments[1:]
     unpack()
     sys.path[:0] = [os.path.dirname(TARGET), TARGET]
-    sys.argv[1:] = ["--dev", "rxe0", "--gid", "1"]
+    sys.argv[1:] = ["--dev", device, "--gid", gid]
     from args_parser import parser
 
     parser.parse_args()

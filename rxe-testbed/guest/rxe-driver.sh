@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Chooses the soft-RoCE driver of this VM and brings up rxe0.
+# Chooses the soft-RoCE driver of this VM and brings up rxe0, and as many more as the kernel's command line says
+# (testbed.rxe=N).
 #
 #   rxe-driver stock    the modules as Debian ships them
 #   rxe-driver ours     the repository's hmm, mlx_odp and rdma_rxe
@@ -25,9 +26,22 @@ status() {
 	fi
 }
 
+# What follows `testbed.$1=` in the kernel's command line.
+setting() {
+	grep -o "testbed\.$1=[0-9]*" /proc/cmdline | cut -d= -f2
+}
+
+devices() {
+	local number
+	number=$(setting rxe)
+	seq 0 $((${number:-1} - 1))
+}
+
 down() {
-	rdma link delete rxe0 2>/dev/null
-	local name
+	local name number
+	for number in $(devices); do
+		rdma link delete "rxe$number" 2>/dev/null
+	done
 	for name in rdma_rxe mlx_odp hmm; do
 		if loaded "$name"; then
 			rmmod "$name" || exit
@@ -48,26 +62,29 @@ select_index() {
 	fi
 }
 
-# The network device: a card if there is another VM at its other end, else one that leads nowhere.
+# The network devices: a card if there is another VM at its other end, else those that lead nowhere.
 # An Ethernet MTU of 9000 allows a path MTU of 4096, so that a page fits in a packet.
 network() {
-	local host
-	host=$(grep -o 'testbed\.host=[0-9]*' /proc/cmdline | cut -d= -f2)
+	local host number
+	host=$(setting host)
 	if [ -n "$host" ]; then
 		modprobe virtio_net || exit
 		ip link set eth0 name roce0 mtu 9000 || exit
-	else
-		host=1
-		ip link add roce0 mtu 9000 type dummy
 	fi
-	ip address add "10.77.0.$host/24" dev roce0
-	ip link set roce0 up
+	for number in $(devices); do
+		[ -d "/sys/class/net/roce$number" ] || ip link add "roce$number" mtu 9000 type dummy || exit
+		ip address add "10.77.$number.${host:-1}/24" dev "roce$number"
+		ip link set "roce$number" up
+	done
 }
 
 up() {
+	local number
 	[ -d /sys/class/net/roce0 ] || network
 	modprobe -a rdma_rxe ib_uverbs rdma_ucm || exit
-	rdma link add rxe0 type rxe netdev roce0 || exit
+	for number in $(devices); do
+		rdma link add "rxe$number" type rxe netdev "roce$number" || exit
+	done
 }
 
 case ${1-} in

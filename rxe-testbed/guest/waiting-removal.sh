@@ -5,6 +5,10 @@
 #
 # Until Linux 7.2 both wait for the process that uses the device, as with the kernel's own driver; it is killed then.
 # From 7.3 on they wait for nobody. In both cases nothing but the page keeps hmm.ko and mlx_odp.ko loaded.
+#
+#   waiting-removal [all]
+#
+# Each way to wait is tried with one way to go, the next one with the next; all: each with each.
 set -u
 . "$(dirname "$0")/removal"
 
@@ -38,8 +42,11 @@ fi
 end
 
 kinds=$(odp-test --role waiting.kinds) || exit
+turn=0
 for kind in $kinds; do
-	for way in "${ways[@]}"; do
+	for number in "${!ways[@]}"; do
+		[ "${1-}" = all ] || [ $((turn % ${#ways[@]})) = "$number" ] || continue
+		way=${ways[number]}
 		begin
 		case $way in
 		kill)
@@ -61,6 +68,7 @@ for kind in $kinds; do
 		end
 		within 30 unload || fail "a module stays"
 	done
+	turn=$((turn + 1))
 done
 echo "a driver in use goes: $goes"
 rxe-driver ours

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds the staged modules out of tree, or checks them with clippy.
 #
-#   build-modules.sh RELEASE COMPILER JOBS modules|clippy          (in the chroot)
+#   build-modules.sh RELEASE COMPILER JOBS modules|clippy WITHOUT          (in the chroot)
 set -eu
-release=$1 compiler=$2 jobs=$3 target=$4
+release=$1 compiler=$2 jobs=$3 target=$4 without=$5
 case $target in
 modules) check= ;;
 clippy) check=CLIPPY=1 ;;
@@ -41,4 +41,5 @@ if [ "$target" = modules ] && [ ! -e $tree/vmlinux ] &&
 	find /build/modules -name '*.ko' -delete
 fi
 
-exec make -s -C $tree -j"$jobs" M=/build/modules KERNELRELEASE="$release" CC="$compiler" $check modules
+exec make -s -C $tree -j"$jobs" M=/build/modules KERNELRELEASE="$release" CC="$compiler" \
+	ODP_WITHOUT="$without" $check modules

@@ -30,6 +30,11 @@ fn security_mirror() -> String {
         .unwrap_or_else(|| "http://deb.debian.org/debian-security".into())
 }
 
+/// How to get what the archive has no more: all of its states of earlier days are kept. That they have expired does
+/// not matter ([`apt_options`]).
+pub(crate) const EARLIER: &str =
+    "HMM_ODP_MIRROR=http://snapshot.debian.org/archive/debian/YYYYMMDD is the archive of an earlier day";
+
 /// The keys of the archive, on the host as in a Debian root.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{self, Cache, UseLock};
+use crate::cache::{self, Cache, UseLock, EPOCH};
 use crate::cargo::Cargo;
 use crate::chroot::Chroot;
 use crate::guest::Guest;
 use crate::host;
-use crate::kernel::{self, Choice, Kernel};
+use crate::kernel::{self, Choice, Kernel, Variant};
 use crate::modules::Modules;
 use crate::programs::Programs;
 use crate::repository::Repository;
@@ -30,7 +30,7 @@ pub(crate) fn space_needed(cache: &Cache) -> u64 {
 }
 
 /// What is asked of a build.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     /// The kernel.
     pub(crate) kernel: Choice,
@@ -38,6 +38,23 @@ pub(crate) struct Wanted {
     pub(crate) modules: bool,
     /// userspace-bench's programs. Without them a failure to build them is only a remark.
     pub(crate) programs: bool,
+    /// Debian packages that the guest has beyond those that every guest has.
+    pub(crate) packages: Vec<String>,
+}
+
+impl Wanted {
+    /// Debian's own kernel of `series`, with our modules, and a guest like every other.
+    pub(crate) fn stock(series: Option<Series>) -> Self {
+        Self {
+            kernel: Choice {
+                series,
+                variant: Variant::Stock,
+            },
+            modules: true,
+            programs: false,
+            packages: Vec::new(),
+        }
+    }
 }
 
 /// All artefacts of a VM.
@@ -76,7 +93,7 @@ pub(crate) fn ensure(wanted: Wanted) -> Result<World> {
     let _building = cache.lock_build()?;
     let (chroot, epoch) = prepare(&cache, &repository)?;
     let kernel = Kernel::ensure(&cache, &chroot, &epoch, wanted.kernel)?;
-    let guest = Guest::ensure(&cache, &chroot, &kernel, &epoch)?;
+    let guest = Guest::ensure(&cache, &chroot, &kernel, &epoch, &wanted.packages)?;
     let modules = wanted
         .modules
         .then(|| Modules::ensure(&cache, &repository, &chroot, &kernel))
@@ -125,7 +142,7 @@ pub(crate) fn at_hand(
     repository: &Repository,
     series: Option<Series>,
 ) -> Option<AtHand> {
-    let epoch = std::fs::read_to_string(cache.path("epoch")).ok()?;
+    let epoch = std::fs::read_to_string(cache.path(EPOCH)).ok()?;
     let epoch = epoch.trim();
     let chroot = Chroot::at_hand(cache, repository, epoch)?;
     let kernel = kernel::at_hand(cache, &chroot, series)?;
@@ -140,7 +157,7 @@ pub(crate) fn at_hand(
 /// A name for the state of the archive that this cache was built from. `build --update` begins a
 /// new one, and with it everything is built anew.
 fn epoch(cache: &Cache) -> Result<String> {
-    let path = cache.path("epoch");
+    let path = cache.path(EPOCH);
     if let Ok(epoch) = std::fs::read_to_string(&path) {
         return Ok(epoch.trim().to_owned());
     }
@@ -153,6 +170,6 @@ pub(crate) fn new_epoch(cache: &Cache) -> Result<String> {
         .duration_since(std::time::UNIX_EPOCH)
         .context("the clock is before 1970")?;
     let epoch = now.as_secs().to_string();
-    cache::write_atomically(&cache.path("epoch"), epoch.as_bytes())?;
+    cache::write_atomically(&cache.path(EPOCH), epoch.as_bytes())?;
     Ok(epoch)
 }

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -26,6 +27,9 @@ use crate::ui;
 
 /// The length of a key as text.
 const KEY_DIGITS: usize = 16;
+
+/// The file that names the state of the archive that a cache was built from.
+pub(crate) const EPOCH: &str = "epoch";
 
 /// The line that each script has.
 const LICENCE: &str = "# SPDX-License-Identifier: GPL-2.0\n";
@@ -226,8 +230,20 @@ impl Cache {
         key: &Key,
         build: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
+        self.ensure_among(1, kind, key, build)
+    }
+
+    /// The same for a kind of which the `kept` stay that were used last.
+    pub(crate) fn ensure_among(
+        &self,
+        kept: usize,
+        kind: &str,
+        key: &Key,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let finished = self.artefact(kind, key);
         if finished.exists() {
+            mark_used(&finished);
             return Ok(finished);
         }
         let temporary = self
@@ -242,19 +258,21 @@ impl Cache {
         }
         std::fs::rename(&temporary, &finished)
             .with_context(|| format!("moving {} into place", finished.display()))?;
-        self.remove_others(kind, &finished)?;
+        mark_used(&finished);
+        self.remove_others(kept, kind, &finished)?;
         Ok(finished)
     }
 
-    /// Removes the older artefacts of a kind, unless someone may be using one.
-    fn remove_others(&self, kind: &str, keep: &Path) -> Result<()> {
+    /// Removes the older artefacts of a kind until `kept` are left, unless someone may be using one.
+    fn remove_others(&self, kept: usize, kind: &str, newest: &Path) -> Result<()> {
         let Some(_unused) = self.try_lock_unused()? else {
             return Ok(());
         };
-        for path in self.artefacts(kind) {
-            if path != keep {
-                host::remove_tree(&path);
-            }
+        let mut others = self.artefacts(kind);
+        others.retain(|path| path != newest);
+        others.sort_by_key(|path| std::cmp::Reverse(last_used(path)));
+        for path in others.iter().skip(kept - 1) {
+            host::remove_tree(path);
         }
         Ok(())
     }
@@ -264,6 +282,16 @@ impl Cache {
         let is_one = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| is_artefact(name, kind))
+        };
+        entries(&self.root).into_iter().filter(is_one).collect()
+    }
+
+    /// All artefacts, of every kind.
+    pub(crate) fn complete(&self) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let parts = name.and_then(|name| name.rsplit_once('-'));
+            parts.is_some_and(|(_, key)| is_key(key))
         };
         entries(&self.root).into_iter().filter(is_one).collect()
     }
@@ -281,6 +309,16 @@ impl Cache {
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         Scratch::new(&self.root.join("run"))
     }
+}
+
+/// Remembers that an artefact is used now. In a cache that cannot be written nothing is removed either.
+pub(crate) fn mark_used(artefact: &Path) {
+    let marked = File::open(artefact).and_then(|dir| dir.set_modified(SystemTime::now()));
+    drop(marked);
+}
+
+fn last_used(artefact: &Path) -> Option<SystemTime> {
+    std::fs::metadata(artefact).ok()?.modified().ok()
 }
 
 /// Writes a small file so that it is either the old or the new one, never half of it.
@@ -381,6 +419,27 @@ mod tests {
         assert_eq!(first, key()?);
         std::fs::write(dir.path().join("a"), "2")?;
         assert_ne!(first, key()?);
+        Ok(())
+    }
+
+    #[test]
+    fn those_that_were_used_last_stay() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("tmp"))?;
+        let cache = Cache::at(dir.path());
+        let use_one = |name: &str, kept: usize| -> Result<PathBuf> {
+            let key = Key::builder().add("name", name).finish();
+            let used = cache.ensure_among(kept, "guest", &key, |_| Ok(()))?;
+            // Clocks of file systems may stand still for some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            Ok(used)
+        };
+        let [a, b, c] = [use_one("a", 3)?, use_one("b", 3)?, use_one("c", 3)?];
+        use_one("a", 3)?;
+        let d = use_one("d", 3)?;
+        assert!(a.exists() && !b.exists() && c.exists() && d.exists());
+        let e = use_one("e", 1)?;
+        assert_eq!(cache.artefacts("guest"), [e]);
         Ok(())
     }
 

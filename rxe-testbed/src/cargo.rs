@@ -56,13 +56,7 @@ impl Cargo<'_> {
 }
 
 /// The workspace's packages.
-const PACKAGES: &[&str] = &[
-    "hmm-",
-    "mlx-odp-",
-    "odp-hca-",
-    "rxe-testbed-",
-    "userspace-bench-",
-];
+const PACKAGES: &[&str] = &["hmm-", "mlx-odp-", "odp-", "rxe-testbed-", "testkit-"];
 
 /// Has cargo build the workspace's packages anew if it built those of another working tree last. It goes by
 /// the times of files, and all trees are in the same place in the chroot: older files of this one would pass
@@ -102,7 +96,7 @@ mod tests {
     fn what_another_tree_left_is_built_anew() -> Result<()> {
         let target = std::env::temp_dir().join(format!("testbed-target-{}", std::process::id()));
         let known = target.join("release/.fingerprint");
-        let (ours, foreign) = (known.join("hmm-oracle-0123"), known.join("libc-0123"));
+        let (ours, foreign) = (known.join("hmm-diff-0123"), known.join("libc-0123"));
         let make = || [&ours, &foreign].map(std::fs::create_dir_all);
         make().into_iter().collect::<Result<Vec<_>, _>>()?;
         forget_other_repository(&target, Path::new("/a"))?;

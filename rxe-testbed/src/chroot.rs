@@ -110,6 +110,43 @@ impl Chroot {
         root.exists().then_some(Self { root, key })
     }
 
+    /// Makes in `target` another root of the same suite and day, with nothing but `packages` and apt's lists.
+    pub(crate) fn bare(
+        &self,
+        target: &Path,
+        packages: &[&str],
+        log: &Path,
+        step: &Step,
+    ) -> Result<Self> {
+        let sources = archive::build_sources();
+        let command = archive::mmdebstrap(packages, archive::BUILD_SUITE, target, &sources, true);
+        process::run_logged(command, log, step)?;
+        Ok(Self {
+            root: target.to_owned(),
+            key: self.key_beside(packages),
+        })
+    }
+
+    /// Such a root that the cache keeps as `kind`.
+    pub(crate) fn beside(&self, cache: &Cache, kind: &str, packages: &[&str]) -> Result<Self> {
+        let _building = cache.lock_build()?;
+        let key = self.key_beside(packages);
+        let root = cache.ensure(kind, &key, |target| {
+            let step = Step::start(format!("building a root with {}", packages.join(", ")));
+            self.bare(target, packages, &cache.log(kind), &step)?;
+            step.done();
+            Ok(())
+        })?;
+        Ok(Self { root, key })
+    }
+
+    fn key_beside(&self, packages: &[&str]) -> Key {
+        Key::builder()
+            .add("beside", self.key.as_str())
+            .add("packages", packages.join(","))
+            .finish()
+    }
+
     /// The chroot's key: part of the key of all that is built with its tools.
     pub(crate) fn key(&self) -> &Key {
         &self.key

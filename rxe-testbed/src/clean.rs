@@ -9,15 +9,18 @@ use crate::cache::Cache;
 use crate::host;
 use crate::kernel;
 use crate::memory::Memory;
+use crate::package;
 use crate::qemu;
 use crate::series::Version;
 
 /// What is rebuilt without the network: our modules and programs, images, logs, results.
 const REBUILT: &[&str] = &[
     "modules",
+    "modules-part",
     "programs",
     "selftests",
     "image",
+    "image-more",
     "initramfs",
     "stage-build",
     "stage-clippy",
@@ -31,7 +34,14 @@ const REBUILT: &[&str] = &[
 ];
 
 /// What takes downloads.
-const DOWNLOADED: &[&str] = &["kernel", "guestroot", "ucx", "kernel-version.json"];
+const DOWNLOADED: &[&str] = &[
+    "kernel",
+    "guestroot",
+    "guestroot-more",
+    package::LINTIAN,
+    "ucx",
+    "kernel-version.json",
+];
 
 /// What the kernels are of no use without.
 const BELOW_KERNELS: &[&str] = &["chroot", kernel::MEMORY, "epoch"];

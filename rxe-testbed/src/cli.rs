@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{bail, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::kernel::{Choice, Variant};
@@ -23,6 +24,31 @@ pub(crate) struct Cli {
     pub(crate) kernel_series: Option<Series>,
 }
 
+impl Cli {
+    /// Fails if a series is named for a command to which it means nothing.
+    pub(crate) fn check_series(&self) -> Result<()> {
+        let Some(series) = self.kernel_series else {
+            return Ok(());
+        };
+        match &self.command {
+            Command::Port(_) => {
+                bail!("the series is an argument of `port`: cargo testbed port {series}")
+            }
+            Command::Clean { .. }
+            | Command::Series(_)
+            | Command::Cache(CacheArguments {
+                action: CacheAction::Load { .. },
+            }) => {
+                bail!("this command is about all series: --kernel-series means nothing to it")
+            }
+            Command::Bench(BenchArguments { again: Some(_), .. }) => {
+                bail!("`bench --again` runs no kernel: --kernel-series means nothing to it")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what on-demand paging does, on our driver and on the stock one, side by side
@@ -41,9 +67,21 @@ pub(crate) enum Command {
     Shell(ShellArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
+    /// Build a driver on hmm, in the folder of its sources, and say where its modules are
+    Module(ModuleArguments),
+    /// Make Debian packages of the modules and the programs, and say where they are
+    Package(PackageArguments),
     /// Say what is to be read and done for another kernel: what we rely on and has changed, and whether the
     /// modules build; exit status 1 if something is left
     Port(PortArguments),
+    /// Say which kernels there are: in the archive, and in the cache
+    Series(SeriesArguments),
+    /// Write the documentation of all crates, those of the modules as well, and say where
+    Doc,
+    /// Describe the modules' crates for rust-analyzer, and say what to tell the editor
+    Ide,
+    /// Write all that is built to a file, or fill an empty cache from one
+    Cache(CacheArguments),
     /// Remove from the cache what is rebuilt without the network
     Clean {
         /// Also remove what was downloaded: the chroot, the kernel, the guest
@@ -64,6 +102,10 @@ pub(crate) struct TestArguments {
     /// Only print the names
     #[arg(long)]
     pub(crate) list: bool,
+    /// Also the tests that take long: the packages, the examples, the command line, odp-bench's options, Debian's mlx5
+    /// drivers in every way
+    #[arg(long, conflicts_with = "filter")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -99,7 +141,7 @@ pub(crate) struct BenchArguments {
     pub(crate) update_baseline: bool,
 }
 
-fn effort(text: &str) -> Result<f64, String> {
+fn effort(text: &str) -> std::result::Result<f64, String> {
     let effort: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     match effort > 0.0 && effort <= 100.0 {
         true => Ok(effort),
@@ -121,6 +163,23 @@ pub(crate) struct BuildArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ModuleArguments {
+    /// The kernel that it is for
+    #[arg(long, value_enum, default_value = "stock")]
+    pub(crate) kernel: Variant,
+    /// Where its Kbuild is
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PackageArguments {
+    /// Where they go; into target/packages if not given
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PortArguments {
     /// The kernel's series
     pub(crate) series: Series,
@@ -130,6 +189,33 @@ pub(crate) struct PortArguments {
     /// Show also what has changed and was read
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SeriesArguments {
+    /// Only the names of the series that the modules are made for and that can be had, oldest first
+    #[arg(long)]
+    pub(crate) names: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArguments {
+    #[command(subcommand)]
+    pub(crate) action: CacheAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheAction {
+    /// Build what is missing, and write everything to FILE, a tar archive packed as its ending says: .tar.zst, .tar.gz
+    Save {
+        /// The file
+        file: PathBuf,
+    },
+    /// Fill the cache, of which nothing may be built yet, with what `save` wrote
+    Load {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -146,9 +232,25 @@ pub(crate) struct VmArguments {
     /// Processors of the VM
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) cpus: u32,
+    /// Soft-RoCE devices of the VM: rxe0 and on, each on a network of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) rxe: u32,
     /// A further device in the VM
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) extra: Extra,
+    /// A Debian package that the VM has, too, with what it depends on; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = package)]
+    pub(crate) package: Vec<String>,
+}
+
+/// A package's name, as Debian's policy has it.
+fn package(text: &str) -> std::result::Result<String, String> {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match begins && text.len() > 1 && text.chars().all(inside) {
+        true => Ok(text.to_owned()),
+        false => Err("not the name of a Debian package".into()),
+    }
 }
 
 impl VmArguments {
@@ -178,9 +280,46 @@ pub(crate) struct ExecArguments {
     /// Copy a file or directory out of the VM afterwards; may be repeated
     #[arg(long, value_name = "GUEST:HOST")]
     pub(crate) get: Vec<String>,
+    /// Where an emulated ConnectX writes what it does: an object of JSON a line
+    #[arg(long, value_name = "FILE", conflicts_with = "peer")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Set a variable of COMMAND's environment, to the host's value if no other is given; may be repeated
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub(crate) env: Vec<Variable>,
+    /// Give COMMAND this command's standard input, all of it at once
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Keep the core dumps of programs that crash
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) cores: Option<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+/// A variable of the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+fn variable(text: &str) -> std::result::Result<Variable, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    let inside = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty()
+        || name.starts_with(|c: char| c.is_ascii_digit())
+        || !name.chars().all(inside)
+    {
+        return Err(format!("`{name}` is not the name of a variable"));
+    }
+    let value = value.or_else(|| std::env::var(name).ok());
+    let value = value.ok_or_else(|| format!("{name} is not set here; {name}=VALUE sets it"))?;
+    let name = name.to_owned();
+    Ok(Variable { name, value })
 }
 
 #[derive(Debug, Args)]
@@ -198,7 +337,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_book_has_every_command_and_option() -> anyhow::Result<()> {
+    fn the_book_has_every_command_and_option() -> Result<()> {
         let repository = crate::repository::Repository::find()?;
         let mut book = String::new();
         for path in crate::cache::files_under(&repository.path("docs/src"), &[])? {
@@ -221,6 +360,57 @@ mod tests {
             value
                 .iter()
                 .for_each(|value| has(format!("`{}`", value.get_name())));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn variables_are_given_or_taken_over() {
+        let given = variable("A_1=b=c");
+        let expected = Variable {
+            name: "A_1".into(),
+            value: "b=c".into(),
+        };
+        assert_eq!(given, Ok(expected));
+        assert!(variable("PATH").is_ok_and(|path| !path.value.is_empty()));
+        for wrong in ["=a", "1A=b", "A B=c", "A;b=c", "NOT_SET_ANYWHERE_1"] {
+            assert!(variable(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn packages_have_debian_s_names() {
+        for good in ["gdb", "libstdc++6", "g++", "0ad"] {
+            assert!(package(good).is_ok(), "{good}");
+        }
+        for wrong in ["", "a", "Gdb", "a,b", "-x", "a b", "gdb=1"] {
+            assert!(package(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_series_is_refused_where_it_means_nothing() -> Result<()> {
+        let check = |words: &str| -> Result<Result<()>> {
+            let words = format!("testbed --kernel-series 7.2 {words}");
+            Ok(Cli::try_parse_from(words.split(' '))?.check_series())
+        };
+        for words in [
+            "port 7.3",
+            "clean --all",
+            "series",
+            "cache load x",
+            "bench --again results",
+        ] {
+            assert!(check(words)?.is_err(), "{words}");
+        }
+        for words in [
+            "demo",
+            "cache save x",
+            "bench --rounds 1",
+            "exec -- true",
+            "doctor",
+        ] {
+            check(words)??;
         }
         Ok(())
     }

@@ -11,6 +11,15 @@ pub(crate) struct Clock {
     started: Instant,
     process: u32,
     latest: Cell<Duration>,
+    asked: Cell<Asked>,
+}
+
+/// When `slowness` was found last, what the clock showed then, and the answer.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Duration,
+    showed: Duration,
+    answer: u32,
 }
 
 impl Clock {
@@ -20,6 +29,11 @@ impl Clock {
             started: Instant::now(),
             process,
             latest: Cell::default(),
+            asked: Cell::new(Asked {
+                at: Duration::ZERO,
+                showed: Duration::ZERO,
+                answer: 1,
+            }),
         }
     }
 
@@ -31,10 +45,39 @@ impl Clock {
         self.latest.get()
     }
 
+    /// How many times longer than on a host that does nothing else things take, as far as the child's life so far tells,
+    /// or the time since this was asked last.
+    pub(crate) fn slowness(&self) -> u32 {
+        let (now, shows) = (self.started.elapsed(), self.now());
+        let mut known = self.asked.get();
+        if now.saturating_sub(known.at) >= TELLING {
+            let since = slowness(now - known.at, shows.saturating_sub(known.showed));
+            known = Asked {
+                at: now,
+                showed: shows,
+                answer: since.max(slowness(now, shows)),
+            };
+            self.asked.set(known);
+        }
+        known.answer
+    }
+
     /// The time since it showed `then`.
     pub(crate) fn since(&self, then: Duration) -> Duration {
         self.now().saturating_sub(then)
     }
+}
+
+/// Less time than this tells nothing about the host.
+const TELLING: Duration = Duration::from_secs(3);
+
+/// A child that is slower than this hangs, whatever the host does.
+const SLOWEST: f64 = 20.0;
+
+/// How many times longer something took than it should have: `passed` and not `own`. A little is nothing.
+fn slowness(passed: Duration, own: Duration) -> u32 {
+    let times = passed.as_secs_f64() / own.as_secs_f64().max(0.001);
+    (times - 0.25).ceil().clamp(1.0, SLOWEST) as u32
 }
 
 /// How long that one of a process's threads that waited longest for a processor did so. None is known to have waited
@@ -58,6 +101,16 @@ fn waiting(schedstat: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_host_is_told_from_an_idle_one() {
+        let seconds = Duration::from_secs_f64;
+        assert_eq!(slowness(seconds(10.0), seconds(10.0)), 1);
+        assert_eq!(slowness(seconds(10.0), seconds(8.5)), 1);
+        assert_eq!(slowness(seconds(10.0), seconds(5.0)), 2);
+        assert_eq!(slowness(seconds(10.0), seconds(3.0)), 4);
+        assert_eq!(slowness(seconds(1000.0), Duration::ZERO), 20);
+    }
     use anyhow::Result;
 
     #[test]

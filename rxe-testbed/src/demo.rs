@@ -7,7 +7,6 @@ use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
 use crate::build::{self, Wanted};
-use crate::kernel::{Choice, Variant};
 use crate::klog;
 use crate::programs;
 use crate::series::Series;
@@ -103,12 +102,8 @@ impl Results {
 pub(crate) fn run(series: Option<Series>) -> Result<u8> {
     let started = Instant::now();
     let world = build::ensure(Wanted {
-        kernel: Choice {
-            series,
-            variant: Variant::Stock,
-        },
-        modules: true,
         programs: true,
+        ..Wanted::stock(series)
     })?;
     if !world.programs.has(programs::DEMO) {
         bail!("userspace-bench has no program {} yet", programs::DEMO);

@@ -3,15 +3,17 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 
 use crate::build::{self, Wanted, World};
 use crate::cli::ExecArguments;
 use crate::failure::{status, Failure};
 use crate::klog;
 use crate::limits;
+use crate::nic::Nic;
 use crate::pair::{self, Pair};
 use crate::series::Series;
 use crate::session::{Get, Put};
@@ -25,9 +27,13 @@ const PEER: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(30);
 const COPY: Duration = Duration::from_secs(600);
 
+/// Where the guest has the command's standard input, and where core dumps go.
+const INPUT: &str = "/run/testbed-input";
+const CORES: &str = "/var/crash";
+
 /// Runs the command and gives the exit status of the program.
 pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u8> {
-    let puts = arguments
+    let mut puts = arguments
         .put
         .iter()
         .map(|text| Put::parse(text))
@@ -37,28 +43,54 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         .iter()
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
+    if arguments.peer.is_some() && arguments.vm.rxe > 1 {
+        bail!(
+            "--rxe {}: with --peer there is one network, so one device",
+            arguments.vm.rxe
+        );
+    }
     let vms = 1 + u32::from(arguments.peer.is_some());
     limits::check(&arguments.vm, vms)?;
     let wanted = Wanted {
         kernel: arguments.vm.kernel(series),
         modules: arguments.vm.driver == Driver::Ours,
         programs: false,
+        packages: arguments.vm.package.clone(),
     };
+    let with_ours = wanted.modules;
     let world = build::ensure(wanted)?;
+    let input = if arguments.stdin {
+        Some(input()?)
+    } else {
+        None
+    };
+    puts.extend(input.as_ref().map(|file| Put {
+        host: file.path().to_owned(),
+        guest: INPUT.into(),
+    }));
     let config = Config {
         cpus: arguments.vm.cpus,
         memory_mib: arguments.vm.mem,
-        with_ours: wanted.modules,
+        with_ours,
+        rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
         puts,
         network: None,
+        trace: arguments.trace.clone(),
     };
     let (mut vm, mut peer) = boot(&world, &config, arguments)?;
     let result = command_and_peer(&mut vm, peer.as_mut(), arguments);
     let result = result.and_then(|exit| fetch(&mut vm, &gets, exit).map(|()| exit));
+    if let Some(folder) = &arguments.cores {
+        keep_cores(&mut vm, folder)?;
+    }
     let kept = world.cache.log("last-kernel");
+    let nic = vm.take_nic();
     let log = vm.off()?;
     crate::vm::save_log(&log, &kept)?;
+    for wrong in nic.map_or(Ok(Vec::new()), Nic::end)?.iter().take(20) {
+        ui::line(&format!("the emulated ConnectX: {wrong}"));
+    }
     let mut complaints = klog::complaints(&log);
     if let Some(peer) = peer {
         let log = peer.off()?;
@@ -133,7 +165,11 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
         return Err(Failure::error(status::NOT_FOUND, text));
     }
     let limit = Duration::from_secs(arguments.timeout);
-    let script = format!("cd /root; {}", quoted.join(" "));
+    let script = format!("{}{}", preparation(arguments), quoted.join(" "));
+    let script = match arguments.stdin {
+        true => format!("{script} <{INPUT}"),
+        false => script,
+    };
     match vm.run(&script, limit, &mut output, &mut error)? {
         Outcome::Exit(exit) => Ok(exit),
         Outcome::TimedOut => {
@@ -144,6 +180,48 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
             Err(Failure::error(status::TIMEOUT, text))
         }
     }
+}
+
+/// What comes before the command.
+fn preparation(arguments: &ExecArguments) -> String {
+    let mut script = String::from("cd /root\n");
+    if arguments.cores.is_some() {
+        script.push_str(&format!(
+            "ulimit -c unlimited; mkdir -p {CORES}; echo {CORES}/%e.%p >/proc/sys/kernel/core_pattern\n"
+        ));
+    }
+    for variable in &arguments.env {
+        script.push_str(&format!(
+            "export {}={}\n",
+            variable.name,
+            quote(&variable.value)
+        ));
+    }
+    script
+}
+
+/// All of the standard input.
+fn input() -> Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::NamedTempFile::new().context("making a temporary file")?;
+    std::io::copy(&mut std::io::stdin(), &mut file).context("reading the standard input")?;
+    Ok(file)
+}
+
+/// Copies the core dumps out of the guest, if there are any.
+fn keep_cores(vm: &mut Vm, folder: &Path) -> Result<()> {
+    let mut names = Vec::new();
+    let list = format!("ls {CORES}");
+    let limit = vm.patience(SHORT);
+    vm.run(&list, limit, &mut names, &mut std::io::sink())?;
+    for name in String::from_utf8_lossy(&names).lines() {
+        let get = Get {
+            guest: format!("{CORES}/{name}"),
+            host: folder.join(name),
+        };
+        fetch_one(vm, &get)?;
+        ui::note(&format!("core dump: {}", get.host.display()));
+    }
+    Ok(())
 }
 
 /// Copies files out of the guest. After a failed command a missing file is only a remark.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::archive;
-use crate::cache::{Cache, Key};
+use crate::cache::{mark_used, Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::host;
 use crate::kernel::Kernel;
@@ -23,6 +23,7 @@ const PACKAGES: &[&str] = &[
     "libfabric-bin",
     "perftest",
     "procps",
+    "python3-jsonschema",
     "python3-pyverbs",
     "rdma-core",
     "rdmacm-utils",
@@ -32,6 +33,9 @@ const PACKAGES: &[&str] = &[
 const MAKE_IMAGE: &str = include_str!("../scripts/make-image.sh");
 const MAKE_INITRAMFS: &str = include_str!("../scripts/make-initramfs.sh");
 const INIT: &str = include_str!("../guest/init.sh");
+
+/// How many guests with more packages than every one has stay in the cache.
+const KEPT: usize = 3;
 
 /// The files that a VM boots from.
 #[derive(Clone, Debug)]
@@ -47,15 +51,17 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Gives the guest's files, building what is missing.
+    /// Gives the guest's files, building what is missing. It has `more` packages than every guest.
     pub(crate) fn ensure(
         cache: &Cache,
         chroot: &Chroot,
         kernel: &Kernel,
         epoch: &str,
+        more: &[String],
     ) -> Result<Self> {
-        let (root, suite) = root(cache, epoch)?;
-        let image = image(cache, chroot, kernel, &root)?;
+        let contents = Contents::new(more);
+        let (root, suite) = root(cache, epoch, &contents)?;
+        let image = image(cache, chroot, kernel, &root, &contents)?;
         let initramfs = initramfs(cache, chroot, kernel)?;
         Ok(Self {
             image,
@@ -67,7 +73,7 @@ impl Guest {
 
     /// The root as a directory, if `ensure` would have nothing to build.
     pub(crate) fn root_at_hand(cache: &Cache, kernel: &Kernel, epoch: &str) -> Option<PathBuf> {
-        let (root, _) = existing_root(cache, epoch)?;
+        let (root, _) = existing_root(cache, epoch, &Contents::new(&[]))?;
         let is_there = |kind: &str, key: &Key| cache.artefact(&kernel.own(kind), key).exists();
         let all = is_there("image", &image_key(kernel, &root))
             && is_there("initramfs", &initramfs_key(kernel));
@@ -75,17 +81,50 @@ impl Guest {
     }
 }
 
-fn root_key(suite: &str, epoch: &str) -> Key {
+/// What a guest consists of, and what it is called in the cache. Guests with more packages than every one has do not
+/// take the place of those without.
+struct Contents {
+    packages: Vec<String>,
+    root: &'static str,
+    image: &'static str,
+    /// How many of the kind the cache keeps.
+    kept: usize,
+}
+
+impl Contents {
+    fn new(more: &[String]) -> Self {
+        let mut packages: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
+        let mut more: Vec<String> = more.to_vec();
+        more.retain(|name| !packages.contains(name));
+        more.sort();
+        more.dedup();
+        let (root, image, kept) = match more.is_empty() {
+            true => ("guestroot", "image", 1),
+            false => ("guestroot-more", "image-more", KEPT),
+        };
+        packages.extend(more);
+        Self {
+            packages,
+            root,
+            image,
+            kept,
+        }
+    }
+}
+
+fn root_key(suite: &str, epoch: &str, contents: &Contents) -> Key {
     Key::builder()
-        .add("packages", PACKAGES.join(","))
+        .add("packages", contents.packages.join(","))
         .add("sources", archive::guest_sources(suite).join("\n"))
         .add("epoch", epoch)
         .finish()
 }
 
+/// The key of an image. The root's name ends in its own key: where the cache is, is nothing to the image.
 fn image_key(kernel: &Kernel, root: &Path) -> Key {
+    let name = root.file_name().unwrap_or_default();
     Key::builder()
-        .add("root", root.as_os_str().as_encoded_bytes())
+        .add("root", name.as_encoded_bytes())
         .add("kernel", kernel.key().as_str())
         .add_script("script", MAKE_IMAGE)
         .finish()
@@ -100,17 +139,18 @@ fn initramfs_key(kernel: &Kernel) -> Key {
 }
 
 /// The root that was built, of the best suite if there are two.
-fn existing_root(cache: &Cache, epoch: &str) -> Option<(PathBuf, String)> {
+fn existing_root(cache: &Cache, epoch: &str, contents: &Contents) -> Option<(PathBuf, String)> {
     archive::GUEST_SUITES.iter().find_map(|suite| {
-        let root = cache.artefact("guestroot", &root_key(suite, epoch));
+        let root = cache.artefact(contents.root, &root_key(suite, epoch, contents));
         root.exists().then(|| (root, (*suite).into()))
     })
 }
 
 /// The root of the best suite that can be had. One that was built before wins over a better one
 /// that could not be built then: nothing changes without `build --update`.
-fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
-    if let Some(existing) = existing_root(cache, epoch) {
+fn root(cache: &Cache, epoch: &str, contents: &Contents) -> Result<(PathBuf, String)> {
+    if let Some(existing) = existing_root(cache, epoch, contents) {
+        mark_used(&existing.0);
         return Ok(existing);
     }
     let mut problem = None;
@@ -118,7 +158,7 @@ fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
         if let Some(error) = &problem {
             ui::note(&format!("falling back to {suite} for the guest: {error:#}"));
         }
-        match bootstrap(cache, suite, epoch) {
+        match bootstrap(cache, suite, epoch, contents) {
             Ok(root) => return Ok((root, (*suite).into())),
             Err(error) => problem = Some(error),
         }
@@ -127,12 +167,14 @@ fn root(cache: &Cache, epoch: &str) -> Result<(PathBuf, String)> {
         .context("building the guest")
 }
 
-fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
-    cache.ensure("guestroot", &root_key(suite, epoch), |target| {
+fn bootstrap(cache: &Cache, suite: &str, epoch: &str, contents: &Contents) -> Result<PathBuf> {
+    let key = root_key(suite, epoch, contents);
+    cache.ensure_among(contents.kept, contents.root, &key, |target| {
         let step = Step::start(format!("building the guest's root ({suite}, rdma-core)"));
         host::ensure_packages(&cache.log("apt"))?;
+        let packages: Vec<&str> = contents.packages.iter().map(String::as_str).collect();
         let command = archive::mmdebstrap(
-            PACKAGES,
+            &packages,
             suite,
             target,
             &archive::guest_sources(suite),
@@ -145,8 +187,16 @@ fn bootstrap(cache: &Cache, suite: &str, epoch: &str) -> Result<PathBuf> {
 }
 
 /// The disk image with the root and the kernel's own modules.
-fn image(cache: &Cache, chroot: &Chroot, kernel: &Kernel, root: &Path) -> Result<PathBuf> {
-    let dir = cache.ensure(&kernel.own("image"), &image_key(kernel, root), |target| {
+fn image(
+    cache: &Cache,
+    chroot: &Chroot,
+    kernel: &Kernel,
+    root: &Path,
+    contents: &Contents,
+) -> Result<PathBuf> {
+    let kind = kernel.own(contents.image);
+    let key = image_key(kernel, root);
+    let dir = cache.ensure_among(contents.kept, &kind, &key, |target| {
         let step = Step::start("building the guest's disk image");
         let release = &*kernel.version.release;
         let modules = kernel.modules();
@@ -181,4 +231,25 @@ fn initramfs(cache: &Cache, chroot: &Chroot, kernel: &Kernel) -> Result<PathBuf>
         Ok(())
     })?;
     Ok(dir.join("initramfs.cpio"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_with_more_is_another_one() {
+        let key = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
+            let contents = Contents::new(&more);
+            (contents.root, root_key("forky", "1", &contents))
+        };
+        let plain = key(&[]);
+        assert_eq!(plain.0, "guestroot");
+        assert_eq!(key(&["strace"]), plain);
+        assert_eq!(key(&["gdb", "perf", "gdb"]), key(&["perf", "gdb"]));
+        assert_ne!(key(&["gdb"]).0, plain.0);
+        assert_ne!(key(&["gdb"]), key(&["perf"]));
+        assert_eq!(Contents::new(&["gdb".into()]).kept, KEPT);
+    }
 }

@@ -94,16 +94,44 @@ pub(crate) fn remove_tree(path: &Path) {
     }
 }
 
-/// The `ID` and the pretty name of a distribution, out of os-release.
-fn distribution(os_release: &str) -> (String, String) {
-    let field = |name: &str| {
-        os_release
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-            .map(|value| value.trim_matches('"').to_owned())
-            .unwrap_or_default()
-    };
-    (field("ID"), field("PRETTY_NAME"))
+/// A distribution, as os-release has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Distribution {
+    id: String,
+    /// For people.
+    name: String,
+    /// Nothing where there is no number yet: Debian's testing and unstable.
+    version: Option<(u32, u32)>,
+}
+
+impl Distribution {
+    fn read(os_release: &str) -> Self {
+        let field = |name: &str| {
+            os_release
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(|value| value.trim_matches('"').to_owned())
+                .unwrap_or_default()
+        };
+        let version = field("VERSION_ID");
+        let (major, minor) = version.split_once('.').unwrap_or((version.as_str(), "0"));
+        Self {
+            id: field("ID"),
+            name: field("PRETTY_NAME"),
+            version: major.parse().ok().zip(minor.parse().ok()),
+        }
+    }
+
+    /// Whether it is one that this program is made for.
+    fn is_supported(&self) -> bool {
+        let oldest = match self.id.as_str() {
+            "debian" => (12, 0),
+            // The `unshare` of 22.04 has no `--map-auto`.
+            "ubuntu" => (24, 4),
+            _ => return false,
+        };
+        self.version.is_none_or(|version| version >= oldest)
+    }
 }
 
 /// Fails unless the host is one that this program is made for.
@@ -115,14 +143,17 @@ pub(crate) fn check_distribution() -> Result<String> {
         );
     }
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let (id, name) = distribution(&text);
-    if id != "debian" && id != "ubuntu" {
-        let name = if name.is_empty() { "this" } else { &name };
+    let found = Distribution::read(&text);
+    if !found.is_supported() {
+        let name = match found.name.is_empty() {
+            true => "this",
+            false => &found.name,
+        };
         bail!(
-            "unsupported distribution: {name}. Debian 12 or 13 or Ubuntu 24.04 or later is needed"
+            "unsupported distribution: {name}. Debian 12 or newer or Ubuntu 24.04 or newer is needed"
         );
     }
-    Ok(name)
+    Ok(found.name)
 }
 
 fn exists(shows: &str) -> bool {
@@ -267,9 +298,32 @@ mod tests {
     #[test]
     fn os_release_is_read() {
         let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\n";
-        let (id, name) = distribution(text);
-        assert_eq!(id, "debian");
-        assert_eq!(name, "Debian GNU/Linux 12 (bookworm)");
-        assert_eq!(distribution("").0, "");
+        let found = Distribution::read(text);
+        assert_eq!(found.id, "debian");
+        assert_eq!(found.name, "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(found.version, Some((12, 0)));
+        assert_eq!(Distribution::read(""), Distribution::default());
+    }
+
+    #[test]
+    fn old_distributions_are_refused() {
+        let supported = |id: &str, version: &str| {
+            let text = format!("ID={id}\nVERSION_ID=\"{version}\"\n");
+            Distribution::read(&text).is_supported()
+        };
+        for (id, version) in [
+            ("debian", "12"),
+            ("debian", "13"),
+            ("debian", "14"),
+            ("ubuntu", "24.04"),
+            ("ubuntu", "26.04"),
+        ] {
+            assert!(supported(id, version), "{id} {version}");
+        }
+        for (id, version) in [("debian", "11"), ("ubuntu", "22.04"), ("fedora", "44")] {
+            assert!(!supported(id, version), "{id} {version}");
+        }
+        // forky and sid have no number.
+        assert!(Distribution::read("ID=debian\nPRETTY_NAME=\"forky/sid\"\n").is_supported());
     }
 }

@@ -12,7 +12,7 @@ use crate::chroot::{Bind, Chroot};
 use crate::host;
 use crate::memory::Memory;
 use crate::process;
-use crate::series::{self, Chosen, Series, Version};
+use crate::series::{self, Chosen, Series, Supply, Version};
 use crate::ui::{self, Step};
 
 /// The Debian flavour: `cloud-amd64` has no soft-RoCE.
@@ -271,6 +271,20 @@ pub(crate) fn at_hand(cache: &Cache, chroot: &Chroot, series: Option<Series>) ->
         variant: Variant::Stock,
         version,
     })
+}
+
+/// Which kernels there are. The archive is asked as it is when one of them is wanted.
+pub(crate) fn supply(cache: &Cache, chroot: &Chroot, epoch: &str) -> Result<Vec<Supply>> {
+    let is_prepared = |version: &Version| place(cache, chroot, version).exists();
+    let before = Memory::read(&cache.path(MEMORY));
+    let ask = || ask_archive(cache, chroot);
+    let (memory, _) = before
+        .clone()
+        .choose(seconds()?, epoch, None, is_prepared, ask)?;
+    if memory != before {
+        memory.write(&cache.path(MEMORY))?;
+    }
+    Ok(memory.known.supply(is_prepared))
 }
 
 fn failing(version: &Version) -> String {

@@ -19,8 +19,8 @@ const WARNING: u8 = 4;
 /// that has no module's name.
 const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe", "rust_kernel"];
 
-/// The device of these modules, as the kernel names it before what is said of it.
-const DEVICES: &[&str] = &["rxe0: ", "infiniband rxe0: "];
+/// The devices of these modules, as the kernel names them before what is said of them.
+const DEVICES: &[&str] = &["rxe0: ", "infiniband rxe0: ", "rxe1: ", "infiniband rxe1: "];
 
 /// Pieces of lines by which the kernel says that something is wrong, at any level and any time.
 const ALARMS: &[&str] = &[
@@ -73,6 +73,9 @@ const ALARMS: &[&str] = &[
     "invoked oom-killer",
 ];
 
+/// What the console says when another thread has taken it over in the middle of a line, which follows again, whole.
+const REPLAYED: &str = "** replaying previous printk message **";
+
 /// What the guest's runner logs before it loads a driver.
 const DRIVER: &str = "testbed: driver ";
 
@@ -104,7 +107,13 @@ pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
     let mut place = Place::default();
     let mut at = 0;
     let mut found = Vec::new();
-    for text in log.split_inclusive('\n') {
+    let mut lines = log.split_inclusive('\n').peekable();
+    while let Some(text) = lines.next() {
+        let is_whole = !lines.peek().is_some_and(|next| is_replayed(next));
+        if !is_whole || is_replayed(text) {
+            at += text.len();
+            continue;
+        }
         let line = Line::read(text);
         place.follow(&line);
         if at >= from && is_complaint(&line, &place) {
@@ -113,6 +122,10 @@ pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
         at += text.len();
     }
     found
+}
+
+fn is_replayed(line: &str) -> bool {
+    line.trim_end() == REPLAYED
 }
 
 /// The lines of one boot's `log` that must not be there, in order.

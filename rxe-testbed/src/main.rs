@@ -15,33 +15,40 @@ mod clean;
 mod cli;
 mod clock;
 mod demo;
+mod doc;
 mod doctor;
+mod driver;
 mod exec;
 mod failure;
 mod guest;
 mod host;
+mod ide;
 mod kernel;
 mod klog;
 mod limits;
 mod memory;
 mod modules;
 mod nic;
+mod package;
 mod pair;
 mod port;
 mod process;
 mod programs;
 mod qemu;
 mod repository;
+mod saved;
 mod series;
 mod session;
 mod shell;
 mod stream;
 mod suite;
+mod supply;
 mod table;
 mod ucx;
 mod ui;
 mod vm;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -53,7 +60,7 @@ use crate::kernel::Choice;
 use crate::series::Series;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments(std::env::args_os()));
     let result = process::install_interrupt_handler().and_then(|()| dispatch(&cli));
     exec::flush();
     match result {
@@ -65,7 +72,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line. cargo passes on its own name for what it was asked to run: `cargo testbed` runs `cargo-testbed
+/// testbed`.
+fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = all.collect();
+    if all.get(1).is_some_and(|first| first == "testbed") {
+        all.remove(1);
+    }
+    all
+}
+
 fn dispatch(cli: &Cli) -> Result<u8> {
+    cli.check_series()?;
     let series = series::asked_for(cli.kernel_series)?;
     match &cli.command {
         Command::Exec(arguments) => exec::run(arguments, series),
@@ -74,7 +92,13 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Test(arguments) => suite::run(arguments, series),
         Command::Demo => demo::run(series),
         Command::Shell(arguments) => shell::run(arguments, series),
+        Command::Module(arguments) => driver::run(arguments, series),
+        Command::Package(arguments) => package::run(arguments, series),
         Command::Port(arguments) => port::run(arguments),
+        Command::Series(arguments) => supply::run(arguments),
+        Command::Doc => doc::run(series),
+        Command::Ide => ide::run(series),
+        Command::Cache(arguments) => saved::run(arguments, series),
         Command::Clean { all } => clean::run(*all),
         Command::Doctor => doctor::run(series),
     }
@@ -102,6 +126,7 @@ fn build(arguments: &BuildArguments, series: Option<Series>) -> Result<u8> {
         },
         modules: !arguments.stock,
         programs: true,
+        packages: Vec::new(),
     })?;
     println!("chroot    {}", world.chroot.path("").display());
     println!(
@@ -122,5 +147,24 @@ fn build(arguments: &BuildArguments, series: Option<Series>) -> Result<u8> {
     for program in world.programs.files()? {
         println!("program   {}", program.display());
     }
+    if let Some(modules) = &world.modules {
+        modules.expect_all()?;
+    }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_passes_on_its_name_for_this_program() {
+        let after = |words: &[&str]| arguments(words.iter().map(OsString::from));
+        assert_eq!(
+            after(&["cargo-testbed", "testbed", "demo"]),
+            ["cargo-testbed", "demo"]
+        );
+        assert_eq!(after(&["cargo-testbed", "demo"]), ["cargo-testbed", "demo"]);
+        assert_eq!(after(&["cargo-testbed"]), ["cargo-testbed"]);
+    }
 }

@@ -12,24 +12,96 @@ use crate::host;
 use crate::kernel::Kernel;
 use crate::process;
 use crate::repository::Repository;
-use crate::ui::Step;
+use crate::ui::{self, Step};
 
 /// What Kbuild sees of the repository.
 const SOURCES: &[&str] = &["Kbuild", "hmm", "mlx-odp"];
 
-/// What cargo and editors leave in the sources, and the oracle's program.
-const NOT_SOURCES: &[&str] = &["target", ".git", "user"];
+/// What cargo and editors leave in the sources, the oracle's program, and tests that are programs.
+const NOT_SOURCES: &[&str] = &["target", ".git", "diff", "tests"];
 
 /// Present while make runs. A make that was killed may have left half an object behind.
 const INTERRUPTED: &str = ".building";
 
 const BUILD: &str = include_str!("../scripts/build-modules.sh");
 const INDEX: &str = include_str!("../scripts/index-modules.sh");
+const DOCUMENT: &str = include_str!("../scripts/document-modules.sh");
+
+/// A Rust crate of the modules, as Kbuild compiles it.
+pub(crate) struct Crate {
+    /// The name by which others know it.
+    pub(crate) name: &'static str,
+    /// Its root in the repository.
+    pub(crate) root: &'static str,
+    /// Those of the modules' crates that it uses.
+    pub(crate) uses: &'static [&'static str],
+}
+
+impl Crate {
+    /// The object that Kbuild makes of it.
+    fn object(&self) -> String {
+        self.root.replace(".rs", ".o")
+    }
+
+    /// Whether others use it.
+    fn is_used(&self) -> bool {
+        CRATES.iter().any(|one| one.uses.contains(&self.name))
+    }
+}
+
+/// All of them; each uses only those before it.
+pub(crate) const CRATES: &[Crate] = &[
+    Crate {
+        name: "hmm",
+        root: "hmm/kernel/hmm.rs",
+        uses: &[],
+    },
+    Crate {
+        name: "mlx_odp",
+        root: "mlx-odp/kernel/mlx_odp.rs",
+        uses: &["hmm"],
+    },
+    Crate {
+        name: "rxe_odp",
+        root: "mlx-odp/nic/rxe/odp.rs",
+        uses: &["hmm", "mlx_odp"],
+    },
+    Crate {
+        name: "mlx5_odp",
+        root: "mlx-odp/nic/mlx5/mlx5_odp.rs",
+        uses: &["hmm", "mlx_odp"],
+    },
+    Crate {
+        name: "hmm_dmirror",
+        root: "hmm/dmirror/hmm_dmirror.rs",
+        uses: &["hmm"],
+    },
+    Crate {
+        name: "hmm_edu",
+        root: "hmm/edu/hmm_edu.rs",
+        uses: &["hmm"],
+    },
+    Crate {
+        name: "oracle",
+        root: "hmm/oracle/kernel/oracle.rs",
+        uses: &["hmm"],
+    },
+];
+
+/// The modules that no driver needs, only tests, and where their sources are. Those that do not build keep nobody from
+/// the others.
+const FOR_TESTS: &[(&str, &str)] = &[
+    ("hmm_dmirror", "hmm/dmirror/"),
+    ("hmm_edu", "hmm/edu/"),
+    ("hmm_oracle", "hmm/oracle/"),
+];
 
 /// The modules of one state of the sources.
 #[derive(Clone, Debug)]
 pub(crate) struct Modules {
     dir: PathBuf,
+    /// Those that do not build.
+    left_out: Vec<&'static str>,
 }
 
 impl Modules {
@@ -44,22 +116,45 @@ impl Modules {
             bail!("the repository has no Kbuild yet, so there is no driver of ours: use --driver stock");
         }
         let key = key(repository, kernel)?;
-        let dir = cache.ensure(&kernel.own("modules"), &key, |target| {
-            let step = Step::start("building the kernel modules");
-            let stage = stage(cache, repository, kernel, "build")?;
-            make(cache, chroot, kernel, &stage, "modules", &step)?;
-            collect(&stage, &target.join("updates"))?;
+        let complete = cache.artefact(&kernel.own("modules"), &key);
+        if complete.exists() {
+            let (dir, left_out) = (complete, Vec::new());
+            return Ok(Self { dir, left_out });
+        }
+        let step = Step::start("building the kernel modules");
+        let stage = stage(cache, repository, kernel, "build")?;
+        let left_out = make_what_builds(cache, chroot, kernel, &stage, &step)?;
+        // What is not complete is not what these sources make: it is tried anew each time.
+        let (kind, key) = match left_out.is_empty() {
+            true => ("modules", key),
+            false => {
+                let key = Key::builder().add("all", key.as_str());
+                (
+                    "modules-part",
+                    key.add("without", left_out.join(" ")).finish(),
+                )
+            }
+        };
+        let dir = cache.ensure(&kernel.own(kind), &key, |target| {
+            collect(&stage, &target.join("updates"), &left_out)?;
             let binds = [
                 Bind::read(kernel.dir(), "/build/kernel"),
                 Bind::write(target, "/build/out"),
             ];
             let command = chroot.script(&binds, INDEX, &[&kernel.version.release]);
             process::run_logged(command, &cache.log("modules-index"), &step)
-                .context("indexing the modules")?;
-            step.done();
-            Ok(())
+                .context("indexing the modules")
         })?;
-        Ok(Self { dir })
+        step.done();
+        Ok(Self { dir, left_out })
+    }
+
+    /// Fails if some of them do not build.
+    pub(crate) fn expect_all(&self) -> Result<()> {
+        if !self.left_out.is_empty() {
+            bail!("{} does not build", self.left_out.join(" and "));
+        }
+        Ok(())
     }
 
     /// Whether `ensure` would have nothing to build.
@@ -73,13 +168,18 @@ impl Modules {
         self.dir.join("index")
     }
 
+    /// The folder with the module files.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.dir.join("updates")
+    }
+
     /// The module files.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
-        files_under(&self.dir.join("updates"), &[])
+        files_under(&self.folder(), &[])
     }
 }
 
-/// Checks the modules with clippy; gives its warnings, which should be none.
+/// Checks the modules with clippy; gives its warnings and those of the C compiler, which should be none.
 pub(crate) fn clippy(
     cache: &Cache,
     repository: &Repository,
@@ -94,14 +194,70 @@ pub(crate) fn clippy(
             std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
     }
-    make(cache, chroot, kernel, &stage, "clippy", &step)?;
+    make(cache, chroot, kernel, &stage, "clippy", &[], &step)?;
     let log = process::read_lossy(&cache.log("clippy"))?;
     step.done();
     Ok(log
         .lines()
-        .filter(|line| line.starts_with("warning:") || line.starts_with("error"))
+        .filter(|line| is_warning(line))
         .map(str::to_owned)
         .collect())
+}
+
+/// Whether a line of a build's log is the first of a warning or an error, of clippy or of the C compiler.
+fn is_warning(line: &str) -> bool {
+    let of_c = [": warning: ", ": error: "];
+    line.starts_with("warning:")
+        || line.starts_with("error")
+        || !is_remark(line) && of_c.iter().any(|text| line.contains(text))
+}
+
+/// Whether a line of a build's log says what nobody has to do anything about: the debug kernel has no type information to
+/// build against; the padding before a function has no symbol of its own where the function's name is nearly as long as the
+/// kernel allows.
+fn is_remark(line: &str) -> bool {
+    line.starts_with("Skipping BTF generation")
+        || line.contains("objtool: ") && line.contains("can't create __pfx_ symbol")
+}
+
+/// Compiles what has changed since the last time, and gives the directory where Kbuild left what it made.
+pub(crate) fn compile(
+    cache: &Cache,
+    repository: &Repository,
+    chroot: &Chroot,
+    kernel: &Kernel,
+) -> Result<PathBuf> {
+    let step = Step::start("compiling the kernel modules");
+    let stage = stage(cache, repository, kernel, "build")?;
+    make(cache, chroot, kernel, &stage, "modules", &[], &step)?;
+    step.done();
+    Ok(stage)
+}
+
+/// Writes the documentation of the crates' public items to `target`.
+pub(crate) fn document(
+    cache: &Cache,
+    chroot: &Chroot,
+    kernel: &Kernel,
+    stage: &Path,
+    target: &Path,
+) -> Result<()> {
+    let step = Step::start("documenting the kernel modules");
+    let binds = [
+        Bind::read(kernel.dir(), "/build/kernel"),
+        Bind::read(stage, "/build/modules"),
+        Bind::write(target, "/build/doc"),
+    ];
+    // Of a crate that others use, what they see; of the others, all.
+    let (libraries, programs): (Vec<&Crate>, _) = CRATES.iter().partition(|one| one.is_used());
+    let mut arguments: Vec<String> = libraries.into_iter().map(Crate::object).collect();
+    arguments.push("--private".into());
+    arguments.extend(programs.into_iter().map(Crate::object));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let command = chroot.script(&binds, DOCUMENT, &arguments);
+    process::run_logged(command, &cache.log("rustdoc"), &step)?;
+    step.done();
+    Ok(())
 }
 
 fn key(repository: &Repository, kernel: &Kernel) -> Result<Key> {
@@ -162,6 +318,56 @@ fn forget_vanished(stage: &Path, present: &BTreeSet<PathBuf>) -> Result<()> {
     std::fs::write(&list, names.join("\n")).context("listing the staged sources")
 }
 
+/// Builds the modules, without those for tests that do not build; gives the names of these.
+fn make_what_builds(
+    cache: &Cache,
+    chroot: &Chroot,
+    kernel: &Kernel,
+    stage: &Path,
+    step: &Step,
+) -> Result<Vec<&'static str>> {
+    let mut left_out = Vec::new();
+    loop {
+        let result = make(cache, chroot, kernel, stage, "modules", &left_out, step);
+        let Err(error) = result else {
+            return Ok(left_out);
+        };
+        let log = process::read_lossy(&cache.log("modules"))?;
+        let failing =
+            failing_tests(&log).filter(|names| !names.iter().any(|name| left_out.contains(name)));
+        let Some(failing) = failing else {
+            return Err(error);
+        };
+        ui::note(&format!(
+            "{} does not build: going on without",
+            failing.join(" and ")
+        ));
+        left_out.extend(failing);
+    }
+}
+
+/// The modules for tests that did not build, by what make says of each file that it could not make. None if there are
+/// others, or if it says nothing of files.
+fn failing_tests(log: &str) -> Option<Vec<&'static str>> {
+    let mut names = Vec::new();
+    let files = log.lines().filter_map(|line| {
+        let (_, what) = line.split_once("*** [")?;
+        let (file, _) = what.rsplit_once("] Error ")?;
+        // After the rule's own place.
+        let file = file.rsplit_once(": ").map_or(file, |(_, file)| file);
+        // A folder or a target like `modules` fails because a file did.
+        let ending = Path::new(file).extension()?.to_str()?;
+        ["o", "rs", "h"].contains(&ending).then_some(file)
+    });
+    for file in files {
+        let (name, _) = FOR_TESTS.iter().find(|(_, folder)| file.contains(folder))?;
+        if !names.contains(name) {
+            names.push(*name);
+        }
+    }
+    (!names.is_empty()).then_some(names)
+}
+
 /// Runs make in the chroot. What the compiler says goes to the terminal, warnings as well.
 fn make(
     cache: &Cache,
@@ -169,6 +375,7 @@ fn make(
     kernel: &Kernel,
     stage: &Path,
     target: &str,
+    without: &[&str],
     step: &Step,
 ) -> Result<()> {
     let binds = [
@@ -176,7 +383,9 @@ fn make(
         Bind::write(stage, "/build/modules"),
     ];
     let jobs = host::processors().to_string();
-    let arguments = [&*kernel.version.release, kernel.compiler(), &jobs, target];
+    let without = without.join(" ");
+    let release = &*kernel.version.release;
+    let arguments = [release, kernel.compiler(), &jobs, target, &without];
     let command = chroot.script(&binds, BUILD, &arguments);
     let log = cache.log(target);
     let mark = stage.join(INTERRUPTED);
@@ -209,8 +418,6 @@ fn without_progress(log: &str) -> String {
             })
             && line.contains("[M]")
     };
-    // The debug kernel has no type information, so there is none to build against.
-    let is_remark = |line: &str| line.starts_with("Skipping BTF generation");
     log.lines()
         .filter(|line| !is_progress(line) && !is_remark(line))
         .map(|line| line.replace("/build/modules/", ""))
@@ -218,11 +425,15 @@ fn without_progress(log: &str) -> String {
         .join("\n")
 }
 
-fn collect(stage: &Path, target: &Path) -> Result<()> {
+/// Copies what was made; of what was left out there may be a module of earlier sources.
+fn collect(stage: &Path, target: &Path, left_out: &[&str]) -> Result<()> {
     std::fs::create_dir_all(target).with_context(|| format!("making {}", target.display()))?;
     let mut found = 0;
     for file in files_under(stage, &[])? {
-        if file.extension().is_some_and(|extension| extension == "ko") {
+        let is_wanted = !left_out
+            .iter()
+            .any(|name| file.file_stem() == Some(name.as_ref()));
+        if is_wanted && file.extension().is_some_and(|extension| extension == "ko") {
             let name = file.file_name().unwrap_or_default();
             std::fs::copy(&file, target.join(name))
                 .with_context(|| format!("copying {}", file.display()))?;
@@ -238,6 +449,81 @@ fn collect(stage: &Path, target: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_crates_are_those_of_kbuild() -> Result<()> {
+        let kbuild = std::fs::read_to_string(Repository::find()?.path("Kbuild"))?;
+        let named = |line: &str| -> Option<String> {
+            let (object, uses) = line.split_once(" := ")?;
+            let object = object.strip_prefix("RUSTFLAGS_")?;
+            Some(format!("{object}: {}", uses.matches("--extern ").count()))
+        };
+        let joined = kbuild.replace("\\\n", "");
+        let variables = |text: &str| {
+            let text = text.replace("$(rxe)", "mlx-odp/nic/rxe");
+            let text = text.replace("$(mlx5)", "mlx-odp/nic/mlx5");
+            let text = text.replace("$(dmirror)", "hmm/dmirror");
+            text.replace("$(oracle)", "hmm/oracle/kernel")
+        };
+        let mut theirs: Vec<String> = variables(&joined).lines().filter_map(named).collect();
+        let mut ours: Vec<String> = CRATES
+            .iter()
+            .map(|one| format!("{}: {}", one.object(), one.uses.len()))
+            .collect();
+        theirs.sort();
+        ours.sort();
+        assert_eq!(ours, theirs);
+        Ok(())
+    }
+
+    #[test]
+    fn warnings_of_both_compilers_are_found() {
+        assert!(is_warning("warning: unused variable: `x`"));
+        assert!(is_warning("/m/a.h:134:9: warning: \"b\" redefined"));
+        assert!(is_warning("/m/a.c:1:2: error: no"));
+        let padding =
+            "a.o: warning: objtool: _RIN: symbol name too long, can't create __pfx_ symbol";
+        for line in [
+            "  CC [M]  a.o",
+            " --> a.rs:1:2",
+            "note: no warning",
+            padding,
+        ] {
+            assert!(!is_warning(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn tests_that_do_not_build_are_told_from_drivers() {
+        let failed = |files: &[&str]| {
+            let line = |file: &&str| {
+                format!("make[4]: *** [/build/kernel/tree/scripts/Makefile.build:287: {file}] Error 1\n")
+            };
+            let lines: String = files.iter().map(line).collect();
+            format!(
+                "error: no\n{lines}make[4]: *** Waiting for unfinished jobs....\n\
+                 make[3]: *** [/build/kernel/tree/Makefile:2003: .] Error 2\n\
+                 make: *** [Makefile:248: modules] Error 2\n"
+            )
+        };
+        let failing = |files: &[&str]| failing_tests(&failed(files));
+        assert_eq!(failing(&["hmm/edu/hmm_edu.o"]), Some(vec!["hmm_edu"]));
+        let files = ["hmm/oracle/kernel/shim.o", "hmm/dmirror/uapi_bindings.rs"];
+        assert_eq!(failing(&files), Some(vec!["hmm_oracle", "hmm_dmirror"]));
+        assert_eq!(failing(&["hmm/edu/hmm_edu.o", "hmm/kernel/hmm.o"]), None);
+        assert_eq!(failing(&[]), None);
+    }
+
+    #[test]
+    fn the_modules_for_tests_are_those_of_kbuild() -> Result<()> {
+        let repository = Repository::find()?;
+        let kbuild = std::fs::read_to_string(repository.path("Kbuild"))?;
+        for (name, folder) in FOR_TESTS {
+            assert!(kbuild.contains(&format!("\n{name}-y := ")), "{name}");
+            assert!(repository.path(folder).is_dir(), "{folder}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn only_errors_are_shown() {

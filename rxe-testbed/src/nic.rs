@@ -4,14 +4,17 @@
 //! Only a newer QEMU than the chroot's can be connected to it. That one is fetched when it is first needed, and used by
 //! nothing else.
 
-use std::os::unix::net::UnixListener;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use odp_hca::front::Hca;
 use odp_hca::trace::Trace;
-use odp_hca::{Options, PROFILES};
+use odp_hca::{Options, Profile};
+use serde_json::Value;
 
 use crate::build::World;
 use crate::cache::Key;
@@ -28,28 +31,42 @@ const GUID: u64 = 0x0002_c903_0000_0100;
 pub(crate) struct Nic {
     socket: PathBuf,
     qemu: PathBuf,
+    control: PathBuf,
     trace: Trace,
     thread: JoinHandle<Result<()>>,
 }
 
 impl Nic {
-    /// Starts a device whose socket is in `folder`.
-    pub(crate) fn start(world: &World, folder: &Path) -> Result<Self> {
+    /// Starts a device whose sockets are in `folder`, which announces what `profile` has, and says what it does in
+    /// the file `trace`.
+    pub(crate) fn start(
+        world: &World,
+        folder: &Path,
+        profile: &str,
+        trace: Option<&Path>,
+    ) -> Result<Self> {
         let qemu = newer_qemu(world)?;
-        let socket = folder.join("hca.sock");
-        let listener = UnixListener::bind(&socket);
-        let listener = listener.with_context(|| format!("making {}", socket.display()))?;
-        let trace = Trace::default();
+        let (socket, control) = (folder.join("hca.sock"), folder.join("hca-control.sock"));
+        let trace = match trace {
+            Some(path) => {
+                let file = File::create(path).with_context(|| path.display().to_string())?;
+                Trace::to(Box::new(BufWriter::new(file)))
+            }
+            None => Trace::default(),
+        };
+        let profile = Profile::named(profile);
         let options = Options {
-            profile: PROFILES[0],
+            profile: profile.context("a profile that there is not")?,
             guid: GUID,
         };
-        let hca = Hca::new(listener, options, trace.clone());
+        let hca = Hca::new(listen(&socket)?, options, trace.clone());
+        let hca = hca.with_control(listen(&control)?);
         let thread = std::thread::Builder::new().name("hca-front".into());
         let thread = thread.spawn(move || hca.serve()).context("a thread")?;
         Ok(Self {
             socket,
             qemu,
+            control,
             trace,
             thread,
         })
@@ -65,6 +82,16 @@ impl Nic {
         &self.qemu
     }
 
+    /// Asks the device something.
+    pub(crate) fn ask(&self, question: &Value) -> Result<Value> {
+        let client = UnixStream::connect(&self.control).context("asking the ConnectX")?;
+        writeln!(&client, "{question}").context("asking the ConnectX")?;
+        let mut answer = String::new();
+        let read = BufReader::new(&client).read_line(&mut answer);
+        read.context("waiting for the ConnectX's answer")?;
+        serde_json::from_str(&answer).context("the ConnectX's answer")
+    }
+
     /// What the device found wrong, after its VM has ended.
     pub(crate) fn end(self) -> Result<Vec<String>> {
         match self.thread.join() {
@@ -74,6 +101,11 @@ impl Nic {
         let violations = self.trace.violations();
         Ok(violations.iter().map(ToString::to_string).collect())
     }
+}
+
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let listener = UnixListener::bind(socket);
+    listener.with_context(|| format!("making {}", socket.display()))
 }
 
 /// The newer QEMU, fetched if need be.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The programs for the guest, of userspace-bench and hmm-oracle, built with the chroot's cargo.
+//! The programs for the guest, of userspace-bench and hmm, built with the chroot's cargo.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,14 @@ use crate::process;
 use crate::repository::Repository;
 use crate::ui::{self, Step};
 
-/// The package of those that use ibverbs.
-pub(crate) const PACKAGE: &str = "userspace-bench";
+/// All of them; each is a package of its name.
+pub(crate) const PROGRAMS: &[&str] = &[DEMO, TEST, BENCH, STORM, FUZZ, DIFF, MIRROR];
 
-/// The package of those that use hmm without a NIC.
-pub(crate) const ORACLE: &str = "hmm-oracle";
+/// The packages that they are built on.
+pub(crate) const LIBRARIES: &[&str] = &["testkit", "odp-verbs", "odp-fixture"];
+
+/// Where all that is.
+pub(crate) const SOURCES: &[&str] = &["userspace-bench", "hmm/oracle/diff", "hmm/tests/mirror"];
 
 /// The demo.
 pub(crate) const DEMO: &str = "odp-demo";
@@ -102,10 +105,15 @@ impl Programs {
         Self { dir }
     }
 
+    /// The folder with the program files.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.join("bin"))
+    }
+
     /// The program files.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
-        match &self.dir {
-            Some(dir) => files_under(&dir.join("bin"), &[]),
+        match self.folder() {
+            Some(folder) => files_under(&folder, &[]),
             None => Ok(Vec::new()),
         }
     }
@@ -140,14 +148,11 @@ impl Programs {
 }
 
 fn key(repository: &Repository, chroot: &Chroot) -> Result<Key> {
-    let sources = repository.path("userspace-bench");
     let mut key = Key::builder()
         .add("chroot", chroot.key().as_str())
-        .add_script("script", COLLECT)
-        .add_tree("userspace-bench", &sources, &["target"])?
-        .add_tree("oracle", &repository.path("hmm/oracle/user"), &["target"])?;
-    for manifest in MANIFESTS {
-        key = key.add_tree(manifest, &repository.path(manifest), &[])?;
+        .add_script("script", COLLECT);
+    for source in SOURCES.iter().chain(MANIFESTS) {
+        key = key.add_tree(source, &repository.path(source), &["target"])?;
     }
     Ok(key.finish())
 }
@@ -164,7 +169,7 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
         cargo.fetch(&step)?;
         let target = cargo.target()?;
         forget_benchmarks(&target)?;
-        let build = [
+        let mut build = vec![
             "build",
             "--release",
             "--locked",
@@ -172,19 +177,17 @@ fn build(cache: &Cache, repository: &Repository, chroot: &Chroot, key: &Key) -> 
             "--bins",
             "--bench",
             CRITERION,
-            "-p",
-            PACKAGE,
-            "-p",
-            ORACLE,
         ];
+        for program in PROGRAMS {
+            build.extend(["-p", program]);
+        }
         process::run_logged(cargo.command(&build)?, &log, &step)
-            .with_context(|| format!("building {PACKAGE} and {ORACLE}"))?;
+            .context("building the programs")?;
         let binds = [
             Bind::read(&target, "/build/target"),
             Bind::write(out, "/build/out"),
         ];
-        let programs = [DEMO, TEST, BENCH, STORM, FUZZ, DIFF, MIRROR];
-        let collect = chroot.script(&binds, COLLECT, &programs);
+        let collect = chroot.script(&binds, COLLECT, PROGRAMS);
         process::run_logged(collect, &log, &step).context("collecting the programs")?;
         step.done();
         Ok(())

@@ -66,6 +66,10 @@ pub(crate) enum Extra {
     Mlx5,
     /// The same behind an IOMMU.
     Mlx5Iommu,
+    /// An emulated ConnectX-7, whose page faults name memory.
+    Mlx5Memory,
+    /// The same behind an IOMMU.
+    Mlx5MemoryIommu,
     /// No device: memory in two NUMA nodes.
     TwoNodes,
     /// No device: one processor, and a clock that goes on by 2 ns with each instruction. Emulated also
@@ -83,6 +87,8 @@ impl Extra {
             Self::EduPeers => "-edu-peers",
             Self::Mlx5 => "-mlx5",
             Self::Mlx5Iommu => "-mlx5-iommu",
+            Self::Mlx5Memory => "-mlx5-memory",
+            Self::Mlx5MemoryIommu => "-mlx5-memory-iommu",
             Self::TwoNodes => "-two-nodes",
             Self::Counting => "-counting",
         }
@@ -93,13 +99,15 @@ impl Extra {
         const EDU: &str = "edu,dma_mask=0xffffffffffffffff";
         match self {
             // The ConnectX itself is no device of QEMU's own.
-            Self::None | Self::Mlx5 | Self::TwoNodes | Self::Counting => &[],
+            Self::None | Self::Mlx5 | Self::Mlx5Memory | Self::TwoNodes | Self::Counting => &[],
             Self::Edu => &[EDU],
             // Without interrupts: on a busy machine the kernel may not see its timer through it. With
             // fewer addresses than a process has, which is a case of its own.
             Self::EduIommu => &["intel-iommu,intremap=off,aw-bits=39", EDU],
             // Devices outside of QEMU are told what is mapped only in this mode.
-            Self::Mlx5Iommu => &["intel-iommu,intremap=off,caching-mode=on"],
+            Self::Mlx5Iommu | Self::Mlx5MemoryIommu => {
+                &["intel-iommu,intremap=off,caching-mode=on"]
+            }
             Self::EduPeers => &[
                 "nvme,serial=far,cmb_size_mb=16",
                 "pcie-root-port,id=root,chassis=1",
@@ -112,9 +120,13 @@ impl Extra {
         }
     }
 
-    /// Whether it has an emulated ConnectX.
-    pub(crate) fn is_mlx5(self) -> bool {
-        matches!(self, Self::Mlx5 | Self::Mlx5Iommu)
+    /// What its emulated ConnectX announces, if it has one.
+    pub(crate) fn profile(self) -> Option<&'static str> {
+        match self {
+            Self::Mlx5 | Self::Mlx5Iommu => Some("cx5-ib"),
+            Self::Mlx5Memory | Self::Mlx5MemoryIommu => Some("cx7-ib"),
+            _ => None,
+        }
     }
 
     /// What the kernel has to be told.
@@ -122,6 +134,9 @@ impl Extra {
         match self {
             Self::None | Self::Edu | Self::EduPeers | Self::Mlx5 | Self::Counting => "",
             Self::EduIommu | Self::Mlx5Iommu => " intel_iommu=on",
+            // Four levels of page tables: regions that are a whole address space have smaller parts then.
+            Self::Mlx5Memory => " no5lvl",
+            Self::Mlx5MemoryIommu => " intel_iommu=on no5lvl",
             Self::TwoNodes => " numa=fake=2",
         }
     }
@@ -142,6 +157,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     pub(crate) huge_pages: u32,
+    /// How many soft-RoCE devices it is to have.
+    pub(crate) rxe: u32,
     pub(crate) extra: Extra,
     pub(crate) kernel: &'a Path,
     pub(crate) variant: Variant,
@@ -273,6 +290,9 @@ impl Machine<'_> {
         if let Some(network) = self.network {
             line.push_str(&format!(" testbed.host={}", network.host));
         }
+        if self.rxe > 1 {
+            line.push_str(&format!(" testbed.rxe={}", self.rxe));
+        }
         if self.disks.is_none() {
             line.push_str(" testbed.probe");
         }
@@ -351,6 +371,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         cpus: 2,
         memory_mib: 512,
         huge_pages: 0,
+        rxe: 1,
         extra: Extra::None,
         kernel: &world.kernel.image(),
         variant: world.kernel.variant,
@@ -415,6 +436,7 @@ mod tests {
             cpus: 3,
             memory_mib: 1024,
             huge_pages: 64,
+            rxe: 2,
             extra: Extra::EduIommu,
             kernel: path,
             variant: Variant::Debug,
@@ -481,5 +503,8 @@ mod tests {
         assert!(machine(true)
             .iter()
             .any(|text| text.contains("kasan_multi_shot testbed.patience=6 hugepages=64")));
+        assert!(machine(true)
+            .iter()
+            .any(|text| text.contains(" testbed.rxe=2")));
     }
 }

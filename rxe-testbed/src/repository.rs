@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The repository that this program was built from.
+//! The repository with the sources that this program builds.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,25 +11,47 @@ use crate::cache::files_under;
 /// What git and builds leave in a checkout.
 const MADE: &[&str] = &[".git", "target", "book", "rust-project.json"];
 
+/// The variable that names it.
+pub(crate) const NAMED: &str = "HMM_ODP_SOURCES";
+
+/// This package, when the program was built.
+const BUILT_FROM: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Whether it is the root of a repository.
+fn is_one(dir: &Path) -> bool {
+    dir.join("rxe-testbed/Cargo.toml").is_file() && dir.join("Kbuild").is_file()
+}
+
 /// The repository's root directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Repository(PathBuf);
 
 impl Repository {
-    /// Finds it: `cargo` tells where this package is, else the current directory must be in it.
+    /// Finds it: the one that [`NAMED`] names; the one that `cargo` runs this program from; the one that the current
+    /// directory is in; the one that this program was built from, if it is still there.
     pub(crate) fn find() -> Result<Self> {
-        let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-        let from_cargo = package.and_then(|dir| dir.parent().map(Path::to_owned));
-        let here = std::env::current_dir().unwrap_or_default();
-        let candidates = from_cargo
-            .into_iter()
-            .chain(here.ancestors().map(Path::to_owned));
-        for dir in candidates {
-            if dir.join("rxe-testbed/Cargo.toml").is_file() {
-                return Ok(Self(dir));
+        if let Some(named) = std::env::var_os(NAMED).filter(|name| !name.is_empty()) {
+            let dir = PathBuf::from(named);
+            if !is_one(&dir) {
+                bail!("{NAMED}: {} has no sources of hmm-odp", dir.display());
             }
+            return Ok(Self(dir.canonicalize()?));
         }
-        bail!("not in the hmm-odp repository: start it there as `cargo testbed`");
+        let parent = |package: PathBuf| package.parent().map(Path::to_owned);
+        let from_cargo = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let here = std::env::current_dir().unwrap_or_default();
+        let mut candidates = from_cargo
+            .and_then(parent)
+            .into_iter()
+            .chain(here.ancestors().map(Path::to_owned))
+            .chain(parent(PathBuf::from(BUILT_FROM)));
+        match candidates.find(|dir| is_one(dir)) {
+            Some(dir) => Ok(Self(dir)),
+            None => bail!(
+                "the sources of hmm-odp, from which the modules and programs are built, are neither here nor in {BUILT_FROM}, \
+                 where this program was built: start it in a checkout, or name one with {NAMED}"
+            ),
+        }
     }
 
     /// A path in the repository.

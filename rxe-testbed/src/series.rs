@@ -9,6 +9,8 @@ use std::str::FromStr;
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::archive;
+
 /// The series that the modules are made for, oldest first.
 pub(crate) const SUPPORTED: &[Series] = &[Series::new(7, 2), Series::new(7, 3)];
 
@@ -124,6 +126,28 @@ pub(crate) struct Chosen {
     pub(crate) remark: Option<String>,
 }
 
+/// What there is of a series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Supply {
+    pub(crate) series: Series,
+    /// The archive's newest.
+    pub(crate) archive: Option<Version>,
+    /// What is prepared.
+    pub(crate) cache: Option<Version>,
+}
+
+impl Supply {
+    /// Whether the modules are made for it.
+    pub(crate) fn is_supported(&self) -> bool {
+        SUPPORTED.contains(&self.series)
+    }
+
+    /// Whether the modules are made for it and it can be had.
+    pub(crate) fn can_be_used(&self) -> bool {
+        self.is_supported() && (self.archive.is_some() || self.cache.is_some())
+    }
+}
+
 impl Known {
     /// Takes over what the archive has now. A series that it has no more is not forgotten.
     pub(crate) fn renew(self, archive: Vec<Version>) -> Self {
@@ -197,15 +221,18 @@ impl Known {
         let others: Vec<Series> = others.filter(|found| *found >= Series::oldest()).collect();
         match others.is_empty() {
             true => bail!(
-                "the Debian archive has no kernel of series {series}, nor any that can be used"
+                "the Debian archive has no kernel of series {series}, nor any that can be used; {}",
+                archive::EARLIER
+            ),
+            false if SUPPORTED.contains(&series) => bail!(
+                "the Debian archive has no kernel of series {series} any more: it has {}; choose one with \
+                 --kernel-series, or {}",
+                listed(&others),
+                archive::EARLIER
             ),
             false => bail!(
-                "the Debian archive has no kernel of series {series}{}: it has {}; choose one with \
+                "the Debian archive has no kernel of series {series}: it has {}; choose one with \
                  --kernel-series",
-                match SUPPORTED.contains(&series) {
-                    true => " any more",
-                    false => "",
-                },
                 listed(&others)
             ),
         }
@@ -234,9 +261,10 @@ impl Known {
         let newer = self.archive.iter().map(|version| version.series);
         match newer.filter(|series| *series > Series::newest()).max() {
             Some(series) => bail!(
-                "the Debian archive has no kernel that the modules are made for ({}) any more: try \
+                "the Debian archive has no kernel that the modules are made for ({}) any more: {}; or try \
                  --kernel-series {series}, or a newer state of this repository",
-                listed(SUPPORTED)
+                listed(SUPPORTED),
+                archive::EARLIER
             ),
             None => bail!(
                 "the Debian archive has no kernel that the modules are made for ({}): is \
@@ -244,6 +272,25 @@ impl Known {
                 listed(SUPPORTED)
             ),
         }
+    }
+
+    /// What there is of each series that is not too old, oldest first.
+    pub(crate) fn supply(&self, prepared: impl Fn(&Version) -> bool) -> Vec<Supply> {
+        let archive = self.archive.iter().map(|version| version.series);
+        let mut all: Vec<Series> = SUPPORTED.iter().copied().chain(archive).collect();
+        all.retain(|series| *series >= Series::oldest());
+        all.sort();
+        all.dedup();
+        let supply = all.into_iter().map(|series| Supply {
+            series,
+            archive: self
+                .archive
+                .iter()
+                .find(|version| version.series == series)
+                .cloned(),
+            cache: self.choose_prepared(Some(series), &prepared),
+        });
+        supply.collect()
     }
 
     /// Chooses among what is prepared already, for when the archive cannot be asked.
@@ -467,6 +514,7 @@ Version: 7.3.4-1~bpo13+1
         assert!(remark.contains("any more"), "{remark}");
         let message = refusal(&archive, asked);
         assert!(message.contains("7.2 any more: it has 7.3"), "{message}");
+        assert!(message.contains("HMM_ODP_MIRROR=http"), "{message}");
         Ok(())
     }
 
@@ -479,6 +527,7 @@ Version: 7.3.4-1~bpo13+1
         assert!(message.contains("too old"), "{message}");
         let message = refusal(&known(&["7.5.1", "8.0.1"], &["7.3.4"]), None);
         assert!(message.contains("--kernel-series 8.0"), "{message}");
+        assert!(message.contains("HMM_ODP_MIRROR=http"), "{message}");
         let message = refusal(&known(&["6.12.9"], &[]), None);
         assert!(message.contains("trixie-backports"), "{message}");
     }
@@ -509,6 +558,22 @@ Version: 7.3.4-1~bpo13+1
         let known: Known = serde_json::from_str(r#"{"archive": [], "gone": []}"#)?;
         assert_eq!(known, Known::default());
         Ok(())
+    }
+
+    #[test]
+    fn the_supply_has_what_can_be_had_of_each_series() {
+        let known = known(&["6.12.9", "7.3.4", "7.4.1"], &["7.2.12"]);
+        let supply = known.supply(|prepared| *prepared == version("7.3.4"));
+        let names = |fits: fn(&Supply) -> bool| -> Vec<String> {
+            let all = supply.iter().filter(|one| fits(one));
+            all.map(|one| one.series.to_string()).collect()
+        };
+        assert_eq!(names(|_| true), ["7.2", "7.3", "7.4"]);
+        assert_eq!(names(|one| one.archive.is_some()), ["7.3", "7.4"]);
+        assert_eq!(names(|one| one.cache.is_some()), ["7.3"]);
+        assert_eq!(names(Supply::can_be_used), ["7.3"]);
+        let old = known.supply(|prepared| *prepared == version("7.2.12"));
+        assert!(old[0].can_be_used() && old[0].archive.is_none());
     }
 
     #[test]

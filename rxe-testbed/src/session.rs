@@ -14,6 +14,8 @@ pub(crate) fn with_scripts(script: &str) -> String {
     format!("PATH=/usr/local/lib/testbed:$PATH\n{script}")
 }
 
+const STOCK_FAULTS: &str = include_str!("../guest/stock-faults.sh");
+
 /// The guest's scripts and where they go.
 const SCRIPTS: &[(&str, &str)] = &[
     (
@@ -50,6 +52,14 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/mlx5.sh"),
     ),
     (
+        "usr/local/lib/testbed/mlx5-odp",
+        include_str!("../guest/mlx5-odp.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/mlx5-faults",
+        include_str!("../guest/mlx5-faults.py"),
+    ),
+    (
         "usr/local/lib/testbed/load-unload",
         include_str!("../guest/load-unload.sh"),
     ),
@@ -61,9 +71,18 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/come-and-go",
         include_str!("../guest/come-and-go.sh"),
     ),
+    ("usr/local/lib/testbed/stock-faults", STOCK_FAULTS),
+    (
+        "usr/local/lib/testbed/packages",
+        include_str!("../guest/packages.sh"),
+    ),
     (
         "usr/local/lib/testbed/with-swap",
         include_str!("../guest/with-swap.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/bench-options",
+        include_str!("../guest/bench-options.sh"),
     ),
     (
         "usr/local/lib/testbed/bench-errors",
@@ -99,15 +118,23 @@ const SCRIPTS: &[(&str, &str)] = &[
     ),
     (
         "usr/local/lib/testbed/device_tests.py",
-        include_str!("../guest/device_tests.py"),
+        include_str!("../../hmm/tests/device_tests.py"),
+    ),
+    (
+        "usr/local/lib/testbed/edu_device.py",
+        include_str!("../../hmm/edu/tests/edu_device.py"),
+    ),
+    (
+        "usr/local/lib/testbed/sleeping-device",
+        include_str!("../../hmm/edu/tests/sleeping-device.py"),
     ),
     (
         "usr/local/lib/testbed/dma-tests",
-        include_str!("../guest/dma-tests.py"),
+        include_str!("../../hmm/edu/tests/dma-tests.py"),
     ),
     (
         "usr/local/lib/testbed/device-memory",
-        include_str!("../guest/device-memory.py"),
+        include_str!("../../hmm/dmirror/tests/device-memory.py"),
     ),
 ];
 
@@ -253,6 +280,26 @@ fn return_file(archive: &mut tar::Builder<File>, host: &Path, inside: &str) -> s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_shows_stock_s_faults_are_tests() -> Result<()> {
+        let sources = crate::repository::Repository::find()?.path("userspace-bench/odp-test/src");
+        let mut tests = String::new();
+        for file in crate::cache::files_under(&sources, &[])? {
+            tests.push_str(&std::fs::read_to_string(file)?);
+        }
+        let lists = ["\nharmless='", "\ndangerous='"].map(|list| {
+            let rest = STOCK_FAULTS.split_once(list).map_or("", |(_, rest)| rest);
+            rest.split_once("'\n").map_or("", |(names, _)| names)
+        });
+        for names in lists {
+            assert!(names.lines().count() > 5, "{names}");
+            for name in names.split_whitespace() {
+                assert!(tests.contains(&format!("\"{name}\"")), "{name}");
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_put_names_the_file_or_its_directory() -> Result<()> {

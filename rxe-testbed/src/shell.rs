@@ -32,14 +32,16 @@ pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<
         kernel: arguments.vm.kernel(series),
         modules: with_ours,
         programs: false,
+        packages: arguments.vm.package.clone(),
     })?;
     let config = Config {
         cpus: arguments.vm.cpus,
         memory_mib: arguments.vm.mem,
         with_ours,
+        rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
         puts,
-        network: None,
+        ..Config::default()
     };
     let step = Step::start("booting the VM");
     let mut vm = Vm::boot(&world, &config)?;

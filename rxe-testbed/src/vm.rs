@@ -93,12 +93,16 @@ pub(crate) struct Config {
     pub(crate) memory_mib: u32,
     /// Whether the repository's modules are brought along.
     pub(crate) with_ours: bool,
+    /// How many soft-RoCE devices it has.
+    pub(crate) rxe: u32,
     /// What else is in it.
     pub(crate) extra: Extra,
     /// Files of the host for the guest.
     pub(crate) puts: Vec<Put>,
     /// Its place on a network segment with another VM.
     pub(crate) network: Option<Network>,
+    /// Where an emulated ConnectX says what it does.
+    pub(crate) trace: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -107,9 +111,11 @@ impl Default for Config {
             cpus: 2,
             memory_mib: 2048,
             with_ours: true,
+            rxe: 1,
             extra: Extra::None,
             puts: Vec::new(),
             network: None,
+            trace: None,
         }
     }
 }
@@ -176,15 +182,19 @@ impl Vm {
         if let Some(network) = &config.network {
             inherit(network.socket())?;
         }
-        let nic = match config.extra.is_mlx5() {
-            true => Some(Nic::start(world, scratch.path())?),
-            false => None,
+        let nic = match config.extra.profile() {
+            Some(profile) => {
+                let trace = config.trace.as_deref();
+                Some(Nic::start(world, scratch.path(), profile, trace)?)
+            }
+            None => None,
         };
         let machine = Machine {
             accelerator,
             cpus: config.cpus,
             memory_mib: config.memory_mib,
             huge_pages: (config.memory_mib / 32).max(16),
+            rxe: config.rxe,
             extra: config.extra,
             kernel: &world.kernel.image(),
             variant: world.kernel.variant,
@@ -232,7 +242,7 @@ impl Vm {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let [silence, stuck, boot] = [SILENCE, STUCK, BOOT].map(|time| self.patience(time));
+        let [silence, stuck, boot] = [SILENCE, STUCK, BOOT].map(|time| self.variant.patience(time));
         let started = self.clock.now();
         let mut printed = (0, started);
         loop {
@@ -293,14 +303,20 @@ impl Vm {
         self.nic.take()
     }
 
+    /// The emulated ConnectX, to be asked.
+    pub(crate) fn nic(&self) -> Option<&Nic> {
+        self.nic.as_ref()
+    }
+
     /// What runs the guest's processors.
     pub(crate) fn accelerator(&self) -> Accelerator {
         self.accelerator
     }
 
-    /// The time limit in this VM for what may take `time` on the stock kernel.
+    /// The time limit in this VM for what may take `time` on the stock kernel and on a host that does nothing else.
+    /// [`Self::run`] has the guest's programs wait as many times longer.
     pub(crate) fn patience(&self, time: Duration) -> Duration {
-        self.variant.patience(time)
+        self.variant.patience(time) * self.clock.slowness()
     }
 
     /// The kernel's log so far.
@@ -319,7 +335,7 @@ impl Vm {
     /// Loads a driver and brings up `rxe0`.
     pub(crate) fn use_driver(&mut self, driver: Driver) -> Result<()> {
         self.send(&format!("driver {}", driver.name()))?;
-        let limit = self.patience(DRIVER);
+        let limit = self.variant.patience(DRIVER);
         let started = self.clock.now();
         let mut said = Vec::new();
         loop {
@@ -356,6 +372,8 @@ impl Vm {
     ) -> Result<Outcome> {
         self.commands += 1;
         let token = format!("<end-of-command-{}-{:016x}>", self.commands, random()?);
+        let slowness = self.clock.slowness();
+        let script = format!("TESTBED_PATIENCE=$((TESTBED_PATIENCE * {slowness}))\n{script}");
         let encoded = base64::engine::general_purpose::STANDARD;
         self.send(&format!(
             "run {} {} {} {}",
@@ -367,7 +385,7 @@ impl Vm {
         let mut output = Until::new(token.as_bytes(), output);
         let mut error = Until::new(token.as_bytes(), error);
         let mut exit = None;
-        let hung = limit + self.patience(GRACE);
+        let hung = limit + self.variant.patience(GRACE);
         let (begun, started) = (Instant::now(), self.clock.now());
         loop {
             match self.next_event()? {
@@ -402,7 +420,7 @@ impl Vm {
 
     /// Waits until the kernel log has all that was said during the last command.
     fn wait_for_log(&mut self) -> Result<()> {
-        let limit = self.patience(LOG);
+        let limit = self.variant.patience(LOG);
         let started = self.clock.now();
         loop {
             let log = self.kernel_log()?;
@@ -451,7 +469,7 @@ impl Vm {
     /// Ends the VM and gives the whole kernel log.
     pub(crate) fn off(mut self) -> Result<String> {
         let asked = self.send("off").is_ok();
-        let limit = self.patience(OFF);
+        let limit = self.variant.patience(OFF);
         let started = self.clock.now();
         while asked && self.clock.since(started) < limit {
             if self.qemu.try_wait()?.is_some() {

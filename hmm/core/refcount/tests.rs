@@ -16,8 +16,8 @@ use shuttle::thread;
 
 use super::*;
 use crate::addr::PageRange;
-use crate::one_page::{translations, Cpu, Translations, RANGE};
-use crate::seq::{Domain, History};
+use crate::one_page::{translations, Cpu, Spinning, Translations, RANGE};
+use crate::seq::{Domain, Watched};
 use crate::xlt::NoRoom;
 
 /// What a machine leaves out that must not be left out.
@@ -37,7 +37,7 @@ enum Broken {
 /// A part of the mirror.
 struct Part {
     refcount: Refcount,
-    table: Mutex<(Translations, History)>,
+    table: Mutex<Watched<Translations>>,
     freed: AtomicBool,
 }
 
@@ -45,22 +45,31 @@ impl Part {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             refcount: Refcount::referenced(),
-            table: Mutex::new((translations(), History::new(0))),
+            table: Mutex::new(Watched::new(translations(), 0)),
             freed: AtomicBool::new(false),
         })
     }
 
-    /// Every use of a part goes through here.
-    fn lock(&self) -> MutexGuard<'_, (Translations, History)> {
+    /// Every use of a part goes through here, or through `invalidate`.
+    fn lock(&self) -> MutexGuard<'_, Watched<Translations>> {
+        self.is_used();
+        self.table.lock().unwrap()
+    }
+
+    fn is_used(&self) {
         assert!(
             !self.freed.load(Ordering::SeqCst),
             "a part was used that has been freed"
         );
-        self.table.lock().unwrap()
+    }
+
+    fn invalidate(&self) {
+        self.is_used();
+        Spinning(&self.table).invalidate(true);
     }
 
     fn zap(&self) {
-        self.lock().0.zap(RANGE, &mut NoRoom, |_| ());
+        self.lock().zap(RANGE, &mut NoRoom, |_| ());
     }
 }
 
@@ -104,9 +113,7 @@ impl Machine {
             // A part that is unregistered meanwhile waits for this.
             let registered = self.registered.lock().unwrap();
             for part in registered.iter() {
-                let (table, history) = &mut *part.lock();
-                history.record(RANGE);
-                table.zap(RANGE, &mut NoRoom, |_| ());
+                part.invalidate();
             }
             self.cpu.replace();
         }
@@ -120,7 +127,7 @@ impl Machine {
         thread::yield_now();
         part.is_some_and(|part| {
             part.refcount.mark_accessed();
-            let hit = self.cpu.touch(&part.lock().0);
+            let hit = self.cpu.touch(&part.lock());
             hit
         })
     }
@@ -201,10 +208,10 @@ impl Machine {
 }
 
 impl Domain for Referenced {
-    type Guard<'d> = MutexGuard<'d, (Translations, History)>;
+    type Guard<'d> = MutexGuard<'d, Watched<Translations>>;
 
     fn read_begin(&self) -> u64 {
-        let seq = self.1.lock().1.seq();
+        let seq = self.1.lock().seq();
         while *self.0.seq.lock().unwrap() % 2 != 0 {
             thread::yield_now();
         }
@@ -216,7 +223,7 @@ impl Domain for Referenced {
     }
 
     fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
-        guard.1.touched_since(seq, pages)
+        guard.touched_since(seq, pages)
     }
 
     fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {

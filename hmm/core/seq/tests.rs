@@ -14,10 +14,9 @@ use shuttle::thread;
 
 use super::*;
 use crate::addr::PageIndex;
-use crate::one_page::{translations, Cpu, Never, Nothing, Translations, PAGE, RANGE};
+use crate::one_page::{translations, Cpu, Never, Nothing, Spinning, Translations, PAGE};
 use crate::policy::Refusal;
 use crate::runs::Runs;
-use crate::xlt::NoRoom;
 
 const SWAPS: u64 = 3;
 
@@ -31,7 +30,7 @@ struct Machine {
     cpu: Cpu,
     notifier: Mutex<Notifier>,
     /// The domain's lock: the translations, and the invalidations so far.
-    table: Mutex<(Translations, History)>,
+    table: Mutex<Watched<Translations>>,
     /// A machine that forgets to check the sequence.
     broken: bool,
 }
@@ -42,26 +41,22 @@ impl Machine {
             cpu: Cpu::new(),
             notifier: Mutex::new(Notifier::default()),
             // The count is about to wrap.
-            table: Mutex::new((translations(), History::new(u64::MAX - 1))),
+            table: Mutex::new(Watched::new(translations(), u64::MAX - 1)),
             broken,
         }
     }
 
     /// The CPU replaces the page: notifier first, then the page table, then the old frame is freed.
-    fn replace_page(&self) {
+    fn replace_page(&self, blockable: bool) {
         self.notifier.lock().unwrap().seq += 1;
-        {
-            let (table, history) = &mut *self.table.lock().unwrap();
-            history.record(RANGE);
-            table.zap(RANGE, &mut NoRoom, |_| ());
-        }
+        Spinning(&self.table).invalidate(blockable);
         self.cpu.replace();
         self.notifier.lock().unwrap().seq += 1;
     }
 
     /// The device uses the page: through its translation, or by a fault.
     fn access(&self) {
-        let mapped = self.cpu.touch(&self.table.lock().unwrap().0);
+        let mapped = self.cpu.touch(&self.table.lock().unwrap());
         if !mapped {
             self.cpu.fault_and_touch(self);
         }
@@ -69,10 +64,10 @@ impl Machine {
 }
 
 impl Domain for Machine {
-    type Guard<'d> = MutexGuard<'d, (Translations, History)>;
+    type Guard<'d> = MutexGuard<'d, Watched<Translations>>;
 
     fn read_begin(&self) -> u64 {
-        let seq = self.table.lock().unwrap().1.seq();
+        let seq = self.table.lock().unwrap().seq();
         while self.notifier.lock().unwrap().seq % 2 != 0 {
             thread::yield_now();
         }
@@ -84,7 +79,7 @@ impl Domain for Machine {
     }
 
     fn must_retry(&self, guard: &Self::Guard<'_>, seq: u64, pages: PageRange) -> bool {
-        !self.broken && guard.1.touched_since(seq, pages)
+        !self.broken && guard.touched_since(seq, pages)
     }
 
     fn may_have_collided(&self, _seq: u64, _pages: PageRange) -> bool {
@@ -96,7 +91,7 @@ fn run_machine(broken: bool) {
     let machine = Arc::new(Machine::new(broken));
     let cpu = {
         let machine = machine.clone();
-        thread::spawn(move || (0..SWAPS).for_each(|_| machine.replace_page()))
+        thread::spawn(move || (0..SWAPS).for_each(|swap| machine.replace_page(swap % 2 == 0)))
     };
     let devices: Vec<_> = (0..2)
         .map(|_| {

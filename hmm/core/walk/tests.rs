@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::collect::Full;
-use crate::pfn_array::{HmmPfn, PageState, PfnArray};
+use crate::pfn::PageState;
+use crate::pfn_array::{HmmPfn, PfnArray};
 use crate::policy::Requests;
 use crate::runs::{Runs, MAX_RUNS};
 

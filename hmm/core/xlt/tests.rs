@@ -129,6 +129,49 @@ fn only_what_was_filled_translates_and_only_as_allowed() {
 }
 
 #[test]
+fn what_is_entered_can_be_visited_as_runs() {
+    use Perm::{ReadOnly, ReadWrite};
+    let mut table = table();
+    fill(&mut table, &huge(1, 1 << 20, ReadWrite), ReadWrite);
+    fill(&mut table, &run(505, 50, 3, ReadWrite), ReadWrite);
+    fill(&mut table, &run(508, 53, 1, ReadOnly), ReadWrite);
+    fill(&mut table, &run(1536, 9, 2, ReadWrite), ReadWrite);
+    fill(&mut table, &run(1538, 90, 1, ReadWrite), ReadWrite);
+    let visited = |range| {
+        let mut runs = Vec::new();
+        table.each_run(range, |run| {
+            runs.push((run.start.get(), run.pfn.get(), run.pages, run.order));
+        });
+        runs
+    };
+    let all = [
+        (505, 50, 3, 0),
+        (508, 53, 1, 0),
+        (512, 1 << 20, 512, PMD_ORDER),
+        (1536, 9, 2, 0),
+        (1538, 90, 1, 0),
+    ];
+    assert_eq!(visited(pages(0, 9999)), all);
+    // Of single pages those asked for, a huge entry as a whole.
+    let part = [(507, 52, 1, 0), all[1], all[2]];
+    assert_eq!(visited(pages(507, 513)), part);
+    assert_eq!(visited(pages(509, 512)), []);
+    assert_eq!(table.whole(pages(507, 513)), pages(507, 1024));
+    assert_eq!(table.whole(pages(700, 1537)), pages(512, 1537));
+    assert_eq!(table.whole(pages(509, 512)), pages(509, 512));
+    assert!(table.whole(pages(1540, 1600)).is_empty());
+    assert!(table.has_any(pages(1023, 1030)) && !table.has_any(pages(1024, 1536)));
+    for (page, found) in [
+        (507, Some((52, ReadWrite))),
+        (600, Some(((1 << 20) + 88, ReadWrite))),
+        (509, None),
+    ] {
+        let known = table.get(PageIndex::new(page));
+        assert_eq!(known, found.map(|(pfn, perm)| (Pfn::new(pfn), perm)));
+    }
+}
+
+#[test]
 fn a_written_page_is_reported_exactly_once() {
     let mut table = table();
     fill(
@@ -379,7 +422,8 @@ fn step() -> impl Strategy<Value = Step> {
             writable
         }),
         (490u64..1550, any::<bool>()).prop_map(|(page, write)| Step::Access { page, write }),
-        (0u64..1600, 0u64..600).prop_map(|(start, pages)| Step::Zap { start, pages }),
+        (0u64..1600, prop_oneof![0u64..600, 1u64..3])
+            .prop_map(|(start, pages)| Step::Zap { start, pages }),
         (0u64..1600, 0u64..600).prop_map(|(start, pages)| Step::Protect { start, pages }),
     ]
 }

@@ -45,12 +45,12 @@ pub(super) enum What {
     Device,
 }
 
-/// Who waits for the migration.
+/// Why pages migrate.
 pub(super) enum Reason {
     /// A driver. Huge pages that it wants split are small ones, for all their processes, before they
     /// are taken out of the page tables.
     Wish(Huge),
-    /// The CPU, which faulted at this page; whoever called locked it. Huge pages stay whole.
+    /// The CPU, which faulted at this page; the caller has locked it. Huge pages stay whole.
     Fault(NonNull<bindings::page>),
 }
 

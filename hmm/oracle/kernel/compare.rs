@@ -5,11 +5,12 @@
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-use hmm::{Event, IntervalNotifier, Invalidate, Owner, PageRange, Policy, Requests, Wants};
+use hmm::{Event, IntervalNotifier, Invalidate, Owner, PageRange, Spin, Wants};
 
 use crate::abi;
 use crate::argument;
 use crate::ours::Ours;
+use crate::question::Question;
 use crate::theirs::Theirs;
 
 /// Counts invalidations.
@@ -18,49 +19,13 @@ struct Witness {
 }
 
 impl Invalidate for Witness {
+    type Lock = Spin;
+
     fn invalidate(&mut self, _range: PageRange, _event: Event) {
         self.invalidations += 1;
     }
 
     fn retire(&mut self) {}
-}
-
-/// What both are asked for.
-pub(crate) struct Question {
-    pub(crate) range: PageRange,
-    pub(crate) base: Policy,
-    pub(crate) most: Policy,
-    /// What is wanted of each page; nothing of its own if there are none.
-    pub(crate) requests: Option<KVVec<Policy>>,
-    /// C's walk is the one that takes the mmap lock itself.
-    pub(crate) unlocked: bool,
-}
-
-impl Question {
-    fn of(argument: &abi::Compare, mm: &MmWithUser) -> Result<Self> {
-        if argument.reserved != 0 || argument.reserved2 != 0 {
-            return Err(EINVAL);
-        }
-        let range = argument::range(mm, argument.start, argument.pages)?;
-        Ok(Self {
-            range,
-            base: argument::policy(argument.base)?,
-            most: argument::policy(argument.most)?,
-            requests: argument::requests(argument.requests, range.len())?,
-            unlocked: argument.flags & abi::UNLOCKED != 0,
-        })
-    }
-
-    /// The requests in hmm's form.
-    fn wants(&self) -> Option<Requests<'_>> {
-        let pages = self.requests.as_ref()?;
-        Some(Requests {
-            first: self.range.start(),
-            base: self.base,
-            most: self.most,
-            pages,
-        })
-    }
 }
 
 /// The ioctl.

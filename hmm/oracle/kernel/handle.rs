@@ -15,7 +15,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-use hmm::{Access, Limits, Mirror, PageRange, Perm, Waiting, PAGE_SIZE};
+use hmm::{Access, ByteRange, Limits, Mirror, PageRange, Perm, Policy, Waiting, PAGE_SIZE};
 
 use crate::abi;
 use crate::argument;
@@ -92,9 +92,13 @@ impl Handle {
         let open = self.get()?;
         let range = pages(argument.va, argument.len)?;
         let policy = u8::try_from(argument.policy).map_err(|_| EINVAL)?;
+        let permitted = match argument::policy(policy)? {
+            Policy::Snapshot => None,
+            Policy::Fault(access) => Some(open.mirror.owned().permit(access)?),
+        };
         let (mut added, mut interrupted) = (0, false);
         open.mirror
-            .prefetch(range, argument::policy(policy)?, Waiting::Allowed, |_, pages| {
+            .prefetch(range, permitted, Waiting::Allowed, |_, pages| {
                 added += pages;
                 interrupted = kernel::current!().signal_pending();
                 match interrupted {
@@ -116,10 +120,10 @@ impl Handle {
     /// `ENXIO`, `EINVAL` for a range that is empty or wraps.
     pub(crate) fn present(&self, argument: &mut abi::MirrorPresent, _mm: &MmWithUser) -> Result {
         let open = self.get()?;
-        pages(argument.va, argument.len)?;
+        let bytes = ByteRange::new(argument.va, argument.len);
+        let bytes = bytes.filter(|bytes| !bytes.is_empty()).ok_or(EINVAL)?;
         let mut pages = 0;
-        open.mirror
-            .access_present(argument.va, argument.len, |_bytes| pages += 1);
+        open.mirror.access_present(bytes, |_bytes| pages += 1);
         argument.pages = pages;
         Ok(())
     }

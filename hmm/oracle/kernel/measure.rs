@@ -18,8 +18,8 @@ use hmm::{
 
 use crate::abi;
 use crate::argument;
-use crate::compare::Question;
 use crate::ours;
+use crate::question::Question;
 use crate::shim;
 use crate::theirs::Theirs;
 
@@ -178,8 +178,8 @@ impl Mirrors {
         for _ in 0..argument.mirrors {
             let observer = Arc::new(Indifferent, GFP_KERNEL_ACCOUNT)?;
             let mirror = Mirror::new(mm, span, Perm::ReadWrite, Limits::default(), observer)?;
-            let policy = Policy::Fault(Access::Read);
-            mirror.prefetch(touched, policy, Waiting::Allowed, |_, _| ControlFlow::Continue(()))?;
+            let read = Some(mirror.owned().permit(Access::Read)?);
+            mirror.prefetch(touched, read, Waiting::Allowed, |_, _| ControlFlow::Continue(()))?;
             self.held.lock().push(mirror, GFP_KERNEL)?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! `hmm_oracle.ko`: the kernel's own `hmm_range_fault` beside hmm's walk, for tests.
 //!
 //! `/dev/hmm_oracle` runs both over the same range of the caller's address space and reports what
-//! each found ([`compare`]), or measures them ([`measure`]). `../user` decides whether they agree. A
+//! each found ([`compare`]), or measures them ([`measure`]). `../diff` decides whether they agree. A
 //! file of it can also be a mirror ([`handle`]), with the program in the role of the device.
 //! The module is no part of the driver: it shows physical addresses, so only root may use it.
 
@@ -18,6 +18,7 @@ mod handle;
 mod measure;
 mod node;
 mod ours;
+mod question;
 mod tally;
 mod theirs;
 

@@ -7,7 +7,7 @@ use kernel::prelude::*;
 
 use hmm::{
     fault_until_valid, Event, FaultError, HmmPfn, IntervalNotifier, Invalidate, Owner, PageRange,
-    PageState, Perm, PfnArray, Request, Run, Runs, TimeLimit, Wants,
+    PageState, Perm, PfnArray, Request, Run, Runs, Spin, TimeLimit, Wants,
 };
 
 use crate::abi::{State, Word};
@@ -16,6 +16,8 @@ use crate::abi::{State, Word};
 pub(crate) struct Forgetful;
 
 impl Invalidate for Forgetful {
+    type Lock = Spin;
+
     fn invalidate(&mut self, _range: PageRange, _event: Event) {}
 
     fn retire(&mut self) {}

@@ -9,7 +9,7 @@ use kernel::prelude::*;
 use hmm::{Access, Policy};
 
 use crate::abi::{State, Word};
-use crate::compare::Question;
+use crate::question::Question;
 use crate::shim;
 
 /// C's side of a comparison.

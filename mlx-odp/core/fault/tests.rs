@@ -10,7 +10,7 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::vec::Vec;
 
-use hmm::{Access, FaultError, PageIndex, PageRange, Refusal};
+use hmm::{Access, FaultError, PageIndex, PageRange, Perm, Permitted, Refusal};
 use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 
@@ -28,7 +28,7 @@ const NEVER: u64 = 6;
 fn wanted(pages: core::ops::Range<u64>) -> Wanted {
     Wanted {
         pages: PageRange::new(PageIndex::new(pages.start), PageIndex::new(pages.end)),
-        access: Access::Write,
+        permitted: Perm::ReadWrite.permit(Access::Write).unwrap(),
     }
 }
 
@@ -40,7 +40,7 @@ struct Process {
 }
 
 impl Memory for Process {
-    fn bring_in(&self, pages: PageRange, _access: Access) -> Result<(), FaultError> {
+    fn bring_in(&self, pages: PageRange, _permitted: Permitted) -> Result<(), FaultError> {
         for page in pages.start().get()..pages.end().get() {
             let mut there = self.pages.lock().unwrap();
             while page == NEVER && !there.1 {
@@ -395,7 +395,7 @@ fn of_resolving_and_withdrawing_the_first_counts() {
 struct Asked(std::cell::RefCell<Vec<(u64, u64)>>);
 
 impl Memory for Asked {
-    fn bring_in(&self, pages: PageRange, _access: Access) -> Result<(), FaultError> {
+    fn bring_in(&self, pages: PageRange, _permitted: Permitted) -> Result<(), FaultError> {
         let mut asked = self.0.borrow_mut();
         asked.push((pages.start().get(), pages.end().get()));
         match asked.len() {

@@ -12,18 +12,13 @@
 
 use kernel::ffi::{c_int, c_void};
 
+use crate::copy::mlx_odp_rxe_copy;
 use crate::device::parked_of;
-use crate::dma_info::undo_failed_copy;
-use crate::parked::{self, Side};
+use crate::parked;
 use crate::pool::in_pool;
+use crate::queue_pair::{Answer, Engine};
 use crate::rxe;
-
-/// The completer's place before a response.
-#[derive(Clone, Copy)]
-pub(crate) struct Answer {
-    psn: u32,
-    opcode: c_int,
-}
+use crate::send_queue::mlx_odp_rxe_sender;
 
 const ATOMIC: usize = size_of::<u64>();
 const LOCAL_WRITE: c_int = rxe::ib_access_flags_IB_ACCESS_LOCAL_WRITE as c_int;
@@ -43,12 +38,12 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
             return error;
         }
         let qp = (*task).qp;
-        if !parked::stopped(qp, Side::Completer) {
+        if !parked::stopped(qp, Engine::Completer) {
             return error;
         }
         // An atomic comes here if its result could not be written before, and ends its request in any case.
         let wqe = kernel::container_of!(dma, rxe::rxe_send_wqe, dma);
-        if rxe::rxe_shim_is_atomic(wqe) || !rewind(qp, dma) {
+        if rxe::rxe_shim_is_atomic(wqe) || (*dma).resid == 0 {
             return error;
         }
         let answer = Answer {
@@ -61,17 +56,6 @@ unsafe extern "C" fn mlx_odp_rxe_answer_failed(dma: *mut rxe::rxe_dma_info, erro
         (*qp).send_task.func = Some(mlx_odp_rxe_send_again);
         0
     }
-}
-
-/// Resets a WQE to the state before the response that could not be copied. Returns whether it has room left there.
-///
-/// # Safety
-///
-/// `dma` is that of a WQE of `qp`, whose completer runs here.
-unsafe fn rewind(qp: *mut rxe::rxe_qp, dma: *mut rxe::rxe_dma_info) -> bool {
-    // SAFETY: By the contract.
-    let remaining = unsafe { undo_failed_copy(dma, (*qp).sq.max_sge as u32) };
-    remaining.is_some_and(|remaining| remaining.resid != 0)
 }
 
 /// The function of the sending task, in place of `rxe_sender`, from a dropped response until its page is present or
@@ -88,7 +72,10 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
         let parked = parked_of((*qp).ibqp.device);
         let alive = in_pool(qp) && rxe::rxe_shim_runs(qp);
         let state = parked.with(qp, |queue_pair| {
-            (queue_pair.answer.take(), queue_pair.may_go_on(Side::Completer))
+            (
+                queue_pair.answer.take(),
+                queue_pair.may_go_on(Engine::Completer),
+            )
         });
         let (answer, may_go_on) = state.unwrap_or((None, true));
         if let Some(Answer { psn, opcode }) = answer {
@@ -96,11 +83,11 @@ unsafe extern "C" fn mlx_odp_rxe_send_again(qp: *mut rxe::rxe_qp) -> c_int {
             (*qp).comp.opcode = opcode;
         }
         if may_go_on || !alive {
-            (*qp).send_task.func = Some(rxe::rxe_sender);
+            (*qp).send_task.func = Some(mlx_odp_rxe_sender);
             // A resume before this did not know that there is something to ask for again.
             (*qp).req.need_retry = 1;
         }
-        rxe::rxe_sender(qp)
+        mlx_odp_rxe_sender(qp)
     }
 }
 
@@ -123,7 +110,7 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
             return rxe::rxe_shim_atomic_RXE_SHIM_NOT_ENTERED;
         };
         let dma = &raw mut (*wqe).dma;
-        let failed = rxe::copy_data(
+        let failed = mlx_odp_rxe_copy(
             (*qp).pd,
             LOCAL_WRITE,
             dma,
@@ -134,35 +121,34 @@ unsafe extern "C" fn mlx_odp_rxe_enter_atomic(
         if failed == 0 {
             return rxe::rxe_shim_atomic_RXE_SHIM_ENTERED;
         }
-        match parked::stopped(qp, Side::Completer) && rewind(qp, dma) {
+        match parked::stopped(qp, Engine::Completer) && (*dma).resid != 0 {
             true => rxe::rxe_shim_atomic_RXE_SHIM_PARKED,
             false => rxe::rxe_shim_atomic_RXE_SHIM_NOT_ENTERED,
         }
     }
 }
 
-/// The atomic WQE of `qp` that the response `psn` is for, if the completer will take the response for that one.
+/// The atomic WQE of `qp` that the response `psn` is for, if the completer will take the response for that one. A WQE
+/// that has been completed stays in its place as it was, but nothing is answered any more there.
 ///
 /// # Safety
 ///
 /// The completer of `qp` runs here.
 unsafe fn answered_by(qp: *mut rxe::rxe_qp, psn: u32) -> Option<*mut rxe::rxe_send_wqe> {
-    // SAFETY: By the contract; the WQEs are in memory that the application may write to: each value is read
-    // once.
+    // SAFETY: By the contract; the WQEs are in memory of the kernel's, and the completer's up to the newest.
     unsafe {
+        let end = rxe::rxe_shim_end_of_send_queue(qp);
         let mut index = rxe::rxe_shim_oldest_send_index(qp);
-        let mut wqe = rxe::rxe_shim_send_wqe(qp, index);
-        // The response may also be the first for the WQEs before. These are fewer than the queue has room for.
-        for _ in 0..(*qp).sq.max_wr {
+        while index != end {
+            let wqe = rxe::rxe_shim_send_wqe(qp, index);
+            // The response may also be the first for the WQEs before.
             if !rxe::rxe_shim_done_by(wqe, psn) {
-                break;
+                let waits = (*wqe).state == rxe::wqe_state_wqe_state_pending
+                    && rxe::rxe_shim_is_atomic(wqe);
+                return (waits && (*wqe).last_psn == psn).then_some(wqe);
             }
             index = rxe::rxe_shim_send_index_after(qp, index);
-            wqe = rxe::rxe_shim_send_wqe(qp, index);
         }
-        let state = (&raw const (*wqe).state).read_volatile();
-        let last = (&raw const (*wqe).last_psn).read_volatile();
-        let waits = state == rxe::wqe_state_wqe_state_pending && rxe::rxe_shim_is_atomic(wqe);
-        (waits && psn == last).then_some(wqe)
+        None
     }
 }

@@ -7,13 +7,11 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, SetOnce};
 use kernel::types::ForeignOwnable;
 
-use mlx_odp::debugfs::DeviceFiles;
-use mlx_odp::device::Device;
+use mlx_odp::{Device, DeviceFiles};
 
 use crate::hw_counters::Counters;
-use crate::netlink::{fill_res_mr_entry, fill_stat_mr_entry};
-use crate::parked::Parked;
-use crate::{registration, reregistration, rxe};
+use crate::queue_pair::Parked;
+use crate::{attributes, registration, reregistration, rxe, send_queue};
 
 /// ODP over unreliable connections: all of their operations. rxe itself claims none.
 const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
@@ -24,7 +22,7 @@ const UC_CAPS: u32 = rxe::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
 /// This driver's state of a device, kept as its driver data: rxe's own structure has no room.
 struct Kept {
     // Removed before the device is freed.
-    files: SetOnce<Pin<KBox<DeviceFiles>>>,
+    files: SetOnce<DeviceFiles>,
     device: Arc<Device>,
     counters: Counters,
     parked: Pin<KBox<Parked>>,
@@ -44,10 +42,14 @@ unsafe extern "C" fn mlx_odp_rxe_register_device(
     // The first setting of an operation wins, and rxe's come later.
     let operations = rxe::ib_device_ops {
         alloc_hw_port_stats: Some(alloc_hw_port_stats),
+        create_qp: Some(send_queue::create_qp),
         dealloc_driver: Some(dealloc_driver),
-        fill_res_mr_entry: Some(fill_res_mr_entry),
-        fill_stat_mr_entry: Some(fill_stat_mr_entry),
+        fill_res_mr_entry: Some(rxe::rxe_shim_fill_res_mr_entry),
+        fill_stat_mr_entry: Some(rxe::rxe_shim_fill_stat_mr_entry),
         get_hw_stats: Some(get_hw_stats),
+        modify_qp: Some(attributes::modify_qp),
+        modify_srq: Some(attributes::modify_srq),
+        query_srq: Some(attributes::query_srq),
         reg_user_mr: Some(registration::reg_user_mr),
         rereg_user_mr: Some(reregistration::rereg_user_mr),
         ..Default::default()

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use mlx_odp::stats::Stats;
+use mlx_odp::Stats;
 
 use crate::rxe;
 

@@ -3,21 +3,23 @@
 //! The binding of soft-RoCE: replaces rxe's own ODP object file in `rdma_rxe.ko`.
 //!
 //! rxe calls the functions of [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, in process context, with a
-//! reference to the MR. Each becomes an access to a [`mlx_odp::region::Region`].
+//! reference to the MR. Each becomes an access to a [`region::RxeRegion`].
 //!
 //! * [`device`] adds capabilities and operations to rxe's;
 //! * [`registration`] and [`reregistration`] see a region before rxe does; [`mr`] attaches it to rxe's MR;
 //! * [`responder`] announces messages to their region;
 //! * [`wqe`] completes a request whose own memory fails; [`reset`] cleans a queue pair up for use after that;
-//! * [`kernel_only`] refuses applications what only the kernel may ask for;
+//! * [`attributes`] checks what rxe does not of a queue pair's attributes;
+//! * [`send_queue`] and [`receive`] copy the requests of applications and check them; [`copy`] moves their data;
 //! * [`hw_counters`] and [`netlink`] report counters;
-//! * [`window`] replaces another object file of rxe's, that of memory windows; [`window_view`] shows a window to the
-//!   responder;
-//! * [`pool`] has references to rxe's objects, [`dma_info`] the place in a scatter-gather list, [`errno`] errnos.
+//! * [`window`] replaces another object file of rxe's, that of memory windows; [`window_lookup`] finds one for the
+//!   responder, which gets a [`window_view`];
+//! * [`pool`] has references to rxe's objects.
 //!
 //! A missing page is faulted in within the call if that need not sleep. Otherwise the request is parked until the page
-//! is present; if it cannot be had, that request fails and no other. [`parked`] explains how, and [`responder_wait`],
-//! [`completer_wait`] and [`wqe`] how each part of rxe gets out of a request.
+//! is present; if it cannot be had, that request fails and no other. [`parked`] explains how; [`stop`] begins it,
+//! [`queue_pair`] keeps the state, and [`responder_wait`], [`completer_wait`] and [`wqe`] say how each engine of rxe gets
+//! out of a request.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -39,23 +41,28 @@
 mod rxe_bindings;
 use rxe_bindings as rxe;
 
+mod attributes;
 mod completer_wait;
+mod copy;
 mod device;
-mod dma_info;
-mod errno;
 mod hw_counters;
-mod kernel_only;
 mod mr;
 mod netlink;
 mod parked;
 mod pool;
 mod prefetch;
+mod queue_pair;
+mod receive;
+mod region;
 mod registration;
 mod reregistration;
 mod reset;
 mod responder;
 mod responder_wait;
+mod send_queue;
+mod stop;
 mod verbs;
 mod window;
+mod window_lookup;
 mod window_view;
 mod wqe;

@@ -25,6 +25,7 @@ pub(crate) unsafe trait Pooled {
 
 // SAFETY: It is a field.
 unsafe impl Pooled for rxe::rxe_mw {
+    #[inline]
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -33,6 +34,7 @@ unsafe impl Pooled for rxe::rxe_mw {
 
 // SAFETY: As above.
 unsafe impl Pooled for rxe::rxe_mr {
+    #[inline]
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -41,6 +43,15 @@ unsafe impl Pooled for rxe::rxe_mr {
 
 // SAFETY: As above.
 unsafe impl Pooled for rxe::rxe_qp {
+    #[inline]
+    unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
+        // SAFETY: By the contract.
+        unsafe { &raw mut (*this).elem }
+    }
+}
+
+// SAFETY: As above.
+unsafe impl Pooled for rxe::rxe_srq {
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -49,6 +60,7 @@ unsafe impl Pooled for rxe::rxe_qp {
 
 // SAFETY: As above.
 unsafe impl Pooled for rxe::rxe_pd {
+    #[inline]
     unsafe fn elem(this: *mut Self) -> *mut rxe::rxe_pool_elem {
         // SAFETY: By the contract.
         unsafe { &raw mut (*this).elem }
@@ -93,6 +105,7 @@ impl<T: Pooled> Ref<T> {
     /// # Safety
     ///
     /// `object` is null, or comes with a reference that its owner gives up.
+    #[inline]
     pub(crate) unsafe fn from_raw(object: *mut T) -> Option<Self> {
         // INVARIANT: By the contract.
         NonNull::new(object).map(Self)
@@ -106,18 +119,19 @@ impl<T: Pooled> Ref<T> {
     }
 
     /// The object.
+    #[inline]
     pub(crate) fn as_ptr(&self) -> *mut T {
         self.0.as_ptr()
     }
 
-    /// Whether it is still in its pool: nobody has begun to destroy it.
+    /// Whether it is still in its pool: its destruction has not begun.
     pub(crate) fn in_pool(&self) -> bool {
         // SAFETY: The object is valid.
         unsafe { in_pool(self.as_ptr()) }
     }
 }
 
-/// Whether `object` is still in its pool: nobody has begun to destroy it.
+/// Whether `object` is still in its pool: its destruction has not begun.
 ///
 /// # Safety
 ///
@@ -128,6 +142,7 @@ pub(crate) unsafe fn in_pool<T: Pooled>(object: *mut T) -> bool {
 }
 
 impl<T: Pooled> Drop for Ref<T> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: The reference is ours to give back.
         unsafe { rxe::__rxe_put(T::elem(self.as_ptr())) };

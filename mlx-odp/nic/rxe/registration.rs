@@ -5,21 +5,19 @@
 //! rxe's own functions do everything that they can. [`device`](crate::device) installs wrappers of them as the
 //! operations that the RDMA core calls. rxe's operations are kept in [`RXES`] when rxe sets them.
 //!
-//! With `IBV_ACCESS_HUGETLB` the application promises that the memory consists of huge pages, which some NICs can
-//! use at lower cost. Here a huge page is one translation with or without the flag. So the promise is checked
-//! once, at registration, and then dropped: what is mapped there later is used as it is.
+//! rxe does not know `IBV_ACCESS_HUGETLB`: it is taken away when it has been checked ([`check_huge_pages`]).
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
-use kernel::mm::{virt::flags, MmWithUser};
 use kernel::prelude::*;
 
-use crate::errno::not_supported;
+use mlx_odp::{check_huge_pages, not_supported, HUGETLB};
+
 use crate::rxe;
 
-const HUGETLB: c_int = rxe::ib_access_flags_IB_ACCESS_HUGETLB as c_int;
+const _: () = assert!(HUGETLB == rxe::ib_access_flags_IB_ACCESS_HUGETLB as c_int);
 
 /// The operations that rxe passed to the RDMA core: one static table for all devices.
 static RXES: AtomicPtr<rxe::ib_device_ops> = AtomicPtr::new(core::ptr::null_mut());
@@ -34,7 +32,7 @@ unsafe extern "C" fn mlx_odp_rxe_set_device_ops(
     device: *mut rxe::ib_device,
     operations: *const rxe::ib_device_ops,
 ) {
-    // Release: pairs with `rxes`, though nobody writes to the table.
+    // Release: pairs with `rxes`. The table itself is never written.
     RXES.store(operations.cast_mut(), Ordering::Release);
     // SAFETY: The arguments are passed on.
     unsafe { rxe::ib_set_device_ops(device, operations) };
@@ -93,15 +91,13 @@ impl RegMr {
         Ok(mr)
     }
 
-    /// The access flags for rxe, after the check of the application's promise.
+    /// The access flags for rxe, which does not know `IBV_ACCESS_HUGETLB`.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the memory was promised to be huge pages and is not.
     pub(crate) fn without_hint(self) -> Result<c_int> {
-        if self.access & HUGETLB != 0 {
-            with_current_mm(|mm| consists_of_huge_pages(mm, self.va, self.length))?;
-        }
+        check_huge_pages(self.access, self.va, self.length)?;
         Ok(self.access & !HUGETLB)
     }
 }
@@ -128,37 +124,4 @@ pub(crate) unsafe extern "C" fn reg_user_mr(
     };
     // SAFETY: By the contract of this function.
     unsafe { asked.register(pd, dmah, udata) }.unwrap_or_else(Error::to_ptr)
-}
-
-/// Checks that all `length` bytes from `va` are mapped with huge pages of the pool (hugetlbfs). Takes the mmap
-/// lock for reading; touches no page.
-///
-/// # Errors
-///
-/// `EINVAL` if not, or if a part is not mapped. The whole address space is such a case.
-fn consists_of_huge_pages(mm: &MmWithUser, va: u64, length: u64) -> Result {
-    let end = va.checked_add(length).ok_or(EINVAL)?;
-    let mappings = mm.mmap_read_lock();
-    let mut at = va;
-    while at < end {
-        let mapping = mappings.vma_lookup(at as usize).ok_or(EINVAL)?;
-        if mapping.flags() & flags::HUGETLB == 0 {
-            return Err(EINVAL);
-        }
-        at = mapping.end() as u64;
-    }
-    Ok(())
-}
-
-/// Calls `with` on the address space of the current process.
-///
-/// # Errors
-///
-/// `EINVAL` in a kernel thread, which has none.
-pub(crate) fn with_current_mm<T>(
-    with: impl FnOnce(&kernel::mm::MmWithUser) -> Result<T>,
-) -> Result<T> {
-    let task = kernel::current!();
-    let mm = task.mm().ok_or(EINVAL)?;
-    with(mm)
 }

@@ -15,9 +15,12 @@ use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use crate::errno::not_supported;
+use hmm::Perm;
+
+use mlx_odp::{not_supported, with_current_mm};
+
 use crate::mr::region_of;
-use crate::registration::{rxes, with_current_mm, RegMr};
+use crate::registration::{rxes, RegMr};
 use crate::rxe;
 use crate::window::NoWindows;
 
@@ -29,7 +32,7 @@ const ON_DEMAND: c_int = rxe::ib_access_flags_IB_ACCESS_ON_DEMAND as c_int;
 ///
 /// # Safety
 ///
-/// Called by the RDMA core with a region of rxe's that nobody else can change or deregister, a domain of rxe's,
+/// Called by the RDMA core with a region of rxe's that no other thread can change or deregister, a domain of rxe's,
 /// the old or the new one, and known `flags` only; `current` is the application.
 pub(crate) unsafe extern "C" fn rereg_user_mr(
     ibmr: *mut rxe::ib_mr,
@@ -70,9 +73,9 @@ unsafe fn reregister(
     pd: *mut rxe::ib_pd,
     udata: *mut rxe::ib_udata,
 ) -> Result<*mut rxe::ib_mr> {
-    // SAFETY: The region is valid, and stays so: nobody else deregisters it.
+    // SAFETY: The region is valid, and stays so: no other thread deregisters it.
     let no_windows = unsafe { NoWindows::on(mr)? };
-    // SAFETY: The region is valid, and nobody else changes it.
+    // SAFETY: The region is valid, and no other thread changes it.
     let old = unsafe { registered(mr)? };
     let new = RegMr {
         access: if flags & ACCESS != 0 {
@@ -85,7 +88,8 @@ unsafe fn reregister(
     let same_kind = (new.access ^ old.access) & ON_DEMAND == 0;
     // SAFETY: As above; the other is a pure function of its argument. What pinned pages permit, rxe asks itself.
     let permitted = unsafe {
-        region_of(mr).is_none_or(|region| region.writable() || !rxe::rxe_shim_writable(new.access))
+        let asked = Perm::from_writable(rxe::rxe_shim_writable(new.access));
+        region_of(mr).is_none_or(|region| region.limit().allows(asked.most_access()))
     };
     if flags & TRANSLATION != 0 || !same_kind || !permitted {
         if flags & TRANSLATION == 0 {

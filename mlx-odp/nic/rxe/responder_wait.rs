@@ -22,12 +22,12 @@ use core::ptr::{null_mut, NonNull};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use mlx_odp::rnr;
+use mlx_odp::rxe::rnr;
 
 use crate::device::parked_of;
-use crate::dma_info::undo_failed_copy;
-use crate::parked::{self, NotReady, QueuePair, Side};
+use crate::parked;
 use crate::pool::in_pool;
+use crate::queue_pair::{Engine, KeptReceive, NotReady, Packet, QueuePair, Receive, TAKES_RECEIVE};
 use crate::rxe;
 
 const RC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_RC;
@@ -35,54 +35,8 @@ const UC: rxe::ib_qp_type = rxe::ib_qp_type_IB_QPT_UC;
 
 const ACKNOWLEDGE: u8 = rxe::IB_OPCODE_RC_ACKNOWLEDGE as u8;
 
-/// The packet consumes a receive.
-const TAKES_RECEIVE: u32 = rxe::rxe_hdr_mask_RXE_RWR_MASK;
 /// The packet has immediate data.
 const IMMEDIATE: u32 = rxe::rxe_hdr_mask_RXE_IMMDT_MASK;
-
-/// What a responder resumes with.
-pub(crate) struct Receive {
-    /// The packet's mask, as rxe has it.
-    mask: u32,
-    /// The receive of the message.
-    wqe: *mut rxe::rxe_recv_wqe,
-    /// The packet, unless the requester sends it again.
-    packet: Option<Packet>,
-}
-
-// SAFETY: The receive is a part of the queue pair, and only its task uses it.
-unsafe impl Send for Receive {}
-
-impl Receive {
-    fn takes_receive(&self) -> bool {
-        self.mask & TAKES_RECEIVE != 0
-    }
-}
-
-/// A receive of a shared receive queue, taken for a message that it does not contain yet.
-pub(crate) struct KeptReceive(*mut rxe::rxe_recv_wqe);
-
-// SAFETY: As for `Receive`.
-unsafe impl Send for KeptReceive {}
-
-/// A packet that was removed from a queue. Dropping it frees it.
-struct Packet(NonNull<rxe::sk_buff>);
-
-// SAFETY: A packet belongs to no thread.
-unsafe impl Send for Packet {}
-
-impl Packet {
-    fn into_raw(self) -> *mut rxe::sk_buff {
-        core::mem::ManuallyDrop::new(self).0.as_ptr()
-    }
-}
-
-impl Drop for Packet {
-    fn drop(&mut self) {
-        // SAFETY: It is ours.
-        unsafe { rxe::rxe_shim_free_packet(self.0.as_ptr()) };
-    }
-}
 
 /// The responder of `qp` has come to an access that has to be parked.
 ///
@@ -115,7 +69,7 @@ pub(crate) unsafe fn stop(qp: *mut rxe::rxe_qp) {
         };
         match kind {
             RC => expect_again(qp),
-            _ => receive.packet = NonNull::new(rxe::rxe_shim_take_req_pkt(qp)).map(Packet),
+            _ => receive.packet = Packet::from_raw(rxe::rxe_shim_take_req_pkt(qp)),
         }
         if kind != RC || receive.takes_receive() && !(*qp).srq.is_null() {
             (*qp).recv_task.func = Some(mlx_odp_rxe_receive_again);
@@ -158,15 +112,14 @@ unsafe fn rewind(wqe: *mut rxe::rxe_recv_wqe, kind: rxe::ib_qp_type) {
     // SAFETY: By the contract. It is rxe's own copy: the application cannot change it.
     unsafe {
         let dma = &raw mut (*wqe.as_ptr()).dma;
+        // Noted by the copy that failed.
+        (*dma).reserved = 0;
         if kind != RC && kind != UC {
-            // A datagram is one packet, and a part of it may have been copied.
+            // The header of a datagram and its data are copied one after the other.
             (*dma).resid = (*dma).length;
             (*dma).sge_offset = 0;
             (*dma).cur_sge = 0;
-            return;
         }
-        // It names a place in its list: rxe's own copy does.
-        let _ = undo_failed_copy(dma, (*dma).num_sge);
     }
 }
 
@@ -216,7 +169,7 @@ pub(crate) unsafe fn give_back_resource(qp: *mut rxe::rxe_qp) -> Option<u32> {
 }
 
 /// Whether a packet sequence number comes after another one: they have 24 bits, and wrap.
-fn follows(psn: u32, other: u32) -> bool {
+pub(crate) fn follows(psn: u32, other: u32) -> bool {
     (psn.wrapping_sub(other) << 8) as i32 > 0
 }
 
@@ -279,7 +232,7 @@ unsafe fn answer_not_ready(qp: *mut rxe::rxe_qp, answer: *mut rxe::rxe_pkt_info)
 unsafe extern "C" fn mlx_odp_rxe_responder_failed(qp: *mut rxe::rxe_qp) {
     // SAFETY: By the contract.
     unsafe {
-        if parked::stopped(qp, Side::Responder) {
+        if parked::stopped(qp, Engine::Responder) {
             get_out(qp);
             // rxe's task is about to end; there may be more packets.
             rxe::rxe_sched_task(&raw mut (*qp).recv_task);
@@ -333,7 +286,7 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
     // SAFETY: By the contract: the responder runs here.
     unsafe {
         // A responder of an unreliable connection leaves without an answer.
-        if parked::stopped(qp, Side::Responder) {
+        if parked::stopped(qp, Engine::Responder) {
             get_out(qp);
         }
         let parked = parked_of((*qp).ibqp.device);
@@ -341,7 +294,7 @@ unsafe extern "C" fn mlx_odp_rxe_receive_again(qp: *mut rxe::rxe_qp) -> c_int {
         let next = parked.with(qp, |queue_pair| next_of(qp, queue_pair, alive));
         match next.unwrap_or(Next::Leave(None)) {
             Next::Wait => {
-                rxe::rxe_shim_orphan_req_pkts(qp);
+                rxe::rxe_shim_keep_req_pkts(qp);
                 return IDLE;
             }
             Next::Others => {}
@@ -366,7 +319,7 @@ unsafe fn next_of(qp: *mut rxe::rxe_qp, queue_pair: &mut QueuePair, alive: bool)
         queue_pair.kept_receive = None;
         return Next::Leave(queue_pair.receive.take());
     }
-    let may_go_on = queue_pair.may_go_on(Side::Responder);
+    let may_go_on = queue_pair.may_go_on(Engine::Responder);
     match &queue_pair.receive {
         Some(receive) if receive.packet.is_some() && !may_go_on => Next::Wait,
         Some(receive) if receive.packet.is_some() => match receive.takes_receive() {

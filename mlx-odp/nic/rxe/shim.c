@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/sched/signal.h>
-#include <net/netlink.h>
+#include <linux/wait_bit.h>
 
 #include "shim.h"
-#include "rxe_queue.h"
+
+#include "../netlink.h"
 
 void rxe_shim_atomic_lock(void)
 {
@@ -19,6 +19,65 @@ bool rxe_shim_in_pool(struct rxe_pool_elem *elem)
 {
 	return xa_load(&elem->pool->xa, elem->index) == elem;
 }
+
+/* A word of each object that rxe does not use; the core makes objects of zeroes. */
+static unsigned long *changes(struct rxe_pool_elem *elem)
+{
+	return (unsigned long *)&elem->list.next;
+}
+
+int rxe_shim_begin_change(struct rxe_pool_elem *elem)
+{
+	return wait_on_bit_lock(changes(elem), 0, TASK_KILLABLE);
+}
+
+void rxe_shim_end_change(struct rxe_pool_elem *elem)
+{
+	clear_and_wake_up_bit(0, changes(elem));
+}
+
+/* Word by word, each read once. */
+static __always_inline void snapshot(void *to, const void *from, size_t length)
+{
+	const u64 *source = from;
+	u64 *target = to;
+	size_t i;
+
+#pragma GCC unroll 8
+	for (i = 0; i < length / sizeof(u64); i++)
+		target[i] = READ_ONCE(source[i]);
+}
+
+/* The parameters of all operations but those of datagrams are in the first bytes of a request. */
+#define CONNECTED_SIZE 64
+
+void rxe_shim_snapshot_send(struct rxe_send_wqe *to, const struct rxe_send_wqe *from, size_t room,
+			    bool datagram)
+{
+	size_t size;
+
+	snapshot(to, from, CONNECTED_SIZE);
+	if (datagram)
+		snapshot((void *)to + CONNECTED_SIZE, (void *)from + CONNECTED_SIZE,
+			 sizeof(to->wr) - CONNECTED_SIZE);
+	snapshot(&to->dma, &from->dma, sizeof(to->dma));
+	/* Whether it has elements or inline data also depends on its operation, which is checked later. */
+	size = (size_t)to->dma.num_sge * sizeof(struct rxe_sge);
+	if (to->wr.send_flags & IB_SEND_INLINE)
+		size = max(size, round_up((size_t)to->dma.length, sizeof(u64)));
+	/* The value of an ATOMIC WRITE has no length of its own. An element of the queue has room for whole words. */
+	size = max(min(size, round_up(room, sizeof(u64))), sizeof(u64));
+	snapshot(to->dma.sge, from->dma.sge, size);
+}
+
+void rxe_shim_snapshot_receive(struct rxe_recv_wqe *to, const struct rxe_recv_wqe *from, size_t elements)
+{
+	snapshot(to, from, sizeof(*to) + elements * sizeof(struct rxe_sge));
+}
+
+static_assert(offsetofend(struct rxe_send_wr, wr.atomic) <= CONNECTED_SIZE);
+static_assert(offsetofend(struct rxe_send_wr, wr.mw) <= CONNECTED_SIZE);
+static_assert(offsetofend(struct rxe_send_wr, wr.flush) <= CONNECTED_SIZE);
 
 void rxe_shim_init_window_lock(struct rxe_mw *mw)
 {
@@ -59,19 +118,19 @@ bool rxe_shim_writable(int access)
 	return ib_access_writable(access);
 }
 
-struct nlattr *rxe_shim_begin_nest(struct sk_buff *msg, int attribute)
+int rxe_shim_fill_stat_mr_entry(struct sk_buff *msg, struct ib_mr *mr)
 {
-	return nla_nest_start(msg, attribute);
+	if (!is_odp_mr(to_rmr(mr)))
+		return 0;
+	return mlx_odp_put_nested(msg, RDMA_NLDEV_ATTR_STAT_HWCOUNTERS, mlx_odp_rxe_put_counters,
+				  mr);
 }
 
-void rxe_shim_end_nest(struct sk_buff *msg, struct nlattr *nest)
+int rxe_shim_fill_res_mr_entry(struct sk_buff *msg, struct ib_mr *mr)
 {
-	nla_nest_end(msg, nest);
-}
-
-void rxe_shim_cancel_nest(struct sk_buff *msg, struct nlattr *nest)
-{
-	nla_nest_cancel(msg, nest);
+	if (!is_odp_mr(to_rmr(mr)))
+		return 0;
+	return mlx_odp_put_nested(msg, RDMA_NLDEV_ATTR_DRIVER, mlx_odp_rxe_put_kind, mr);
 }
 
 const char *rxe_shim_name(struct ib_device *ibdev)
@@ -87,11 +146,6 @@ void rxe_shim_set_driver_data(struct ib_device *ibdev, void *data)
 void *rxe_shim_driver_data(struct ib_device *ibdev)
 {
 	return dev_get_drvdata(&ibdev->dev);
-}
-
-bool rxe_shim_fatal_signal_pending(void)
-{
-	return fatal_signal_pending(current);
 }
 
 void rxe_shim_set_reset_state(struct rxe_qp *qp)
@@ -111,6 +165,11 @@ unsigned int rxe_shim_send_index_before(struct rxe_qp *qp, unsigned int index)
 unsigned int rxe_shim_oldest_send_index(struct rxe_qp *qp)
 {
 	return queue_get_consumer(qp->sq.queue, QUEUE_TYPE_FROM_CLIENT);
+}
+
+unsigned int rxe_shim_end_of_send_queue(struct rxe_qp *qp)
+{
+	return queue_get_producer(qp->sq.queue, QUEUE_TYPE_FROM_CLIENT);
 }
 
 struct rxe_send_wqe *rxe_shim_send_wqe(struct rxe_qp *qp, unsigned int index)
@@ -196,7 +255,7 @@ bool rxe_shim_runs(struct rxe_qp *qp)
 	return runs;
 }
 
-void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
+void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_engine engine)
 {
 	struct rxe_qp *qp = rxe_pool_get_index(&rxe->qp_pool, number);
 	unsigned long flags;
@@ -206,9 +265,9 @@ void rxe_shim_resume(struct rxe_dev *rxe, u32 number, enum rxe_shim_side side)
 	spin_lock_irqsave(&qp->state_lock, flags);
 	if (qp->valid) {
 		/* As after a timeout: asks again for what was dropped. */
-		if (side == RXE_SHIM_COMPLETER && READ_ONCE(qp->send_task.func) == mlx_odp_rxe_send_again)
+		if (engine == RXE_SHIM_COMPLETER && READ_ONCE(qp->send_task.func) == mlx_odp_rxe_send_again)
 			qp->req.need_retry = 1;
-		rxe_sched_task(side == RXE_SHIM_RESPONDER ? &qp->recv_task : &qp->send_task);
+		rxe_sched_task(engine == RXE_SHIM_RESPONDER ? &qp->recv_task : &qp->send_task);
 	}
 	spin_unlock_irqrestore(&qp->state_lock, flags);
 	rxe_put(qp);
@@ -259,26 +318,78 @@ void rxe_shim_free_packet(struct sk_buff *skb)
 	kfree_skb(skb);
 }
 
-/* How many packets queue up after a parked one. The others are dropped, which unacknowledged transports allow. */
+/* A packet that a queue pair had in one of its queues. */
+static void drop_queued(struct rxe_qp *qp, struct sk_buff *skb)
+{
+	rxe_put(qp);
+	kfree_skb(skb);
+	ib_device_put(qp->ibqp.device);
+}
+
+/* How many packets wait while an earlier one waits for its page. */
 #define MOST_QUEUED 256
 
-void rxe_shim_orphan_req_pkts(struct rxe_qp *qp)
+/*
+ * Packets that a queue pair keeps for as long as a page takes: they do not hold their senders, and those that are too many
+ * are dropped, the latest first. Returns whether some were.
+ */
+static bool keep_packets(struct rxe_qp *qp, struct sk_buff_head *queue)
 {
 	struct sk_buff *skb;
+	bool dropped = false;
 	unsigned long flags;
 
-	while (skb_queue_len_lockless(&qp->req_pkts) > MOST_QUEUED) {
-		skb = skb_dequeue_tail(&qp->req_pkts);
+	while (skb_queue_len_lockless(queue) > MOST_QUEUED) {
+		skb = skb_dequeue_tail(queue);
 		if (!skb)
 			break;
-		rxe_put(qp);
-		kfree_skb(skb);
-		ib_device_put(qp->ibqp.device);
+		dropped = true;
+		drop_queued(qp, skb);
 	}
-	spin_lock_irqsave(&qp->req_pkts.lock, flags);
-	skb_queue_walk(&qp->req_pkts, skb)
+	spin_lock_irqsave(&queue->lock, flags);
+	skb_queue_walk(queue, skb)
 		skb_orphan(skb);
-	spin_unlock_irqrestore(&qp->req_pkts.lock, flags);
+	spin_unlock_irqrestore(&queue->lock, flags);
+	return dropped;
+}
+
+/* Unacknowledged transports allow that some are dropped. */
+void rxe_shim_keep_req_pkts(struct rxe_qp *qp)
+{
+	keep_packets(qp, &qp->req_pkts);
+}
+
+u64 rxe_shim_reth_va(struct rxe_pkt_info *pkt)
+{
+	return reth_va(pkt);
+}
+
+u32 rxe_shim_reth_len(struct rxe_pkt_info *pkt)
+{
+	return reth_len(pkt);
+}
+
+u32 rxe_shim_reth_rkey(struct rxe_pkt_info *pkt)
+{
+	return reth_rkey(pkt);
+}
+
+bool rxe_shim_set_reth_va(struct rxe_pkt_info *pkt, u64 va)
+{
+	struct sk_buff *skb = PKT_TO_SKB(pkt);
+	ptrdiff_t offset = (unsigned char *)pkt->hdr - skb->data;
+
+	/* A listener on the network device may have the same bytes. */
+	if (skb_unclone(skb, GFP_KERNEL))
+		return false;
+	pkt->hdr = skb->data + offset;
+	reth_set_va(pkt, va);
+	return true;
+}
+
+bool rxe_shim_is_window_key(u32 rkey)
+{
+	return rkey_is_mw(rkey);
 }
 
 void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer)
@@ -293,16 +404,14 @@ void rxe_shim_make_rnr_nak(struct rxe_pkt_info *answer, u32 psn, u8 timer)
 
 bool rxe_shim_is_atomic(struct rxe_send_wqe *wqe)
 {
-	u32 opcode = READ_ONCE(wqe->wr.opcode);
-
-	return opcode == IB_WR_ATOMIC_CMP_AND_SWP || opcode == IB_WR_ATOMIC_FETCH_AND_ADD;
+	return wqe->wr.opcode == IB_WR_ATOMIC_CMP_AND_SWP ||
+	       wqe->wr.opcode == IB_WR_ATOMIC_FETCH_AND_ADD;
 }
 
 bool rxe_shim_done_by(struct rxe_send_wqe *wqe, u32 psn)
 {
-	return READ_ONCE(wqe->state) == wqe_state_pending &&
-	       !(READ_ONCE(wqe->mask) & WR_ATOMIC_OR_READ_MASK) &&
-	       psn_compare(psn, READ_ONCE(wqe->last_psn)) > 0;
+	return wqe->state == wqe_state_pending && !(wqe->mask & WR_ATOMIC_OR_READ_MASK) &&
+	       psn_compare(psn, wqe->last_psn) > 0;
 }
 
 unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index)
@@ -312,7 +421,7 @@ unsigned int rxe_shim_send_index_after(struct rxe_qp *qp, unsigned int index)
 
 /*
  * Marks that the result of an atomic, whose response the completer is about to see, has been written. While rxe's
- * task runs, the mark is kept in its last return value, which nothing reads and the application cannot write.
+ * task runs, the mark is kept in its last return value, which nothing reads.
  */
 #define ENTERED 0x0a70
 
@@ -335,14 +444,18 @@ int mlx_odp_rxe_copy_answer(struct rxe_pd *pd, int access, struct rxe_dma_info *
 	if (unlikely(length == sizeof(u64)) &&
 	    rxe_shim_is_atomic(container_of(dma, struct rxe_send_wqe, dma)) && take_entered())
 		return 0;
-	err = copy_data(pd, access, dma, addr, length, dir);
+	err = mlx_odp_rxe_copy(pd, access, dma, addr, length, dir);
 	return likely(!err) ? 0 : mlx_odp_rxe_answer_failed(dma, err);
 }
+
+/* A response that has waited for its page while later ones were dropped. No packet has this bit. */
+#define DROPPED_AFTER BIT(31)
+
+static_assert(RXE_ATOMIC_WRITE_MASK < DROPPED_AFTER);
 
 static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 {
 	struct rxe_pkt_info *pkt = SKB_TO_PKT(skb);
-	unsigned long flags;
 
 	qp->send_task.ret = 0;
 	/* The queue is being drained, perhaps under the state lock. */
@@ -353,18 +466,20 @@ static bool enter_atomic(struct rxe_qp *qp, struct sk_buff *skb)
 	switch (mlx_odp_rxe_enter_atomic(qp, pkt->psn, atmack_orig(pkt))) {
 	case RXE_SHIM_ENTERED:
 		qp->send_task.ret = ENTERED;
-		return true;
-	case RXE_SHIM_NOT_ENTERED:
-		return true;
-	case RXE_SHIM_PARKED:
 		break;
+	case RXE_SHIM_NOT_ENTERED:
+		break;
+	case RXE_SHIM_PARKED:
+		/* It stays, and so do those after it. A response has come, so nothing has timed out. */
+		if (keep_packets(qp, &qp->resp_pkts))
+			pkt->mask |= DROPPED_AFTER;
+		qp->comp.timeout_retry = 0;
+		return false;
 	}
-	/* It stays, without holding its sender. A response has come, so nothing has timed out. */
-	spin_lock_irqsave(&qp->resp_pkts.lock, flags);
-	skb_orphan(skb);
-	spin_unlock_irqrestore(&qp->resp_pkts.lock, flags);
-	qp->comp.timeout_retry = 0;
-	return false;
+	/* As after a timeout, but no retry is used up: the peer has answered. */
+	if (unlikely(pkt->mask & DROPPED_AFTER))
+		qp->req.need_retry = 1;
+	return true;
 }
 
 /* Responses come, so nothing has timed out. They are sent again once they are asked for. */
@@ -372,17 +487,14 @@ static noinline void drop_answers(struct rxe_qp *qp)
 {
 	struct sk_buff *skb;
 
-	while ((skb = skb_dequeue(&qp->resp_pkts))) {
-		rxe_put(qp);
-		kfree_skb(skb);
-		ib_device_put(qp->ibqp.device);
-	}
+	while ((skb = skb_dequeue(&qp->resp_pkts)))
+		drop_queued(qp, skb);
 	qp->comp.timeout_retry = 0;
 }
 
 /*
- * Replaces skb_dequeue() in rxe_comp.c, whose only queue is that of responses. Nothing else removes packets from it,
- * so the first stays the first.
+ * Replaces skb_dequeue() in rxe_comp.c, whose only queue is that of responses. Only the completer removes packets from
+ * it, so the first stays the first.
  */
 struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 {
@@ -393,7 +505,7 @@ struct sk_buff *mlx_odp_rxe_next_answer(struct sk_buff_head *answers)
 		drop_answers(qp);
 		return NULL;
 	}
-	/* Without the lock: whoever adds a packet schedules the task afterwards. */
+	/* Without the lock: the task is scheduled after a packet was added. */
 	if (skb == (struct sk_buff *)answers)
 		return NULL;
 	if (unlikely(SKB_TO_PKT(skb)->mask & RXE_ATMACK_MASK) && !enter_atomic(qp, skb))
@@ -416,6 +528,24 @@ int mlx_odp_rxe_mod_timer(struct timer_list *timer, unsigned long expires)
 		timer_delete(&qp->retrans_timer);
 	}
 	return mod_timer(timer, expires);
+}
+
+/*
+ * Replace rxe_resp_queue_pkt() and rxe_comp_queue_pkt() in rxe_recv.c, whose reference to qp becomes the packet's. A
+ * task that runs may take the packet, and with it the last reference, before it is scheduled for it.
+ */
+void mlx_odp_rxe_queue_request(struct rxe_qp *qp, struct sk_buff *skb)
+{
+	rxe_get(qp);
+	rxe_resp_queue_pkt(qp, skb);
+	rxe_put(qp);
+}
+
+void mlx_odp_rxe_queue_response(struct rxe_qp *qp, struct sk_buff *skb)
+{
+	rxe_get(qp);
+	rxe_comp_queue_pkt(qp, skb);
+	rxe_put(qp);
 }
 
 /* Orphans the packets in queue that qp has sent: they would hold it until they are processed. */
@@ -461,8 +591,10 @@ static void orphan_packets(struct rxe_qp *qp)
  *
  * - tasks of queue pairs, while they run: they do not sleep for pages (parked.rs). A failed responder releases its
  *   region (responder_wait.rs);
- * - packets on this machine, to the queue pair that sent them, until the receiving one has processed them: they are
- *   orphaned;
+ * - packets, to the queue pair that sent them. Those that wait on this machine for the queue pair that receives them are
+ *   orphaned. Those on their way to another one are the network device's, and the queue's before it, until they are
+ *   sent: they cannot be found there. A link that is paused, or a queue that its administrator stops, holds the queue pair
+ *   for as long;
  * - bound memory windows, to their region and queue pair: unbound here;
  * - objects that others refer to (a queue pair to its completion queues, all to their domain): the RDMA core destroys
  *   them in order.

@@ -3,22 +3,21 @@
 //! Registration and data path: the functions that rxe calls for each request on an ODP region.
 //!
 //! Each is called with a reference to the MR and may sleep, but not for a page that a disk, a file system or a
-//! process has to provide: for such a page the request is parked ([`parked`]).
+//! process has to provide: for such a page the request is parked ([`stop`]).
 
 use core::sync::atomic::Ordering;
 
 use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
-use hmm::{Access, Bytes};
-use mlx_odp::region::{AccessError, Region, Registration};
+use hmm::{user_pages, Access, Bytes, Perm};
+use mlx_odp::{errno, with_current_mm, AccessError, Key, Registered, Registration};
 
 use crate::device::device_of;
-use crate::errno::errno;
-use crate::mr::{attach, region_of};
+use crate::mr::{attach, region_in, region_of};
 use crate::pool::in_pool;
-use crate::registration::with_current_mm;
-use crate::{parked, rxe};
+use crate::region::RxeRegion;
+use crate::{rxe, stop};
 
 /// `ibv_reg_mr` with `IBV_ACCESS_ON_DEMAND`.
 ///
@@ -44,16 +43,16 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
         let registration = Registration {
             // SAFETY: `mr` is valid and used by nothing else, and has its keys.
             lkey: unsafe { (*mr).ibmr.lkey },
-            va,
-            length,
-            iova,
-            writable,
+            key: Key::new(va, length, iova, user_pages(mm))?,
+            limit: Perm::from_writable(writable),
         };
-        let region = Region::register(ours, mm, registration)?;
+        let region = Registered::new(ours, mm, registration)?;
         // SAFETY: `mr` is new; `device` outlives it.
-        unsafe { attach(mr, &raw mut (*device).ib_dev, mm, va, length, region)? };
+        unsafe { attach(mr, &raw mut (*device).ib_dev, mm, region)? };
         // SAFETY: `mr` is valid and used by nothing else until this function returns.
         unsafe {
+            // Peers can find the region as soon as this has returned, so it has its bounds here, and not only once
+            // `RegMr::register` sets those of every region.
             (*mr).ibmr.length = length;
             (*mr).ibmr.iova = iova;
             (*mr).ibmr.type_ = rxe::ib_mr_type_IB_MR_TYPE_USER;
@@ -63,7 +62,28 @@ unsafe extern "C" fn rxe_odp_mr_init_user(
     }))
 }
 
-/// Copies between a packet and the region: SEND, RECV, RDMA WRITE, RDMA READ.
+/// Called in place of `rxe_mr_copy` by the responder, for a region on demand (`redirect_resp.h`): copies between a packet
+/// and the region, for RDMA WRITE and RDMA READ. Scatter-gather lists come from [`crate::copy`].
+///
+/// # Safety
+///
+/// `umem` is that of an MR of memory on demand, to which rxe has a reference; `addr` points to `length` bytes of kernel
+/// memory.
+#[no_mangle]
+unsafe extern "C" fn mlx_odp_rxe_copy_on_demand(
+    umem: *mut rxe::ib_umem,
+    iova: u64,
+    addr: *mut c_void,
+    length: c_uint,
+    direction: rxe::rxe_mr_copy_dir,
+) -> c_int {
+    // SAFETY: The reference is held for as long as this call lasts.
+    let region = unsafe { region_in(umem) };
+    // SAFETY: By the contract.
+    errno(unsafe { copy(region, iova, addr.cast(), length as usize, direction) })
+}
+
+/// The same where rxe calls it, in `rxe_mr_copy`, which has checked the bounds.
 ///
 /// # Safety
 ///
@@ -83,7 +103,27 @@ unsafe extern "C" fn rxe_odp_mr_copy(
     let Some(region) = (unsafe { region_of(mr) }) else {
         return EINVAL.to_errno();
     };
-    let packet = addr.cast::<u8>();
+    // SAFETY: By the contract.
+    errno(unsafe { copy(region, iova, addr.cast(), length, direction) })
+}
+
+/// Copies between the `length` bytes of `packet` and `region`.
+///
+/// # Errors
+///
+/// `EFAULT` whatever the reason: the responder turns any errno into a remote access error.
+///
+/// # Safety
+///
+/// `packet` points to `length` bytes of kernel memory. Called by a task of rxe's.
+#[inline]
+pub(crate) unsafe fn copy(
+    region: &RxeRegion,
+    iova: u64,
+    packet: *mut u8,
+    length: usize,
+    direction: rxe::rxe_mr_copy_dir,
+) -> Result {
     let result = if direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ {
         region.access(iova, length, Access::Write, move |done, bytes| {
             // SAFETY: The pieces add up to `length`, so this one is inside the packet's bytes.
@@ -97,13 +137,11 @@ unsafe extern "C" fn rxe_odp_mr_copy(
             });
         })
     };
-    // EFAULT whatever the reason: the requester turns it, and no other errno, into a local protection error. The
-    // responder turns any errno into a remote access error.
-    errno(result.map_err(|error| {
+    result.map_err(|error| {
         let writes = direction == rxe::rxe_mr_copy_dir_RXE_TO_MR_OBJ;
-        parked::stop(region, error, writes);
+        stop::stop(region, error, writes);
         EFAULT
-    }))
+    })
 }
 
 /// COMPARE & SWAP and FETCH & ADD, on 8 bytes aligned to 8.
@@ -151,7 +189,7 @@ unsafe extern "C" fn rxe_odp_do_atomic_write(
     iova: u64,
     value: u64,
 ) -> rxe::resp_states {
-    // Release: whoever sees this value sees what was written before it.
+    // Release: a reader that sees this value also sees what was written before it.
     let operate = |bytes: &Bytes<'_>| {
         bytes
             .atomic_u64()
@@ -198,7 +236,7 @@ unsafe fn on_word<T>(
             }
             None => rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC,
         },
-        Err(error) => match parked::stop_atomic(region, error) {
+        Err(error) => match stop::stop_atomic(region, error) {
             // The requester is told to try again.
             true => rxe::resp_states_RESPST_ERR_RNR,
             false => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
@@ -235,7 +273,7 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
         flush_range(region, iova, u64::from(length), registered)
     };
     errno(result.map_err(|error| {
-        parked::stop(region, error, true);
+        stop::stop(region, error, true);
         EFAULT
     }))
 }
@@ -243,7 +281,7 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
 /// Flushes step by step, as long as the region is `registered`: deregistration must not wait for a flush of
 /// gigabytes of swapped-out memory.
 fn flush_range(
-    region: &Region,
+    region: &RxeRegion,
     iova: u64,
     length: u64,
     registered: impl Fn() -> bool,

@@ -32,21 +32,19 @@ use core::sync::atomic::{fence, AtomicI32, Ordering};
 use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
 
-use crate::errno::{errno, not_supported};
+use mlx_odp::{errno, not_supported};
+
 use crate::pool::{Pooled, Ref};
 use crate::rxe;
-use crate::window_view::View;
 
 const TYPE_1: rxe::ib_mw_type = rxe::ib_mw_type_IB_MW_TYPE_1;
 const FREE: rxe::rxe_mw_state = rxe::rxe_mw_state_RXE_MW_STATE_FREE;
 const VALID: rxe::rxe_mw_state = rxe::rxe_mw_state_RXE_MW_STATE_VALID;
-const ZERO_BASED: c_int = rxe::ib_access_flags_IB_ZERO_BASED as c_int;
+pub(crate) const ZERO_BASED: c_int = rxe::ib_access_flags_IB_ZERO_BASED as c_int;
 const MW_BIND: c_int = rxe::ib_access_flags_IB_ACCESS_MW_BIND as c_int;
 const LOCAL_WRITE: c_int = rxe::ib_access_flags_IB_ACCESS_LOCAL_WRITE as c_int;
 const REMOTE_CHANGES: c_int = (rxe::ib_access_flags_IB_ACCESS_REMOTE_WRITE
     | rxe::ib_access_flags_IB_ACCESS_REMOTE_ATOMIC) as c_int;
-const FLUSH: c_int = (rxe::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL
-    | rxe::ib_access_flags_IB_ACCESS_FLUSH_PERSISTENT) as c_int;
 
 /// The bits of a key that its owner chooses; the others are the index in the pool.
 const OWNERS_BITS: u32 = 0xff;
@@ -56,14 +54,14 @@ type Binding = rxe::rxe_send_wr__bindgen_ty_2__bindgen_ty_5;
 
 /// A range of bytes, of a window or a region.
 #[derive(Clone, Copy)]
-struct Bytes {
-    addr: u64,
-    length: u64,
+pub(crate) struct Bytes {
+    pub(crate) addr: u64,
+    pub(crate) length: u64,
 }
 
 impl Bytes {
     /// Whether `other` lies inside. Computes neither end, which may overflow 64 bits.
-    fn contain(self, other: Self) -> bool {
+    pub(crate) fn contain(self, other: Self) -> bool {
         other
             .addr
             .checked_sub(self.addr)
@@ -77,19 +75,30 @@ impl Bytes {
 ///
 /// `mr` and `qp` are null or come with a reference of the window.
 #[derive(Clone, Copy)]
-struct Bond {
+pub(crate) struct MwState {
     state: rxe::rxe_mw_state,
-    rkey: u32,
-    access: c_int,
-    bytes: Bytes,
-    mr: *mut rxe::rxe_mr,
+    pub(crate) rkey: u32,
+    pub(crate) access: c_int,
+    pub(crate) bytes: Bytes,
+    pub(crate) mr: *mut rxe::rxe_mr,
     qp: *mut rxe::rxe_qp,
 }
 
-impl Bond {
+impl MwState {
     /// Whether the window is bound to something.
-    fn tied(self) -> bool {
+    pub(crate) fn is_bound(self) -> bool {
         self.state == VALID && self.bytes.length != 0
+    }
+
+    /// The bytes as a peer counts them.
+    pub(crate) fn as_seen_by_peer(self) -> Bytes {
+        match self.access & ZERO_BASED {
+            0 => self.bytes,
+            _ => Bytes {
+                addr: 0,
+                length: self.bytes.length,
+            },
+        }
     }
 }
 
@@ -97,17 +106,19 @@ impl Bond {
 pub(crate) struct Locked<'a>(&'a Ref<rxe::rxe_mw>);
 
 impl<'a> Locked<'a> {
-    fn new(window: &'a Ref<rxe::rxe_mw>) -> Self {
+    /// Locks `window`.
+    pub(crate) fn new(window: &'a Ref<rxe::rxe_mw>) -> Self {
         // SAFETY: The window is valid; unlocked when dropped.
         unsafe { rxe::rxe_shim_lock_window(window.as_ptr()) };
         Self(window)
     }
 
-    fn bond(&self) -> Bond {
+    /// Its state.
+    pub(crate) fn state(&self) -> MwState {
         let mw = self.0.as_ptr();
         // SAFETY: The window is valid; these fields change only under its lock, which is held.
         unsafe {
-            Bond {
+            MwState {
                 state: (*mw).state,
                 rkey: (*mw).rkey,
                 access: (*mw).access,
@@ -131,13 +142,25 @@ impl<'a> Locked<'a> {
         unsafe { (*self.0.as_ptr()).ibmw.pd }
     }
 
+    /// Whether peers may use it through `qp`, under the key `rkey`.
+    ///
+    /// # Safety
+    ///
+    /// `qp` is valid.
+    pub(crate) unsafe fn usable_by(&self, qp: *mut rxe::rxe_qp, rkey: u32) -> bool {
+        let state = self.state();
+        // SAFETY: By the contract; its domain does not change.
+        let domain = unsafe { (*qp).ibqp.pd };
+        self.domain() == domain && state.rkey == rkey && (self.type_1() || state.qp == qp)
+    }
+
     /// Whether a queue pair of `domain` may bind it, apart from checks of the region (volume 1, C10-72,
     /// o10-36.2.2, o10-37.2.30 and o10-37.2.40).
     fn may_be_bound(&self, domain: *mut rxe::ib_pd, binding: &Binding) -> bool {
         let ready = if self.type_1() {
             binding.access as c_int & ZERO_BASED == 0
         } else {
-            self.bond().state == FREE && binding.length != 0
+            self.state().state == FREE && binding.length != 0
         };
         ready && self.domain() == domain
     }
@@ -169,9 +192,9 @@ impl<'a> Locked<'a> {
             false => qp.into_raw(),
         };
         // INVARIANT: The references are the window's from here on.
-        self.replace(Bond {
+        self.replace(MwState {
             state: VALID,
-            rkey: self.bond().rkey & !OWNERS_BITS | binding.rkey & OWNERS_BITS,
+            rkey: self.state().rkey & !OWNERS_BITS | binding.rkey & OWNERS_BITS,
             access: binding.access as c_int,
             bytes: Bytes {
                 addr: binding.addr,
@@ -185,9 +208,9 @@ impl<'a> Locked<'a> {
 
     /// Ends the binding, if there is one.
     fn unbind(&mut self) {
-        self.replace(Bond {
+        self.replace(MwState {
             state: if self.type_1() { VALID } else { FREE },
-            rkey: self.bond().rkey,
+            rkey: self.state().rkey,
             access: 0,
             bytes: Bytes { addr: 0, length: 0 },
             mr: null_mut(),
@@ -195,9 +218,9 @@ impl<'a> Locked<'a> {
         });
     }
 
-    /// Replaces the bond with `new`, and puts the old references.
-    fn replace(&mut self, new: Bond) {
-        let (mw, old) = (self.0.as_ptr(), self.bond());
+    /// Replaces the state with `new`, and puts the old references.
+    fn replace(&mut self, new: MwState) {
+        let (mw, old) = (self.0.as_ptr(), self.state());
         // SAFETY: The window is valid and locked; these fields are not read without the lock.
         unsafe {
             (*mw).state = new.state;
@@ -255,7 +278,7 @@ fn permits(region: &Ref<rxe::rxe_mr>, domain: *mut rxe::ib_pd, binding: &Binding
 ///
 /// `EINVAL` if windows are blocked ([`NoWindows`]).
 fn count_in(region: &Ref<rxe::rxe_mr>) -> Result {
-    // Sequentially consistent: whoever destroys the region reads the count afterwards.
+    // Sequentially consistent: the destruction of the region reads the count afterwards.
     count_of(region)
         .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |windows| {
             (windows >= 0).then_some(windows + 1)
@@ -318,7 +341,7 @@ impl NoWindows<'_> {
 
 impl Drop for NoWindows<'_> {
     fn drop(&mut self) {
-        // Release: whoever counts a window from here on sees the change.
+        // Release: a window that is counted from here on sees the change.
         self.0.store(0, Ordering::Release);
     }
 }
@@ -338,7 +361,7 @@ unsafe fn device_of(qp: *mut rxe::rxe_qp) -> *mut rxe::rxe_dev {
 /// # Safety
 ///
 /// `qp` is valid.
-unsafe fn find(qp: *mut rxe::rxe_qp, rkey: u32) -> Option<Ref<rxe::rxe_mw>> {
+pub(crate) unsafe fn find(qp: *mut rxe::rxe_qp, rkey: u32) -> Option<Ref<rxe::rxe_mw>> {
     // SAFETY: By the contract; it is the pool of windows, which lives as long as the device.
     unsafe { Ref::find(&raw mut (*device_of(qp)).mw_pool, rkey >> 8) }
 }
@@ -401,8 +424,8 @@ unsafe extern "C" fn rxe_dealloc_mw(ibmw: *mut rxe::ib_mw) -> c_int {
 unsafe extern "C" fn rxe_mw_cleanup(elem: *mut rxe::rxe_pool_elem) {
     // SAFETY: Windows contain their elements.
     let mw = unsafe { kernel::container_of!(elem, rxe::rxe_mw, elem) };
-    // SAFETY: It was removed from its pool, and whoever found it there before has put it: it may be accessed without
-    // its lock, and the references in it are its own.
+    // SAFETY: It was removed from its pool, and all references that were taken there have been put: it may be accessed
+    // without its lock, and the references in it are its own.
     unsafe {
         if let Some(region) = Ref::from_raw((*mw).mr) {
             count_of(&region).fetch_sub(1, Ordering::Relaxed);
@@ -423,8 +446,8 @@ unsafe extern "C" fn rxe_mw_cleanup(elem: *mut rxe::rxe_pool_elem) {
 /// Called by rxe's requester with its queue pair and a request of it.
 #[no_mangle]
 unsafe extern "C" fn rxe_bind_mw(qp: *mut rxe::rxe_qp, wqe: *mut rxe::rxe_send_wqe) -> c_int {
-    // SAFETY: The request is valid. The application can write to it at any time, so it is read once.
-    let binding = unsafe { (&raw const (*wqe).wr.wr.mw).read_volatile() };
+    // SAFETY: The request is valid, and in memory of the kernel's.
+    let binding = unsafe { (*wqe).wr.wr.mw };
     // SAFETY: By the contract.
     errno(unsafe { bind(qp, &binding) })
 }
@@ -450,7 +473,7 @@ unsafe fn bind(qp: *mut rxe::rxe_qp, binding: &Binding) -> Result {
     // SAFETY: `qp` is valid, and its domain does not change.
     let (owner, domain) = unsafe { (Ref::get(qp).ok_or(EINVAL)?, (*qp).ibqp.pd) };
     let mut locked = Locked::new(&window);
-    let allowed = locked.bond().rkey == binding.mw_rkey
+    let allowed = locked.state().rkey == binding.mw_rkey
         && locked.may_be_bound(domain, binding)
         && region
             .as_ref()
@@ -499,81 +522,14 @@ unsafe fn invalidate(qp: *mut rxe::rxe_qp, rkey: u32) -> Result {
     // SAFETY: `qp` is valid.
     let window = unsafe { find(qp, rkey) }.ok_or(EINVAL)?;
     let mut locked = Locked::new(&window);
-    let bond = locked.bond();
+    let state = locked.state();
     // SAFETY: `qp` is valid, and its domain does not change.
     let own = locked.domain() == unsafe { (*qp).ibqp.pd };
-    if !own || bond.rkey != rkey || locked.type_1() || bond.tied() && bond.qp != qp {
+    if !own || state.rkey != rkey || locked.type_1() || state.is_bound() && state.qp != qp {
         return Err(EINVAL);
     }
     locked.unbind();
     Ok(())
-}
-
-/// A view of the window, if it is bound to something and that is `permitted`.
-pub(crate) fn view(
-    window: &Ref<rxe::rxe_mw>,
-    permitted: impl FnOnce(&Locked<'_>) -> bool,
-) -> Option<View> {
-    let mut view = View::new().ok()?;
-    let locked = Locked::new(window);
-    let bond = locked.bond();
-    if !bond.tied() || !permitted(&locked) {
-        return None;
-    }
-    // SAFETY: The window has a reference.
-    let region = unsafe { Ref::get(bond.mr) }?;
-    // Always zero-based: then the responder sets its offset anew at each lookup, and keeps nothing of an earlier
-    // binding when the window is bound again in the middle of a message.
-    let offset = match bond.access & ZERO_BASED {
-        0 => 0,
-        _ => bond.bytes.addr,
-    };
-    view.show(bond.rkey, offset, bond.access | ZERO_BASED, region);
-    Some(view)
-}
-
-/// A view of the window, if `qp` may use it for its responder's current request with all rights in `access`;
-/// otherwise null.
-///
-/// # Safety
-///
-/// Called by rxe's responder with its queue pair, after it has read the address and length of the request.
-#[no_mangle]
-unsafe extern "C" fn rxe_lookup_mw(
-    qp: *mut rxe::rxe_qp,
-    access: c_int,
-    rkey: u32,
-) -> *mut rxe::rxe_mw {
-    // SAFETY: `qp` is valid.
-    let Some(window) = (unsafe { find(qp, rkey) }) else {
-        return null_mut();
-    };
-    // SAFETY: `qp` is valid, and its responder, whose request this is, runs here.
-    let (domain, part, everything) = unsafe {
-        let part = Bytes {
-            addr: (*qp).resp.va,
-            length: u64::from((*qp).resp.resid),
-        };
-        // A flush of the window's whole region has neither address nor length.
-        let everything = access & FLUSH != 0 && rxe::rxe_shim_flushes_region(qp);
-        ((*qp).ibqp.pd, part, everything)
-    };
-    let permitted = |locked: &Locked<'_>| {
-        let bond = locked.bond();
-        let all = Bytes {
-            addr: match bond.access & ZERO_BASED {
-                0 => bond.bytes.addr,
-                _ => 0,
-            },
-            length: bond.bytes.length,
-        };
-        locked.domain() == domain
-            && bond.rkey == rkey
-            && (locked.type_1() || bond.qp == qp)
-            && bond.access & access == access
-            && (everything || all.contain(part))
-    };
-    view(&window, permitted).map_or(null_mut(), View::into_raw)
 }
 
 /// Unbinds all windows from the region or the queue pair with `elem`, which is being destroyed: it was removed from
@@ -601,7 +557,7 @@ unsafe extern "C" fn mlx_odp_rxe_unbind_windows(elem: *mut rxe::rxe_pool_elem) {
     let mut next = || unsafe { Ref::from_raw(rxe::rxe_shim_next_window(device, &raw mut index)) };
     while let Some(window) = next() {
         let mut locked = Locked::new(&window);
-        let Bond { mr, qp, .. } = locked.bond();
+        let MwState { mr, qp, .. } = locked.state();
         // SAFETY: Valid while the window has its references.
         let hit = unsafe {
             !mr.is_null() && rxe::rxe_mr::elem(mr) == elem

@@ -4,17 +4,13 @@
 //!
 //! rxe's responder reads a window without its lock, field by field: the region, to which it then takes a reference,
 //! the rights, the first address. The window could be invalidated, and its region freed, in between. So a lookup
-//! makes a [`View`] under the lock, and compiler flags redirect the two calls by which `rxe_resp.c` gets and puts a
-//! window to this file.
+//! ([`crate::window_lookup`]) makes a [`View`] under the lock, and the responder puts that in place of the window.
 
-use core::ptr::{null_mut, NonNull};
-
-use kernel::ffi::{c_int, c_void};
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 
 use crate::pool::Ref;
 use crate::rxe;
-use crate::window;
 
 /// A snapshot of a window.
 ///
@@ -45,7 +41,7 @@ impl View {
         mw.mr = region.into_raw();
     }
 
-    /// Gives it to the responder, which returns it through `mlx_odp_rxe_put`.
+    /// Gives it to the responder, which returns it through `mlx_odp_rxe_put_view`.
     pub(crate) fn into_raw(self) -> *mut rxe::rxe_mw {
         let mut this = core::mem::ManuallyDrop::new(self);
         &raw mut *this.0
@@ -69,41 +65,14 @@ impl Drop for View {
     }
 }
 
-/// Replaces `rxe_pool_get_index` in `rxe_resp.c`, which looks up the window or the region of a READ whose response
-/// takes several packets.
+/// Called in place of `__rxe_put` by the responder, for an object without a pool (`redirect_resp.h`): only a view has
+/// none.
 ///
 /// # Safety
 ///
-/// `pool` is valid.
+/// `elem` is that of a view, which is not used afterwards.
 #[no_mangle]
-unsafe extern "C" fn mlx_odp_rxe_find(pool: *mut rxe::rxe_pool, index: u32) -> *mut c_void {
-    // SAFETY: By the contract; a pool's type never changes.
-    if unsafe { (*pool).type_ } != rxe::rxe_elem_type_RXE_TYPE_MW {
-        // SAFETY: The arguments are passed on.
-        return unsafe { rxe::rxe_pool_get_index(pool, index) };
-    }
-    // SAFETY: It is a pool of windows.
-    let window = unsafe { Ref::find(pool, index) };
-    window
-        .and_then(|window| window::view(&window, |_| true))
-        .map_or(null_mut(), |view| view.into_raw().cast())
-}
-
-/// Replaces `__rxe_put` in `rxe_resp.c`: puts a view, or any other object.
-///
-/// # Safety
-///
-/// `elem` is that of a view, or of an object to which the caller has a reference.
-#[no_mangle]
-unsafe extern "C" fn mlx_odp_rxe_put(elem: *mut rxe::rxe_pool_elem) -> c_int {
-    // SAFETY: By the contract; an element's pool never changes.
-    match NonNull::new(unsafe { (*elem).pool }) {
-        // SAFETY: The argument is passed on.
-        Some(_) => unsafe { rxe::__rxe_put(elem) },
-        None => {
-            // SAFETY: Only a view has no pool. It contains its element and comes from `into_raw`.
-            drop(unsafe { View::from_raw(kernel::container_of!(elem, rxe::rxe_mw, elem)) });
-            1
-        }
-    }
+unsafe extern "C" fn mlx_odp_rxe_put_view(elem: *mut rxe::rxe_pool_elem) {
+    // SAFETY: By the contract. A view contains its element and comes from `into_raw`.
+    drop(unsafe { View::from_raw(kernel::container_of!(elem, rxe::rxe_mw, elem)) });
 }

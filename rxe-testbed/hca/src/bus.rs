@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::memory::{GuestMemory, Refused};
-use crate::trace::{Rule, Trace};
+use crate::trace::{Rule, Trace, Violation};
 
 /// The device's way to the guest, and to whoever watches.
 pub(crate) struct Bus {
@@ -63,6 +63,11 @@ impl Bus {
     /// Says that something is wrong.
     pub(crate) fn violation(&self, rule: Rule, what: String) {
         self.trace.violation(self.now(), rule, what);
+    }
+
+    /// What was wrong so far.
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.trace.violations()
     }
 
     fn watched<T>(&self, who: &str, result: Result<T, Refused>) -> Result<T, Refused> {

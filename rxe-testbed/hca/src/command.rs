@@ -4,8 +4,9 @@
 mod hca;
 mod objects;
 mod queue;
+mod registers;
 
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
 
 pub(crate) use hca::{words, Pages};
 
@@ -26,6 +27,8 @@ pub(crate) enum Status {
     NoResources = 0xf,
     /// Not in this state of the queue pair.
     BadQpState = 0x10,
+    /// More completions wait than there is room for.
+    BadSize = 0x40,
     /// The input is too short.
     BadInputLength = 0x50,
     /// There is no room for the output.
@@ -41,7 +44,7 @@ pub(crate) struct Command {
     pub(crate) opcode: u16,
     pub(crate) name: &'static str,
     /// From when on it is taken.
-    pub(crate) from: Life,
+    pub(crate) from: HcaState,
     /// Bytes of input and output that there are at least.
     pub(crate) input: usize,
     pub(crate) output: usize,
@@ -52,7 +55,7 @@ impl Command {
     pub(crate) const fn new(
         opcode: u16,
         name: &'static str,
-        from: Life,
+        from: HcaState,
         input: usize,
         output: usize,
         run: Run,
@@ -78,12 +81,17 @@ const SHORTEST: usize = 8;
 const COMMANDS: &[&[Command]] = &[
     hca::COMMANDS,
     objects::COMMANDS,
+    registers::COMMANDS,
     crate::port::COMMANDS,
     crate::eq::COMMANDS,
+    crate::counters::COMMANDS,
     crate::mkey::COMMANDS,
+    crate::faults::COMMANDS,
     crate::cq::COMMANDS,
     crate::srq::COMMANDS,
     crate::qp::COMMANDS,
+    crate::dynamic::COMMANDS,
+    crate::users::COMMANDS,
 ];
 
 /// The command with that opcode.

@@ -23,6 +23,7 @@ pub(crate) enum Syndrome {
     Flushed = 0x05,
     KeyUpdate = 0x06,
     BadResponse = 0x10,
+    LocalAccess = 0x11,
     RemoteInvalid = 0x12,
     RemoteAccess = 0x13,
     RemoteOperation = 0x14,
@@ -37,6 +38,7 @@ pub(crate) enum Outcome {
     Written,
     Received,
     ReceivedImmediate,
+    ReceivedInvalidate,
     RequestFailed(Syndrome),
     ReceiveFailed(Syndrome),
 }
@@ -48,6 +50,7 @@ impl Outcome {
             Self::Written => 1,
             Self::Received => 2,
             Self::ReceivedImmediate => 3,
+            Self::ReceivedInvalidate => 4,
             Self::RequestFailed(_) => 13,
             Self::ReceiveFailed(_) => 14,
         }
@@ -68,6 +71,9 @@ pub(crate) struct Completion {
     /// Where a message came from.
     pub(crate) port: u16,
     pub(crate) from: u32,
+    pub(crate) level: u8,
+    /// It had a global routing header.
+    pub(crate) global: bool,
 }
 
 impl Completion {
@@ -81,7 +87,8 @@ impl Completion {
         match self.outcome {
             Outcome::RequestFailed(_) | Outcome::ReceiveFailed(_) => {}
             _ => {
-                word(FROM, self.from);
+                let header = u32::from(self.global) << 28;
+                word(FROM, header | (u32::from(self.level) << 24) | self.from);
                 word(IMMEDIATE, u32::from_be_bytes(self.immediate));
                 word(BYTES, self.bytes);
                 bytes[PORT..PORT + 2].copy_from_slice(&self.port.to_be_bytes());

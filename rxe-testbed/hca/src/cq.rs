@@ -4,8 +4,9 @@
 
 use serde_json::json;
 
+use crate::bus::Bus;
 use crate::command::{words, Command, Status, SHORT};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
 use crate::eq::Event;
 use crate::layout::{
     cqc, create_cq_in, create_cq_out, destroy_cq_in, modify_cq_in, query_cq_in, query_cq_out,
@@ -18,7 +19,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x400,
         "CREATE_CQ",
-        Life::Initialised,
+        HcaState::Initialised,
         create_cq_in::BYTES,
         SHORT,
         create,
@@ -26,7 +27,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x401,
         "DESTROY_CQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         destroy,
@@ -34,7 +35,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x402,
         "QUERY_CQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_cq_out::BYTES,
         query,
@@ -42,7 +43,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x403,
         "MODIFY_CQ",
-        Life::Initialised,
+        HcaState::Initialised,
         modify_cq_in::BYTES,
         SHORT,
         modify,
@@ -66,6 +67,14 @@ const OVERRUN: u64 = 0x9;
 
 /// What MODIFY_CQ changes: when it may wait with an event, and for how many completions.
 const MODERATION: u64 = 3;
+
+/// What it does: that, or it moves the queue to another buffer, whose size and pages are said.
+const MODIFY: u64 = 0;
+const RESIZE: u64 = 1;
+const GEOMETRY: u64 = 7;
+
+/// The last completion in the old buffer.
+const RESIZED: u8 = 5;
 
 /// In an event of an overrun.
 const SYNDROME_OVERRUN: u8 = 1;
@@ -99,6 +108,22 @@ impl CompletionQueue {
         self.event_queue
     }
 
+    /// Puts a completion into the next entry. The last byte's lowest bit is the queue's.
+    fn put(&mut self, completion: &[u8; COMPLETION], bus: &Bus) {
+        let mut entry = vec![0; self.entry];
+        let last = self.entry - 1;
+        entry[self.entry - COMPLETION..].copy_from_slice(completion);
+        let owner = ((self.produced >> self.log_size) & 1) as u8;
+        entry[last] = entry[last] & !1 | owner;
+        let index = u64::from(self.produced % (1 << self.log_size));
+        let address = self.ring.address(index * self.entry as u64);
+        self.produced = (self.produced + 1) % INDICES;
+        if let Some(address) = address {
+            // A refusal has been reported.
+            let _ = bus.publish("completion queue", address, &entry);
+        }
+    }
+
     /// Whether there is a completion after `consumed` that the driver waits for.
     fn has(&self, arm: Arm, consumed: u32) -> bool {
         let pending = |index: u32| {
@@ -113,10 +138,10 @@ impl CompletionQueue {
     }
 }
 
-fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
-    let log_size = cqc::LOG_CQ_SIZE.get32(&context);
-    let entry = match cqc::CQE_SZ.get32(&context) {
+/// Where the entries of a queue are: the ring, its size as a power of two, and an entry's size.
+fn geometry(context: &[u8], pages: &[u8]) -> Result<(Buffer, u32, usize), Status> {
+    let log_size = cqc::LOG_CQ_SIZE.get32(context);
+    let entry = match cqc::CQE_SZ.get32(context) {
         0 => COMPLETION,
         1 => 2 * COMPLETION,
         _ => return Err(Status::BadParameter),
@@ -124,15 +149,21 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
     if log_size > LOG_MAX_CQ_SIZE {
         return Err(Status::BadParameter);
     }
+    let ring = Buffer::new(
+        &words(pages),
+        cqc::LOG_PAGE_SIZE.get32(context),
+        cqc::PAGE_OFFSET.get32(context),
+        (entry as u64) << log_size,
+    )?;
+    Ok((ring, log_size, entry))
+}
+
+fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
+    let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
+    let (ring, log_size, entry) = geometry(&context, &input[create_cq_in::BYTES..])?;
     let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
     device.event_queues.get(event_queue)?;
     device.doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
-    let ring = Buffer::new(
-        &words(&input[create_cq_in::BYTES..]),
-        cqc::LOG_PAGE_SIZE.get32(&context),
-        cqc::PAGE_OFFSET.get32(&context),
-        (entry as u64) << log_size,
-    )?;
     let record = cqc::DBR_ADDR.get(&context);
     let queue = CompletionQueue {
         ring,
@@ -186,13 +217,15 @@ fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Sta
     Ok(())
 }
 
-/// Moderation is kept for queries: an event is always sent at once. Resizing is not announced.
+/// Moderation is kept for queries: an event is always sent at once.
 fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
     let number = modify_cq_in::CQN.get32(input);
     let queue = device.completion_queues.get_mut(number)?;
     let fields = modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.get(input);
-    if modify_cq_in::OP_MOD.get(input) != 0 || fields & !MODERATION != 0 {
-        return Err(Status::BadParameter);
+    match modify_cq_in::OP_MOD.get(input) {
+        MODIFY if fields & !MODERATION == 0 => {}
+        RESIZE if fields == GEOMETRY => return device.resize(number, input),
+        _ => return Err(Status::BadParameter),
     }
     let wanted = modify_cq_in::CQ_CONTEXT.of(input);
     for (bit, field) in [(1, cqc::CQ_PERIOD), (2, cqc::CQ_MAX_COUNT)] {
@@ -204,6 +237,34 @@ fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status>
 }
 
 impl Device {
+    /// Moves a queue to another buffer. A last completion in the old one says where it ends; the driver takes what lies
+    /// before it along, each to the place after its own.
+    fn resize(&mut self, number: u32, input: &[u8]) -> Result<(), Status> {
+        let wanted = modify_cq_in::CQ_CONTEXT.of(input);
+        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..])?;
+        let queue = self.completion_queues.get_mut(number)?;
+        let consumed = self.bus.read_be32("completion queue", queue.record);
+        let consumed = consumed.map_err(|_| Status::BadParameter)?;
+        let waiting = queue.produced.wrapping_sub(consumed) % INDICES;
+        if queue.overrun || waiting >= 1 << queue.log_size || waiting >= 1 << log_size {
+            return Err(Status::BadSize);
+        }
+        let mut last = [0; COMPLETION];
+        last[COMPLETION - 1] = RESIZED << 4;
+        queue.put(&last, &self.bus);
+        queue.solicited = queue.solicited.map(|index| (index + 1) % INDICES);
+        (queue.ring, queue.log_size, queue.entry) = (ring, log_size, entry);
+        for field in [
+            cqc::LOG_CQ_SIZE,
+            cqc::CQE_SZ,
+            cqc::LOG_PAGE_SIZE,
+            cqc::PAGE_OFFSET,
+        ] {
+            field.set(&mut queue.context, field.get(wanted));
+        }
+        Ok(())
+    }
+
     /// The driver's doorbell of a completion queue: it wants an event for what comes after what it has taken.
     pub(crate) fn completion_doorbell(&mut self, word: u32, number: u32) {
         let number = number % INDICES;
@@ -223,7 +284,7 @@ impl Device {
         }
     }
 
-    /// Puts a completion into a queue. The last byte's lowest bit is the queue's.
+    /// Puts a completion into a queue.
     pub(crate) fn complete(&mut self, number: u32, completion: &[u8; COMPLETION], solicited: bool) {
         let Ok(queue) = self.completion_queues.get_mut(number) else {
             return;
@@ -242,14 +303,7 @@ impl Device {
             self.bus.violation(Rule::Overrun, text);
             return self.overrun_event(number);
         }
-        let mut entry = vec![0; queue.entry];
-        let last = queue.entry - 1;
-        entry[queue.entry - COMPLETION..].copy_from_slice(completion);
-        let owner = ((queue.produced >> queue.log_size) & 1) as u8;
-        entry[last] = entry[last] & !1 | owner;
-        let index = u64::from(queue.produced % size);
-        let address = queue.ring.address(index * queue.entry as u64);
-        queue.produced = (queue.produced + 1) % INDICES;
+        queue.put(completion, &self.bus);
         if solicited {
             queue.solicited = Some(queue.produced);
         }
@@ -260,10 +314,6 @@ impl Device {
         };
         if fires {
             queue.arm = Arm::Not;
-        }
-        if let Some(address) = address {
-            // A refusal has been reported.
-            let _ = self.bus.publish("completion queue", address, &entry);
         }
         let opcode = completion[COMPLETION - 1] >> 4;
         self.bus

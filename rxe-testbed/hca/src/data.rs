@@ -4,7 +4,7 @@
 use crate::bus::Bus;
 use crate::mkey::MemoryKey;
 use crate::table::Table;
-use crate::translate::{walk, KeyError, Place, Span, Use};
+use crate::translate::{missing, walk, KeyError, Missing, Place, Span, Use};
 use crate::wqe::Segment;
 
 /// Who these accesses to memory are by.
@@ -19,6 +19,13 @@ pub(crate) enum DataError {
     Memory,
     /// There is not as much room.
     Short,
+}
+
+impl DataError {
+    /// Whether the driver can be asked for what is not there.
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self, Self::Key(KeyError::Fault(_)))
+    }
 }
 
 /// The device's memory through its keys.
@@ -54,7 +61,7 @@ impl Access<'_> {
         }
     }
 
-    /// Writes bytes to the place `skip` bytes behind the beginning of `spans`.
+    /// Writes bytes to the place `skip` bytes after the beginning of `spans`.
     pub(crate) fn scatter(&self, spans: &[Span], skip: u64, bytes: &[u8]) -> Result<(), DataError> {
         let mut rest = bytes;
         for (span, from, count) in overlap(spans, |span| span.length, skip, bytes.len() as u64) {
@@ -66,6 +73,17 @@ impl Access<'_> {
             true => Ok(()),
             false => Err(DataError::Short),
         }
+    }
+
+    /// What is not there yet of the `length` bytes of a request's data from `skip` on.
+    pub(crate) fn lacks(&self, data: &[Segment], skip: u64, length: u64) -> Vec<Missing> {
+        let mut lacks = Vec::new();
+        for (segment, from, count) in overlap(data, Segment::length, skip, length) {
+            if let Segment::Memory(span) = segment {
+                lacks.extend(missing(self.keys, self.user, part(span, from, count)));
+            }
+        }
+        lacks
     }
 
     /// Reads all of a span.

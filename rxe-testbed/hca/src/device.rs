@@ -13,16 +13,19 @@ use serde_json::json;
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::command::Pages;
+use crate::counters::Counters;
 use crate::cq::CompletionQueue;
+use crate::dynamic::RESPONDERS;
 use crate::eq::EventQueue;
 use crate::fabric::{Fabric, Loopback};
+use crate::faults::Faults;
 use crate::memory::GuestMemory;
 use crate::mkey::MemoryKey;
 use crate::pci::BAR0;
 use crate::port::{Port, LID};
 use crate::profile::{
     Capabilities, Profile, EVENT_QUEUES, LOG_MAX_CQ, LOG_MAX_DOMAIN, LOG_MAX_MKEY, LOG_MAX_PD,
-    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_XRCD, NULL_MKEY,
+    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS, NULL_MKEY,
 };
 use crate::qp::QueuePair;
 use crate::segment::{self, Segment, Written};
@@ -42,7 +45,7 @@ const WORK: u64 = 0x800;
 
 /// How far a driver has brought the device up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Life {
+pub(crate) enum HcaState {
     /// Not at all.
     Off,
     /// It takes pages, and says what it can do.
@@ -121,7 +124,7 @@ impl Registers {
 pub struct Device {
     pub(crate) bus: Bus,
     segment: Arc<Mutex<Segment>>,
-    pub(crate) life: Life,
+    pub(crate) state: HcaState,
     pub(crate) pages: Pages,
     profile: Profile,
     pub(crate) capabilities: Capabilities,
@@ -132,12 +135,17 @@ pub struct Device {
     pub(crate) domains: Table<()>,
     pub(crate) xrc_domains: Table<()>,
     pub(crate) transport_domains: Table<()>,
+    pub(crate) users: Table<()>,
     pub(crate) event_queues: Table<EventQueue>,
     pub(crate) completion_queues: Table<CompletionQueue>,
+    pub(crate) counters: Table<Counters>,
     pub(crate) mkeys: Table<MemoryKey>,
     pub(crate) shared_queues: Table<SharedQueue>,
     pub(crate) queue_pairs: Table<QueuePair>,
     pub(crate) fabric: Box<dyn Fabric>,
+    pub(crate) faults: Faults,
+    /// How many connections initiators have begun.
+    pub(crate) connections: u64,
     /// Queue pairs that may have something to do, and the one whose turn it is.
     pub(crate) active: BTreeSet<u32>,
     pub(crate) turn: u32,
@@ -163,22 +171,26 @@ impl Device {
         let mut device = Self {
             bus: Bus::new(memory, clock, trace),
             segment,
-            life: Life::Off,
+            state: HcaState::Off,
             pages: Pages::default(),
             profile: options.profile,
             capabilities: Capabilities::new(options.profile),
             revision: 0,
-            port: Port { guid: options.guid },
+            port: Port::new(options.guid),
             doorbell_pages: Table::new(0, 0),
             domains: Table::new(0, 0),
             xrc_domains: Table::new(0, 0),
             transport_domains: Table::new(0, 0),
+            users: Table::new(0, 0),
             event_queues: Table::new(0, 0),
             completion_queues: Table::new(0, 0),
+            counters: Table::new(0, 0),
             mkeys: Table::new(0, 0),
             shared_queues: Table::new(0, 0),
             queue_pairs: Table::new(0, 0),
             fabric: Box::new(Loopback::default()),
+            faults: Faults::default(),
+            connections: 0,
             active: BTreeSet::new(),
             turn: 0,
             halves: HashMap::new(),
@@ -210,7 +222,8 @@ impl Device {
     pub fn tick(&mut self) -> Option<Vec<u16>> {
         let waiting = self.pass_time();
         let watching = self.flush_all();
-        (waiting || watching).then(|| std::mem::take(&mut self.interrupts))
+        let faults = self.late_faults();
+        (waiting || watching || faults).then(|| std::mem::take(&mut self.interrupts))
     }
 
     /// How many objects there are that a driver has to destroy.
@@ -220,14 +233,22 @@ impl Device {
             &self.domains,
             &self.xrc_domains,
             &self.transport_domains,
+            &self.users,
         ];
         let numbers: usize = numbers.iter().map(|table| table.len()).sum();
         numbers
             + self.event_queues.len()
             + self.completion_queues.len()
+            + self.counters.len()
             + self.mkeys.len()
             + self.shared_queues.len()
-            + self.queue_pairs.len()
+            + self.driver_pairs()
+    }
+
+    /// How many queue pairs and targets a driver has made.
+    fn driver_pairs(&self) -> usize {
+        let own = self.queue_pairs.iter();
+        own.filter(|(number, _)| *number < RESPONDERS).count()
     }
 
     /// Where the command queue is, if commands are taken.
@@ -242,13 +263,16 @@ impl Device {
         self.domains = Table::new(1, 1 << LOG_MAX_PD);
         self.xrc_domains = Table::new(1, 1 << LOG_MAX_XRCD);
         self.transport_domains = Table::new(1, 1 << LOG_MAX_DOMAIN);
+        self.users = Table::new(1, 1 << LOG_MAX_USERS);
         self.event_queues = Table::new(1, EVENT_QUEUES);
         self.completion_queues = Table::new(1, 1 << LOG_MAX_CQ);
+        self.counters = Table::new(1, MAX_COUNTERS);
         self.mkeys = Table::new((NULL_MKEY >> 8) + 1, 1 << LOG_MAX_MKEY);
         self.shared_queues = Table::new(1, 1 << LOG_MAX_SRQ);
         // 0 and 1 are those of management.
         self.queue_pairs = Table::new(2, 1 << LOG_MAX_QP);
         while self.fabric.receive(LID).is_some() {}
+        self.faults.clear();
         self.active.clear();
         self.halves.clear();
     }
@@ -256,10 +280,11 @@ impl Device {
     /// As after a reset.
     pub(crate) fn forget_everything(&mut self) {
         self.destroy_objects();
-        self.life = Life::Off;
+        self.state = HcaState::Off;
         self.pages = Pages::default();
         self.capabilities = Capabilities::new(self.profile);
         self.revision = 0;
+        self.port = Port::new(self.port.guid);
         self.interrupts.clear();
     }
 

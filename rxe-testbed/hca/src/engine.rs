@@ -15,12 +15,12 @@ impl Device {
     pub(crate) fn work_doorbell(&mut self, number: u32) {
         self.bus.event("doorbell", || json!({"qp": number}));
         match self.queue_pairs.get(number) {
-            Ok(_) => {
+            Ok(pair) if pair.is_of_driver() => {
                 self.flush(number);
                 self.active.insert(number);
                 self.run();
             }
-            Err(_) => {
+            _ => {
                 let text = format!("a doorbell for queue pair {number:#x}, which is not there");
                 self.bus.violation(Rule::Interface, text);
             }
@@ -28,7 +28,7 @@ impl Device {
     }
 
     /// Goes on with everything until there is nothing to do but to wait.
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..BUDGET {
             if let Some(packet) = self.fabric.receive(LID) {
                 self.arrive(packet);

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::command::words;
 use crate::command::{Command, Status, SHORT};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
 use crate::layout::{
     cmd_inter_comp_event, create_eq_in, create_eq_out, destroy_eq_in, eqc, eqe, query_eq_in,
     query_eq_out,
@@ -19,7 +19,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x301,
         "CREATE_EQ",
-        Life::Initialised,
+        HcaState::Initialised,
         create_eq_in::BYTES,
         SHORT,
         create,
@@ -27,7 +27,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x302,
         "DESTROY_EQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         destroy,
@@ -35,7 +35,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x303,
         "QUERY_EQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_eq_out::BYTES,
         query,
@@ -64,8 +64,17 @@ pub(crate) enum Event {
     QueueError = 0x05,
     RequestError = 0x10,
     AccessError = 0x11,
+    /// A queue pair in the error state takes nothing more from its shared receive queue.
+    LastReceive = 0x13,
+    /// A shared receive queue has fewer entries than its limit.
+    SharedQueueLimit = 0x14,
+    /// A target has no connections any more, and gets none; somebody had another key than a target's.
+    TargetDrained = 0x1c,
+    KeyViolation = 0x1d,
     /// Commands are done.
     Command = 0x0a,
+    /// An access waits for memory.
+    PageFault = 0x0c,
 }
 
 /// An event queue.
@@ -195,8 +204,22 @@ impl Device {
         self.post_event(queue, Event::Command, &data);
     }
 
+    /// Tells of something that happened to a queue pair or a shared receive queue.
+    pub(crate) fn tell(&mut self, event: Event, number: u32) {
+        let mut data = [0; 28];
+        data[24..].copy_from_slice(&number.to_be_bytes());
+        if let Some(queue) = self.listener(event) {
+            self.post_event(queue, event, &data);
+        }
+    }
+
     /// Puts an entry into an event queue.
     pub(crate) fn post_event(&mut self, number: u32, event: Event, data: &[u8]) {
+        self.post_event_of(number, event, 0, data);
+    }
+
+    /// The same, for an event of which there are several kinds.
+    pub(crate) fn post_event_of(&mut self, number: u32, event: Event, kind: u8, data: &[u8]) {
         let Ok(queue) = self.event_queues.get_mut(number) else {
             return;
         };
@@ -208,6 +231,7 @@ impl Device {
         }
         let mut entry = [0; ENTRY];
         eqe::EVENT_TYPE.set(&mut entry, event as u64);
+        eqe::EVENT_SUB_TYPE.set(&mut entry, kind);
         let place = eqe::EVENT_DATA.of_mut(&mut entry);
         let length = data.len().min(place.len());
         place[..length].copy_from_slice(&data[..length]);

@@ -3,6 +3,10 @@
 
 use std::collections::VecDeque;
 
+use crate::dynamic::Connection;
+use crate::service::Service;
+use crate::wqe::Change;
+
 /// Numbers of packets count modulo this.
 pub(crate) const NUMBERS: u32 = 1 << 24;
 
@@ -60,27 +64,85 @@ pub(crate) enum Kind {
     /// The first one says where to.
     Write(Option<Remote>),
     Read(Remote),
+    Atomic(Remote, Change),
     ReadData,
+    /// What was there before.
+    AtomicData(u64),
     Acknowledge,
     /// There is no receive; how long to wait, by its number.
     NotReady(u32),
     Refuse(Refusal),
 }
 
+impl Kind {
+    /// It asks for something; the others answer.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Send | Self::Write(_) | Self::Read(_) | Self::Atomic(..)
+        )
+    }
+}
+
+/// A queue pair as others find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) port: u16,
+    pub(crate) pair: u32,
+}
+
 /// A packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
-    /// The port and the queue pair that it goes to, and those that it comes from.
-    pub(crate) port: u16,
-    pub(crate) pair: u32,
-    pub(crate) from_port: u16,
-    pub(crate) from: u32,
+    pub(crate) service: Service,
+    pub(crate) to: Place,
+    pub(crate) from: Place,
     pub(crate) number: u32,
     pub(crate) kind: Kind,
     pub(crate) part: Part,
     pub(crate) payload: Vec<u8>,
     pub(crate) immediate: Option<[u8; 4]>,
+    /// A key that is to be free.
+    pub(crate) invalidate: Option<u32>,
     pub(crate) solicited: bool,
+    /// The shared queue of an extended connection.
+    pub(crate) shared: Option<u32>,
+    pub(crate) datagram: Option<Datagram>,
+    /// That of an initiator.
+    pub(crate) connection: Option<Connection>,
+}
+
+/// What only datagrams have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    /// The key that the queue pair has to have.
+    pub(crate) key: u32,
+    pub(crate) level: u8,
+    pub(crate) route: Option<[u8; GLOBAL_HEADER]>,
+}
+
+/// Bytes of a global routing header.
+pub(crate) const GLOBAL_HEADER: usize = 40;
+
+impl Packet {
+    /// One that is complete, of no bytes.
+    pub(crate) fn new(service: Service, from: Place, to: Place, number: u32, kind: Kind) -> Self {
+        Self {
+            service,
+            to,
+            from,
+            number,
+            kind,
+            part: Part::Only,
+            payload: Vec::new(),
+            immediate: None,
+            invalidate: None,
+            solicited: false,
+            shared: None,
+            datagram: None,
+            connection: None,
+        }
+    }
 }
 
 /// What carries packets.
@@ -97,7 +159,7 @@ pub(crate) struct Loopback(VecDeque<Packet>);
 
 impl Fabric for Loopback {
     fn send(&mut self, packet: Packet) {
-        if packet.port == packet.from_port {
+        if packet.to.port == packet.from.port {
             self.0.push_back(packet);
         }
     }

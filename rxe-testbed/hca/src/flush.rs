@@ -23,13 +23,17 @@ impl Device {
         let all = pair.state() == State::Error;
         // What was begun comes first.
         let sends = pair.requester.abandon();
-        let receives = match all {
-            true => pair.responder.abandon().map(|counter| (0, counter)),
+        let receive = match all {
+            true => pair.responder.abandon(),
             false => None,
         };
         self.flush_queue(number, Queue::Send, sends);
+        if let Some(receive) = receive {
+            let outcome = Outcome::ReceiveFailed(Syndrome::Flushed);
+            self.complete_receive(number, &receive, outcome, false, |completion| completion);
+        }
         if all {
-            self.flush_queue(number, Queue::Receive, receives.into_iter().collect());
+            self.flush_queue(number, Queue::Receive, Vec::new());
         }
     }
 

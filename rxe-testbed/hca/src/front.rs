@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
 use crate::clock::{Clock, Real};
+use crate::control;
 use crate::device::{Device, Event, Options, Registers};
 use crate::memory::GuestMemory;
 use crate::pci::{self, Config};
@@ -38,6 +40,7 @@ pub struct Hca {
     server: Server,
     options: Options,
     trace: Trace,
+    control: Option<UnixListener>,
 }
 
 impl Hca {
@@ -48,7 +51,14 @@ impl Hca {
             server,
             options,
             trace,
+            control: None,
         }
+    }
+
+    /// One that also answers questions at `listener`: an object of JSON a line.
+    pub fn with_control(self, listener: UnixListener) -> Self {
+        let control = Some(listener);
+        Self { control, ..self }
     }
 
     /// Serves one QEMU until it goes.
@@ -66,12 +76,24 @@ impl Hca {
             vectors: vectors.clone(),
             events,
         };
+        let device = Mutex::new(device);
+        let over = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {
             let worker = std::thread::Builder::new().name("hca".into());
-            worker.spawn_scoped(scope, move || work(device, &queue, &vectors))?;
+            let worked = &device;
+            worker.spawn_scoped(scope, move || work(worked, &queue, &vectors))?;
+            if let Some(listener) = &self.control {
+                let control = std::thread::Builder::new().name("hca-control".into());
+                let answer = |question: &str| lock(&device).ask(question);
+                let over = &over;
+                let serve = move || control::serve(listener, over, answer);
+                // The worker ends with its sender, which goes with an error, too.
+                control.spawn_scoped(scope, serve)?;
+            }
             let result = self.server.run(&mut front);
             // Without a sender, the worker ends.
             drop(front);
+            over.store(true, Ordering::SeqCst);
             result.context("talking to QEMU")
         });
         self.trace.flush();
@@ -79,11 +101,12 @@ impl Hca {
     }
 }
 
-/// The device's thread.
-fn work(mut device: Device, queue: &Receiver<Event>, vectors: &Vectors) {
+/// The device's thread. It is locked as long as it works: who asks something waits for it.
+fn work(device: &Mutex<Device>, queue: &Receiver<Event>, vectors: &Vectors) {
     let raise = |all: Vec<u16>| all.into_iter().for_each(|vector| vectors.raise(vector));
     loop {
-        let event = match device.tick() {
+        let ticked = lock(device).tick();
+        let event = match ticked {
             Some(raised) => {
                 raise(raised);
                 queue.recv_timeout(TICK)
@@ -91,11 +114,18 @@ fn work(mut device: Device, queue: &Receiver<Event>, vectors: &Vectors) {
             None => queue.recv().map_err(RecvTimeoutError::from),
         };
         match event {
-            Ok(event) => raise(device.handle(event)),
+            Ok(event) => {
+                let raised = lock(device).handle(event);
+                raise(raised);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+fn lock(device: &Mutex<Device>) -> MutexGuard<'_, Device> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where interrupts go: a file for each vector that somebody listens to.
@@ -298,9 +328,10 @@ fn regions() -> Vec<ServerRegion> {
 mod tests {
     use super::*;
     use crate::PROFILES;
-    use std::io::{Read, Seek, SeekFrom};
+    use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
     use vfio_user::Client;
 
     /// A front whose device is only a queue of events.
@@ -385,7 +416,9 @@ mod tests {
             profile: PROFILES[0],
             guid: 1,
         };
+        let control = folder.path().join("control");
         let hca = Hca::new(UnixListener::bind(&socket)?, options, trace.clone());
+        let hca = hca.with_control(UnixListener::bind(&control)?);
         let server = std::thread::spawn(move || hca.serve());
         let mut client = Client::new(&socket)?;
         let mut vendor = [0; 2];
@@ -410,6 +443,11 @@ mod tests {
             memory.read_exact_at(&mut entry, 0x1000)?;
         }
         assert_eq!((entry[63], entry[32]), (0, 0));
+        let asking = UnixStream::connect(&control)?;
+        (&asking).write_all(b"{\"ask\": \"faults\"}\n")?;
+        let mut answer = String::new();
+        BufReader::new(&asking).read_line(&mut answer)?;
+        assert_eq!(answer, "{\"raised\":0,\"resumed\":0,\"waiting\":0}\n");
         client.dma_unmap(0x10000, 0x2000)?;
         client.shutdown()?;
         let served = server.join();

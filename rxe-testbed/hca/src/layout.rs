@@ -21,6 +21,14 @@ pub struct Field {
 }
 
 impl Field {
+    /// The same field of a structure that is the part `whole` of another: where it is in that.
+    pub(crate) const fn within(self, whole: Self) -> Self {
+        Self {
+            bit: whole.bit + self.bit,
+            ..self
+        }
+    }
+
     /// The field's value. What lies beyond the end of `bytes` reads as zero: a driver has not sent it.
     pub(crate) fn get(&self, bytes: &[u8]) -> u64 {
         self.bits().fold(0, |value, bit| {
@@ -195,9 +203,66 @@ layouts! {
     }
     access_register_out, 0x10 {
     }
+    pcap_reg, 0x14 {
+        LOCAL_PORT @ 0x0008, 0x8;
+        PORT_CAPABILITY_MASK @ 0x0020, 0x80;
+    }
     dtor_reg, 0x40 {
     }
     init_hca_in, 0x20 {
+    }
+    odp_cap, 0x100 {
+        TRANSPORT_PAGE_FAULT_SCHEME_CAP @ 0x0000, 0x200;
+        MEMORY_PAGE_FAULT_SCHEME_CAP @ 0x0200, 0x200;
+        MEM_PAGE_FAULT @ 0x0600, 0x1;
+    }
+    odp_scheme_cap, 0x40 {
+        PAGE_PREFETCH @ 0x0045, 0x1;
+        RC_ODP_CAPS @ 0x0080, 0x20;
+        UC_ODP_CAPS @ 0x00a0, 0x20;
+        UD_ODP_CAPS @ 0x00c0, 0x20;
+        XRC_ODP_CAPS @ 0x00e0, 0x20;
+        DC_ODP_CAPS @ 0x0100, 0x20;
+    }
+    odp_per_transport_service_cap, 0x4 {
+        SEND @ 0x0000, 0x1;
+        RECEIVE @ 0x0001, 0x1;
+        WRITE @ 0x0002, 0x1;
+        READ @ 0x0003, 0x1;
+        ATOMIC @ 0x0004, 0x1;
+        SRQ_RECEIVE @ 0x0005, 0x1;
+    }
+    page_fault_resume_in, 0x10 {
+        PAGE_FAULT_INFO @ 0x0040, 0x40;
+    }
+    trans_page_fault_info, 0x8 {
+        ERROR @ 0x0000, 0x1;
+        PAGE_FAULT_TYPE @ 0x0005, 0x3;
+        WQ_NUMBER @ 0x0008, 0x18;
+        FAULT_TOKEN @ 0x0028, 0x18;
+    }
+    mem_page_fault_info, 0x8 {
+        ERROR @ 0x0000, 0x1;
+        FAULT_TOKEN_47_32 @ 0x0010, 0x10;
+        FAULT_TOKEN_31_0 @ 0x0020, 0x20;
+    }
+    rdma_page_fault_event, 0x1c {
+        BYTES_COMMITTED @ 0x0000, 0x20;
+        R_KEY @ 0x0020, 0x20;
+        PACKET_LEN @ 0x0050, 0x10;
+        RDMA_OP_LEN @ 0x0060, 0x20;
+        RDMA_VA @ 0x0080, 0x40;
+        RDMA @ 0x00c5, 0x1;
+        WRITE @ 0x00c6, 0x1;
+        QP_NUMBER @ 0x00c8, 0x18;
+    }
+    wqe_associated_page_fault_event, 0x1c {
+        BYTES_COMMITTED @ 0x0000, 0x20;
+        WQE_INDEX @ 0x0030, 0x10;
+        LEN @ 0x0050, 0x10;
+        WRITE_READ @ 0x00c6, 0x1;
+        REQUESTOR @ 0x00c7, 0x1;
+        QPN @ 0x00c8, 0x18;
     }
     query_special_contexts_out, 0x20 {
         DUMP_FILL_MKEY @ 0x0040, 0x20;
@@ -274,7 +339,25 @@ layouts! {
     dealloc_q_counter_in, 0x10 {
         COUNTER_SET_ID @ 0x0058, 0x8;
     }
+    query_q_counter_in, 0x20 {
+        OTHER_VPORT @ 0x0040, 0x1;
+        CLEAR @ 0x00c0, 0x1;
+        AGGREGATE @ 0x00c1, 0x1;
+        COUNTER_SET_ID @ 0x00f8, 0x8;
+    }
+    query_q_counter_out, 0x100 {
+        RX_WRITE_REQUESTS @ 0x0080, 0x20;
+        RX_READ_REQUESTS @ 0x00c0, 0x20;
+        RX_ATOMIC_REQUESTS @ 0x0100, 0x20;
+        OUT_OF_BUFFER @ 0x0180, 0x20;
+        OUT_OF_SEQUENCE @ 0x01c0, 0x20;
+        DUPLICATE_REQUEST @ 0x0200, 0x20;
+        RNR_NAK_RETRY_ERR @ 0x0240, 0x20;
+        PACKET_SEQ_ERR @ 0x0280, 0x20;
+        LOCAL_ACK_TIMEOUT_ERR @ 0x0300, 0x20;
+    }
     create_mkey_in, 0x110 {
+        MKEY_UMEM_VALID @ 0x0061, 0x1;
         PG_ACCESS @ 0x0060, 0x1;
         MEMORY_KEY_MKEY_ENTRY @ 0x0080, 0x200;
         TRANSLATIONS_OCTWORD_ACTUAL_SIZE @ 0x0300, 0x20;
@@ -294,6 +377,7 @@ layouts! {
     mkc, 0x40 {
         FREE @ 0x0001, 0x1;
         ACCESS_MODE_4_2 @ 0x0003, 0x3;
+        SMALL_FENCE_ON_RDMA_READ_RESPONSE @ 0x000f, 0x1;
         UMR_EN @ 0x0010, 0x1;
         A @ 0x0011, 0x1;
         RW @ 0x0012, 0x1;
@@ -309,8 +393,10 @@ layouts! {
         LEN @ 0x00c0, 0x40;
         TRANSLATIONS_OCTWORD_SIZE @ 0x01a0, 0x20;
         LOG_PAGE_SIZE @ 0x01da, 0x6;
+        EN_RINVAL @ 0x0067, 0x1;
     }
     create_cq_in, 0x110 {
+        CQ_UMEM_VALID @ 0x02e0, 0x1;
         CQ_CONTEXT @ 0x0080, 0x200;
     }
     create_cq_out, 0x10 {
@@ -326,12 +412,14 @@ layouts! {
         CQ_CONTEXT @ 0x0080, 0x200;
     }
     modify_cq_in, 0x110 {
+        CQ_UMEM_VALID @ 0x02e0, 0x1;
         OP_MOD @ 0x0030, 0x10;
         CQN @ 0x0048, 0x18;
         MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT @ 0x0060, 0x20;
         CQ_CONTEXT @ 0x0080, 0x200;
     }
     cqc, 0x40 {
+        DBR_UMEM_VALID @ 0x0006, 0x1;
         STATUS @ 0x0000, 0x4;
         CQE_SZ @ 0x0008, 0x3;
         CC @ 0x000b, 0x1;
@@ -351,6 +439,7 @@ layouts! {
         DBR_ADDR @ 0x01c0, 0x40;
     }
     create_qp_in, 0x110 {
+        WQ_UMEM_VALID @ 0x0860, 0x1;
         INPUT_QPN @ 0x0048, 0x18;
         OPT_PARAM_MASK @ 0x0080, 0x20;
         QPC @ 0x00c0, 0x740;
@@ -374,6 +463,7 @@ layouts! {
         QPC @ 0x00c0, 0x740;
     }
     qpc, 0xe8 {
+        DBR_UMEM_VALID @ 0x0683, 0x1;
         STATE @ 0x0000, 0x4;
         ST @ 0x0008, 0x8;
         PM_STATE @ 0x0013, 0x2;
@@ -416,6 +506,53 @@ layouts! {
         SW_RQ_COUNTER @ 0x05e0, 0x20;
         PRIMARY_ADDRESS_PATH @ 0x00c0, 0x160;
     }
+    general_obj_in_cmd_hdr, 0x10 {
+        OPCODE @ 0x0000, 0x10;
+        UID @ 0x0010, 0x10;
+    }
+    create_uctx_out, 0x10 {
+        UID @ 0x0050, 0x10;
+    }
+    destroy_uctx_in, 0x10 {
+        UID @ 0x0050, 0x10;
+    }
+    dctc, 0x40 {
+        STATE @ 0x0004, 0x4;
+        USER_INDEX @ 0x0028, 0x18;
+        CQN @ 0x0048, 0x18;
+        COUNTER_SET_ID @ 0x0060, 0x8;
+        ATOMIC_MODE @ 0x0068, 0x4;
+        RRE @ 0x006c, 0x1;
+        RWE @ 0x006d, 0x1;
+        RAE @ 0x006e, 0x1;
+        MIN_RNR_NAK @ 0x0093, 0x5;
+        SRQN_XRQN @ 0x00a8, 0x18;
+        PD @ 0x00c8, 0x18;
+        DC_ACCESS_KEY @ 0x0100, 0x40;
+        MTU @ 0x0145, 0x3;
+        DC_ACCESS_KEY_VIOLATION_COUNT @ 0x0180, 0x20;
+    }
+    create_dct_in, 0x80 {
+        DCT_CONTEXT_ENTRY @ 0x0080, 0x200;
+    }
+    create_dct_out, 0x10 {
+        DCTN @ 0x0048, 0x18;
+    }
+    destroy_dct_in, 0x10 {
+        DCTN @ 0x0048, 0x18;
+    }
+    drain_dct_in, 0x10 {
+        DCTN @ 0x0048, 0x18;
+    }
+    query_dct_in, 0x10 {
+        DCTN @ 0x0048, 0x18;
+    }
+    query_dct_out, 0x80 {
+        DCT_CONTEXT_ENTRY @ 0x0080, 0x200;
+    }
+    arm_dct_in, 0x10 {
+        DCT_NUMBER @ 0x0048, 0x18;
+    }
     ads, 0x2c {
         PKEY_INDEX @ 0x0010, 0x10;
         GRH @ 0x0028, 0x1;
@@ -436,6 +573,7 @@ layouts! {
         RESPONSE_MAD_PACKET @ 0x0080, 0x800;
     }
     create_xrc_srq_in, 0x110 {
+        XRC_SRQ_UMEM_VALID @ 0x02e0, 0x1;
         XRC_SRQ_CONTEXT_ENTRY @ 0x0080, 0x200;
     }
     create_xrc_srq_out, 0x10 {
@@ -451,6 +589,7 @@ layouts! {
         XRC_SRQ_CONTEXT_ENTRY @ 0x0080, 0x200;
     }
     xrc_srqc, 0x40 {
+        DBR_UMEM_VALID @ 0x0047, 0x1;
         LOG_XRC_SRQ_SIZE @ 0x0004, 0x4;
         LOG_RQ_STRIDE @ 0x0025, 0x3;
         XRCD @ 0x0028, 0x18;
@@ -458,12 +597,26 @@ layouts! {
         CQN @ 0x0048, 0x18;
         LOG_PAGE_SIZE @ 0x0082, 0x6;
         PD @ 0x00c8, 0x18;
+        USER_INDEX @ 0x0088, 0x18;
+        LWM @ 0x00e0, 0x10;
+        DB_RECORD_ADDR_H @ 0x0140, 0x20;
+        DB_RECORD_ADDR_L @ 0x0160, 0x1e;
     }
     create_rmp_in, 0x110 {
         CTX @ 0x0100, 0x780;
     }
     create_rmp_out, 0x10 {
         RMPN @ 0x0048, 0x18;
+    }
+    arm_xrc_srq_in, 0x10 {
+        OP_MOD @ 0x0030, 0x10;
+        XRC_SRQN @ 0x0048, 0x18;
+        LWM @ 0x0070, 0x10;
+    }
+    modify_rmp_in, 0x110 {
+        RMPN @ 0x0048, 0x18;
+        BITMASK @ 0x0080, 0x40;
+        CTX @ 0x0100, 0x780;
     }
     destroy_rmp_in, 0x10 {
         RMPN @ 0x0048, 0x18;
@@ -476,13 +629,19 @@ layouts! {
     }
     rmpc, 0xf0 {
         WQ @ 0x0180, 0x600;
+        STATE @ 0x0008, 0x4;
     }
     wq, 0xc0 {
+        WQ_UMEM_VALID @ 0x0121, 0x1;
+        DBR_UMEM_VALID @ 0x0120, 0x1;
         PAGE_OFFSET @ 0x002b, 0x5;
         PD @ 0x0048, 0x18;
         LOG_WQ_STRIDE @ 0x010c, 0x4;
         LOG_WQ_PG_SZ @ 0x0113, 0x5;
         LOG_WQ_SZ @ 0x011b, 0x5;
+        WQ_TYPE @ 0x0000, 0x4;
+        LWM @ 0x0030, 0x10;
+        DBR_ADDR @ 0x0080, 0x40;
     }
     query_hca_vport_context_in, 0x10 {
         OTHER_VPORT @ 0x0040, 0x1;
@@ -520,6 +679,8 @@ layouts! {
         MAX_INDIRECTION @ 0x0100, 0x8;
         FIXED_BUFFER_SIZE @ 0x0108, 0x1;
         LOG_MAX_MRW_SZ @ 0x0109, 0x7;
+        HCA_CAP_2 @ 0x0020, 0x1;
+        UMR_EXTENDED_TRANSLATION_OFFSET @ 0x0118, 0x1;
         NULL_MKEY @ 0x0119, 0x1;
         LOG_MAX_KLM_LIST_SIZE @ 0x011a, 0x6;
         LOG_MAX_RA_REQ_DC @ 0x012a, 0x6;
@@ -528,6 +689,8 @@ layouts! {
         LOG_MAX_RA_RES_QP @ 0x015a, 0x6;
         END_PAD @ 0x0160, 0x1;
         GID_TABLE_SIZE @ 0x0170, 0x10;
+        OUT_OF_SEQ_CNT @ 0x0180, 0x1;
+        RETRANSMISSION_Q_COUNTERS @ 0x0182, 0x1;
         MAX_QP_CNT @ 0x0186, 0xa;
         PKEY_TABLE_SIZE @ 0x0190, 0x10;
         VPORT_GROUP_MANAGER @ 0x01a0, 0x1;
@@ -573,6 +736,7 @@ layouts! {
         LOG_MAX_TRANSPORT_DOMAIN @ 0x0323, 0x5;
         LOG_MAX_PD @ 0x032b, 0x5;
         LOG_MAX_XRCD @ 0x033b, 0x5;
+        LOG_MAX_UCTX @ 0x0463, 0x5;
         MAX_NUM_EQS @ 0x0470, 0x10;
         LOG_UAR_PAGE_SZ @ 0x0490, 0x10;
         DEVICE_FREQUENCY_MHZ @ 0x04c0, 0x20;
@@ -581,11 +745,17 @@ layouts! {
         RELEASE_ALL_PAGES @ 0x0145, 0x1;
         NATIVE_PORT_NUM @ 0x0608, 0x8;
     }
+    cmd_hca_cap_2, 0x100 {
+        UMR_LOG_ENTITY_SIZE_5 @ 0x0098, 0x1;
+        MAX_MKEY_LOG_ENTITY_SIZE_FIXED_BUFFER @ 0x03a2, 0x6;
+        MAX_MKEY_LOG_ENTITY_SIZE_MTT @ 0x03aa, 0x6;
+    }
     atomic_caps, 0x100 {
         ATOMIC_REQ_8B_ENDIANNESS_MODE @ 0x0040, 0x2;
         SUPPORTED_ATOMIC_REQ_8B_ENDIANNESS_MODE_1 @ 0x0046, 0x1;
         ATOMIC_OPERATIONS @ 0x0090, 0x10;
         ATOMIC_SIZE_QP @ 0x00b0, 0x10;
+        ATOMIC_SIZE_DC @ 0x00d0, 0x10;
     }
 }
 

@@ -31,6 +31,9 @@ struct Cli {
     /// Where to write what happens, an object of JSON a line
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// A socket to make that answers questions, an object of JSON a line: `{"ask": "faults"}`
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Only hold the declared structures against a header: include/linux/mlx5/mlx5_ifc.h
     #[arg(long, value_name = "HEADER")]
     check_layouts: Option<PathBuf>,
@@ -73,15 +76,24 @@ fn serve(cli: &Cli, socket: &PathBuf) -> Result<Vec<String>> {
         }
         None => Trace::default(),
     };
-    let listener = UnixListener::bind(socket);
-    let listener = listener.with_context(|| format!("making {}", socket.display()))?;
+    let listener = listen(socket)?;
     let options = Options {
         profile,
         guid: cli.guid,
     };
-    let hca = Hca::new(listener, options, trace.clone());
+    let mut hca = Hca::new(listener, options, trace.clone());
+    if let Some(control) = &cli.control {
+        hca = hca.with_control(listen(control)?);
+    }
     let result = hca.serve();
-    std::fs::remove_file(socket).with_context(|| socket.display().to_string())?;
+    for socket in [Some(socket), cli.control.as_ref()].into_iter().flatten() {
+        std::fs::remove_file(socket).with_context(|| socket.display().to_string())?;
+    }
     result?;
     Ok(trace.violations().iter().map(ToString::to_string).collect())
+}
+
+fn listen(socket: &PathBuf) -> Result<UnixListener> {
+    let listener = UnixListener::bind(socket);
+    listener.with_context(|| format!("making {}", socket.display()))
 }

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Memory keys.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use crate::command::{Command, Status, SHORT};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
+use crate::entries::Entries;
+use crate::indirect::{self, Link};
 use crate::layout::{
     create_mkey_in, create_mkey_out, destroy_mkey_in, mkc, query_mkey_in, query_mkey_out,
 };
+use crate::trace::Rule;
+use crate::translate::{translation, Translation, READABLE, WRITABLE};
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x200,
         "CREATE_MKEY",
-        Life::Initialised,
+        HcaState::Initialised,
         create_mkey_in::BYTES,
         SHORT,
         create,
@@ -19,7 +26,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x201,
         "QUERY_MKEY",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_mkey_out::BYTES,
         query,
@@ -27,15 +34,19 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x202,
         "DESTROY_MKEY",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         destroy,
     ),
 ];
 
-/// Bytes of a piece of a translation.
+/// Bytes of a piece of a translation, and of an entry of a table of pages.
 const OCTWORD: usize = 16;
+const PAGE_ENTRY: usize = 8;
+
+/// Pieces of a free key's translation that are known one by one.
+const MOST_RANGES: usize = 1 << 10;
 
 /// The longest translation that may come with the command, in these.
 const MOST: usize = 1 << 14;
@@ -43,18 +54,28 @@ const MOST: usize = 1 << 14;
 /// A key.
 pub(crate) struct MemoryKey {
     context: Vec<u8>,
-    translation: Vec<u8>,
+    entries: Entries,
     page_rights: bool,
+    on_demand: bool,
+    /// Which bytes of the translation were written since the key is free; nothing if it is not.
+    fresh: Option<Vec<Range<usize>>>,
+    /// How many entries of a table of parts lead to which keys, by these keys' numbers.
+    targets: HashMap<u32, u32>,
 }
 
 impl MemoryKey {
     /// One with that context and the beginning of its translation, whose entries have rights of their own or not.
     pub(crate) fn new(context: Vec<u8>, translation: Vec<u8>, page_rights: bool) -> Self {
-        Self {
+        let mut key = Self {
+            fresh: mkc::FREE.is_set(&context).then(Vec::new),
             context,
-            translation,
+            entries: Entries::default(),
             page_rights,
-        }
+            on_demand: false,
+            targets: HashMap::new(),
+        };
+        key.set_translation(0, &translation);
+        key
     }
 
     pub(crate) fn context(&self) -> &[u8] {
@@ -65,18 +86,139 @@ impl MemoryKey {
         &mut self.context
     }
 
-    /// Changes its translation from a byte on.
-    pub(crate) fn set_translation(&mut self, first: usize, entries: &[u8]) {
+    /// Changes its translation from a byte on. Gives the indices of entries that were there and are not any more, or
+    /// allow less, or lead elsewhere; in order.
+    pub(crate) fn set_translation(&mut self, first: usize, entries: &[u8]) -> Vec<u64> {
+        let cleared = match translation(&self.context) {
+            Ok(Translation::Pages(_)) => self.cleared_pages(first, entries),
+            Ok(Translation::Parts(_)) => self.count_targets(first, entries),
+            _ => Vec::new(),
+        };
+        self.entries.write(first, entries);
         let end = first + entries.len();
-        if self.translation.len() < end {
-            self.translation.resize(end, 0);
+        match self.fresh.as_mut().map(|fresh| (fresh.len(), fresh)) {
+            Some((_, fresh)) if fresh.last().is_some_and(|last| last.end == first) => {
+                fresh.last_mut().into_iter().for_each(|last| last.end = end);
+            }
+            Some((..MOST_RANGES, fresh)) => fresh.push(first..end),
+            // Nobody writes so many pieces: what lies between them counts as written.
+            Some((_, fresh)) => fresh.last_mut().into_iter().for_each(|last| {
+                *last = last.start.min(first)..last.end.max(end);
+            }),
+            None => {}
         }
-        self.translation[first..end].copy_from_slice(entries);
+        cleared
     }
 
-    /// The beginning of its translation; behind it is nothing.
-    pub(crate) fn translation(&self) -> &[u8] {
-        &self.translation
+    /// What is in the place of `length` bytes from `first` on.
+    fn old(&self, first: usize, length: usize) -> Vec<u8> {
+        let mut old = vec![0; length];
+        self.entries.read(first, &mut old);
+        old
+    }
+
+    fn cleared_pages(&self, first: usize, entries: &[u8]) -> Vec<u64> {
+        let old = self.old(first, entries.len());
+        let pairs = old
+            .chunks_exact(PAGE_ENTRY)
+            .zip(entries.chunks_exact(PAGE_ENTRY));
+        let lost = pairs.enumerate().filter(|(_, (old, new))| {
+            let rights = u64::from(old[PAGE_ENTRY - 1] & !new[PAGE_ENTRY - 1]);
+            rights & (READABLE | WRITABLE) != 0
+        });
+        lost.map(|(at, _)| (first / PAGE_ENTRY + at) as u64)
+            .collect()
+    }
+
+    fn count_targets(&mut self, first: usize, entries: &[u8]) -> Vec<u64> {
+        let old = self.old(first, entries.len());
+        let number = |entry: &[u8]| {
+            entry
+                .try_into()
+                .map_or(0, |entry| Link::parse(entry).key >> 8)
+        };
+        let pairs = old
+            .chunks_exact(indirect::ENTRY)
+            .zip(entries.chunks_exact(indirect::ENTRY));
+        let (mut cleared, mut alike) = (Vec::new(), (0, 0, 0));
+        for (at, (old, new)) in pairs.enumerate() {
+            let (old, new) = (number(old), number(new));
+            if old == new {
+                continue;
+            }
+            if old != 0 {
+                cleared.push((first / indirect::ENTRY + at) as u64);
+            }
+            // Mostly there are many that change alike.
+            if (alike.0, alike.1) != (old, new) {
+                self.move_targets(alike);
+                alike = (old, new, 0);
+            }
+            alike.2 += 1;
+        }
+        self.move_targets(alike);
+        cleared
+    }
+
+    /// So many entries lead no more to the first key but to the second one.
+    fn move_targets(&mut self, (old, new, count): (u32, u32, u32)) {
+        let left = self
+            .targets
+            .get(&old)
+            .map_or(0, |all| all.saturating_sub(count));
+        match left {
+            0 => drop(self.targets.remove(&old)),
+            left => drop(self.targets.insert(old, left)),
+        }
+        if count > 0 && new != 0 {
+            *self.targets.entry(new).or_default() += count;
+        }
+    }
+
+    /// Whether one of its equal parts is one of that key.
+    pub(crate) fn leads_to(&self, number: u32) -> bool {
+        self.fresh.is_none() && self.targets.get(&number).is_some_and(|count| *count > 0)
+    }
+
+    /// It is free from now on, or is not any more. Gives an entry of its table that comes back with it: that is
+    /// there, but was not written since it is free.
+    pub(crate) fn set_free(&mut self, free: bool) -> Option<u64> {
+        if free {
+            self.fresh.get_or_insert_default();
+            return None;
+        }
+        let fresh = self.fresh.take()?;
+        let (old, _) = self.pages().find(|(index, _)| {
+            let at = *index as usize * PAGE_ENTRY;
+            !fresh.iter().any(|range| range.contains(&at))
+        })?;
+        Some(old)
+    }
+
+    /// The entries of its table of pages that are there, if it has one: their indices and what they say. Only those
+    /// between its first address and its end.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let log_page = match translation(&self.context) {
+            Ok(Translation::Pages(log_page)) => Some(log_page),
+            _ => None,
+        };
+        let count = log_page.map_or(0, |log_page| match mkc::LENGTH64.is_set(&self.context) {
+            true => u64::MAX,
+            false => {
+                let start = mkc::START_ADDR.get(&self.context) % (1 << log_page);
+                let end = start.saturating_add(mkc::LEN.get(&self.context));
+                end.div_ceil(1 << log_page)
+            }
+        });
+        let given = (self.entries.end() / PAGE_ENTRY) as u64;
+        let all = self
+            .entries
+            .all::<PAGE_ENTRY>()
+            .map(|(index, entry)| (index, u64::from_be_bytes(entry)));
+        all.filter(move |(index, entry)| {
+            let there = !self.page_rights || entry & (READABLE | WRITABLE) != 0;
+            *index < count.min(given) && there
+        })
     }
 
     /// Whether the entries of its translation say what is allowed.
@@ -84,9 +226,34 @@ impl MemoryKey {
         self.page_rights
     }
 
+    /// From now on what is absent in it can be asked for.
+    pub(crate) fn comes_on_demand(&mut self) {
+        self.page_rights = true;
+        self.on_demand = true;
+    }
+
+    /// Whether what is absent in it can be asked for.
+    pub(crate) fn is_on_demand(&self) -> bool {
+        self.on_demand
+    }
+
     /// The protection domain that may use it.
     pub(crate) fn domain(&self) -> u32 {
         mkc::PD.get32(&self.context)
+    }
+
+    /// An entry of its table of pages. After the last one that was written there is none, or one that is absent.
+    pub(crate) fn page(&self, index: u64) -> Option<u64> {
+        let known = index < (self.entries.end() / PAGE_ENTRY) as u64;
+        let entry = self.entries.entry::<PAGE_ENTRY>(index)?;
+        (known || self.on_demand).then_some(u64::from_be_bytes(entry))
+    }
+
+    /// An entry of its list or table of other keys.
+    pub(crate) fn link(&self, index: u64) -> Option<Link> {
+        let known = index < (self.entries.end() / indirect::ENTRY) as u64;
+        let entry = self.entries.entry(index).filter(|_| known)?;
+        Some(Link::parse(entry))
     }
 }
 
@@ -102,7 +269,10 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
         .get(..octwords * OCTWORD)
         .ok_or(Status::BadInputLength)?;
     let page_rights = create_mkey_in::PG_ACCESS.is_set(input);
-    let key = MemoryKey::new(context, translation.to_vec(), page_rights);
+    let mut key = MemoryKey::new(context, translation.to_vec(), page_rights);
+    if page_rights && device.capabilities.page_faults().is_some() {
+        key.comes_on_demand();
+    }
     create_mkey_out::MKEY_INDEX.set(output, device.mkeys.add(key)?);
     Ok(())
 }
@@ -113,14 +283,41 @@ fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Sta
     context.copy_from_slice(&key.context);
     // The beginning of the translation comes after it.
     let shown = &mut output[create_mkey_in::BYTES..];
-    let length = key.translation.len().min(shown.len());
-    shown[..length].copy_from_slice(&key.translation[..length]);
+    key.entries.read(0, shown);
     Ok(())
 }
 
 fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    device
-        .mkeys
-        .remove(destroy_mkey_in::MKEY_INDEX.get32(input))
-        .map(drop)
+    let number = destroy_mkey_in::MKEY_INDEX.get32(input);
+    device.mkeys.remove(number)?;
+    device.key_gone(number, "destroyed");
+    Ok(())
+}
+
+impl Device {
+    /// A queue pair is gone, and with it the memory windows that are bound to it: whatever gets its number next has none.
+    pub(crate) fn free_keys_of(&mut self, pair: u32) {
+        let its = |(number, key): (u32, &MemoryKey)| {
+            let its = mkc::QPN.get32(key.context()) == pair && !mkc::FREE.is_set(key.context());
+            its.then_some(number)
+        };
+        let all: Vec<u32> = self.mkeys.iter().filter_map(its).collect();
+        for number in all {
+            if let Ok(key) = self.mkeys.get_mut(number) {
+                mkc::FREE.set(key.context_mut(), 1_u64);
+                key.set_free(true);
+            }
+            self.key_gone(number, "free");
+        }
+    }
+
+    /// A key is not one any more. No part of another key may be of it: whatever gets its number next would be reached.
+    pub(crate) fn key_gone(&mut self, number: u32, how: &str) {
+        self.faults.key_gone(number);
+        let mut others = self.mkeys.iter();
+        if let Some((other, _)) = others.find(|(_, key)| key.leads_to(number)) {
+            let text = format!("key {number:#x} is {how}, but key {other:#x} leads to it");
+            self.bus.violation(Rule::Reachable, text);
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! No subnet manager runs: the port is as one would have left it, active and with a LID.
 
 use crate::command::{Command, Status};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
 use crate::layout::{
     hca_vport_context, mad_ifc_in, mad_ifc_out, query_hca_vport_context_in,
     query_hca_vport_context_out,
@@ -14,7 +14,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x50d,
         "MAD_IFC",
-        Life::Initialised,
+        HcaState::Initialised,
         mad_ifc_in::BYTES,
         mad_ifc_out::BYTES,
         exchange,
@@ -22,7 +22,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x762,
         "QUERY_HCA_VPORT_CONTEXT",
-        Life::Initialised,
+        HcaState::Initialised,
         query_hca_vport_context_in::BYTES,
         query_hca_vport_context_out::BYTES,
         query_context,
@@ -67,10 +67,12 @@ const PREFIX: u64 = 0xfe80_0000_0000_0000;
 const PARTITION: u16 = 0xffff;
 const PARTITIONS: u16 = 128;
 
+/// Bytes of what people call the node, and what they do as long as nobody says anything else.
+const DESCRIPTION_BYTES: usize = 64;
 const DESCRIPTION: &[u8] = b"odp-hca";
 
 /// The port's number, state ACTIVE, physical state LINK UP.
-const NUMBER: u8 = 1;
+pub(crate) const NUMBER: u8 = 1;
 const ACTIVE: u8 = 4;
 const LINK_UP: u8 = 5;
 
@@ -91,6 +93,9 @@ const ADDRESSES: u8 = 8;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Port {
     pub(crate) guid: u64,
+    pub(crate) description: [u8; DESCRIPTION_BYTES],
+    /// What it can, as agents have said it.
+    pub(crate) capabilities: u32,
 }
 
 fn exchange(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
@@ -116,7 +121,7 @@ fn query_context(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result
     hca_vport_context::PORT_STATE.set(context, ACTIVE);
     hca_vport_context::VPORT_STATE.set(context, ACTIVE);
     hca_vport_context::PORT_PHYSICAL_STATE.set(context, LINK_UP);
-    hca_vport_context::CAP_MASK1.set(context, EXTENDED_SPEEDS);
+    hca_vport_context::CAP_MASK1.set(context, device.port.capabilities);
     hca_vport_context::LID.set(context, LID);
     hca_vport_context::SM_LID.set(context, MANAGER_LID);
     for guid in [
@@ -130,6 +135,27 @@ fn query_context(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result
 }
 
 impl Port {
+    pub(crate) fn new(guid: u64) -> Self {
+        let mut description = [0; DESCRIPTION_BYTES];
+        description[..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
+        Self {
+            guid,
+            description,
+            capabilities: EXTENDED_SPEEDS,
+        }
+    }
+
+    /// One of its addresses; only the first one is one.
+    pub(crate) fn address(&self, index: u8) -> [u8; 16] {
+        let guid = if index == 0 { self.guid } else { 0 };
+        ((u128::from(PREFIX) << 64) | u128::from(guid)).to_be_bytes()
+    }
+
+    /// The partition in which all packets are, as a completion says it.
+    pub(crate) fn partition(&self) -> [u8; 4] {
+        u32::from(PARTITION).to_be_bytes()
+    }
+
     /// Makes the answer of a request.
     fn answer(&self, mad: &mut [u8]) -> Result<(), u16> {
         if !SUBNET.contains(&mad[CLASS]) {
@@ -144,16 +170,35 @@ impl Port {
         let data = &mut mad[DATA..DATA_END];
         data.fill(0);
         match attribute {
-            NODE_DESCRIPTION => data[..DESCRIPTION.len()].copy_from_slice(DESCRIPTION),
+            NODE_DESCRIPTION => data.copy_from_slice(&self.description),
             NODE_INFO => self.node_info(data),
             GUID_INFO if first_block => data[..8].copy_from_slice(&self.guid.to_be_bytes()),
-            PORT_INFO => port_info(data),
+            PORT_INFO => self.port_info(data),
             PKEY_TABLE if first_block => data[..2].copy_from_slice(&PARTITION.to_be_bytes()),
             // Blocks after the first one are empty.
             GUID_INFO | PKEY_TABLE => {}
             _ => return Err(NO_ATTRIBUTE),
         }
         Ok(())
+    }
+
+    fn port_info(&self, data: &mut [u8]) {
+        data[8..16].copy_from_slice(&PREFIX.to_be_bytes());
+        data[16..18].copy_from_slice(&LID.to_be_bytes());
+        data[18..20].copy_from_slice(&MANAGER_LID.to_be_bytes());
+        data[20..24].copy_from_slice(&self.capabilities.to_be_bytes());
+        data[28] = NUMBER;
+        // Enabled, supported and active.
+        data[29..32].fill(WIDTH);
+        data[32] = (SPEED << 4) | ACTIVE;
+        data[33] = LINK_UP << 4;
+        data[35] = (SPEED << 4) | SPEED;
+        data[36] = MTU << 4;
+        data[37] = LANES << 4;
+        data[41] = MTU;
+        data[50] = ADDRESSES;
+        data[62] = (SPEED_EXTENDED << 4) | SPEED_EXTENDED;
+        data[63] = SPEED_EXTENDED;
     }
 
     fn node_info(&self, data: &mut [u8]) {
@@ -168,25 +213,6 @@ impl Port {
     }
 }
 
-fn port_info(data: &mut [u8]) {
-    data[8..16].copy_from_slice(&PREFIX.to_be_bytes());
-    data[16..18].copy_from_slice(&LID.to_be_bytes());
-    data[18..20].copy_from_slice(&MANAGER_LID.to_be_bytes());
-    data[20..24].copy_from_slice(&EXTENDED_SPEEDS.to_be_bytes());
-    data[28] = NUMBER;
-    // Enabled, supported and active.
-    data[29..32].fill(WIDTH);
-    data[32] = (SPEED << 4) | ACTIVE;
-    data[33] = LINK_UP << 4;
-    data[35] = (SPEED << 4) | SPEED;
-    data[36] = MTU << 4;
-    data[37] = LANES << 4;
-    data[41] = MTU;
-    data[50] = ADDRESSES;
-    data[62] = (SPEED_EXTENDED << 4) | SPEED_EXTENDED;
-    data[63] = SPEED_EXTENDED;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,9 +224,7 @@ mod tests {
         mad[METHOD] = method;
         mad[ATTRIBUTE..ATTRIBUTE + 2].copy_from_slice(&attribute.to_be_bytes());
         mad[MODIFIER..MODIFIER + 4].copy_from_slice(&modifier.to_be_bytes());
-        let port = Port {
-            guid: 0x0102_0304_0506_0708,
-        };
+        let port = Port::new(0x0102_0304_0506_0708);
         let result = port.answer(&mut mad);
         (mad, result)
     }
@@ -234,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_datagram_is_too_odd(mut mad in prop::collection::vec(any::<u8>(), 256)) {
-            let _ = Port { guid: 1 }.answer(&mut mad);
+            let _ = Port::new(1).answer(&mut mad);
         }
     }
 }

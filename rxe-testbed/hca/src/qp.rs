@@ -1,95 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Queue pairs: their commands and states.
+//! Queue pairs: what their contexts say, and what was posted to them.
 
-use serde_json::json;
+mod commands;
 
-use crate::bus::Bus;
-use crate::command::{words, Command, Run, Status, SHORT};
-use crate::completion::{Completion, Outcome};
-use crate::device::{Device, Life};
-use crate::layout::{
-    ads, create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out,
-    rst2init_qp_in, Field,
-};
-use crate::profile::LOG_MAX_QP_SIZE;
-use crate::requester::Requester;
-use crate::responder::{Receive, Responder};
-use crate::ring::Buffer;
-use crate::translate::{Access, Use};
-use crate::wqe::{self, Malformed, Request};
 use std::time::Duration;
 
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x500,
-        "CREATE_QP",
-        Life::Initialised,
-        create_qp_in::BYTES,
-        SHORT,
-        create,
-    ),
-    Command::new(
-        0x501,
-        "DESTROY_QP",
-        Life::Initialised,
-        SHORT,
-        SHORT,
-        destroy,
-    ),
-    modifies(0x502, "RST2INIT_QP", |device, input, _| {
-        change(device, input, &RST2INIT)
-    }),
-    modifies(0x503, "INIT2RTR_QP", |device, input, _| {
-        change(device, input, &INIT2RTR)
-    }),
-    modifies(0x504, "RTR2RTS_QP", |device, input, _| {
-        change(device, input, &RTR2RTS)
-    }),
-    modifies(0x505, "RTS2RTS_QP", |device, input, _| {
-        change(device, input, &RTS2RTS)
-    }),
-    modifies(0x506, "SQERR2RTS_QP", |device, input, _| {
-        change(device, input, &SQERR2RTS)
-    }),
-    modifies(0x50e, "INIT2INIT_QP", |device, input, _| {
-        change(device, input, &INIT2INIT)
-    }),
-    Command::new(
-        0x507,
-        "2ERR_QP",
-        Life::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| force(device, input, State::Error),
-    ),
-    Command::new(
-        0x50a,
-        "2RST_QP",
-        Life::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| force(device, input, State::Reset),
-    ),
-    Command::new(
-        0x50b,
-        "QUERY_QP",
-        Life::Initialised,
-        SHORT,
-        query_qp_out::BYTES,
-        query,
-    ),
-];
+use crate::bus::Bus;
+use crate::command::Status;
+use crate::completion::{Completion, Outcome};
+use crate::device::Device;
+use crate::dynamic::{Connection, Target};
+use crate::eq::Event;
+use crate::fabric::Place;
+use crate::layout::{ads, dctc, qpc};
+use crate::profile::{LOG_MAX_MESSAGE, LOG_MAX_QP_SIZE, LOG_MAX_READS};
+use crate::receive::Receive;
+use crate::requester::Requester;
+use crate::responder::Responder;
+use crate::ring::Buffer;
+use crate::service::Service;
+use crate::translate::{Access, Domain, Use};
+use crate::wqe::{self, Malformed, Request};
 
-const fn modifies(opcode: u16, name: &'static str, run: Run) -> Command {
-    Command::new(
-        opcode,
-        name,
-        Life::Initialised,
-        rst2init_qp_in::BYTES,
-        SHORT,
-        run,
-    )
-}
+pub(crate) use commands::COMMANDS;
 
 /// Who these accesses to memory are by.
 const WHO: &str = "queue pair";
@@ -116,145 +49,6 @@ pub(crate) enum State {
     Error = 6,
 }
 
-/// What goes through a queue pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    Reliable = 0x0,
-    Unreliable = 0x1,
-    Datagram = 0x2,
-    ExtendedReliable = 0x3,
-    Management = 0x7,
-    GeneralServices = 0x8,
-    KeyUpdates = 0xc,
-}
-
-impl Service {
-    fn read(number: u32) -> Result<Self, Status> {
-        let all = [
-            Self::Reliable,
-            Self::Unreliable,
-            Self::Datagram,
-            Self::ExtendedReliable,
-            Self::Management,
-            Self::GeneralServices,
-            Self::KeyUpdates,
-        ];
-        let found = all.into_iter().find(|service| *service as u32 == number);
-        found.ok_or(Status::BadParameter)
-    }
-}
-
-/// A command that takes a queue pair from one state to another.
-struct Change {
-    from: State,
-    to: State,
-    /// What it always sets, and what only if the driver says so: with the bit by which it does.
-    sets: &'static [Field],
-    may_set: &'static [(u64, Field)],
-}
-
-/// Bits by which a driver says that it sets something.
-const READS: u64 = 1 << 1;
-const ATOMICS: u64 = 1 << 2;
-const WRITES: u64 = 1 << 3;
-const QKEY: u64 = 1 << 5;
-const RNR_TIMER: u64 = 1 << 6;
-const PATH: u64 = 1 << 7;
-const SENT_READS: u64 = 1 << 8;
-const TAKEN_READS: u64 = 1 << 9;
-const RETRIES: u64 = 1 << 12;
-const RNR_RETRIES: u64 = 1 << 13;
-const PORT: u64 = 1 << 16;
-
-const RIGHTS: [(u64, Field); 3] = [(READS, qpc::RRE), (ATOMICS, qpc::RAE), (WRITES, qpc::RWE)];
-
-const RST2INIT: Change = Change {
-    from: State::Reset,
-    to: State::Initialised,
-    sets: &[
-        qpc::PM_STATE,
-        qpc::RRE,
-        qpc::RWE,
-        qpc::RAE,
-        qpc::Q_KEY,
-        qpc::PRIMARY_ADDRESS_PATH,
-        qpc::COUNTER_SET_ID,
-    ],
-    may_set: &[],
-};
-
-const INIT2INIT: Change = Change {
-    from: State::Initialised,
-    to: State::Initialised,
-    sets: &[],
-    may_set: &[
-        RIGHTS[0],
-        RIGHTS[1],
-        RIGHTS[2],
-        (QKEY, qpc::Q_KEY),
-        (PORT, qpc::PRIMARY_ADDRESS_PATH),
-    ],
-};
-
-const INIT2RTR: Change = Change {
-    from: State::Initialised,
-    to: State::ReadyToReceive,
-    sets: &[
-        qpc::MTU,
-        qpc::LOG_MSG_MAX,
-        qpc::REMOTE_QPN,
-        qpc::NEXT_RCV_PSN,
-        qpc::LOG_RRA_MAX,
-        qpc::MIN_RNR_NAK,
-        qpc::PRIMARY_ADDRESS_PATH,
-        qpc::ATOMIC_MODE,
-    ],
-    may_set: &[RIGHTS[0], RIGHTS[1], RIGHTS[2], (QKEY, qpc::Q_KEY)],
-};
-
-const RTR2RTS: Change = Change {
-    from: State::ReadyToReceive,
-    to: State::ReadyToSend,
-    sets: &[
-        qpc::NEXT_SEND_PSN,
-        qpc::RETRY_COUNT,
-        qpc::RNR_RETRY,
-        qpc::LOG_SRA_MAX,
-    ],
-    may_set: &[
-        RIGHTS[0],
-        RIGHTS[1],
-        RIGHTS[2],
-        (QKEY, qpc::Q_KEY),
-        (RNR_TIMER, qpc::MIN_RNR_NAK),
-    ],
-};
-
-const RTS2RTS: Change = Change {
-    from: State::ReadyToSend,
-    to: State::ReadyToSend,
-    sets: &[],
-    may_set: &[
-        RIGHTS[0],
-        RIGHTS[1],
-        RIGHTS[2],
-        (QKEY, qpc::Q_KEY),
-        (RNR_TIMER, qpc::MIN_RNR_NAK),
-        (PATH, qpc::PRIMARY_ADDRESS_PATH),
-        (SENT_READS, qpc::LOG_SRA_MAX),
-        (TAKEN_READS, qpc::LOG_RRA_MAX),
-        (RETRIES, qpc::RETRY_COUNT),
-        (RNR_RETRIES, qpc::RNR_RETRY),
-    ],
-};
-
-const SQERR2RTS: Change = Change {
-    from: State::SendError,
-    to: State::ReadyToSend,
-    sets: &[],
-    may_set: &[(QKEY, qpc::Q_KEY)],
-};
-
 /// Both queues of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Queue {
@@ -271,6 +65,15 @@ pub(crate) struct Posted {
     pub(crate) counter: u16,
 }
 
+/// What a queue pair is where a driver does not make it one.
+enum Role {
+    /// It did.
+    Pair,
+    Target(Box<Target>),
+    /// What answers an initiator for a target.
+    Responder(Connection),
+}
+
 /// A queue pair.
 pub(crate) struct QueuePair {
     context: Vec<u8>,
@@ -279,11 +82,80 @@ pub(crate) struct QueuePair {
     buffer: Buffer,
     /// How many pieces of each queue were taken: receives, sends.
     taken: [u16; 2],
+    role: Role,
     pub(crate) requester: Requester,
     pub(crate) responder: Responder,
 }
 
 impl QueuePair {
+    /// One that only receives, as a target's context says; for a connection to that target from somewhere, if it is
+    /// said.
+    pub(crate) fn receiving(target: &[u8], connection: Option<(Connection, Place)>) -> Self {
+        let mut context = vec![0; qpc::BYTES];
+        for (from, to) in [
+            (dctc::PD, qpc::PD),
+            (dctc::CQN, qpc::CQN_RCV),
+            (dctc::SRQN_XRQN, qpc::SRQN_RMPN_XRQN),
+            (dctc::USER_INDEX, qpc::USER_INDEX),
+            (dctc::COUNTER_SET_ID, qpc::COUNTER_SET_ID),
+            (dctc::ATOMIC_MODE, qpc::ATOMIC_MODE),
+            (dctc::RRE, qpc::RRE),
+            (dctc::RWE, qpc::RWE),
+            (dctc::RAE, qpc::RAE),
+            (dctc::MIN_RNR_NAK, qpc::MIN_RNR_NAK),
+            (dctc::MTU, qpc::MTU),
+        ] {
+            to.set(&mut context, from.get(target));
+        }
+        qpc::NO_SQ.set(&mut context, 1_u64);
+        qpc::RQ_TYPE.set(&mut context, SHARED);
+        qpc::LOG_MSG_MAX.set(&mut context, LOG_MAX_MESSAGE);
+        qpc::LOG_RRA_MAX.set(&mut context, LOG_MAX_READS);
+        let mut role = Role::Pair;
+        if let Some((connection, from)) = connection {
+            qpc::REMOTE_QPN.set(&mut context, from.pair);
+            qpc::NEXT_RCV_PSN.set(&mut context, connection.first);
+            let path = qpc::PRIMARY_ADDRESS_PATH.of_mut(&mut context);
+            ads::RLID.set(path, u64::from(from.port));
+            role = Role::Responder(connection);
+        }
+        Self {
+            context,
+            state: State::ReadyToReceive,
+            service: Service::Target,
+            buffer: Buffer::default(),
+            taken: [0; 2],
+            role,
+            requester: Requester::default(),
+            responder: Responder::default(),
+        }
+    }
+
+    pub(crate) fn with_target(mut self, target: Target) -> Self {
+        self.role = Role::Target(Box::new(target));
+        self
+    }
+
+    pub(crate) fn as_target(&mut self) -> Option<&mut Target> {
+        match &mut self.role {
+            Role::Target(target) => Some(target),
+            Role::Pair | Role::Responder(_) => None,
+        }
+    }
+
+    /// The connection that it answers for a target.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        match &self.role {
+            Role::Responder(connection) => Some(*connection),
+            Role::Pair | Role::Target(_) => None,
+        }
+    }
+
+    /// Whether it is a driver's queue pair.
+    pub(crate) fn is_of_driver(&self) -> bool {
+        matches!(self.role, Role::Pair)
+    }
+
     /// Its protection domain.
     pub(crate) fn domain(&self) -> u32 {
         qpc::PD.get32(&self.context)
@@ -297,6 +169,11 @@ impl QueuePair {
 
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    /// The counters that count what happens to it.
+    pub(crate) fn counters(&self) -> u32 {
+        qpc::COUNTER_SET_ID.get32(&self.context)
     }
 
     /// By what the driver's completions name it.
@@ -329,7 +206,7 @@ impl QueuePair {
             Queue::Send => self.read_control(counter, bus)?,
             Queue::Receive => (0, 1),
         };
-        // One that is longer than what was posted must not take what comes behind it.
+        // One that is longer than what was posted must not take what comes after it.
         let pieces = pieces.min(posted.wrapping_sub(counter));
         self.taken[queue as usize] = counter.wrapping_add(pieces);
         Some(Posted { opcode, counter })
@@ -366,7 +243,7 @@ impl QueuePair {
             bus.read(WHO, self.piece(index)?, &mut part).ok()?;
             bytes.extend(part);
         }
-        let mut request = Request::parse(&bytes, counter);
+        let mut request = Request::parse(&bytes, counter, self.service);
         if pieces > waiting {
             request.operation = Err(Malformed::Length);
             request.pieces = waiting;
@@ -389,10 +266,7 @@ impl QueuePair {
         let place = u64::from(counter) % size * stride;
         bus.read(WHO, self.buffer.address(place)?, &mut bytes)
             .ok()?;
-        Some(Receive {
-            counter,
-            spans: wqe::receives(&bytes),
-        })
+        Some(Receive::own(counter, wqe::receives(&bytes)))
     }
 
     /// Where a piece of the send queue is.
@@ -409,24 +283,21 @@ impl QueuePair {
         self.responder = Responder::default();
     }
 
-    /// Something went wrong.
-    pub(crate) fn fail(&mut self) {
-        self.state = State::Error;
-    }
-
     /// A request of its send queue failed: what sends datagrams still receives.
     pub(crate) fn fail_sending(&mut self) {
-        self.state = match self.service {
-            Service::Datagram | Service::Management | Service::GeneralServices => State::SendError,
-            _ => State::Error,
-        };
+        self.state = State::SendError;
     }
 
     /// Who it is for a memory key.
     pub(crate) fn user(&self, pair: u32, access: Access) -> Use {
+        let pair = self.connection().map_or(pair, |known| known.to.pair);
+        let domain = match self.service {
+            Service::KeyUpdates => Domain::Every,
+            _ => Domain::One(self.domain()),
+        };
         Use {
             pair,
-            domain: self.domain(),
+            domain,
             access,
         }
     }
@@ -435,7 +306,7 @@ impl QueuePair {
     pub(crate) fn completion(&self, pair: u32, counter: u16, outcome: Outcome) -> Completion {
         Completion {
             outcome,
-            pair,
+            pair: self.connection().map_or(pair, |known| known.to.pair),
             user_index: self.user_index(),
             opcode: 0,
             counter,
@@ -443,6 +314,8 @@ impl QueuePair {
             immediate: [0; 4],
             port: 0,
             from: 0,
+            level: 0,
+            global: false,
         }
     }
 
@@ -462,6 +335,11 @@ impl QueuePair {
     /// How many reads may be under way.
     pub(crate) fn reads_at_once(&self) -> usize {
         1 << qpc::LOG_SRA_MAX.get32(&self.context)
+    }
+
+    /// How many reads and atomics of the other end may be under way.
+    pub(crate) fn answers_at_once(&self) -> usize {
+        1 << qpc::LOG_RRA_MAX.get32(&self.context)
     }
 
     /// How often something is sent again.
@@ -488,9 +366,13 @@ impl QueuePair {
         }
     }
 
-    pub(crate) fn remote_port(&self) -> u16 {
+    /// The other end of its connection.
+    pub(crate) fn remote(&self) -> Place {
         let path = qpc::PRIMARY_ADDRESS_PATH.of(&self.context);
-        ads::RLID.get32(path) as u16
+        Place {
+            port: ads::RLID.get32(path) as u16,
+            pair: self.remote_pair(),
+        }
     }
 
     pub(crate) fn remote_pair(&self) -> u32 {
@@ -502,10 +384,16 @@ impl QueuePair {
         qpc::NEXT_SEND_PSN.get32(&self.context)
     }
 
-    /// The number of the packet that comes behind so many.
+    /// The number of the packet after so many.
     pub(crate) fn expected_number(&self, count: u64) -> u32 {
         let first = u64::from(qpc::NEXT_RCV_PSN.get32(&self.context));
         (first + count) as u32 % crate::fabric::NUMBERS
+    }
+
+    /// How many packets come before the one with that number.
+    pub(crate) fn received_before(&self, number: u32) -> u64 {
+        let first = qpc::NEXT_RCV_PSN.get32(&self.context);
+        u64::from(number.wrapping_sub(first) % crate::fabric::NUMBERS)
     }
 
     pub(crate) fn allows_reads(&self) -> bool {
@@ -516,14 +404,42 @@ impl QueuePair {
         qpc::RWE.is_set(&self.context)
     }
 
-    pub(crate) fn receives_from_shared(&self) -> bool {
-        qpc::RQ_TYPE.get32(&self.context) == SHARED
+    pub(crate) fn allows_atomics(&self) -> bool {
+        qpc::RAE.is_set(&self.context)
+    }
+
+    /// The key that datagrams have to have, and that of those which it sends with it.
+    pub(crate) fn datagram_key(&self) -> u32 {
+        qpc::Q_KEY.get32(&self.context)
+    }
+
+    /// The number by which others know it.
+    pub(crate) fn wire_number(&self, number: u32) -> u32 {
+        match self.connection() {
+            Some(connection) => connection.to.pair,
+            None => self.service.well_known().unwrap_or(number),
+        }
+    }
+
+    /// Whether it is an extended connection of that domain.
+    pub(crate) fn is_of(&self, connections: u32) -> bool {
+        self.service == Service::ExtendedReliable && self.connections() == connections
+    }
+
+    /// The domain of its extended connection.
+    pub(crate) fn connections(&self) -> u32 {
+        qpc::XRCD.get32(&self.context)
+    }
+
+    /// The shared queue that it receives from, unless each packet names one.
+    pub(crate) fn shared_queue(&self) -> Option<u32> {
+        let shared = qpc::RQ_TYPE.get32(&self.context) == SHARED && self.receives();
+        shared.then(|| qpc::SRQN_RMPN_XRQN.get32(&self.context))
     }
 
     /// Whether it receives from that shared queue.
     pub(crate) fn receives_from(&self, number: u32) -> bool {
-        let shared = qpc::RQ_TYPE.get32(&self.context) == SHARED;
-        shared && qpc::SRQN_RMPN_XRQN.get32(&self.context) == number
+        self.shared_queue() == Some(number)
     }
 
     fn sends(&self) -> bool {
@@ -531,59 +447,9 @@ impl QueuePair {
     }
 
     fn receives(&self) -> bool {
-        qpc::RQ_TYPE.get32(&self.context) != NONE
+        // An initiator names a queue, and takes nothing from it.
+        qpc::RQ_TYPE.get32(&self.context) != NONE && self.service != Service::Initiator
     }
-}
-
-fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_qp_in::QPC.of(input).to_vec();
-    let service = Service::read(qpc::ST.get32(&context))?;
-    device.domains.get(qpc::PD.get32(&context))?;
-    device.doorbell_pages.get(qpc::UAR_PAGE.get32(&context))?;
-    let size = size(&context)?;
-    let buffer = Buffer::new(
-        &words(&input[create_qp_in::BYTES..]),
-        qpc::LOG_PAGE_SIZE.get32(&context),
-        qpc::PAGE_OFFSET.get32(&context),
-        size,
-    )?;
-    let pair = QueuePair {
-        context,
-        state: State::Reset,
-        service,
-        buffer,
-        taken: [0; 2],
-        requester: Requester::default(),
-        responder: Responder::default(),
-    };
-    if pair.sends() {
-        device
-            .completion_queues
-            .get(qpc::CQN_SND.get32(&pair.context))?;
-    }
-    if qpc::RQ_TYPE.get32(&pair.context) == SHARED {
-        device
-            .shared_queues
-            .get(qpc::SRQN_RMPN_XRQN.get32(&pair.context))?;
-    }
-    if pair.receives() {
-        device
-            .completion_queues
-            .get(qpc::CQN_RCV.get32(&pair.context))?;
-    }
-    create_qp_out::QPN.set(output, device.queue_pairs.add(pair)?);
-    Ok(())
-}
-
-/// Bytes of both queues, as far as they are the pair's own.
-fn size(context: &[u8]) -> Result<u64, Status> {
-    let log = qpc::LOG_SQ_SIZE.get32(context);
-    let send = match qpc::NO_SQ.is_set(context) {
-        true => 0,
-        false if log > LOG_MAX_QP_SIZE => return Err(Status::BadParameter),
-        false => SEND_PIECE << log,
-    };
-    Ok(send + receive_bytes(context)?)
 }
 
 /// Bytes of a receive queue that is the pair's own.
@@ -597,61 +463,18 @@ fn receive_bytes(context: &[u8]) -> Result<u64, Status> {
     }
 }
 
-fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    device
-        .queue_pairs
-        .remove(destroy_qp_in::QPN.get32(input))
-        .map(drop)
-}
-
-fn change(device: &mut Device, input: &[u8], change: &Change) -> Result<(), Status> {
-    let number = rst2init_qp_in::QPN.get32(input);
-    let pair = device.queue_pairs.get_mut(number)?;
-    if pair.state != change.from {
-        return Err(Status::BadQpState);
-    }
-    let wanted = rst2init_qp_in::QPC.of(input);
-    let said = rst2init_qp_in::OPT_PARAM_MASK.get(input);
-    let optional = change.may_set.iter().filter(|(bit, _)| said & bit != 0);
-    for field in change.sets.iter().chain(optional.map(|(_, field)| field)) {
-        match field.width {
-            0..=64 => field.set(&mut pair.context, field.get(wanted)),
-            _ => field
-                .of_mut(&mut pair.context)
-                .copy_from_slice(field.of(wanted)),
+impl Device {
+    /// Something is wrong with a queue pair, or its driver says so. What it still takes from a shared receive queue has
+    /// been taken, and the driver hears of that.
+    pub(crate) fn fail(&mut self, number: u32) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let first = pair.state != State::Error;
+        pair.state = State::Error;
+        let extended = pair.service == Service::ExtendedReliable;
+        if first && !extended && pair.is_of_driver() && pair.shared_queue().is_some() {
+            self.tell(Event::LastReceive, number);
         }
     }
-    pair.state = change.to;
-    device.bus.event(
-        "qp-state",
-        || json!({"qp": number, "state": change.to as u32}),
-    );
-    Ok(())
-}
-
-/// States that can be gone to from any other.
-fn force(device: &mut Device, input: &[u8], state: State) -> Result<(), Status> {
-    let number = rst2init_qp_in::QPN.get32(input);
-    let pair = device.queue_pairs.get_mut(number)?;
-    pair.state = state;
-    device
-        .bus
-        .event("qp-state", || json!({"qp": number, "state": state as u32}));
-    match state {
-        State::Reset => pair.forget(),
-        _ => device.flush(number),
-    }
-    Ok(())
-}
-
-fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let pair = device.queue_pairs.get(query_qp_in::QPN.get32(input))?;
-    let context = query_qp_out::QPC.of_mut(output);
-    context.copy_from_slice(&pair.context);
-    qpc::STATE.set(context, pair.state as u64);
-    qpc::ST.set(context, pair.service as u64);
-    if let Some(place) = output.get_mut(create_qp_in::BYTES..create_qp_in::BYTES + 8) {
-        place.copy_from_slice(&pair.buffer.first_page().to_be_bytes());
-    }
-    Ok(())
 }

@@ -4,17 +4,23 @@
 //! Packets count from 0 in the order in which they are sent first; the numbers on the wire are these counts from the
 //! driver's first number on.
 
+mod packet;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::completion::{Completion, Outcome, Syndrome};
-use crate::data::{Access, DataError};
+use crate::counters::Counter;
+use crate::data::Access;
 use crate::device::Device;
-use crate::fabric::{Kind, Packet, Part, Refusal, Remote, NUMBERS};
-use crate::port::LID;
-use crate::qp::{Queue, QueuePair, Service, State};
-use crate::translate::{self, Span};
-use crate::wqe::{Malformed, Operation, Request, Segment};
+use crate::dynamic::Connection;
+use crate::fabric::{Kind, Packet, Place, Refusal, NUMBERS};
+use crate::faults::{Cause, End, Verdict};
+use crate::qp::{Queue, State};
+use crate::service::Service;
+use crate::translate;
+use crate::wqe::{Operation, Request};
+use packet::{judge, packet, receive_wait, spans};
 
 /// Requests that are under way at most.
 const MOST_REQUESTS: usize = 64;
@@ -38,8 +44,12 @@ impl Taken {
         self.first + self.packets
     }
 
+    /// It is only done with its answers' data.
     fn is_read(&self) -> bool {
-        matches!(self.request.operation, Ok(Operation::Read { .. }))
+        matches!(
+            self.request.operation,
+            Ok(Operation::Read { .. } | Operation::Atomic { .. })
+        )
     }
 }
 
@@ -47,7 +57,7 @@ impl Taken {
 #[derive(Default)]
 pub(crate) struct Requester {
     taken: VecDeque<Taken>,
-    /// Behind the last packet of the last request that was taken; the next packet to send; the first that is not
+    /// The packet after the last one of the last request that was taken; the next packet to send; the first that is not
     /// acknowledged.
     end: u64,
     next: u64,
@@ -58,6 +68,8 @@ pub(crate) struct Requester {
     /// When to send again what was not answered, and until when not to send anything.
     deadline: Option<Duration>,
     pause: Option<Duration>,
+    /// That of an initiator, since its last request.
+    pub(crate) connection: Option<Connection>,
 }
 
 impl Requester {
@@ -89,6 +101,24 @@ impl Requester {
         });
     }
 
+    /// The connection that an initiator has to begin for a request, if that is not the one that it has.
+    fn connection_for(&self, request: &Request, base: u32) -> Option<Connection> {
+        let to = request.to?;
+        let place = Place {
+            port: to.port,
+            pair: to.pair,
+        };
+        let has = self.connection;
+        let same = has.is_some_and(|now| now.to == place && now.key == to.access_key);
+        let goes_on = same && !self.taken.is_empty();
+        (!goes_on).then_some(Connection {
+            serial: 0,
+            to: place,
+            key: to.access_key,
+            first: on_wire(base, self.end),
+        })
+    }
+
     /// Which of the packets that were sent a number means; nothing if it was acknowledged before.
     fn find(&self, number: u32, base: u32) -> Option<u64> {
         let acknowledged = on_wire(base, self.acknowledged);
@@ -106,6 +136,9 @@ fn on_wire(base: u32, count: u64) -> u32 {
 impl Device {
     /// Sends a packet of a queue pair, or takes its next request. Gives whether there was something to do.
     pub(crate) fn request(&mut self, number: u32) -> bool {
+        if self.faults.waits(number, End::Requester) {
+            return false;
+        }
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return false;
         };
@@ -137,9 +170,27 @@ impl Device {
             return false;
         };
         let busy = !pair.requester.taken.is_empty();
-        let reading = matches!(next.operation, Ok(Operation::Read { .. }));
+        let reading = matches!(
+            next.operation,
+            Ok(Operation::Read { .. } | Operation::Atomic { .. })
+        );
         if (next.fenced && busy) || (reading && reads >= pair.reads_at_once()) {
             return false;
+        }
+        if pair.service() == Service::Initiator {
+            match pair.requester.connection_for(&next, pair.first_number()) {
+                // What goes elsewhere waits for what was begun; and what was idle is connected no more.
+                Some(_) if busy => return false,
+                Some(connection) => {
+                    self.connections += 1;
+                    let serial = self.connections;
+                    pair.requester.connection = Some(Connection {
+                        serial,
+                        ..connection
+                    });
+                }
+                None => {}
+            }
         }
         pair.consume_request(&next);
         let packets = next.length().div_ceil(pair.mtu()).max(1);
@@ -180,7 +231,7 @@ impl Device {
             bus: &self.bus,
             user: pair.user(number, translate::Access::LocalRead),
         };
-        match packet(pair, number, taken, next, access) {
+        match packet(pair, number, taken, next, access, self.port) {
             Ok(packet) => {
                 let sent = match taken.is_read() {
                     true => taken.end(),
@@ -188,13 +239,21 @@ impl Device {
                 };
                 self.fabric.send(packet);
                 pair.requester.next = sent;
-                pair.requester.deadline = pair.ack_timeout().map(|timeout| now + timeout);
-            }
-            Err(_) => {
-                if let Some(taken) = at.and_then(|at| pair.requester.taken.get_mut(at)) {
-                    taken.failed = Some(Syndrome::LocalProtection);
+                if pair.service().is_reliable() {
+                    pair.requester.deadline = pair.ack_timeout().map(|timeout| now + timeout);
+                } else {
+                    // Nobody answers.
+                    self.advance(number, sent);
                 }
-                self.settle(number);
+            }
+            Err(error) => {
+                let skip = (next - taken.first) * pair.mtu();
+                let at = at.unwrap_or_default();
+                let waits = error.is_fault() && self.wait_for_memory(number, at, skip, false);
+                if !waits {
+                    self.fail_taken(number, at, Syndrome::LocalProtection);
+                    self.settle(number);
+                }
             }
         }
         true
@@ -251,7 +310,10 @@ impl Device {
             )
         };
         let queue = pair.completion_queue(Queue::Send);
-        pair.fail_sending();
+        match pair.service().is_datagram() {
+            true => pair.fail_sending(),
+            false => self.fail(number),
+        }
         self.complete(queue, &completion.bytes(), false);
         self.flush(number);
     }
@@ -268,11 +330,17 @@ impl Device {
         match packet.kind {
             Kind::Acknowledge => self.acknowledge(number, count + 1),
             Kind::ReadData => self.read_data(number, count, &packet.payload),
+            Kind::AtomicData(before) => {
+                let data = self.capabilities.byte_order().bytes(before);
+                self.read_data(number, count, &data);
+            }
             Kind::NotReady(timer) => {
+                self.count(number, Counter::ReceiverNotReady);
                 self.acknowledge(number, count);
                 self.wait_for_receive(number, timer);
             }
             Kind::Refuse(Refusal::Sequence) => {
+                self.count(number, Counter::SequenceError);
                 self.acknowledge(number, count);
                 self.send_again(number);
             }
@@ -280,7 +348,7 @@ impl Device {
                 self.acknowledge(number, count);
                 self.refused(number, count, refusal);
             }
-            Kind::Send | Kind::Write(_) | Kind::Read(_) => {}
+            Kind::Send | Kind::Write(_) | Kind::Read(_) | Kind::Atomic(..) => {}
         }
     }
 
@@ -318,14 +386,63 @@ impl Device {
         self.settle(number);
     }
 
+    /// A request cannot go on `skip` bytes after its beginning. Gives whether it waits for what it lacks there; time
+    /// does not go by for it.
+    fn wait_for_memory(&mut self, number: u32, at: usize, skip: u64, reads: bool) -> bool {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return false;
+        };
+        let right = match reads {
+            true => translate::Access::LocalWrite,
+            false => translate::Access::LocalRead,
+        };
+        let access = Access {
+            keys: &self.mkeys,
+            bus: &self.bus,
+            user: pair.user(number, right),
+        };
+        let Some(taken) = pair.requester.taken.get(at) else {
+            return false;
+        };
+        let lacks = access.lacks(&taken.request.data, skip, pair.mtu());
+        let cause = Cause::Request {
+            counter: taken.request.counter,
+            reads,
+            done: skip,
+        };
+        pair.requester.deadline = None;
+        self.page_fault(number, End::Requester, &lacks, cause) == Verdict::Wait
+    }
+
+    fn fail_taken(&mut self, number: u32, at: usize, syndrome: Syndrome) {
+        let pair = self.queue_pairs.get_mut(number);
+        let taken = pair.ok().and_then(|pair| pair.requester.taken.get_mut(at));
+        taken
+            .into_iter()
+            .for_each(|taken| taken.failed = Some(syndrome));
+    }
+
+    /// What was waited for is there, or is not to be had: everything that was not answered is sent again.
+    pub(crate) fn request_after_fault(&mut self, number: u32) {
+        if let Ok(pair) = self.queue_pairs.get_mut(number) {
+            pair.requester.next = pair.requester.acknowledged;
+            self.active.insert(number);
+        }
+    }
+
     fn read_data(&mut self, number: u32, count: u64, payload: &[u8]) {
+        if self.faults.waits(number, End::Requester) {
+            return;
+        }
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
         let mtu = pair.mtu();
         let user = pair.user(number, translate::Access::LocalWrite);
-        let mut all = pair.requester.taken.iter_mut();
-        let Some(read) = all.find(|taken| taken.is_read() && taken.answered < taken.packets) else {
+        let mut all = pair.requester.taken.iter();
+        let at = all.position(|taken| taken.is_read() && taken.answered < taken.packets);
+        let Some((at, read)) = at.and_then(|at| Some((at, pair.requester.taken.get_mut(at)?)))
+        else {
             return;
         };
         let expected = read.first + read.answered;
@@ -333,24 +450,28 @@ impl Device {
             return self.send_again(number);
         }
         let skip = read.answered * mtu;
+        let left = read.request.length().saturating_sub(skip).min(mtu);
+        if count < expected || payload.len() as u64 != left {
+            self.fail_taken(number, at, Syndrome::BadResponse);
+            return self.advance(number, expected);
+        }
         let access = Access {
             keys: &self.mkeys,
             bus: &self.bus,
             user,
         };
-        let left = read.request.length().saturating_sub(skip).min(mtu);
-        let result = match count < expected || payload.len() as u64 != left {
-            true => Err(Syndrome::BadResponse),
-            false => access
-                .scatter(&spans(&read.request), skip, payload)
-                .map_err(|_: DataError| Syndrome::LocalProtection),
-        };
-        match result {
-            Ok(()) => read.answered += 1,
-            Err(syndrome) => read.failed = Some(syndrome),
+        match access.scatter(&spans(&read.request), skip, payload) {
+            Ok(()) => {
+                read.answered += 1;
+                self.advance(number, expected + 1);
+            }
+            // What could not be taken is asked for again.
+            Err(error) if error.is_fault() && self.wait_for_memory(number, at, skip, true) => {}
+            Err(_) => {
+                self.fail_taken(number, at, Syndrome::LocalProtection);
+                self.advance(number, expected);
+            }
         }
-        let through = expected + u64::from(result.is_ok());
-        self.advance(number, through);
     }
 
     fn wait_for_receive(&mut self, number: u32, timer: u32) {
@@ -421,94 +542,8 @@ impl Device {
             self.active.insert(number);
         } else if requester.deadline.is_some_and(|deadline| deadline <= now) {
             requester.deadline = None;
+            self.count(number, Counter::AckTimeout);
             self.send_again(number);
         }
     }
-}
-
-/// Whether a queue pair may execute a request.
-fn judge(pair: &QueuePair, request: &Request) -> Result<Operation, Syndrome> {
-    let operation = request.operation.map_err(|error| match error {
-        Malformed::Operation | Malformed::Length => Syndrome::LocalOperation,
-    })?;
-    let own = match operation {
-        Operation::Nothing => true,
-        Operation::Update => matches!(pair.service(), Service::Reliable | Service::KeyUpdates),
-        _ => pair.service() == Service::Reliable,
-    };
-    if !own {
-        return Err(Syndrome::LocalOperation);
-    }
-    let long = operation != Operation::Update && request.length() > pair.longest_message();
-    match long {
-        true => Err(Syndrome::LocalLength),
-        false => Ok(operation),
-    }
-}
-
-fn spans(request: &Request) -> Vec<Span> {
-    let memory = |segment: &Segment| match segment {
-        Segment::Memory(span) => Some(*span),
-        Segment::Inline(_) => None,
-    };
-    request.data.iter().filter_map(memory).collect()
-}
-
-/// The packet `count` of a connection.
-fn packet(
-    pair: &QueuePair,
-    number: u32,
-    taken: &Taken,
-    count: u64,
-    access: Access<'_>,
-) -> Result<Packet, DataError> {
-    let (request, mtu) = (&taken.request, pair.mtu());
-    let length = request.length();
-    let index = count - taken.first;
-    let skip = index * mtu;
-    let part = Part::of(index, taken.packets);
-    let (kind, part, carried) = match request.operation {
-        Ok(Operation::Read { address, key }) => {
-            let rest = Remote {
-                address: address.wrapping_add(skip),
-                key,
-                length: length - skip,
-            };
-            (Kind::Read(rest), Part::Only, 0)
-        }
-        Ok(Operation::Write { address, key }) => {
-            let remote = Remote {
-                address,
-                key,
-                length,
-            };
-            let remote = part.begins().then_some(remote);
-            (Kind::Write(remote), part, (length - skip).min(mtu))
-        }
-        Ok(Operation::Send | Operation::Nothing | Operation::Update) | Err(_) => {
-            (Kind::Send, part, (length - skip).min(mtu))
-        }
-    };
-    Ok(Packet {
-        port: pair.remote_port(),
-        pair: pair.remote_pair(),
-        from_port: LID,
-        from: number,
-        number: on_wire(pair.first_number(), count),
-        kind,
-        part,
-        payload: access.gather(&request.data, skip, carried)?,
-        immediate: request.immediate.filter(|_| part.ends()),
-        solicited: request.solicited && part.ends(),
-    })
-}
-
-/// How long to wait for a receive, by the number that a refusal names: in hundredths of a millisecond, as the
-/// InfiniBand specification has them.
-fn receive_wait(timer: u32) -> Duration {
-    const WAITS: [u64; 32] = [
-        65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
-        1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
-    ];
-    Duration::from_micros(10 * WAITS[timer as usize % WAITS.len()])
 }

@@ -1,36 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The responding end of a reliable connection: packets go to memory, and are answered.
+//! The responding end of connections: packets are put in order, and answered if the service is a reliable one.
 
 use std::collections::VecDeque;
 
-use crate::completion::{Completion, Outcome, Syndrome};
-use crate::data::{Access, DataError};
+use crate::completion::Outcome;
+use crate::counters::Counter;
+use crate::data::Access;
 use crate::device::Device;
 use crate::eq::Event;
-use crate::fabric::{Kind, Packet, Part, Refusal, Remote, NUMBERS};
+use crate::fabric::{Kind, Packet, Part, Place, Refusal, Remote, NUMBERS};
+use crate::faults::End;
+use crate::message::{Message, Problem, INVALID};
 use crate::port::LID;
-use crate::qp::{Queue, QueuePair, Service, State};
-use crate::translate::{self, check, Span};
-
-/// A receive that was taken from the queue.
-pub(crate) struct Receive {
-    pub(crate) counter: u16,
-    pub(crate) spans: Vec<Span>,
-}
-
-/// A message of which some packets have come.
-enum Message {
-    Send { receive: Receive, done: u64 },
-    Write { remote: Remote, done: u64 },
-}
+use crate::qp::QueuePair;
+use crate::receive::Receive;
+use crate::service::Service;
+use crate::translate::{self, check, Span, Use};
 
 /// An answer that is to be sent.
-enum Answer {
+pub(crate) enum Answer {
     Packet(u32, Kind),
+    /// What was read, by whom.
     Data {
         number: u32,
         remote: Remote,
         done: u64,
+        user: Use,
     },
 }
 
@@ -39,8 +34,12 @@ enum Answer {
 pub(crate) struct Responder {
     /// How many packets have come in order.
     count: u64,
-    message: Option<Message>,
-    answers: VecDeque<Answer>,
+    pub(crate) message: Option<Message>,
+    /// The receive of a message that was lost; the next message gets it.
+    pub(crate) kept: Option<Receive>,
+    pub(crate) answers: VecDeque<Answer>,
+    /// What the last atomics have found, by their packets' numbers: they are not done again.
+    found: VecDeque<(u32, u64)>,
     /// That packets are missing has been said.
     complained: bool,
     /// Something was refused: no more is taken.
@@ -49,44 +48,48 @@ pub(crate) struct Responder {
 
 impl Responder {
     /// Takes out the receive that was begun, for it to be flushed.
-    pub(crate) fn abandon(&mut self) -> Option<u16> {
+    pub(crate) fn abandon(&mut self) -> Option<Receive> {
         self.answers.clear();
         match self.message.take() {
-            Some(Message::Send { receive, .. }) => Some(receive.counter),
-            Some(Message::Write { .. }) | None => None,
+            Some(Message::Send { receive, .. }) => Some(receive),
+            Some(Message::Write { .. }) | None => self.kept.take(),
         }
     }
 }
 
-/// Why a packet is not taken.
-enum Problem {
-    /// There is no receive.
-    NotReady,
-    /// The other end asked for what must not be.
-    Theirs(Refusal),
-    /// A receive is at fault.
-    Ours(Receive, Syndrome, Refusal),
-}
-
-const INVALID: Problem = Problem::Theirs(Refusal::Invalid);
-const DENIED: Problem = Problem::Theirs(Refusal::Access);
-
 impl Device {
     /// A packet has arrived.
     pub(crate) fn arrive(&mut self, packet: Packet) {
-        let number = packet.pair;
+        if packet.service.is_datagram() {
+            return self.take_datagram(packet);
+        }
+        let request = packet.kind.is_request();
+        let number = match packet.service {
+            Service::Initiator => match self.connected(&packet) {
+                Some(number) => number,
+                None => return,
+            },
+            _ => packet.to.pair,
+        };
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
-        let takes = matches!(pair.state(), State::ReadyToReceive | State::ReadyToSend);
-        let known = pair.remote_pair() == packet.from && pair.service() == Service::Reliable;
-        if !takes || !known {
+        // What comes from a target is for an initiator, and the other way round.
+        let service = match packet.service {
+            Service::Initiator => Service::Target,
+            Service::Target => Service::Initiator,
+            other => other,
+        };
+        let known = pair.is_connected_with(packet.from) && pair.service() == service;
+        if !pair.takes_packets() || !known {
             return;
         }
         self.active.insert(number);
-        match packet.kind {
-            Kind::Send | Kind::Write(_) | Kind::Read(_) => self.requested(number, packet),
-            _ => self.answered(number, packet),
+        match (request, packet.service.is_reliable()) {
+            (true, true) => self.requested(number, packet),
+            (true, false) => self.unacknowledged(number, packet),
+            (false, true) => self.answered(number, packet),
+            (false, false) => {}
         }
     }
 
@@ -98,51 +101,86 @@ impl Device {
             return;
         }
         let expected = pair.expected_number(pair.responder.count);
-        match packet.number.wrapping_sub(expected) % NUMBERS {
+        let distance = packet.number.wrapping_sub(expected) % NUMBERS;
+        if self.faults.waits(number, End::Responder) {
+            // All of it comes again, in order, when it is time.
+            let read = matches!(packet.kind, Kind::Read(_)) && distance >= NUMBERS / 2;
+            if distance == 0 || read {
+                self.not_ready(number, packet.number);
+            }
+            return;
+        }
+        match distance {
             0 => self.in_order(number, packet),
             distance if distance < NUMBERS / 2 => {
                 if !pair.responder.complained {
                     pair.responder.complained = true;
                     pair.answer(expected, Kind::Refuse(Refusal::Sequence));
+                    self.count(number, Counter::OutOfSequence);
                 }
             }
-            _ => self.again(number, packet, expected),
+            _ => {
+                self.count(number, Counter::DuplicateRequest);
+                self.again(number, packet, expected);
+            }
         }
     }
 
-    /// A packet that has come before: a read is done once more, anything else is only acknowledged.
+    /// A packet that has come before: a read is done once more, an atomic's answer is given once more, anything else
+    /// is only acknowledged.
     fn again(&mut self, number: u32, packet: Packet, expected: u32) {
-        let user = self.user(number, translate::Access::RemoteRead);
+        let user = self.responder_use(number, packet.shared, translate::Access::RemoteRead);
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
         match packet.kind {
             Kind::Read(remote) => {
-                let allowed = user.is_some_and(|user| {
-                    remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok()
-                });
-                if allowed {
+                let Ok(user) = user else {
+                    return;
+                };
+                if remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok() {
                     pair.responder.answers.push_back(Answer::Data {
                         number: packet.number,
                         remote,
                         done: 0,
+                        user,
                     });
+                }
+            }
+            Kind::Atomic(..) => {
+                let mut found = pair.responder.found.iter();
+                if let Some(value) = found.find(|(at, _)| *at == packet.number) {
+                    let kind = Kind::AtomicData(value.1);
+                    pair.answer(packet.number, kind);
                 }
             }
             _ => pair.answer(expected.wrapping_sub(1) % NUMBERS, Kind::Acknowledge),
         }
     }
 
+    /// Does what a packet asks for. Gives how many packets' numbers have gone by.
+    fn take(&mut self, number: u32, packet: &Packet) -> Result<u64, Problem> {
+        match &packet.kind {
+            Kind::Send => self.take_send(number, packet),
+            Kind::Write(remote) => {
+                self.count(number, Counter::WriteRequests);
+                self.take_write(number, *remote, packet)
+            }
+            Kind::Read(remote) => {
+                self.count(number, Counter::ReadRequests);
+                self.take_read(number, *remote, packet)
+            }
+            Kind::Atomic(remote, change) => {
+                self.count(number, Counter::AtomicRequests);
+                self.take_atomic(number, (*remote, *change), packet)
+            }
+            _ => Err(INVALID),
+        }
+    }
+
     fn in_order(&mut self, number: u32, packet: Packet) {
         let sequence = packet.number;
-        let ends = packet.part.ends();
-        let read = matches!(packet.kind, Kind::Read(_));
-        let result = match packet.kind.clone() {
-            Kind::Send => self.take_send(number, packet),
-            Kind::Write(remote) => self.take_write(number, remote, packet),
-            Kind::Read(remote) => self.take_read(number, remote, sequence),
-            _ => Err(INVALID),
-        };
+        let result = self.take(number, &packet);
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
@@ -150,26 +188,84 @@ impl Device {
             Ok(packets) => {
                 pair.responder.complained = false;
                 pair.responder.count += packets;
-                if ends && !read {
+                let message = matches!(packet.kind, Kind::Send | Kind::Write(_));
+                if packet.part.ends() && message {
                     pair.answer(sequence, Kind::Acknowledge);
                 }
             }
             Err(Problem::NotReady) => {
-                let timer = pair.receive_timer();
-                pair.answer(sequence, Kind::NotReady(timer));
+                self.not_ready(number, sequence);
+                self.count(number, Counter::OutOfBuffer);
             }
+            Err(Problem::NotThere) => self.not_ready(number, sequence),
             Err(Problem::Theirs(refusal)) => self.refuse(number, sequence, refusal),
             Err(Problem::Ours(receive, syndrome, refusal)) => {
                 let outcome = Outcome::ReceiveFailed(syndrome);
-                let completion = pair.completion(number, receive.counter, outcome);
-                let queue = pair.completion_queue(Queue::Receive);
-                self.complete(queue, &completion.bytes(), false);
+                self.complete_receive(number, &receive, outcome, false, |completion| completion);
                 self.refuse(number, sequence, refusal);
             }
         }
     }
 
-    /// Says no, behind the answers that come before. With that the queue pair ends.
+    /// A packet that nobody waits for an answer to: a message of which something is missing, that does not fit or is
+    /// not allowed is lost.
+    fn unacknowledged(&mut self, number: u32, packet: Packet) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        if packet.part.begins() || pair.expected_number(pair.responder.count) != packet.number {
+            self.lose(number);
+        }
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        if pair.responder.message.is_none() && !packet.part.begins() {
+            return;
+        }
+        pair.responder.count = pair.received_before(packet.number) + 1;
+        let allowed = matches!(packet.kind, Kind::Send | Kind::Write(_));
+        let result = match allowed {
+            true => self.take(number, &packet),
+            false => Ok(0),
+        };
+        match result {
+            Ok(_) | Err(Problem::Theirs(_)) => {}
+            Err(Problem::NotReady) => self.count(number, Counter::OutOfBuffer),
+            Err(Problem::NotThere) => self.lose(number),
+            Err(Problem::Ours(receive, syndrome, _)) => {
+                let outcome = Outcome::ReceiveFailed(syndrome);
+                self.complete_receive(number, &receive, outcome, false, |completion| completion);
+                self.fail(number);
+                self.tell(Event::QueueError, number);
+                self.flush(number);
+            }
+        }
+    }
+
+    /// What came of a message is lost; the next one gets its receive.
+    fn lose(&mut self, number: u32) {
+        if let Ok(pair) = self.queue_pairs.get_mut(number) {
+            if let Some(Message::Send { receive, .. }) = pair.responder.message.take() {
+                pair.responder.kept = Some(receive);
+            }
+        }
+    }
+
+    /// The other end is to try again later. Until it does, what comes after it lacks something for a good reason.
+    fn not_ready(&mut self, number: u32, sequence: u32) {
+        if let Ok(pair) = self.queue_pairs.get_mut(number) {
+            pair.responder.complained = true;
+            let timer = pair.receive_timer();
+            pair.answer(sequence, Kind::NotReady(timer));
+        }
+    }
+
+    /// What was waited for is there, or is not to be had: the other end tries again by itself.
+    pub(crate) fn respond_after_fault(&mut self, number: u32) {
+        self.active.insert(number);
+    }
+
+    /// Says no, after the answers that come before. With that the queue pair ends.
     fn refuse(&mut self, number: u32, sequence: u32, refusal: Refusal) {
         if let Ok(pair) = self.queue_pairs.get_mut(number) {
             pair.responder.closed = true;
@@ -186,194 +282,17 @@ impl Device {
             Refusal::Operation => Event::QueueError,
             Refusal::Invalid => Event::RequestError,
         };
-        if let Ok(pair) = self.queue_pairs.get_mut(number) {
-            pair.fail();
+        // That of an initiator is its own matter: others may go on.
+        if self
+            .queue_pairs
+            .get(number)
+            .is_ok_and(|pair| pair.connection().is_some())
+        {
+            return self.hang_up(number);
         }
-        let mut data = [0; 28];
-        data[24..].copy_from_slice(&number.to_be_bytes());
-        if let Some(queue) = self.listener(event) {
-            self.post_event(queue, event, &data);
-        }
+        self.fail(number);
+        self.tell(event, number);
         self.flush(number);
-    }
-
-    fn user(&self, number: u32, access: translate::Access) -> Option<translate::Use> {
-        let pair = self.queue_pairs.get(number).ok()?;
-        Some(pair.user(number, access))
-    }
-
-    /// The next receive of a queue pair's own queue.
-    fn receive(&mut self, number: u32) -> Result<Receive, Problem> {
-        let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
-        if pair.receives_from_shared() {
-            // These are not modelled.
-            return Err(Problem::Theirs(Refusal::Operation));
-        }
-        pair.take_receive(&self.bus).ok_or(Problem::NotReady)
-    }
-
-    fn take_send(&mut self, number: u32, packet: Packet) -> Result<u64, Problem> {
-        let message = self.begun(number, &packet)?;
-        let (receive, done) = match message {
-            None => (self.receive(number)?, 0),
-            Some(Message::Send { receive, done }) => (receive, done),
-            Some(Message::Write { .. }) => return Err(INVALID),
-        };
-        let user = self.user(number, translate::Access::LocalWrite);
-        let access = Access {
-            keys: &self.mkeys,
-            bus: &self.bus,
-            user: user.ok_or(INVALID)?,
-        };
-        match access.scatter(&receive.spans, done, &packet.payload) {
-            Err(DataError::Short) => {
-                return Err(Problem::Ours(
-                    receive,
-                    Syndrome::LocalLength,
-                    Refusal::Invalid,
-                ))
-            }
-            Err(_) => {
-                let syndrome = Syndrome::LocalProtection;
-                return Err(Problem::Ours(receive, syndrome, Refusal::Operation));
-            }
-            Ok(()) => {}
-        }
-        let done = done + packet.payload.len() as u64;
-        match packet.part.ends() {
-            true => self.received(number, receive.counter, done, &packet, false),
-            false => self.go_on(number, Message::Send { receive, done }),
-        }
-        Ok(1)
-    }
-
-    fn take_write(
-        &mut self,
-        number: u32,
-        remote: Option<Remote>,
-        packet: Packet,
-    ) -> Result<u64, Problem> {
-        let pair = self.queue_pairs.get(number).map_err(|_| INVALID)?;
-        let allowed = pair.allows_writes();
-        let user = pair.user(number, translate::Access::RemoteWrite);
-        let message = self.begun(number, &packet)?;
-        let (remote, done) = match (message, remote) {
-            (None, Some(remote)) => (remote, 0),
-            (Some(Message::Write { remote, done }), None) => (remote, done),
-            _ => return Err(INVALID),
-        };
-        let valid = remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok();
-        if !allowed || !valid {
-            return Err(DENIED);
-        }
-        let now = done + packet.payload.len() as u64;
-        if now > remote.length || (packet.part.ends() && now != remote.length) {
-            return Err(INVALID);
-        }
-        let receive = match packet.immediate {
-            Some(_) => match self.receive(number) {
-                Ok(receive) => Some(receive),
-                Err(problem) => {
-                    // The packet comes once more.
-                    if !packet.part.begins() {
-                        self.go_on(number, Message::Write { remote, done });
-                    }
-                    return Err(problem);
-                }
-            },
-            None => None,
-        };
-        let access = Access {
-            keys: &self.mkeys,
-            bus: &self.bus,
-            user,
-        };
-        let target = Span {
-            address: remote.address + done,
-            length: packet.payload.len() as u64,
-            key: remote.key,
-        };
-        access.write(target, &packet.payload).map_err(|_| DENIED)?;
-        match (packet.part.ends(), receive) {
-            (true, Some(receive)) => {
-                self.received(number, receive.counter, now, &packet, true);
-            }
-            (true, None) => {}
-            (false, _) => self.go_on(number, Message::Write { remote, done: now }),
-        }
-        Ok(1)
-    }
-
-    fn take_read(&mut self, number: u32, remote: Remote, sequence: u32) -> Result<u64, Problem> {
-        let user = self.user(number, translate::Access::RemoteRead);
-        let user = user.ok_or(INVALID)?;
-        let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
-        if pair.responder.message.is_some() {
-            return Err(INVALID);
-        }
-        let valid = remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok();
-        if !pair.allows_reads() || !valid {
-            return Err(DENIED);
-        }
-        if remote.length > pair.longest_message() {
-            return Err(INVALID);
-        }
-        let packets = remote.length.div_ceil(pair.mtu()).max(1);
-        pair.responder.answers.push_back(Answer::Data {
-            number: sequence,
-            remote,
-            done: 0,
-        });
-        Ok(packets)
-    }
-
-    /// The message that a packet goes on with. Its place in the message and its size have to fit.
-    fn begun(&mut self, number: u32, packet: &Packet) -> Result<Option<Message>, Problem> {
-        let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
-        let message = pair.responder.message.take();
-        let length = packet.payload.len() as u64;
-        let fits = match packet.part {
-            Part::First | Part::Middle => length == pair.mtu(),
-            Part::Last => (1..=pair.mtu()).contains(&length),
-            Part::Only => length <= pair.mtu(),
-        };
-        match fits && message.is_some() != packet.part.begins() {
-            true => Ok(message),
-            false => match message {
-                Some(Message::Send { receive, .. }) => {
-                    let syndrome = Syndrome::LocalOperation;
-                    Err(Problem::Ours(receive, syndrome, Refusal::Invalid))
-                }
-                _ => Err(INVALID),
-            },
-        }
-    }
-
-    fn go_on(&mut self, number: u32, message: Message) {
-        if let Ok(pair) = self.queue_pairs.get_mut(number) {
-            pair.responder.message = Some(message);
-        }
-    }
-
-    /// A message has come as a whole.
-    fn received(&mut self, number: u32, counter: u16, bytes: u64, packet: &Packet, write: bool) {
-        let Ok(pair) = self.queue_pairs.get(number) else {
-            return;
-        };
-        let outcome = match (write, packet.immediate) {
-            (true, _) => Outcome::Written,
-            (false, Some(_)) => Outcome::ReceivedImmediate,
-            (false, None) => Outcome::Received,
-        };
-        let completion = Completion {
-            bytes: bytes as u32,
-            immediate: packet.immediate.unwrap_or_default(),
-            port: packet.from_port,
-            from: packet.from,
-            ..pair.completion(number, counter, outcome)
-        };
-        let queue = pair.completion_queue(Queue::Receive);
-        self.complete(queue, &completion.bytes(), packet.solicited);
     }
 
     /// Sends an answer of a queue pair, if there is one to send.
@@ -384,7 +303,7 @@ impl Device {
         match pair.responder.answers.pop_front() {
             None => return false,
             Some(Answer::Packet(sequence, kind)) => {
-                let packet = answer(pair, number, sequence, kind.clone(), Part::Only);
+                let packet = answer(pair, number, sequence, kind.clone());
                 self.fabric.send(packet);
                 if let Kind::Refuse(refusal) = kind {
                     self.close(number, refusal);
@@ -394,15 +313,15 @@ impl Device {
                 number: first,
                 remote,
                 done,
-            }) => self.send_data(number, first, remote, done),
+                user,
+            }) => self.send_data(number, first, remote, done, user),
         }
         true
     }
 
     /// Sends the next packet of what was read.
-    fn send_data(&mut self, number: u32, first: u32, remote: Remote, done: u64) {
-        let user = self.user(number, translate::Access::RemoteRead);
-        let (Ok(pair), Some(user)) = (self.queue_pairs.get_mut(number), user) else {
+    fn send_data(&mut self, number: u32, first: u32, remote: Remote, done: u64, user: Use) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
         let mtu = pair.mtu();
@@ -419,14 +338,27 @@ impl Device {
             length,
             key: remote.key,
         };
-        let Ok(payload) = access.read(source) else {
-            pair.responder.answers.clear();
-            return self.refuse(number, sequence, Refusal::Access);
+        let payload = match access.read(source) {
+            Ok(payload) => payload,
+            Err(error) => {
+                pair.responder.answers.clear();
+                // Whatever was refused comes again, too.
+                pair.responder.closed = false;
+                let there = match error.is_fault() {
+                    true => self.have_remote(number, user, remote, done, length),
+                    false => Ok(()),
+                };
+                return match there {
+                    Err(Problem::NotThere) => self.not_ready(number, sequence),
+                    _ => self.refuse(number, sequence, Refusal::Access),
+                };
+            }
         };
         let part = Part::of(index, count);
         let packet = Packet {
             payload,
-            ..answer(pair, number, sequence, Kind::ReadData, part)
+            part,
+            ..answer(pair, number, sequence, Kind::ReadData)
         };
         self.fabric.send(packet);
         if !part.ends() {
@@ -434,6 +366,7 @@ impl Device {
                 number: first,
                 remote,
                 done: done + length,
+                user,
             });
         }
     }
@@ -443,6 +376,17 @@ impl QueuePair {
     fn answer(&mut self, sequence: u32, kind: Kind) {
         let answer = Answer::Packet(sequence, kind);
         self.responder.answers.push_back(answer);
+    }
+
+    /// Answers an atomic, and remembers what it has found as long as it may be asked for again.
+    pub(crate) fn answer_atomic(&mut self, sequence: u32, value: u64) {
+        let most = self.answers_at_once();
+        let found = &mut self.responder.found;
+        found.push_back((sequence, value));
+        if found.len() > most {
+            found.pop_front();
+        }
+        self.answer(sequence, Kind::AtomicData(value));
     }
 }
 
@@ -455,17 +399,10 @@ fn span(remote: Remote) -> Span {
 }
 
 /// A packet back to where requests come from.
-fn answer(pair: &QueuePair, number: u32, sequence: u32, kind: Kind, part: Part) -> Packet {
-    Packet {
-        port: pair.remote_port(),
-        pair: pair.remote_pair(),
-        from_port: LID,
-        from: number,
-        number: sequence,
-        kind,
-        part,
-        payload: Vec::new(),
-        immediate: None,
-        solicited: false,
-    }
+fn answer(pair: &QueuePair, number: u32, sequence: u32, kind: Kind) -> Packet {
+    let own = Place {
+        port: LID,
+        pair: pair.wire_number(number),
+    };
+    Packet::new(pair.service(), own, pair.remote(), sequence, kind)
 }

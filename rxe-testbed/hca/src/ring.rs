@@ -11,7 +11,7 @@ const SHARES: u64 = 64;
 const MOST: u32 = 19;
 
 /// A buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Buffer {
     pages: Vec<u64>,
     page: u64,

@@ -2,21 +2,25 @@
 //! Shared receive queues: those of the service with extended connections, and plain ones, which the interface calls
 //! receive memory pools.
 
+use crate::bus::Bus;
 use crate::command::{words, Command, Status, SHORT};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
+use crate::eq::Event;
 use crate::layout::{
-    create_rmp_in, create_rmp_out, create_xrc_srq_in, create_xrc_srq_out, destroy_rmp_in,
-    destroy_xrc_srq_in, query_rmp_in, query_rmp_out, query_xrc_srq_in, query_xrc_srq_out, rmpc, wq,
-    xrc_srqc,
+    arm_xrc_srq_in, create_rmp_in, create_rmp_out, create_xrc_srq_in, create_xrc_srq_out,
+    destroy_rmp_in, destroy_xrc_srq_in, modify_rmp_in, query_rmp_in, query_rmp_out,
+    query_xrc_srq_in, query_xrc_srq_out, rmpc, wq, xrc_srqc,
 };
 use crate::profile::LOG_MAX_QP_SIZE;
 use crate::ring::Buffer;
+use crate::translate::Span;
+use crate::wqe;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x705,
         "CREATE_XRC_SRQ",
-        Life::Initialised,
+        HcaState::Initialised,
         create_xrc_srq_in::BYTES,
         SHORT,
         create_extended,
@@ -24,7 +28,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x706,
         "DESTROY_XRC_SRQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| {
@@ -38,7 +42,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x707,
         "QUERY_XRC_SRQ",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_xrc_srq_out::BYTES,
         |device, input, output| {
@@ -46,21 +50,45 @@ pub(crate) const COMMANDS: &[Command] = &[
             let queue = find(device, number, Kind::Extended)?;
             let context = query_xrc_srq_out::XRC_SRQ_CONTEXT_ENTRY.of_mut(output);
             context.copy_from_slice(&queue.context);
+            xrc_srqc::LWM.set(context, u64::from(queue.limit));
             Ok(())
+        },
+    ),
+    Command::new(
+        0x708,
+        "ARM_XRC_SRQ",
+        HcaState::Initialised,
+        SHORT,
+        SHORT,
+        |device, input, _| {
+            if arm_xrc_srq_in::OP_MOD.get(input) != ARM_EXTENDED {
+                return Err(Status::BadParameter);
+            }
+            let number = arm_xrc_srq_in::XRC_SRQN.get32(input);
+            let limit = arm_xrc_srq_in::LWM.get(input) as u16;
+            device.limit_shared(number, Kind::Extended, limit)
         },
     ),
     Command::new(
         0x90c,
         "CREATE_RMP",
-        Life::Initialised,
+        HcaState::Initialised,
         create_rmp_in::BYTES,
         SHORT,
         create_plain,
     ),
     Command::new(
+        0x90d,
+        "MODIFY_RMP",
+        HcaState::Initialised,
+        modify_rmp_in::BYTES,
+        SHORT,
+        modify_plain,
+    ),
+    Command::new(
         0x90e,
         "DESTROY_RMP",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| destroy(device, destroy_rmp_in::RMPN.get32(input), Kind::Plain),
@@ -68,13 +96,15 @@ pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
         0x90f,
         "QUERY_RMP",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_rmp_out::BYTES,
         |device, input, output| {
             let queue = find(device, query_rmp_in::RMPN.get32(input), Kind::Plain)?;
             let context = query_rmp_out::RMP_CONTEXT.of_mut(output);
             context.copy_from_slice(&queue.context);
+            rmpc::STATE.set(context, READY);
+            wq::LWM.set(rmpc::WQ.of_mut(context), u64::from(queue.limit));
             Ok(())
         },
     ),
@@ -84,6 +114,19 @@ pub(crate) const COMMANDS: &[Command] = &[
 const LOG_ENTRY: u32 = 4;
 const LOG_LARGEST: u32 = 12;
 
+/// Bytes at the beginning of an entry, which name the next one.
+const LINK: usize = 16;
+
+/// Who these accesses to memory are by.
+const WHO: &str = "shared receive queue";
+
+/// The state of a plain queue that works, and what a command for an extended one's limit says of itself.
+const READY: u64 = 1;
+const ARM_EXTENDED: u64 = 1;
+
+/// In a change of a plain queue: its limit is set.
+const LIMIT: u64 = 1;
+
 /// Which of both a queue is. Their numbers do not overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -91,13 +134,34 @@ enum Kind {
     Plain,
 }
 
-/// A shared receive queue.
+/// What only an extended one has: a domain of connections, and where its completions go under which name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extended {
+    pub(crate) connections: u32,
+    pub(crate) completion_queue: u32,
+    pub(crate) user_index: u32,
+}
+
+/// A shared receive queue: a list of entries, each of which names the next one.
 pub(crate) struct SharedQueue {
     kind: Kind,
     context: Vec<u8>,
     domain: u32,
-    /// Of an extended one.
-    completion_queue: Option<u32>,
+    extended: Option<Extended>,
+    geometry: Geometry,
+    /// Where the driver counts what it has posted; how many entries were taken, and which is the next one.
+    record: u64,
+    taken: u16,
+    next: u16,
+    /// With fewer entries than this the driver is told, once.
+    limit: u16,
+}
+
+/// Where its entries are.
+struct Geometry {
+    buffer: Buffer,
+    log_size: u32,
+    log_entry: u32,
 }
 
 impl SharedQueue {
@@ -106,9 +170,51 @@ impl SharedQueue {
         self.domain
     }
 
+    pub(crate) fn extended(&self) -> Option<Extended> {
+        self.extended
+    }
+
+    /// Whether it is for the extended connections of that domain.
+    pub(crate) fn is_of(&self, connections: u32) -> bool {
+        self.extended
+            .is_some_and(|extended| extended.connections == connections)
+    }
+
     /// Whether its completions go to that queue.
     pub(crate) fn completes_in(&self, number: u32) -> bool {
-        self.completion_queue == Some(number)
+        self.extended
+            .is_some_and(|extended| extended.completion_queue == number)
+    }
+
+    /// How many entries the driver has posted that were not taken; none, if it cannot be read.
+    fn waiting(&self, bus: &Bus) -> u16 {
+        let posted = bus.read_be32(WHO, self.record);
+        posted.map_or(0, |posted| (posted as u16).wrapping_sub(self.taken))
+    }
+
+    /// Takes the next receive: by which number its driver knows it, and where the message goes.
+    pub(crate) fn take(&mut self, bus: &Bus) -> Option<(u16, Vec<Span>)> {
+        if self.waiting(bus) == 0 {
+            return None;
+        }
+        let counter = self.next;
+        let mut bytes = vec![0; 1 << self.geometry.log_entry];
+        let place = u64::from(counter) << self.geometry.log_entry;
+        let address = self.geometry.buffer.address(place)?;
+        bus.read(WHO, address, &mut bytes).ok()?;
+        let next = u16::from_be_bytes([bytes[2], bytes[3]]);
+        self.next = next % (1 << self.geometry.log_size);
+        self.taken = self.taken.wrapping_add(1);
+        Some((counter, wqe::receives(&bytes[LINK..])))
+    }
+
+    /// Whether the driver has to be told that there are few entries left; then it has been.
+    fn falls_short(&mut self, bus: &Bus) -> bool {
+        let short = self.waiting(bus) < self.limit;
+        if short {
+            self.limit = 0;
+        }
+        short
     }
 }
 
@@ -120,41 +226,56 @@ fn find(device: &Device, number: u32, kind: Kind) -> Result<&SharedQueue, Status
     }
 }
 
-/// Checks that a queue of that shape lies in the pages that are given.
-fn check_buffer(
+/// A queue of that geometry in the pages that are given.
+fn geometry(
     pages: &[u8],
     log_page: u32,
     offset: u32,
     log_size: u32,
     log_entry: u32,
-) -> Result<(), Status> {
+) -> Result<Geometry, Status> {
     let sizes = log_size <= LOG_MAX_QP_SIZE && (LOG_ENTRY..=LOG_LARGEST).contains(&log_entry);
     if !sizes {
         return Err(Status::BadParameter);
     }
     let size = 1 << (log_size + log_entry);
-    Buffer::new(&words(pages), log_page, offset, size).map(drop)
+    Ok(Geometry {
+        buffer: Buffer::new(&words(pages), log_page, offset, size)?,
+        log_size,
+        log_entry,
+    })
 }
 
 fn create_extended(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
     let context = create_xrc_srq_in::XRC_SRQ_CONTEXT_ENTRY.of(input).to_vec();
     let domain = xrc_srqc::PD.get32(&context);
-    let completion_queue = xrc_srqc::CQN.get32(&context);
+    let extended = Extended {
+        connections: xrc_srqc::XRCD.get32(&context),
+        completion_queue: xrc_srqc::CQN.get32(&context),
+        user_index: xrc_srqc::USER_INDEX.get32(&context),
+    };
     device.domains.get(domain)?;
-    device.xrc_domains.get(xrc_srqc::XRCD.get32(&context))?;
-    device.completion_queues.get(completion_queue)?;
-    check_buffer(
+    device.xrc_domains.get(extended.connections)?;
+    device.completion_queues.get(extended.completion_queue)?;
+    let geometry = geometry(
         &input[create_xrc_srq_in::BYTES..],
         xrc_srqc::LOG_PAGE_SIZE.get32(&context),
         xrc_srqc::PAGE_OFFSET.get32(&context),
         xrc_srqc::LOG_XRC_SRQ_SIZE.get32(&context),
         xrc_srqc::LOG_RQ_STRIDE.get32(&context) + LOG_ENTRY,
     )?;
+    let high = xrc_srqc::DB_RECORD_ADDR_H.get(&context) << 32;
+    let low = xrc_srqc::DB_RECORD_ADDR_L.get(&context) << 2;
     let queue = SharedQueue {
         kind: Kind::Extended,
+        limit: xrc_srqc::LWM.get(&context) as u16,
         context,
         domain,
-        completion_queue: Some(completion_queue),
+        extended: Some(extended),
+        geometry,
+        record: high | low,
+        taken: 0,
+        next: 0,
     };
     create_xrc_srq_out::XRC_SRQN.set(output, device.shared_queues.add(queue)?);
     Ok(())
@@ -164,8 +285,12 @@ fn create_plain(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<
     let context = create_rmp_in::CTX.of(input).to_vec();
     let queue = rmpc::WQ.of(&context);
     let domain = wq::PD.get32(queue);
+    if wq::WQ_TYPE.get(queue) != 0 {
+        // Only lists are known.
+        return Err(Status::BadParameter);
+    }
     device.domains.get(domain)?;
-    check_buffer(
+    let geometry = geometry(
         &input[create_rmp_in::BYTES..],
         wq::LOG_WQ_PG_SZ.get32(queue),
         wq::PAGE_OFFSET.get32(queue),
@@ -174,12 +299,26 @@ fn create_plain(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<
     )?;
     let queue = SharedQueue {
         kind: Kind::Plain,
+        limit: wq::LWM.get(queue) as u16,
+        record: wq::DBR_ADDR.get(queue),
         context,
         domain,
-        completion_queue: None,
+        extended: None,
+        geometry,
+        taken: 0,
+        next: 0,
     };
     create_rmp_out::RMPN.set(output, device.shared_queues.add(queue)?);
     Ok(())
+}
+
+/// The limit is all that can be changed.
+fn modify_plain(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    if modify_rmp_in::BITMASK.get(input) != LIMIT {
+        return Err(Status::BadParameter);
+    }
+    let limit = wq::LWM.get(rmpc::WQ.of(modify_rmp_in::CTX.of(input))) as u16;
+    device.limit_shared(modify_rmp_in::RMPN.get32(input), Kind::Plain, limit)
 }
 
 fn destroy(device: &mut Device, number: u32, kind: Kind) -> Result<(), Status> {
@@ -189,4 +328,21 @@ fn destroy(device: &mut Device, number: u32, kind: Kind) -> Result<(), Status> {
         return Err(Status::ResourceBusy);
     }
     device.shared_queues.remove(number).map(drop)
+}
+
+impl Device {
+    fn limit_shared(&mut self, number: u32, kind: Kind, limit: u16) -> Result<(), Status> {
+        find(self, number, kind)?;
+        self.shared_queues.get_mut(number)?.limit = limit;
+        self.tell_if_short(number);
+        Ok(())
+    }
+
+    /// Tells the driver if a queue has fewer receives than it was to have.
+    pub(crate) fn tell_if_short(&mut self, number: u32) {
+        let queue = self.shared_queues.get_mut(number);
+        if queue.is_ok_and(|queue| queue.falls_short(&self.bus)) {
+            self.tell(Event::SharedQueueLimit, number);
+        }
+    }
 }

@@ -38,6 +38,12 @@ impl<T> Table<T> {
         Ok(free)
     }
 
+    /// Puts an object where `add` puts none.
+    pub(crate) fn put(&mut self, number: u32, object: T) {
+        debug_assert!(number >= self.end);
+        self.objects.insert(number, object);
+    }
+
     pub(crate) fn get(&self, number: u32) -> Result<&T, Status> {
         self.objects.get(&number).ok_or(Status::BadResource)
     }

@@ -13,8 +13,16 @@ use serde_json::{json, Value};
 pub enum Rule {
     /// I1: no access to memory that is not mapped for the device.
     Memory,
+    /// I2: what was resumed does not fault again for the same entry, unless that has become absent since.
+    Progress,
+    /// I3: each page fault is resumed, once, and before long.
+    Tokens,
     /// I4: no request changes a key that it must not, or what lies beyond the end of one.
     Keys,
+    /// I5: no entry leads to a key that is gone, and none comes back with a key that was free.
+    Reachable,
+    /// I6: no key leads to memory that was said to be nobody's.
+    Frames,
     /// No entry for an event or a completion where one is that the driver has not taken yet.
     Overrun,
     /// Registers and queues are used as the interface says.
@@ -26,7 +34,11 @@ impl Rule {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "I1-memory",
+            Self::Progress => "I2-progress",
+            Self::Tokens => "I3-tokens",
             Self::Keys => "I4-keys",
+            Self::Reachable => "I5-reachable",
+            Self::Frames => "I6-frames",
             Self::Overrun => "overrun",
             Self::Interface => "interface",
         }

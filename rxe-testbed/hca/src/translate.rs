@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The way through a memory key: from what a work request or a packet names to where it is in the guest's memory.
+//! The way through memory keys: from what a work request or a packet names to where it is in the guest's memory. A
+//! key is direct, with a table of pages, or leads on to others.
 
+use crate::indirect::{self, Onward};
 use crate::layout::mkc;
 use crate::mkey::MemoryKey;
 use crate::profile::NULL_MKEY;
@@ -13,13 +15,22 @@ pub(crate) enum Access {
     LocalWrite,
     RemoteRead,
     RemoteWrite,
+    RemoteAtomic,
+}
+
+/// The protection domains whose keys somebody may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Domain {
+    One(u32),
+    /// A driver's own queue pair changes keys of all domains.
+    Every,
 }
 
 /// Who accesses, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
     pub(crate) pair: u32,
-    pub(crate) domain: u32,
+    pub(crate) domain: Domain,
     pub(crate) access: Access,
 }
 
@@ -44,12 +55,34 @@ pub(crate) enum KeyError {
     Domain,
     /// It does not allow this.
     Rights,
-    /// Something lies before its beginning or behind its end.
+    /// Something lies before its beginning or past its end.
     Bounds,
     /// There is no page, or one for other accesses.
     Absent,
+    /// The same, but it can be asked for.
+    Fault(Missing),
     /// Its translation is of a kind that is not walked, or of pages that there are not.
     Kind,
+    /// Keys lead to keys that lead to keys, more often than is allowed.
+    Depth,
+}
+
+/// An entry of a key's translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// The key, without its variant.
+    pub(crate) key: u32,
+    pub(crate) index: u64,
+}
+
+/// What is not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// The first entry that would have to be there, and the part of another key that leads to it, if one does.
+    pub(crate) slot: Slot,
+    pub(crate) via: Option<Slot>,
+    /// By the last key on the way.
+    pub(crate) span: Span,
 }
 
 /// Where bytes are.
@@ -63,15 +96,25 @@ pub(crate) enum Place {
 
 /// How a key translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Translation {
+pub(crate) enum Translation {
     /// Not at all: addresses are those of memory.
     Physical,
     /// By a table of pages of so many bits.
     Pages(u32),
+    /// By a list of parts of other keys.
+    List,
+    /// By a table of parts of other keys, each of so many bits.
+    Parts(u32),
 }
 
 const PHYSICAL: u32 = 0;
 const PAGES: u32 = 1;
+const LIST: u32 = 2;
+const PARTS: u32 = 3;
+
+/// How many keys may lead on to others, one after the other, and how often one may do so on the way of one span.
+pub(crate) const MAX_INDIRECTION: u32 = 4;
+const MOST_PARTS: usize = 1 << 16;
 
 /// Every queue pair may use the key.
 const ANY_PAIR: u32 = 0xff_ffff;
@@ -79,13 +122,12 @@ const ANY_PAIR: u32 = 0xff_ffff;
 /// Pages' sizes, as powers of two.
 const LOG_PAGE: std::ops::RangeInclusive<u32> = 12..=62;
 
-/// Bytes of an entry of the table, and what it says besides the address: that the page may be read and written.
-const ENTRY: u64 = 8;
-const READABLE: u64 = 1;
-const WRITABLE: u64 = 2;
+/// What an entry of the table says besides the address: that the page may be read and written.
+pub(crate) const READABLE: u64 = 1;
+pub(crate) const WRITABLE: u64 = 2;
 
-/// Checks all that can be said without a look at the table: there may be such an access to the whole of `span`.
-pub(crate) fn check(
+/// The key of `span`, if it is in use and belongs to who names it.
+pub(crate) fn owned(
     keys: &Table<MemoryKey>,
     user: Use,
     span: Span,
@@ -99,14 +141,28 @@ pub(crate) fn check(
         return Err(KeyError::Free);
     }
     let pair = mkc::QPN.get32(context);
-    if mkc::PD.get32(context) != user.domain || (pair != ANY_PAIR && pair != user.pair) {
-        return Err(KeyError::Domain);
+    let own = Domain::One(mkc::PD.get32(context));
+    let foreign = user.domain != Domain::Every && user.domain != own;
+    match foreign || (pair != ANY_PAIR && pair != user.pair) {
+        true => Err(KeyError::Domain),
+        false => Ok(key),
     }
+}
+
+/// Checks all that can be said without a look at the table: there may be such an access to the whole of `span`.
+pub(crate) fn check(
+    keys: &Table<MemoryKey>,
+    user: Use,
+    span: Span,
+) -> Result<&MemoryKey, KeyError> {
+    let key = owned(keys, user, span)?;
+    let context = key.context();
     let right = match user.access {
         Access::LocalRead => mkc::LR,
         Access::LocalWrite => mkc::LW,
         Access::RemoteRead => mkc::RR,
         Access::RemoteWrite => mkc::RW,
+        Access::RemoteAtomic => mkc::A,
     };
     if !right.is_set(context) {
         return Err(KeyError::Rights);
@@ -128,105 +184,198 @@ pub(crate) fn check(
 
 /// Where all of `span` is, in order. No span is longer than what a packet carries or a request consists of.
 pub(crate) fn walk(keys: &Table<MemoryKey>, user: Use, span: Span) -> Result<Vec<Place>, KeyError> {
-    if span.length == 0 {
-        return Ok(Vec::new());
+    let mut walk = Walk::new(keys, false);
+    walk.go(user, span, 0)?;
+    Ok(walk.places)
+}
+
+/// All of `span` that is not there yet, up to the first place where something else is wrong.
+pub(crate) fn missing(keys: &Table<MemoryKey>, user: Use, span: Span) -> Vec<Missing> {
+    let mut walk = Walk::new(keys, true);
+    // What else is wrong is found again when what is missing is there.
+    let _ = walk.go(user, span, 0);
+    walk.missing
+}
+
+/// A walk: what it has found so far.
+struct Walk<'a> {
+    keys: &'a Table<MemoryKey>,
+    places: Vec<Place>,
+    missing: Vec<Missing>,
+    /// Whether it goes on after what is missing.
+    all: bool,
+    parts: usize,
+    /// The part that it is in.
+    via: Option<Slot>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(keys: &'a Table<MemoryKey>, all: bool) -> Self {
+        Self {
+            keys,
+            places: Vec::new(),
+            missing: Vec::new(),
+            all,
+            parts: 0,
+            via: None,
+        }
     }
-    if span.key == NULL_MKEY && matches!(user.access, Access::LocalRead | Access::LocalWrite) {
-        return Ok(vec![Place::Nowhere {
-            length: span.length,
-        }]);
+
+    fn go(&mut self, user: Use, span: Span, depth: u32) -> Result<(), KeyError> {
+        if span.length == 0 {
+            return Ok(());
+        }
+        if span.key == NULL_MKEY && matches!(user.access, Access::LocalRead | Access::LocalWrite) {
+            let length = span.length;
+            self.places.push(Place::Nowhere { length });
+            return Ok(());
+        }
+        let key = check(self.keys, user, span)?;
+        let onward = match translation(key.context())? {
+            Translation::Physical => {
+                self.places.push(Place::Memory {
+                    address: span.address,
+                    length: span.length,
+                });
+                return Ok(());
+            }
+            Translation::Pages(log_page) => return self.pages(key, user.access, span, log_page),
+            Translation::List => indirect::list(key, span)?,
+            Translation::Parts(log_part) => indirect::parts(key, span, log_part)?,
+        };
+        self.parts += onward.len();
+        if depth == MAX_INDIRECTION || self.parts > MOST_PARTS {
+            return Err(KeyError::Depth);
+        }
+        let inner = Use {
+            access: beneath(user.access),
+            ..user
+        };
+        for step in onward {
+            match step {
+                Onward::To(span, via) => {
+                    let outer = self.via;
+                    self.via = via.or(outer);
+                    self.go(inner, span, depth + 1)?;
+                    self.via = outer;
+                }
+                Onward::Missing(missing) => self.absent(missing)?,
+            }
+        }
+        Ok(())
     }
-    let key = check(keys, user, span)?;
-    match translation(key.context())? {
-        Translation::Physical => Ok(vec![Place::Memory {
-            address: span.address,
-            length: span.length,
-        }]),
-        Translation::Pages(log_page) => pages(key, user.access, span, log_page),
+
+    /// The table's first page is the one that the key begins in.
+    fn pages(
+        &mut self,
+        key: &MemoryKey,
+        access: Access,
+        span: Span,
+        log_page: u32,
+    ) -> Result<(), KeyError> {
+        let page = 1_u64 << log_page;
+        let first = mkc::START_ADDR.get(key.context()) >> log_page;
+        let mut done = 0;
+        while done < span.length {
+            let address = span.address + done;
+            let offset = address % page;
+            let length = (span.length - done).min(page - offset);
+            let index = (address >> log_page).checked_sub(first);
+            let index = index.ok_or(KeyError::Absent)?;
+            let entry = key.page(index).ok_or(KeyError::Absent)?;
+            match usable(key, access, entry) {
+                true => self.places.push(Place::Memory {
+                    address: (entry & !(page - 1)) | offset,
+                    length,
+                }),
+                false if key.is_on_demand() => self.absent(Missing {
+                    slot: Slot {
+                        key: span.key >> 8,
+                        index,
+                    },
+                    via: self.via,
+                    span: Span {
+                        key: span.key,
+                        address,
+                        length,
+                    },
+                })?,
+                false => return Err(KeyError::Absent),
+            }
+            done += length;
+        }
+        Ok(())
+    }
+
+    /// Something is not there yet. What follows what is missing already is one with it.
+    fn absent(&mut self, missing: Missing) -> Result<(), KeyError> {
+        if !self.all {
+            return Err(KeyError::Fault(missing));
+        }
+        if let Some(last) = self.missing.last_mut() {
+            let end = last.span.address.wrapping_add(last.span.length);
+            if last.span.key == missing.span.key && end == missing.span.address {
+                last.span.length += missing.span.length;
+                return Ok(());
+            }
+        }
+        self.missing.push(missing);
+        Ok(())
     }
 }
 
-fn translation(context: &[u8]) -> Result<Translation, KeyError> {
+/// What an access through an indirect key is for the keys that it leads on to: they have been named by their owner.
+fn beneath(access: Access) -> Access {
+    match access {
+        Access::LocalRead | Access::RemoteRead => Access::LocalRead,
+        Access::LocalWrite | Access::RemoteWrite | Access::RemoteAtomic => Access::LocalWrite,
+    }
+}
+
+/// How a key with that context translates.
+pub(crate) fn translation(context: &[u8]) -> Result<Translation, KeyError> {
     let mode = (mkc::ACCESS_MODE_4_2.get32(context) << 2) | mkc::ACCESS_MODE_1_0.get32(context);
     let log_page = mkc::LOG_PAGE_SIZE.get32(context);
     match mode {
         PHYSICAL => Ok(Translation::Physical),
         PAGES if LOG_PAGE.contains(&log_page) => Ok(Translation::Pages(log_page)),
+        LIST => Ok(Translation::List),
+        PARTS if LOG_PAGE.contains(&log_page) => Ok(Translation::Parts(log_page)),
         _ => Err(KeyError::Kind),
     }
 }
 
-/// The table's first page is the one that the key begins in.
-fn pages(
-    key: &MemoryKey,
-    access: Access,
-    span: Span,
-    log_page: u32,
-) -> Result<Vec<Place>, KeyError> {
-    let page = 1_u64 << log_page;
-    let first = mkc::START_ADDR.get(key.context()) >> log_page;
-    let mut places = Vec::new();
-    let mut done = 0;
-    while done < span.length {
-        let address = span.address + done;
-        let offset = address % page;
-        let index = (address >> log_page).checked_sub(first);
-        let entry = index.and_then(|index| key.entry(index));
-        let base = usable(key, access, entry.ok_or(KeyError::Absent)?)? & !(page - 1);
-        let length = (span.length - done).min(page - offset);
-        places.push(Place::Memory {
-            address: base | offset,
-            length,
-        });
-        done += length;
-    }
-    Ok(places)
-}
-
-/// An entry, if it allows the access. Entries of keys that are made so have rights of their own.
-fn usable(key: &MemoryKey, access: Access, entry: u64) -> Result<u64, KeyError> {
+/// Whether an entry allows the access. Entries of keys that are made so have rights of their own.
+fn usable(key: &MemoryKey, access: Access, entry: u64) -> bool {
     let needed = match access {
         Access::LocalRead | Access::RemoteRead => READABLE,
-        Access::LocalWrite | Access::RemoteWrite => WRITABLE,
+        Access::LocalWrite | Access::RemoteWrite | Access::RemoteAtomic => WRITABLE,
     };
-    match key.has_page_rights() && entry & needed == 0 {
-        true => Err(KeyError::Absent),
-        false => Ok(entry),
-    }
-}
-
-impl MemoryKey {
-    /// An entry of its table of pages.
-    fn entry(&self, index: u64) -> Option<u64> {
-        let at = usize::try_from(index.checked_mul(ENTRY)?).ok()?;
-        let bytes = self
-            .translation()
-            .get(at..at.checked_add(ENTRY as usize)?)?;
-        bytes.try_into().ok().map(u64::from_be_bytes)
-    }
+    !key.has_page_rights() || entry & needed != 0
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const USER: Use = Use {
+    const DOMAIN: u32 = 3;
+    pub(crate) const USER: Use = Use {
         pair: 7,
-        domain: 3,
+        domain: Domain::One(DOMAIN),
         access: Access::LocalRead,
     };
 
     /// A key of that kind over `length` bytes from `start` on, which allows everything.
-    fn context(kind: u32, start: u64, length: u64, log_page: u32) -> Vec<u8> {
+    pub(crate) fn context(kind: u32, start: u64, length: u64, log_page: u32) -> Vec<u8> {
         let mut context = vec![0; mkc::BYTES];
-        for right in [mkc::LR, mkc::LW, mkc::RR, mkc::RW] {
+        for right in [mkc::LR, mkc::LW, mkc::RR, mkc::RW, mkc::A] {
             right.set(&mut context, 1_u64);
         }
         mkc::ACCESS_MODE_1_0.set(&mut context, kind);
         mkc::QPN.set(&mut context, ANY_PAIR);
         mkc::MKEY_7_0.set(&mut context, 0x5a_u64);
-        mkc::PD.set(&mut context, USER.domain);
+        mkc::PD.set(&mut context, DOMAIN);
         mkc::START_ADDR.set(&mut context, start);
         mkc::LEN.set(&mut context, length);
         mkc::LOG_PAGE_SIZE.set(&mut context, log_page);
@@ -249,7 +398,7 @@ mod tests {
         }
     }
 
-    fn memory(address: u64, length: u64) -> Place {
+    pub(crate) fn memory(address: u64, length: u64) -> Place {
         Place::Memory { address, length }
     }
 
@@ -291,19 +440,27 @@ mod tests {
         assert_eq!(refused(&as_it_is, USER, 0xfff, 1), bounds);
         assert_eq!(refused(&as_it_is, USER, 0x1fff, 2), bounds);
         assert_eq!(refused(&as_it_is, USER, u64::MAX, 2), bounds);
-        let stranger = Use { domain: 4, ..USER };
+        let stranger = Use {
+            domain: Domain::One(4),
+            ..USER
+        };
         assert_eq!(
             refused(&as_it_is, stranger, 0x1000, 1),
             Some(KeyError::Domain)
         );
+        let of_all = Use {
+            domain: Domain::Every,
+            ..USER
+        };
+        assert_eq!(refused(&as_it_is, of_all, 0x1000, 1), None);
         let of_pair = |context: &mut Vec<u8>| mkc::QPN.set(context, 7_u64);
         assert_eq!(refused(&of_pair, USER, 0x1000, 1), None);
         let other = Use { pair: 8, ..USER };
         assert_eq!(refused(&of_pair, other, 0x1000, 1), Some(KeyError::Domain));
         let free = |context: &mut Vec<u8>| mkc::FREE.set(context, 1_u64);
         assert_eq!(refused(&free, USER, 0x1000, 1), Some(KeyError::Free));
-        let klm = |context: &mut Vec<u8>| mkc::ACCESS_MODE_1_0.set(context, 2_u64);
-        assert_eq!(refused(&klm, USER, 0x1000, 1), Some(KeyError::Kind));
+        let other = |context: &mut Vec<u8>| mkc::ACCESS_MODE_4_2.set(context, 1_u64);
+        assert_eq!(refused(&other, USER, 0x1000, 1), Some(KeyError::Kind));
         let small = |context: &mut Vec<u8>| mkc::LOG_PAGE_SIZE.set(context, 11_u64);
         assert_eq!(refused(&small, USER, 0x1000, 1), Some(KeyError::Kind));
         let long = |context: &mut Vec<u8>| mkc::LEN.set(context, 0x2000_u64);
@@ -317,6 +474,7 @@ mod tests {
             (Access::LocalWrite, mkc::LW),
             (Access::RemoteRead, mkc::RR),
             (Access::RemoteWrite, mkc::RW),
+            (Access::RemoteAtomic, mkc::A),
         ];
         for (access, _) in rights {
             for (_, missing) in rights {

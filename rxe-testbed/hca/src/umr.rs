@@ -1,25 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Requests that change memory keys (UMR): parts of the context by a mask, and a range of the translation.
 
+use serde_json::json;
+
 use crate::completion::Syndrome;
 use crate::data::Access;
 use crate::device::Device;
 use crate::layout::{mkc, Field};
 use crate::trace::Rule;
-use crate::translate;
+use crate::translate::{self, Domain, Use};
 use crate::wqe::{Request, Update};
 
-/// Flags: where the translation begins is said; the key has to be free, or must not be.
+/// Flags: the key has to be the queue pair's; where the translation begins is said; the key has to be free, or must not
+/// be; the translation is in the request.
+const OF_PAIR: u8 = 1 << 3;
 const OFFSET: u8 = 1 << 4;
 const HAS_TO_BE_FREE: u8 = 1 << 5;
 const MUST_NOT_BE_FREE: u8 = 1 << 6;
+const INLINE: u8 = 1 << 7;
+const FLAGS: u8 = OF_PAIR | OFFSET | HAS_TO_BE_FREE | MUST_NOT_BE_FREE | INLINE;
+
+/// The size of pages: its highest bit has a bit of its own in the mask, for older drivers know but the others.
+const PAGE_SIZE_HIGH: Field = Field {
+    width: 1,
+    ..mkc::LOG_PAGE_SIZE
+};
+const PAGE_SIZE_LOW: Field = Field {
+    bit: mkc::LOG_PAGE_SIZE.bit + 1,
+    width: mkc::LOG_PAGE_SIZE.width - 1,
+    ..mkc::LOG_PAGE_SIZE
+};
 
 /// Bits of the mask, and the fields that they stand for.
-const FIELDS: [(u64, &[Field]); 12] = [
+const DOMAIN: u64 = 1 << 7;
+const FIELDS: [(u64, &[Field]); 15] = [
     (1 << 0, &[mkc::LEN, mkc::LENGTH64]),
-    (1 << 1, &[mkc::LOG_PAGE_SIZE]),
+    (1 << 1, &[PAGE_SIZE_LOW]),
+    (1 << 42, &[PAGE_SIZE_HIGH]),
     (1 << 6, &[mkc::START_ADDR]),
-    (1 << 7, &[mkc::PD]),
+    (DOMAIN, &[mkc::PD]),
+    (1 << 8, &[mkc::EN_RINVAL]),
     (1 << 13, &[mkc::MKEY_7_0]),
     (1 << 14, &[mkc::QPN]),
     (1 << 17, &[mkc::LR]),
@@ -27,12 +47,15 @@ const FIELDS: [(u64, &[Field]); 12] = [
     (1 << 19, &[mkc::RR]),
     (1 << 20, &[mkc::RW]),
     (1 << 21, &[mkc::A]),
+    (1 << 23, &[mkc::SMALL_FENCE_ON_RDMA_READ_RESPONSE]),
     (1 << 29, &[mkc::FREE]),
 ];
 
-/// Bytes of a unit of translations, and the longest translation that is kept, in these.
+/// Bytes of a unit of translations; how many of these a driver changes at once, so that there is always room for them;
+/// and how many there are at most.
 const OCTWORD: u64 = 16;
-const MOST: u64 = 1 << 20;
+const BLOCK: u64 = 4;
+const MOST: u64 = 1 << 22;
 
 impl Device {
     /// Changes a key as a request of a queue pair says.
@@ -48,19 +71,36 @@ impl Device {
         let length = u64::from(update.octwords) * OCTWORD;
         let entries = access.gather(&request.data, 0, length);
         let entries = entries.map_err(|_| Syndrome::LocalProtection)?;
-        let result = self.apply(update, &entries);
+        let user = access.user;
+        let result = self.apply(update, &entries, user);
         if let Err(problem) = result {
             let text = format!("queue pair {number:#x}, key {:#x}: {problem}", update.key);
-            self.bus.violation(Rule::Keys, text);
+            match user.domain {
+                // What others ask for is their affair, and they hear of it.
+                Domain::One(_) => self.bus.event("refused", || json!({ "text": text })),
+                Domain::Every => self.bus.violation(Rule::Keys, text),
+            }
             return Err(Syndrome::KeyUpdate);
         }
         Ok(())
     }
 
     /// Does all of it or nothing.
-    fn apply(&mut self, update: &Update, entries: &[u8]) -> Result<(), &'static str> {
-        let key = self.mkeys.get_mut(update.key >> 8);
+    fn apply(&mut self, update: &Update, entries: &[u8], user: Use) -> Result<(), &'static str> {
+        let number = update.key >> 8;
+        let key = self.mkeys.get_mut(number);
         let key = key.map_err(|_| "there is no such key")?;
+        let own = Domain::One(key.domain());
+        if user.domain != Domain::Every && (user.domain != own || update.mask & DOMAIN != 0) {
+            return Err("it is of another protection domain, or were to be");
+        }
+        if update.flags & !FLAGS != 0 {
+            return Err("a flag that is not known");
+        }
+        let pair = mkc::QPN.get32(key.context());
+        if update.flags & OF_PAIR != 0 && pair != user.pair {
+            return Err("it is another queue pair's");
+        }
         if !mkc::UMR_EN.is_set(key.context()) {
             return Err("it is not one that requests change");
         }
@@ -81,15 +121,32 @@ impl Device {
         };
         let end = first + u64::from(update.octwords);
         let room = u64::from(mkc::TRANSLATIONS_OCTWORD_SIZE.get32(key.context()));
+        let room = room.next_multiple_of(BLOCK);
         if end > room.min(MOST) {
             return Err("a translation beyond its end");
         }
         if !entries.is_empty() {
-            key.set_translation((first * OCTWORD) as usize, entries);
+            if self.capabilities.page_faults().is_some() {
+                key.comes_on_demand();
+            }
+            let cleared = key.set_translation((first * OCTWORD) as usize, entries);
+            self.faults.cleared(number, &cleared);
         }
         let chosen = FIELDS.iter().filter(|(bit, _)| update.mask & bit != 0);
         for field in chosen.flat_map(|(_, fields)| *fields) {
             field.set(key.context_mut(), field.get(&update.context));
+        }
+        let now_free = mkc::FREE.is_set(key.context());
+        let old = match now_free == free {
+            true => None,
+            false => key.set_free(now_free),
+        };
+        if let Some(index) = old {
+            let text = format!("key {number:#x} comes back with entry {index:#x} of its past");
+            self.bus.violation(Rule::Reachable, text);
+        }
+        if now_free && !free {
+            self.key_gone(number, "free");
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Work requests as drivers write them: segments of 16 bytes, the first of which says what is to be done.
 
+use crate::service::Service;
 use crate::translate::Span;
 
 /// Bytes of a segment, and of a piece of a send queue.
@@ -9,11 +10,14 @@ pub(crate) const PIECE: usize = 64;
 
 /// What a request is to do, by the number that says so.
 pub(crate) const NOTHING: u8 = 0x00;
+pub(crate) const SEND_INVALIDATE: u8 = 0x01;
 pub(crate) const WRITE: u8 = 0x08;
 pub(crate) const WRITE_IMMEDIATE: u8 = 0x09;
 pub(crate) const SEND: u8 = 0x0a;
 pub(crate) const SEND_IMMEDIATE: u8 = 0x0b;
 pub(crate) const READ: u8 = 0x10;
+pub(crate) const COMPARE_AND_SWAP: u8 = 0x11;
+pub(crate) const FETCH_AND_ADD: u8 = 0x12;
 pub(crate) const UPDATE: u8 = 0x25;
 
 /// In the first segment: there is to be a completion; it is a solicited one at the other end; what was begun before
@@ -48,6 +52,53 @@ impl Segment {
     }
 }
 
+/// How eight bytes are changed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Add(u64),
+    Swap { compare: u64, swap: u64 },
+}
+
+impl Change {
+    /// What becomes of a value.
+    pub(crate) fn of(self, value: u64) -> u64 {
+        match self {
+            Self::Add(more) => value.wrapping_add(more),
+            Self::Swap { compare, swap } if compare == value => swap,
+            Self::Swap { .. } => value,
+        }
+    }
+}
+
+/// Where a datagram goes, or a request of an initiator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The key that the other end has to have, or that of the sender if its highest bit is set.
+    pub(crate) key: u32,
+    /// The key that a target has to have, which lies in the same place.
+    pub(crate) access_key: u64,
+    pub(crate) pair: u32,
+    pub(crate) port: u16,
+    pub(crate) level: u8,
+    pub(crate) route: Option<Route>,
+}
+
+/// What a global routing header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) class: u8,
+    pub(crate) flow: u32,
+    pub(crate) hops: u8,
+    /// Which of its own addresses the sender names.
+    pub(crate) source: u8,
+    pub(crate) destination: [u8; 16],
+}
+
+/// Bytes of an address; it is one with a global route; it has the long form, which is the only one that is known.
+const ADDRESS: usize = 48;
+const GLOBAL: u32 = 1 << 30;
+const LONG: u32 = 1 << 31;
+
 /// What goes over the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -61,6 +112,11 @@ pub(crate) enum Operation {
         address: u64,
         key: u32,
     },
+    Atomic {
+        address: u64,
+        key: u32,
+        change: Change,
+    },
     /// A memory key is changed.
     Update,
 }
@@ -70,7 +126,7 @@ pub(crate) enum Operation {
 pub(crate) struct Update {
     pub(crate) key: u32,
     pub(crate) flags: u8,
-    /// How much of the translation comes, and behind how much of it.
+    /// How much of the translation comes, and after how much of it.
     pub(crate) octwords: u16,
     pub(crate) offset: u64,
     /// Which parts of the context.
@@ -103,6 +159,11 @@ pub(crate) struct Request {
     pub(crate) solicited: bool,
     pub(crate) fenced: bool,
     pub(crate) immediate: Option<[u8; 4]>,
+    /// The key that is to be free at the other end.
+    pub(crate) invalidate: Option<u32>,
+    /// Where it goes, if the queue pair is for datagrams or an initiator, and to which shared queue if it is for extended connections.
+    pub(crate) to: Option<Address>,
+    pub(crate) shared: Option<u32>,
     pub(crate) data: Vec<Segment>,
     pub(crate) update: Option<Update>,
     /// What it asks for, if that is known and complete.
@@ -116,7 +177,7 @@ impl Request {
     }
 
     /// Reads a request from its pieces. What cannot be read is malformed, but has an opcode and a counter.
-    pub(crate) fn parse(bytes: &[u8], counter: u16) -> Self {
+    pub(crate) fn parse(bytes: &[u8], counter: u16, service: Service) -> Self {
         let control: [u8; SEGMENT] = first(bytes).unwrap_or_default();
         let flags = control[11];
         let units = usize::from(control[7] & 0x3f);
@@ -129,21 +190,48 @@ impl Request {
             solicited: flags & SOLICITED != 0,
             fenced: flags & FENCE != 0,
             immediate: None,
+            invalidate: None,
+            to: None,
+            shared: None,
             data: Vec::new(),
             update: None,
             operation: Err(Malformed::Length),
         };
-        if matches!(request.opcode, WRITE_IMMEDIATE | SEND_IMMEDIATE) {
-            request.immediate = first(&control[12..]);
+        match request.opcode {
+            WRITE_IMMEDIATE | SEND_IMMEDIATE => request.immediate = first(&control[12..]),
+            SEND_INVALIDATE => {
+                request.invalidate = first(&control[12..]).map(u32::from_be_bytes);
+            }
+            _ => {}
         }
         let known = bytes.get(..units * SEGMENT).unwrap_or_default();
         if let Some(rest) = known.get(SEGMENT..) {
             request.operation = match (control[3], control[0]) {
+                (_, 1..) => Err(Malformed::Operation),
+                (NOTHING, 0) => Ok(Operation::Nothing),
                 (UPDATE, 0) => request.read_update(&control, rest),
-                (_, modifier) => request.read_rest(modifier, rest),
+                (_, 0) => request.read_transport(service, rest),
             };
         }
         request
+    }
+
+    /// What comes first depends on the service.
+    fn read_transport(
+        &mut self,
+        service: Service,
+        mut rest: &[u8],
+    ) -> Result<Operation, Malformed> {
+        if service == Service::ExtendedReliable {
+            let segment: [u8; SEGMENT] = first(rest).ok_or(Malformed::Length)?;
+            self.shared = first(&segment).map(|word| u32::from_be_bytes(word) & 0xff_ffff);
+            rest = &rest[SEGMENT..];
+        } else if service.is_datagram() || service == Service::Initiator {
+            let segment = first(rest).ok_or(Malformed::Length)?;
+            self.to = Some(address(&segment).ok_or(Malformed::Operation)?);
+            rest = &rest[ADDRESS..];
+        }
+        self.read_rest(rest)
     }
 
     fn read_update(
@@ -175,36 +263,74 @@ impl Request {
         Ok(Operation::Update)
     }
 
-    fn read_rest(&mut self, modifier: u8, rest: &[u8]) -> Result<Operation, Malformed> {
-        if modifier != 0 {
-            return Err(Malformed::Operation);
-        }
+    fn read_rest(&mut self, rest: &[u8]) -> Result<Operation, Malformed> {
         let remote = || -> Result<(u64, u32), Malformed> {
             let address = first(rest).ok_or(Malformed::Length)?;
             let key = first(&rest[8..]).ok_or(Malformed::Length)?;
             Ok((u64::from_be_bytes(address), u32::from_be_bytes(key)))
         };
+        let after = |length: usize| rest.get(length..).ok_or(Malformed::Length);
         let (operation, data) = match self.opcode {
-            NOTHING => return Ok(Operation::Nothing),
-            SEND | SEND_IMMEDIATE => (Operation::Send, rest),
+            SEND | SEND_IMMEDIATE | SEND_INVALIDATE => (Operation::Send, rest),
             WRITE | WRITE_IMMEDIATE => {
                 let (address, key) = remote()?;
-                (Operation::Write { address, key }, &rest[SEGMENT..])
+                (Operation::Write { address, key }, after(SEGMENT)?)
             }
             READ => {
                 let (address, key) = remote()?;
-                (Operation::Read { address, key }, &rest[SEGMENT..])
+                (Operation::Read { address, key }, after(SEGMENT)?)
+            }
+            COMPARE_AND_SWAP | FETCH_AND_ADD => {
+                let (address, key) = remote()?;
+                let word = |at| first(after(at)?).ok_or(Malformed::Length);
+                let [value, compare] = [word(SEGMENT)?, word(SEGMENT + 8)?].map(u64::from_be_bytes);
+                let change = match self.opcode {
+                    FETCH_AND_ADD => Change::Add(value),
+                    _ => Change::Swap {
+                        compare,
+                        swap: value,
+                    },
+                };
+                let operation = Operation::Atomic {
+                    address,
+                    key,
+                    change,
+                };
+                (operation, after(2 * SEGMENT)?)
             }
             _ => return Err(Malformed::Operation),
         };
         self.data = segments(data)?;
         // What is read has to go to memory.
+        let reads = matches!(operation, Operation::Read { .. } | Operation::Atomic { .. });
         let to_request = self.data.iter().any(|s| matches!(s, Segment::Inline(_)));
-        match self.opcode == READ && to_request {
+        match reads && to_request {
             true => Err(Malformed::Operation),
             false => Ok(operation),
         }
     }
+}
+
+/// Reads where a datagram goes, if it says so in the long form.
+fn address(bytes: &[u8; ADDRESS]) -> Option<Address> {
+    let word = |at: usize| first(&bytes[at..]).map_or(0, u32::from_be_bytes);
+    let global = word(28);
+    let route = Route {
+        class: bytes[26],
+        flow: global & 0xf_ffff,
+        hops: bytes[27],
+        source: (global >> 20) as u8,
+        destination: first(&bytes[32..])?,
+    };
+    let address = Address {
+        key: word(0),
+        access_key: first(bytes).map_or(0, u64::from_be_bytes),
+        pair: word(8) & 0xff_ffff,
+        port: first(&bytes[14..]).map_or(0, u16::from_be_bytes),
+        level: bytes[12] & 0xf,
+        route: (global & GLOBAL != 0).then_some(route),
+    };
+    (word(8) & LONG != 0).then_some(address)
 }
 
 /// Reads segments of data up to the end.
@@ -257,95 +383,4 @@ fn first<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn control(opcode: u8, units: u8, flags: u8) -> Vec<u8> {
-        vec![0, 0, 9, opcode, 0, 0, 7, units, 0, 0, 0, flags, 1, 2, 3, 4]
-    }
-
-    fn segment(length: u32, key: u32, address: u64) -> Vec<u8> {
-        let mut bytes = length.to_be_bytes().to_vec();
-        bytes.extend(key.to_be_bytes());
-        bytes.extend(address.to_be_bytes());
-        bytes
-    }
-
-    #[test]
-    fn a_write_names_both_ends() {
-        let mut bytes = control(WRITE_IMMEDIATE, 4, 0x0a);
-        bytes.extend(0x1122_3344_5566_7788_u64.to_be_bytes());
-        bytes.extend([0, 0, 0x12, 0x5a, 0, 0, 0, 0]);
-        bytes.extend(segment(5, 0x900, 0x10_0000_0001));
-        bytes.extend([0x80, 0, 0, 3, 0xa, 0xb, 0xc]);
-        bytes.resize(PIECE, 0);
-        let request = Request::parse(&bytes, 9);
-        let (address, key) = (0x1122_3344_5566_7788, 0x125a);
-        assert_eq!(request.operation, Ok(Operation::Write { address, key }));
-        assert_eq!(request.immediate, Some([1, 2, 3, 4]));
-        assert!(request.signalled && request.solicited && !request.fenced);
-        let memory = Segment::Memory(Span {
-            key: 0x900,
-            address: 0x10_0000_0001,
-            length: 5,
-        });
-        assert_eq!(request.data, [memory, Segment::Inline(vec![0xa, 0xb, 0xc])]);
-        assert_eq!(request.length(), 8);
-    }
-
-    #[test]
-    fn what_is_not_known_is_malformed() {
-        let operation = |bytes: &[u8]| Request::parse(bytes, 0).operation;
-        assert_eq!(operation(&[]), Err(Malformed::Length));
-        assert_eq!(operation(&control(SEND, 0, 0)), Err(Malformed::Length));
-        assert_eq!(operation(&control(SEND, 2, 0)), Err(Malformed::Length));
-        assert_eq!(operation(&control(SEND, 1, 0)), Ok(Operation::Send));
-        assert_eq!(operation(&control(READ, 1, 0)), Err(Malformed::Length));
-        assert_eq!(operation(&control(0x0e, 1, 0)), Err(Malformed::Operation));
-        let mut odd = control(SEND, 1, 0);
-        odd[0] = 1;
-        assert_eq!(operation(&odd), Err(Malformed::Operation));
-        let mut long = control(SEND, 2, 0);
-        long.extend([0x80, 0, 0, 13]);
-        long.resize(2 * SEGMENT, 0);
-        assert_eq!(operation(&long), Err(Malformed::Length));
-        let mut read = control(READ, 3, 0);
-        read.extend([0; SEGMENT]);
-        read.extend([0x80, 0, 0, 1]);
-        read.resize(3 * SEGMENT, 0);
-        assert_eq!(operation(&read), Err(Malformed::Operation));
-    }
-
-    #[test]
-    fn a_list_of_receives_may_end_early() {
-        let mut bytes = segment(4, 0x900, 0x1000);
-        bytes.extend(segment(0, 0x901, 0x2000));
-        bytes.extend(segment(0, NO_KEY, 0));
-        bytes.extend(segment(4, 0x902, 0x3000));
-        let spans = receives(&bytes);
-        let lengths: Vec<u64> = spans.iter().map(|span| span.length).collect();
-        assert_eq!(lengths, [4, MOST]);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100_000))]
-
-        #[test]
-        fn no_request_is_too_odd(
-            opcode in 0_u8..0x30, units in 0_u8..70, rest in prop::collection::vec(any::<u8>(), 0..300),
-        ) {
-            let mut bytes = control(opcode, units, 0);
-            bytes.extend(&rest);
-            let request = Request::parse(&bytes, 3);
-            let known = usize::from(units & 0x3f) * SEGMENT <= bytes.len();
-            prop_assert!(known || request.operation == Err(Malformed::Length));
-            let inline: usize = request.data.iter().map(|segment| match segment {
-                Segment::Inline(bytes) => bytes.len(),
-                Segment::Memory(_) => 0,
-            }).sum();
-            prop_assert!(inline <= rest.len());
-            let _ = receives(&rest);
-        }
-    }
-}
+mod tests;

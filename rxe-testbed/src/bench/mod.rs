@@ -2,14 +2,16 @@
 //! `bench`: the stock driver and ours in one VM, in turns, and how the performance goals stand.
 //!
 //! `stage` is the VM, or two of them. `legs` swaps the drivers and runs odp-bench on each, `goals` says what is to
-//! be reached and judges what was measured; `counting` compares the instructions that paths take with those of a
+//! be reached, `verdict` judges what was measured, and `rendering` shows it; `counting` compares the instructions that paths take with those of a
 //! baseline.
 
 pub(crate) mod counting;
 mod goals;
 mod legs;
 mod publish;
+mod rendering;
 mod stage;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,9 +33,9 @@ use crate::series::Series;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
-use goals::Line;
 use legs::{Leg, Plan};
 use stage::Stage;
+use verdict::Line;
 
 /// The walks and the mirror beside the kernel's own, without RDMA.
 const HMM: &str =
@@ -64,6 +66,7 @@ pub(crate) fn run(arguments: &BenchArguments, series: Option<Series>) -> Result<
         },
         modules: true,
         programs: true,
+        packages: Vec::new(),
     })?;
     if !world.programs.has(programs::BENCH) {
         bail!("userspace-bench has no program {} yet", programs::BENCH);
@@ -118,7 +121,7 @@ fn tell(
     folder: &Path,
     repository: &Repository,
 ) -> Result<()> {
-    let lines = goals::judge(legs, arguments.pair);
+    let lines = verdict::judge(legs, arguments.pair);
     let heading = heading(legs, arguments.pair);
     println!("{}", report(&lines, legs, hmm, &heading, folder)?);
     if arguments.publish {
@@ -234,7 +237,7 @@ fn report(
     heading: &str,
     folder: &Path,
 ) -> Result<String> {
-    let mut text = format!("{heading}\n\n{}", goals::table(lines));
+    let mut text = format!("{heading}\n\n{}", rendering::table(lines));
     text.push_str(&refusals(legs));
     if !hmm.is_empty() {
         text.push_str("\nhmm without RDMA, ours and the kernel's own:\n\n");
@@ -242,7 +245,7 @@ fn report(
     }
     let write = |name: &str, text: &str| write_atomically(&folder.join(name), text.as_bytes());
     write("goals.txt", &text)?;
-    if let Some(picture) = goals::picture(lines) {
+    if let Some(picture) = rendering::picture(lines) {
         write("goals.svg", &picture)?;
     }
     // A page of each driver's last run.

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use odp_results::run::write_atomically;
 
-use super::goals::{self, Line};
+use super::rendering;
+use super::verdict::Line;
 
 /// Where a kind of run is published: the document, and the picture beside it.
 struct Place {
@@ -16,13 +17,13 @@ struct Place {
     link: &'static str,
 }
 
-/// Times go to the front page, instructions to the chapter.
+/// Times go to the chapter on performance, instructions to that on odp-bench.
 fn place(icount: bool) -> Place {
     match icount {
         false => Place {
-            document: "README.md",
+            document: "docs/src/performance.md",
             picture: "docs/src/times.svg",
-            link: "![What both drivers cost](docs/src/times.svg)",
+            link: "![What both drivers cost](times.svg)",
         },
         true => Place {
             document: "docs/src/is-odp-for-you.md",
@@ -41,7 +42,7 @@ pub(super) fn publish(root: &Path, lines: &[Line], icount: bool, heading: &str) 
     let path = root.join(place.document);
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let picture = goals::picture(lines);
+    let picture = rendering::picture(lines);
     let link = match &picture {
         Some(_) => format!("\n{}\n", place.link),
         None => String::new(),
@@ -49,7 +50,7 @@ pub(super) fn publish(root: &Path, lines: &[Line], icount: bool, heading: &str) 
     let table = format!(
         "\n{}\n\n{}\n{link}",
         heading.trim(),
-        goals::markdown(lines).trim()
+        rendering::markdown(lines).trim()
     );
     let text = between(&text, &table)
         .with_context(|| format!("{} has no line {BEGIN} and {END} after it", path.display()))?;

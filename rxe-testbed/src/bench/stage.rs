@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where odp-bench runs: in one VM, whose device talks to itself, or in two with a network between them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
@@ -105,7 +106,7 @@ const NO_DAMON: &str = "echo N 2>/dev/null >/sys/module/damon_stat/parameters/en
 pub(super) fn script(file: &str, options: &str, cases: &[&str]) -> String {
     let cases: Vec<String> = cases.iter().map(|case| quote(case)).collect();
     format!(
-        "{NO_DAMON}; rm -f {file}; cd /root; {} run --device rxe0 --aligned {options} --quiet --json {file} {} >&2",
+        "{NO_DAMON}; rm -f {file} {file}.part; cd /root; {} run --device rxe0 --aligned {options} --quiet --json {file} {} >&2",
         programs::BENCH,
         cases.join(" ")
     )
@@ -122,11 +123,22 @@ fn measure(vm: &mut Vm, script: &str, limit: Duration) -> Result<Run> {
         Outcome::Exit(_) => bail!("{}: {}", programs::BENCH, process::tail(&said, 5)),
         Outcome::TimedOut => ui::note(&format!("killed after {} s", limit.as_secs())),
     }
-    let mut json = Vec::new();
-    let fetch = format!("cat {FILE}");
-    let fetched = vm.run(&fetch, SHORT, &mut json, &mut std::io::sink())?;
-    if fetched != Outcome::Exit(0) {
+    // Of a run that was cut off, the cases that were over are in the notes beside the result.
+    let folder = tempfile::tempdir().context("making a folder for the result")?;
+    let result = folder.path().join("odp-bench.json");
+    if !fetch(vm, FILE, &result)? {
         bail!("{} left no result", programs::BENCH);
     }
-    serde_json::from_slice(&json).context("reading the result")
+    let notes = folder.path().join("odp-bench.json.part");
+    fetch(vm, &format!("{FILE}.part"), &notes)?;
+    Run::load(&result).context("reading the result")
+}
+
+/// Copies `file` of the guest to `to`; returns whether there is one.
+fn fetch(vm: &mut Vm, file: &str, to: &Path) -> Result<bool> {
+    let mut content = Vec::new();
+    let cat = format!("cat {file}");
+    let fetched = vm.run(&cat, SHORT, &mut content, &mut std::io::sink())?;
+    std::fs::write(to, content).with_context(|| format!("writing {}", to.display()))?;
+    Ok(fetched == Outcome::Exit(0))
 }

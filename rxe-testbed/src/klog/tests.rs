@@ -146,3 +146,17 @@ fn the_end_of_a_command_is_a_whole_line_of_the_log() {
     assert!(!has_ended(log, 1));
     assert!(!has_ended(log.trim_end(), 12));
 }
+
+#[test]
+fn a_line_that_was_interrupted_follows_again() {
+    let lines = "\
+<4>[    8.280000] make_send_cqe: 65 call
+** replaying previous printk message **
+<4>[    8.280000] make_send_cqe: 65 callbacks suppressed
+<4>[    8.290000] something is wr
+** replaying previous printk message **
+<4>[    8.290000] something is wrong
+";
+    let wrong = ["<4>[    8.290000] something is wrong"];
+    assert_eq!(after_boot(lines), wrong);
+}

@@ -166,4 +166,48 @@ mm/rmap.c try_to_unmap
         }
         Ok(())
     }
+
+    /// What Kbuild puts ours in place of, and why its own text is nothing that we rely on.
+    const NOT_RELIED_ON: &[(&str, &str)] = &[
+        ("mod_timer", "the callers count, which are listed"),
+        ("skb_dequeue", "the callers count, which are listed"),
+        (
+            "wait_for_completion_timeout",
+            "the caller counts, which is listed",
+        ),
+    ];
+
+    /// The names that the flags of `Kbuild` give others for: `-DNAME=OURS`.
+    fn redirected(kbuild: &str) -> impl Iterator<Item = &str> {
+        kbuild
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .filter_map(|word| word.split_once("-D")?.1.split_once('='))
+            .filter(|(_, ours)| ours.starts_with("mlx_odp_"))
+            .map(|(name, _)| name)
+    }
+
+    #[test]
+    fn all_that_kbuild_redirects_is_in_it() -> Result<()> {
+        let list = List::parse(include_str!("../../relied-on.txt"))?;
+        let items: Vec<&Item> = list.groups.iter().flat_map(|group| &group.items).collect();
+        let is_listed = |name: &str| items.iter().any(|item| item.name == name);
+        let all: Vec<&str> = redirected(include_str!("../../../Kbuild")).collect();
+        assert!(all.len() > 20, "{all:?}");
+        for name in &all {
+            let excepted = NOT_RELIED_ON.iter().any(|(other, _)| other == name);
+            assert!(is_listed(name) != excepted, "{name}");
+        }
+        for (name, _) in NOT_RELIED_ON {
+            assert!(all.contains(name), "{name} is no more in Kbuild");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn redirections_are_found() {
+        let text = "# -Dcomment=mlx_odp_x\nCFLAGS_a.o := -Dfirst=mlx_odp_first \\\n\t-Dsecond=mlx_odp_rxe_s -DX=1\n";
+        assert_eq!(redirected(text).collect::<Vec<_>>(), ["first", "second"]);
+    }
 }

@@ -115,8 +115,9 @@ fn before(series: Series) -> Option<Series> {
 
 /// Whether the modules build; what the compiler says goes to the terminal.
 fn builds(cache: &Cache, repository: &Repository, chroot: &Chroot, kernel: &Kernel) -> bool {
-    match Modules::ensure(cache, repository, chroot, kernel) {
-        Ok(_) => true,
+    let modules = Modules::ensure(cache, repository, chroot, kernel);
+    match modules.and_then(|modules| modules.expect_all()) {
+        Ok(()) => true,
         Err(error) => {
             ui::line(&format!("{error:#}"));
             false

@@ -166,7 +166,7 @@ impl<'a> Boots<'a> {
             match self.attempt(test) {
                 Ok(result) => result,
                 Err(error) => {
-                    self.bury();
+                    self.record_death();
                     (Status::Fail, format!("{error:#}"))
                 }
             }
@@ -203,8 +203,8 @@ impl<'a> Boots<'a> {
         Ok(verdict)
     }
 
-    /// Keeps the log of a VM that is of no use any more.
-    fn bury(&mut self) {
+    /// Counts a VM that is of no use any more, and keeps its log.
+    fn record_death(&mut self) {
         self.deaths += 1;
         if let Some(vm) = self.vm.take() {
             if let Ok(log) = vm.kernel_log() {

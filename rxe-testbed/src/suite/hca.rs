@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The emulated ConnectX: its declarations against the kernel's header, and Debian's own drivers on it.
+//! The emulated ConnectX: its declarations against the kernel's header, Debian's own drivers on it, and ours.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde_json::{json, Value};
 
+use super::one_test::{record, run_one};
 use super::report::Report;
-use super::{Job, Record, Status};
+use super::{pinned, Job, Record};
 use crate::kernel::Variant;
 use crate::klog;
-use crate::process;
 use crate::qemu::Extra;
-use crate::session;
 use crate::ui::Step;
-use crate::vm::{Config, Outcome, Vm};
+use crate::vm::{Config, Driver, Vm};
 
 /// The check that needs no VM.
 const LAYOUTS: &str = "hca/layouts";
@@ -24,37 +24,169 @@ const HEADER: &str = "tree/include/linux/mlx5/mlx5_ifc.h";
 /// The tests in one VM, in this order: their names, their scripts, and their time limits.
 type Tests = &'static [(&'static str, &'static str, u64)];
 
-/// VMs, by what they are called.
-const VMS: &[(&str, Extra, Tests)] = &[
-    (
-        "direct",
-        Extra::Mlx5,
-        &[
+/// A VM.
+struct Lane {
+    name: &'static str,
+    extra: Extra,
+    tests: Tests,
+    /// Rules that the driver is known to break in it, by their names.
+    broken: &'static [&'static str],
+    /// There are page faults in it.
+    pages: bool,
+    /// It has our drivers.
+    ours: bool,
+}
+
+const LANES: &[Lane] = &[
+    Lane {
+        name: "direct",
+        extra: Extra::Mlx5,
+        tests: &[
             ("hca/direct/probe", "mlx5 load", 180),
+            ("hca/direct/odp-pingpong", "mlx5-odp pingpong", 180),
+            ("hca/direct/test_odp", "mlx5-odp pyverbs", 600),
+            ("hca/direct/test_mlx5_dc", "mlx5-odp dynamic", 300),
+            ("hca/direct/odp-bench", "mlx5-odp bench", 240),
             ("hca/direct/unload", "mlx5 unload", 60),
             ("hca/direct/reload", "mlx5 reload 3", 240),
         ],
-    ),
-    (
-        "iommu",
-        Extra::Mlx5Iommu,
-        &[
+        broken: &[],
+        pages: true,
+        ours: false,
+    },
+    Lane {
+        name: "iommu",
+        extra: Extra::Mlx5Iommu,
+        tests: &[
             ("hca/iommu/probe", "mlx5 load", 180),
+            ("hca/iommu/odp-pingpong", "mlx5-odp pingpong", 180),
             ("hca/iommu/unload", "mlx5 unload", 60),
         ],
-    ),
+        broken: &[],
+        pages: true,
+        ours: false,
+    },
+    Lane {
+        name: "pinned",
+        extra: Extra::Mlx5,
+        tests: pinned::TESTS,
+        broken: &[],
+        pages: false,
+        ours: false,
+    },
+    // Page faults that name memory, instead of what lacks it.
+    Lane {
+        name: "memory",
+        extra: Extra::Mlx5Memory,
+        tests: &[
+            ("hca/memory/probe", "mlx5 load", 180),
+            ("hca/memory/odp-pingpong", "mlx5-odp pingpong", 180),
+            ("hca/memory/test_odp", "mlx5-odp pyverbs", 600),
+            ("hca/memory/unload", "mlx5 unload", 60),
+        ],
+        broken: &[],
+        pages: true,
+        ours: false,
+    },
+    // What Debian's driver does wrong. On a device that is right it shows.
+    Lane {
+        name: "stock-faults",
+        extra: Extra::Mlx5,
+        tests: &[
+            ("hca/stock-faults/probe", "mlx5 load", 180),
+            (
+                "hca/stock-faults/absent-pages",
+                "mlx5-faults stock absent-pages",
+                180,
+            ),
+            (
+                "hca/stock-faults/huge-pages",
+                "mlx5-faults stock huge-pages",
+                120,
+            ),
+            (
+                "hca/stock-faults/huge-page-untouched",
+                "mlx5-faults stock huge-page-untouched",
+                120,
+            ),
+            (
+                "hca/stock-faults/neighbours",
+                "mlx5-faults stock neighbours",
+                120,
+            ),
+            (
+                "hca/stock-faults/children",
+                "mlx5-faults stock children",
+                240,
+            ),
+            (
+                "hca/stock-faults/read-only",
+                "mlx5-faults stock read-only",
+                120,
+            ),
+        ],
+        // A huge page that is not there is never written.
+        broken: &["I2-progress"],
+        pages: true,
+        ours: false,
+    },
+    // Ours: the same tests, and the device finds nothing wrong.
+    Lane {
+        name: "ours",
+        extra: Extra::Mlx5,
+        tests: &[
+            (
+                "hca/ours/probe",
+                "mlx5 load && modinfo -n mlx5_ib | grep /updates/",
+                180,
+            ),
+            ("hca/ours/odp-pingpong", "mlx5-odp pingpong", 180),
+            ("hca/ours/test_odp", "mlx5-odp pyverbs", 600),
+            ("hca/ours/faults", OURS, 300),
+            ("hca/ours/faults-transport", OURS_TRANSPORT, 120),
+            ("hca/ours/unload", "mlx5 unload", 60),
+            ("hca/ours/reload", "mlx5 reload 3", 240),
+        ],
+        broken: &[],
+        pages: true,
+        ours: true,
+    },
+    // Ours, with page faults that name memory, and behind an IOMMU: how pages are mapped for the device and how it says
+    // that it lacks them have nothing to do with each other.
+    Lane {
+        name: "ours-memory",
+        extra: Extra::Mlx5MemoryIommu,
+        tests: &[
+            ("hca/ours-memory/probe", "mlx5 load", 180),
+            ("hca/ours-memory/odp-pingpong", "mlx5-odp pingpong", 180),
+            ("hca/ours-memory/test_odp", "mlx5-odp pyverbs", 600),
+            ("hca/ours-memory/faults", OURS, 300),
+            ("hca/ours-memory/unload", "mlx5 unload", 60),
+        ],
+        broken: &[],
+        pages: true,
+        ours: true,
+    },
 ];
+
+/// What Debian's driver does wrong, and ours does right; and what is only tried with ours.
+const OURS: &str =
+    "mlx5-faults ours absent-pages huge-pages huge-page-untouched neighbours children read-only \
+     registration first-touch";
+
+/// More of that, which depends on how many pages the device asks for.
+const OURS_TRANSPORT: &str = "mlx5-faults ours together unaligned";
 
 /// The names of all tests. The debug kernel has no mlx5 drivers.
 pub(crate) fn names(kernel: Variant) -> Vec<String> {
     if kernel == Variant::Debug {
         return Vec::new();
     }
-    let of_vm = |(name, _, tests): &(&str, Extra, Tests)| {
-        let tests = tests.iter().map(|(test, ..)| (*test).to_owned());
-        tests.chain(both(name)).collect::<Vec<_>>()
+    let of_lane = |lane: &Lane| {
+        let tests = lane.tests.iter().map(|(test, ..)| (*test).to_owned());
+        tests.chain(both(lane.name)).collect::<Vec<_>>()
     };
-    let in_vms = VMS.iter().flat_map(of_vm);
+    let in_vms = LANES.iter().flat_map(of_lane);
     std::iter::once(LAYOUTS.to_owned()).chain(in_vms).collect()
 }
 
@@ -71,11 +203,11 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     if job.filter.takes(LAYOUTS) {
         report.add(layouts(job)?);
     }
-    for (name, extra, tests) in VMS {
-        let wanted = |test: &&(&str, &str, u64)| job.filter.takes(test.0);
-        let checked = both(name).iter().any(|check| job.filter.takes(check));
-        if checked || tests.iter().any(|test| wanted(&test)) {
-            run_vm(job, name, *extra, tests, report)?;
+    for lane in LANES {
+        let wanted = |test: &(&str, &str, u64)| job.filter.takes(test.0);
+        let checked = both(lane.name).iter().any(|check| job.filter.takes(check));
+        if checked || lane.tests.iter().any(wanted) {
+            run_lane(job, lane, report)?;
         }
     }
     Ok(())
@@ -90,32 +222,35 @@ fn layouts(job: &Job<'_>) -> Result<Record> {
     Ok(record(LAYOUTS, started, found.join("\n")))
 }
 
-/// Runs all tests of a VM: each goes on from where the one before it has left off.
-fn run_vm(
-    job: &Job<'_>,
-    name: &str,
-    extra: Extra,
-    tests: Tests,
-    report: &mut Report,
-) -> Result<()> {
+/// Runs all tests of a VM: each goes on from where the one before it has left off. Without a driver there are none.
+fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
+    let name = lane.name;
     let step = Step::start(format!("booting the VM mlx5-{name}"));
     let config = Config {
-        extra,
-        with_ours: false,
+        extra: lane.extra,
+        with_ours: lane.ours,
+        trace: Some(job.results.join(format!("mlx5-{name}.json"))),
         ..Config::default()
     };
     let mut vm = Vm::boot(job.world, &config)?;
+    if lane.ours {
+        vm.use_driver(Driver::Ours)?;
+    }
     step.done();
-    for (test, script, seconds) in tests {
+    for (at, (test, script, seconds)) in lane.tests.iter().enumerate() {
         let started = Instant::now();
         let problem = run_one(&mut vm, test, script, *seconds);
         let failed = problem.is_err();
         report.add(record(test, started, problem.err().unwrap_or_default()));
-        if failed {
+        if failed && at == 0 {
             break;
         }
     }
     let started = Instant::now();
+    let faults = match vm.nic() {
+        Some(nic) if lane.pages => unserved(&nic.ask(&json!({"ask": "faults"}))?),
+        _ => None,
+    };
     let nic = vm.take_nic();
     let log = vm.off()?;
     let [log_name, device] = both(name);
@@ -123,42 +258,35 @@ fn run_vm(
     let mut complaints = klog::complaints(&log);
     complaints.truncate(20);
     report.add(record(&log_name, started, complaints.join("\n")));
-    let wrong = match nic {
-        Some(nic) => nic.end()?,
+    let mut wrong = match nic {
+        Some(nic) => unexpected(nic.end()?, lane.broken),
         None => vec!["the VM had no emulated ConnectX".into()],
     };
+    wrong.extend(faults);
     report.add(record(&device, started, wrong.join("\n")));
     Ok(())
 }
 
-/// Runs one test; an error is what went wrong.
-fn run_one(vm: &mut Vm, name: &str, script: &str, seconds: u64) -> Result<(), String> {
-    let script = klog::marked(name, &session::with_scripts(script));
-    let limit = vm.patience(Duration::from_secs(seconds));
-    let (mut said, mut errors) = (Vec::new(), Vec::new());
-    let outcome = vm.run(&script, limit, &mut said, &mut errors);
-    said.extend(errors);
-    let said = String::from_utf8_lossy(&said).into_owned();
-    match outcome {
-        Ok(Outcome::Exit(0)) => Ok(()),
-        Ok(Outcome::Exit(exit)) => Err(format!("exit status {exit}\n{}", process::tail(&said, 30))),
-        Ok(Outcome::TimedOut) => Err(format!("killed after {} s", limit.as_secs())),
-        Err(error) => Err(format!("{error:#}")),
-    }
+/// What is odd about the page faults that the device has counted: there have to be some, and none that waits.
+fn unserved(counts: &Value) -> Option<String> {
+    let raised = counts["raised"].as_u64().is_some_and(|raised| raised > 0);
+    let waiting = counts["waiting"].as_u64() == Some(0);
+    (!raised || !waiting).then(|| format!("page faults: {counts}"))
 }
 
-/// A test that passed if there is nothing to tell.
-fn record(name: &str, started: Instant, detail: String) -> Record {
-    let status = match detail.is_empty() {
-        true => Status::Pass,
-        false => Status::Fail,
-    };
-    Record {
-        name: name.into(),
-        status,
-        time: Some(started.elapsed()),
-        detail,
-    }
+/// What the device has found wrong that is not known to be, and what is known to be and did not show.
+fn unexpected(violations: Vec<String>, broken: &[&str]) -> Vec<String> {
+    let is = |violation: &String, rule: &&str| violation.starts_with(*rule);
+    let missing = broken
+        .iter()
+        .filter(|rule| !violations.iter().any(|one| is(one, rule)));
+    let missing: Vec<String> = missing
+        .map(|rule| format!("{rule} is not broken any more"))
+        .collect();
+    let known = |violation: &String| broken.iter().any(|rule| is(violation, rule));
+    let mut wrong: Vec<String> = violations.into_iter().filter(|one| !known(one)).collect();
+    wrong.extend(missing);
+    wrong
 }
 
 #[cfg(test)]
@@ -167,12 +295,30 @@ mod tests {
 
     #[test]
     fn tests_are_named_after_their_vm() {
-        for (name, _, tests) in VMS {
-            let start = format!("hca/{name}/");
-            assert!(tests.iter().all(|(test, ..)| test.starts_with(&start)));
+        for lane in LANES {
+            let start = format!("hca/{}/", lane.name);
+            assert!(lane.tests.iter().all(|(test, ..)| test.starts_with(&start)));
         }
         let all = names(Variant::Stock);
         assert!(all.contains(&"hca/direct/kernel-log".to_owned()));
         assert!(names(Variant::Debug).is_empty());
+    }
+    #[test]
+    fn what_is_known_to_be_wrong_has_to_be() {
+        let both = ["I2-progress at 1 s: x", "I1-memory at 2 s: y"].map(str::to_owned);
+        let wrong = unexpected(both.to_vec(), &["I2-progress"]);
+        assert_eq!(wrong, ["I1-memory at 2 s: y"]);
+        let wrong = unexpected(Vec::new(), &["I2-progress"]);
+        assert_eq!(wrong, ["I2-progress is not broken any more"]);
+        assert_eq!(unexpected(both.to_vec(), &[]), both);
+    }
+
+    #[test]
+    fn page_faults_have_to_be_there_and_to_be_served() {
+        let counts = |raised: u64, waiting: u64| json!({"raised": raised, "waiting": waiting});
+        assert_eq!(unserved(&counts(5, 0)), None);
+        for wrong in [counts(0, 0), counts(5, 1), json!({"error": "?"})] {
+            assert!(unserved(&wrong).is_some(), "{wrong}");
+        }
     }
 }

@@ -7,9 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::report::Report;
-use super::{book, licences, Job, Record, Status};
+use super::{book, commits, licences, pages, versions, Job, Record, Status};
 use crate::build::World;
+use crate::doc;
 use crate::modules;
+use crate::package;
 use crate::process;
 use crate::programs;
 use crate::ui::Step;
@@ -17,8 +19,9 @@ use crate::ui::Step;
 /// The crates whose tests run on the host.
 const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-hca", "odp-results"];
 
-/// The crates whose tests run in the chroot: they are made for the VM, and it has the C compilers.
-const FOR_THE_VM: &[&str] = &[programs::PACKAGE, programs::ORACLE];
+/// Those of the programs for the VM that have tests. They run in the chroot, as those of the libraries do: it has the C
+/// compilers.
+const PROGRAMS: &[&str] = &[programs::FUZZ, programs::BENCH, programs::DIFF];
 
 /// Where the tests of all these crates are.
 pub(super) const SOURCES: &[&str] = &[
@@ -29,9 +32,6 @@ pub(super) const SOURCES: &[&str] = &[
     "userspace-bench",
 ];
 
-/// Where the names of the programs' tests are.
-pub(super) const PROGRAM_SOURCES: &[&str] = &["userspace-bench", "hmm/oracle/user"];
-
 /// A check that is one test: its name and its code, which gives what is wrong.
 type Lint = (&'static str, fn(&Job<'_>) -> Result<Verdict>);
 
@@ -41,12 +41,26 @@ const LINTS: &[Lint] = &[
     ("lint/userspace-clippy", userspace_clippy),
     ("lint/tests-clippy", tests_clippy),
     ("lint/kernel-clippy", kernel_clippy),
+    ("lint/doc", |job| {
+        doc::write(job.world).map(|_| Verdict::Good)
+    }),
     ("lint/licences", |job| {
         texts(licences::check(&job.world.repository)?)
+    }),
+    ("lint/versions", |job| {
+        texts(versions::check(&job.world.repository)?)
     }),
     ("lint/book", |job| {
         texts(book::check(&job.world.repository)?)
     }),
+    ("lint/commits", |job| {
+        match commits::check(&job.world.repository)? {
+            Some(complaints) => texts(complaints),
+            None => Ok(Verdict::Impossible("there is no git history".into())),
+        }
+    }),
+    ("lint/pages", pages::check),
+    ("lint/packages", |job| texts(package::faults(job.world)?)),
 ];
 
 /// Arguments for cargo in the chroot, and for every clippy.
@@ -54,7 +68,7 @@ const OFFLINE: &[&str] = &["--locked", "--offline"];
 const DENY: &[&str] = &["--", "-D", "warnings"];
 
 /// What a check found.
-enum Verdict {
+pub(super) enum Verdict {
     Good,
     Bad(String),
     Impossible(String),
@@ -63,7 +77,7 @@ enum Verdict {
 /// Runs the tiers.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
     if !job.filter.names_other_tier("core") {
-        for name in CRATES.iter().chain(FOR_THE_VM) {
+        for name in all_crates() {
             crate_tests(job, name, report)?;
         }
     }
@@ -78,7 +92,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 /// The names of all tests of these tiers.
 pub(crate) fn names(world: &World) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for name in CRATES.iter().chain(FOR_THE_VM) {
+    for name in all_crates() {
         names.extend(crate_test_names(world, name)?);
     }
     names.extend(lints());
@@ -88,6 +102,12 @@ pub(crate) fn names(world: &World) -> Result<Vec<String>> {
 /// The names of the lints.
 pub(super) fn lints() -> Vec<String> {
     LINTS.iter().map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// The crates that have tests.
+fn all_crates() -> impl Iterator<Item = &'static str> {
+    let for_the_vm = programs::LIBRARIES.iter().chain(PROGRAMS);
+    CRATES.iter().chain(for_the_vm).copied()
 }
 
 fn cargo(world: &World, arguments: &[&str]) -> Command {
@@ -106,7 +126,7 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
 
 /// `cargo test` of a crate, where it belongs.
 fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
-    if FOR_THE_VM.contains(&name) {
+    if !CRATES.contains(&name) {
         let all = [&["test", "-p", name], OFFLINE, arguments].concat();
         return world.cargo().command(&all);
     }
@@ -243,7 +263,7 @@ fn clippy(job: &Job<'_>) -> Result<Verdict> {
 
 fn userspace_clippy(job: &Job<'_>) -> Result<Verdict> {
     let mut targets = vec!["clippy", "--all-targets"];
-    for name in FOR_THE_VM {
+    for name in programs::LIBRARIES.iter().chain(programs::PROGRAMS) {
         targets.extend(["-p", name]);
     }
     check(

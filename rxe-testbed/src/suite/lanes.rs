@@ -2,7 +2,9 @@
 //! Parts of a run beside each other, each with VMs of its own.
 //!
 //! On the debug kernel most tests keep one processor busy and wait for it, so a part for each processor ends
-//! much sooner. On the stock kernel, where tests measure, there is one part after the other.
+//! much sooner. On the stock kernel there is one part with VMs after the other: the programs poll for completions on one
+//! processor while the driver works on another, so two of them beside each other end no sooner. What needs no VM runs
+//! beside them: it uses the processors while tests wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -19,7 +21,7 @@ const MOST: usize = 4;
 /// One part of a run: tells its results to the report that it is given.
 pub(crate) type Part<'a> = Box<dyn FnOnce(&mut Report) -> Result<()> + Send + 'a>;
 
-/// How many parts are run at once.
+/// How many parts with VMs are run at once.
 pub(crate) fn width(kernel: Variant) -> usize {
     match kernel {
         Variant::Stock => 1,
@@ -27,9 +29,31 @@ pub(crate) fn width(kernel: Variant) -> usize {
     }
 }
 
-/// Runs the parts, `width` at once, begun in their order. `report` has their results in this order, too. After
-/// an error no further part is begun; the first one's is given.
-pub(crate) fn run(parts: Vec<Part<'_>>, width: usize, report: &mut Report) -> Result<()> {
+/// Runs the parts, `width` at once, begun in their order, and `beside` them what needs no VM. `report` has the results of
+/// that first, and then theirs in this order. After an error no further part is begun; the first one's is given.
+pub(crate) fn run(
+    beside: Option<Part<'_>>,
+    parts: Vec<Part<'_>>,
+    width: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let mut first = Report::default();
+    let mut rest = Report::default();
+    let (without, with) = std::thread::scope(|scope| {
+        let without = beside.map(|part| scope.spawn(|| part(&mut first)));
+        let with = in_lanes(parts, width, &mut rest);
+        (without.map(|part| part.join()), with)
+    });
+    report.append(first);
+    report.append(rest);
+    match without {
+        Some(Err(panic)) => std::panic::resume_unwind(panic),
+        Some(Ok(result)) => result.and(with),
+        None => with,
+    }
+}
+
+fn in_lanes(parts: Vec<Part<'_>>, width: usize, report: &mut Report) -> Result<()> {
     let waiting = Mutex::new(parts.into_iter().enumerate());
     let done = Mutex::new(BTreeMap::new());
     let lane = || loop {
@@ -77,21 +101,32 @@ mod tests {
         }
     }
 
+    /// A part that ends only beside another one.
+    fn meeting<'a>(both: &'a Barrier, name: &'static str) -> Part<'a> {
+        Box::new(move |report| {
+            both.wait();
+            report.add(record(name));
+            Ok(())
+        })
+    }
+
     #[test]
     fn parts_run_beside_each_other_and_are_told_in_order() -> Result<()> {
         let both = Barrier::new(2);
-        let part = |name: &'static str| -> Part<'_> {
-            let both = &both;
-            Box::new(move |report| {
-                both.wait();
-                report.add(record(name));
-                Ok(())
-            })
-        };
-        let parts = ["a", "b", "c", "d"].map(part).into();
+        let parts = ["a", "b", "c", "d"].map(|name| meeting(&both, name)).into();
         let mut report = Report::default();
-        run(parts, 2, &mut report)?;
+        run(None, parts, 2, &mut report)?;
         assert_eq!(report.names(), ["a", "b", "c", "d"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_needs_no_vm_runs_beside_the_others() -> Result<()> {
+        let both = Barrier::new(2);
+        let mut report = Report::default();
+        let [lint, vm] = ["lint", "vm"].map(|name| meeting(&both, name));
+        run(Some(lint), vec![vm], 1, &mut report)?;
+        assert_eq!(report.names(), ["lint", "vm"]);
         Ok(())
     }
 
@@ -105,7 +140,7 @@ mod tests {
             }),
         ];
         let mut report = Report::default();
-        let error = run(parts, 1, &mut report).unwrap_err();
+        let error = run(None, parts, 1, &mut report).unwrap_err();
         assert_eq!(error.to_string(), "no room");
         assert!(report.names().is_empty());
     }

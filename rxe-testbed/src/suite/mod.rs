@@ -4,25 +4,36 @@
 //! On the debug kernel only the tests in the VM are run: the others have nothing to do with it.
 //!
 //! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs
-//! what needs no VM, also `licences` and `book`, which check texts; `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
-//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel, `hca` the emulated ConnectX;
+//! what needs no VM, also `licences`, `versions`, `book` and `commits`, which check texts, and `pages`, which looks at one of
+//! HTML; `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
+//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel, `hca` the emulated ConnectX,
+//! with `pinned` for pinned memory, `packages` the Debian packages, both by `one_test`; `cli` this program itself,
+//! `examples` those of the repository;
 //! `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
 mod book;
+mod cli;
 mod clients;
+mod commits;
+mod examples;
 mod glance;
 mod guest;
 mod hca;
 mod host;
 mod lanes;
 mod licences;
+mod one_test;
+mod packages;
+mod pages;
 mod pairs;
+mod pinned;
 mod pyverbs;
 mod report;
 mod selftests;
 mod side_by_side;
 mod table;
 mod verdict;
+mod versions;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -34,6 +45,7 @@ use crate::cli::TestArguments;
 use crate::kernel::{Choice, Variant};
 use crate::series::Series;
 use crate::ui;
+use glance::Glance;
 use lanes::Part;
 use report::Report;
 
@@ -59,22 +71,43 @@ pub(crate) struct Record {
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
     "core", "lint", "vm", "verbs", "mirror", "diff", "bench", "clients", "pyverbs", "pair",
-    "selftest", "dma", "hca",
+    "selftest", "dma", "hca", "packages", "cli", "examples",
 ];
 
-/// Which tests are wanted: all if it is empty.
+/// What the names of those tests begin with that are run only if they are asked for, by their names or with `--all`: each
+/// takes minutes, and shows what changes seldom.
+const LONG: &[&str] = &[
+    "bench/odp-options",
+    "cli/",
+    "lint/packages",
+    "packages/",
+    "examples/",
+    "hca/iommu/",
+    "hca/memory/",
+    "hca/stock-faults/",
+];
+
+/// Which tests are wanted: all but those that are [`LONG`] if it is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Vec<String>);
 
 impl Filter {
+    /// It takes every test.
+    fn all() -> Self {
+        Self(vec![String::new()])
+    }
+
     /// Whether a test is wanted: its name contains one of the filter's texts, or begins with it if that begins
     /// with a tier's name.
     pub(crate) fn takes(&self, name: &str) -> bool {
+        if self.0.is_empty() {
+            return !LONG.iter().any(|long| name.starts_with(long));
+        }
         let takes = |text: &String| match tier_of(text) {
             Some(_) => name.starts_with(text.as_str()),
             None => name.contains(text.as_str()),
         };
-        self.0.is_empty() || self.0.iter().any(takes)
+        self.0.iter().any(takes)
     }
 
     /// Whether all of it begins with other tiers' names, so that finding out the names of this one's tests can
@@ -101,8 +134,15 @@ pub(crate) struct Job<'a> {
 
 /// Runs the tests; gives the program's exit status.
 pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u8> {
-    let filter = Filter(arguments.filter.clone());
-    glance::check(&filter, series, arguments.kernel)?;
+    let filter = match arguments.filter.is_empty() && (arguments.all || arguments.list) {
+        true => Filter::all(),
+        false => Filter(arguments.filter.clone()),
+    };
+    let glance = Glance::take(series, arguments.kernel)?;
+    glance.check(&filter)?;
+    if let Some(names) = glance.names(&filter).filter(|_| arguments.list) {
+        return print(&names, &filter);
+    }
     let world = build::ensure(Wanted {
         kernel: Choice {
             series,
@@ -110,6 +150,7 @@ pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u
         },
         modules: true,
         programs: true,
+        packages: Vec::new(),
     })?;
     if arguments.list {
         return list(&world, &filter);
@@ -122,11 +163,15 @@ pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u
     };
     let started = Instant::now();
     let mut report = Report::default();
-    lanes::run(parts(&job), lanes::width(arguments.kernel), &mut report)?;
+    let width = lanes::width(arguments.kernel);
+    lanes::run(without_vm(&job), with_vms(&job), width, &mut report)?;
     if report.is_empty() {
         bail!("{}", nothing_matches(&filter));
     }
     report.write(&results)?;
+    if let Some(failures) = report.failures() {
+        println!("\n{failures}");
+    }
     println!();
     println!(
         "results in {} ({:.0} s)",
@@ -137,12 +182,15 @@ pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u
     Ok(u8::from(report.failed()))
 }
 
-/// The parts of the run, in the order of the report.
-fn parts<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
+/// The part that needs no VM. It has nothing to do with the debug kernel.
+fn without_vm<'a>(job: &'a Job<'a>) -> Option<Part<'a>> {
+    let part: Part<'a> = Box::new(|report| host::run(job, report));
+    (job.world.kernel.variant == Variant::Stock).then_some(part)
+}
+
+/// The parts with VMs, in the order of the report.
+fn with_vms<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::new();
-    if job.world.kernel.variant == Variant::Stock {
-        parts.push(Box::new(|report| host::run(job, report)));
-    }
     for group in guest::groups(job) {
         parts.push(Box::new(move |report| group.run(job, report)));
     }
@@ -151,6 +199,9 @@ fn parts<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
     parts.push(Box::new(|report| pairs::run(job, report)));
     parts.push(Box::new(|report| selftests::run(job, report)));
     parts.push(Box::new(|report| hca::run(job, report)));
+    parts.push(Box::new(|report| packages::run(job, report)));
+    parts.push(Box::new(|report| cli::run(job, report)));
+    parts.push(Box::new(|report| examples::run(job, report)));
     parts
 }
 
@@ -165,7 +216,14 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     names.extend(pairs::names());
     names.extend(selftests::names(&world.kernel)?);
     names.extend(hca::names(world.kernel.variant));
+    names.extend(packages::names(world.kernel.variant));
+    names.extend(cli::names(world.kernel.variant));
+    names.extend(examples::names(world.kernel.variant));
     names.retain(|name| filter.takes(name));
+    print(&names, filter)
+}
+
+fn print(names: &[String], filter: &Filter) -> Result<u8> {
     if names.is_empty() {
         bail!("{}", nothing_matches(filter));
     }
@@ -208,6 +266,21 @@ fn results_folder(world: &World) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_long_has_to_be_asked_for() {
+        let takes = |filter: &[&str], name| {
+            Filter(filter.iter().map(|&text| text.into()).collect()).takes(name)
+        };
+        for name in ["lint/packages", "packages/install", "hca/iommu/kernel-log"] {
+            assert!(!takes(&[], name), "{name}");
+            assert!(takes(&[name], name) && Filter::all().takes(name), "{name}");
+        }
+        for name in ["lint/pages", "hca/ours/faults", "verbs/a"] {
+            assert!(takes(&[], name) && Filter::all().takes(name), "{name}");
+        }
+        assert!(takes(&["hca/"], "hca/memory/probe"));
+    }
 
     #[test]
     fn filters_are_pieces_of_names() {

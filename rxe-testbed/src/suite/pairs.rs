@@ -89,7 +89,24 @@ const GOOD_ROWS: &[Row] = &[
          fault/implicit/thp/resident/random stream/implicit/thp prefetch/implicit/4k storm/explicit/4-qps \
          storm/implicit/64-qps && \
          odp-bench report --counters >report && ! grep ^skipped report && \
-         grep 'peer.odp_page_faults ' report",
+         grep 'peer.port.odp_page_faults ' report",
+    ),
+    // The peer receives, into memory that it has to fault in.
+    (
+        "odp-bench-send",
+        "odp-bench run --server --cpu 0",
+        "odp-bench run --connect 10.77.0.1 --quiet --op send -s 64,2k -q 2 -n 8 --warm-up 2 && \
+         odp-bench report >report && ! grep ^skipped report && \
+         grep '^traffic/send-rc-2-qps/cold/implicit/2KiB ' report",
+    ),
+    // The peer has to say when such messages have arrived. It has its device and its port told.
+    (
+        "odp-bench-unreliable",
+        "odp-bench run --server && odp-bench run --server -d rxe0 -i 1 -x 1",
+        "for message in 'ud --op send -s 64,1k' 'uc --op write -s 2k -m 1024'; do \
+         odp-bench run --connect 10.77.0.1 --quiet -c $message -q 2 -n 8 --warm-up 2 && \
+         odp-bench report >report && ! grep ^skipped report && \
+         grep -E '^traffic/(send-ud|write-uc)-2-qps-answered/cold/implicit/[12]KiB ' report || exit; done",
     ),
 ];
 

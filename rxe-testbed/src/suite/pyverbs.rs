@@ -28,7 +28,7 @@ const ODP: &str = "test_odp/";
 const OURS_ONLY: &[&str] = &["implicit", "_huge_"];
 
 /// The results on one driver by `MODULE/CLASS.TEST`, with their detail.
-type Results = BTreeMap<String, (Status, String)>;
+pub(super) type Results = BTreeMap<String, (Status, String)>;
 
 /// Runs the modules that have wanted tests.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
@@ -157,7 +157,7 @@ fn results(boots: &mut Boots<'_>, modules: &[String]) -> Result<Results> {
 }
 
 /// Reads the lines of `pyverbs-tests`.
-fn parse(output: &str) -> Results {
+pub(super) fn parse(output: &str) -> Results {
     output
         .lines()
         .filter_map(|line| {

@@ -18,12 +18,7 @@ pub(crate) struct Report {
 impl Report {
     /// Takes a result and prints its line, with the reason for a failure, or the figures, below it.
     pub(crate) fn add(&mut self, record: Record) {
-        let mut text = line(&record);
-        if record.status != Status::Skip {
-            for line in record.detail.trim_end().lines() {
-                text.push_str(&format!("\n      | {line}"));
-            }
-        }
+        let text = with_detail(&record);
         // At once: others may have something to say, too.
         ui::beside(|| println!("{text}"));
         self.records.push(record);
@@ -60,6 +55,17 @@ impl Report {
             .iter()
             .filter(|record| record.status == status)
             .count()
+    }
+
+    /// What failed, once more, as it may be far above the end of the output; `None` if nothing did.
+    pub(crate) fn failures(&self) -> Option<String> {
+        let failed: Vec<String> = self
+            .records
+            .iter()
+            .filter(|record| record.status == Status::Fail)
+            .map(with_detail)
+            .collect();
+        (!failed.is_empty()).then(|| failed.join("\n"))
     }
 
     /// The last line of the output.
@@ -129,6 +135,17 @@ impl Report {
         }
         text
     }
+}
+
+/// The line of a test, with the reason for a failure, or the figures, below it.
+fn with_detail(record: &Record) -> String {
+    let mut text = line(record);
+    if record.status != Status::Skip {
+        for line in record.detail.trim_end().lines() {
+            text.push_str(&format!("\n      | {line}"));
+        }
+    }
+    text
 }
 
 fn line(record: &Record) -> String {
@@ -223,6 +240,13 @@ mod tests {
         assert_eq!(report().closing_line(), "1 passed, 1 failed, 1 skipped");
         assert!(report().failed());
         assert!(!Report::default().failed());
+    }
+
+    #[test]
+    fn the_end_names_what_failed() {
+        let expected = "FAIL  lint/fmt\n      | a < b";
+        assert_eq!(report().failures().as_deref(), Some(expected));
+        assert_eq!(Report::default().failures(), None);
     }
 
     #[test]

@@ -60,17 +60,17 @@ const ROWS: &[Row<'_>] = &[
     ("vm/modules/waiting-removal", "waiting-removal", 600),
     (
         "vm/modules/come-and-go",
-        "come-and-go $((50 / ${TESTBED_PATIENCE:-1}))",
+        "come-and-go $((24 / ${TESTBED_PATIENCE:-1}))",
         900,
     ),
     (
         "vm/fuzz",
-        "odp-fuzz --seed 2026 --requests $((100000 / ${TESTBED_PATIENCE:-1}))",
+        "odp-fuzz --seed 2026 --requests $((30000 / ${TESTBED_PATIENCE:-1}))",
         1200,
     ),
     (
         "vm/fuzz-waiting",
-        "odp-fuzz --seed 2026 --waiting $((1500 / ${TESTBED_PATIENCE:-1}))",
+        "odp-fuzz --seed 2026 --waiting $((800 / ${TESTBED_PATIENCE:-1}))",
         1200,
     ),
     (
@@ -110,6 +110,7 @@ const ROWS: &[Row<'_>] = &[
         300,
     ),
     ("bench/odp-errors", "bench-errors", 300),
+    ("bench/odp-options", "bench-options", 600),
     ("bench/odp-suites", "with-swap 256 bench-suites", 900),
     (
         // Three kinds of regions warm, two that fault, four registrations.
@@ -181,6 +182,38 @@ const ELSEWHERE: &[(Row<'_>, Extra)] = &[
         (
             "dma/inject-iommu",
             "with-module hmm_edu dma-tests inject-iommu",
+            600,
+        ),
+        Extra::EduIommu,
+    ),
+    (
+        (
+            "dma/sleeping-direct",
+            "with-module hmm_edu sleeping-device direct",
+            300,
+        ),
+        Extra::Edu,
+    ),
+    (
+        (
+            "dma/sleeping-iommu",
+            "with-module hmm_edu sleeping-device iommu",
+            300,
+        ),
+        Extra::EduIommu,
+    ),
+    (
+        (
+            "dma/inject-sleeping-direct",
+            "with-module hmm_edu sleeping-device inject-direct",
+            600,
+        ),
+        Extra::Edu,
+    ),
+    (
+        (
+            "dma/inject-sleeping-iommu",
+            "with-module hmm_edu sleeping-device inject-iommu",
             600,
         ),
         Extra::EduIommu,

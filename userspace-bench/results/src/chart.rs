@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use plotters::{coord::Shift, prelude::*};
 
-use crate::run::{Metric, Unit};
+use crate::run::{Metric, Run, Unit};
 
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
@@ -58,6 +58,17 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(120, 120, 120),
 ];
 
+/// The same on a dark screen, as HTML has them.
+pub(crate) const ON_DARK: [&str; 6] = [
+    "#5AA9FF", "#FF7A66", "#4CC26E", "#D9924A", "#B397F0", "#A8A8A8",
+];
+
+/// The colours of the pictures as SVG writes them, with those for a dark screen.
+pub(crate) fn on_dark() -> impl Iterator<Item = (String, &'static str)> {
+    let written = |RGBColor(r, g, b)| format!("#{r:02X}{g:02X}{b:02X}");
+    COLOURS.map(written).into_iter().zip(ON_DARK)
+}
+
 /// Draws on an empty picture of `width` and `height`.
 ///
 /// # Panics
@@ -89,17 +100,31 @@ fn range(values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
     (high > 0.0).then(|| low / 1.3..high * 1.3)
 }
 
+/// How many rows a picture has at most: a page of paper holds it, and a screen shows its scale with it.
+const ROWS: usize = 24;
+
 /// A line for each metric, all of one unit: from the least to the most, thick from the median to the 99th
-/// percentile, or to the 90th if there is no higher one. None if there is nothing above zero.
-pub fn distributions(metrics: &[&Metric], layout: &Layout) -> Option<String> {
-    let unit = metrics.first()?.unit;
+/// percentile, or to the 90th if there is no higher one. Of many metrics there are several pictures of one scale; none
+/// if there is nothing above zero.
+pub fn distributions(metrics: &[&Metric], layout: &Layout) -> Vec<String> {
     let summaries = metrics.iter().flat_map(|m| [m.summary.min, m.summary.max]);
-    let range = range(summaries)?;
-    let floor = range.start;
+    let Some(range) = range(summaries) else {
+        return Vec::new();
+    };
+    let pictures = metrics.len().div_ceil(ROWS);
+    metrics
+        .chunks(metrics.len().div_ceil(pictures))
+        .map(|part| rows(part, layout, range.clone()))
+        .collect()
+}
+
+/// One picture of them.
+fn rows(metrics: &[&Metric], layout: &Layout, range: std::ops::Range<f64>) -> String {
+    let (unit, floor) = (metrics[0].unit, range.start);
     let height = layout.row * metrics.len() as u32 + BELOW;
     // Below the title, if that is not beside it.
     let middle = if layout.left > 0 { 0.5 } else { 0.75 };
-    Some(draw(layout.width, height, |area| {
+    draw(layout.width, height, |area| {
         let mut chart = scale(area, layout, metrics.len(), range, unit)?;
         for (row, metric) in metrics.iter().enumerate() {
             let (y, d) = (row as f64 + middle, &metric.summary);
@@ -114,7 +139,31 @@ pub fn distributions(metrics: &[&Metric], layout: &Layout) -> Option<String> {
             chart.draw_series(rare)?;
         }
         titles(area, layout, metrics.iter().map(|m| m.name.as_str()))
-    }))
+    })
+}
+
+/// All pictures of a run, for a page of ordinary width or a paper, by the names of their files.
+pub fn pictures(run: &Run) -> Vec<(String, String)> {
+    let mut pictures = Vec::new();
+    for suite in run.suites() {
+        for unit in Unit::ALL {
+            let metrics = run.metrics.iter();
+            let of_unit: Vec<_> = metrics
+                .filter(|metric| metric.suite() == suite && metric.unit == unit)
+                .collect();
+            let unit = unit.name();
+            for (number, svg) in distributions(&of_unit, &BROAD).into_iter().enumerate() {
+                let part = match number {
+                    0 => String::new(),
+                    _ => format!("-{}", number + 1),
+                };
+                pictures.push((format!("{suite}-distributions-{unit}{part}.svg"), svg));
+            }
+            let sizes = against_size(&of_unit, &BROAD);
+            pictures.extend(sizes.map(|svg| (format!("{suite}-sizes-{unit}.svg"), svg)));
+        }
+    }
+    pictures
 }
 
 type Scaled<'a, 'b> = ChartContext<
@@ -279,12 +328,25 @@ mod tests {
     #[test]
     fn a_row_for_each_metric() {
         let (a, b) = (metric("a/x", None, 100.0), metric("a/y", None, 0.0));
-        let svg = distributions(&[&a, &b], &BROAD).unwrap();
+        let svg = distributions(&[&a, &b], &BROAD).remove(0);
         assert!(svg.starts_with("<svg") && svg.contains("a/x") && svg.contains("a/y"));
-        let narrow = distributions(&[&a, &b], &NARROW).unwrap();
+        let narrow = distributions(&[&a, &b], &NARROW).remove(0);
         assert!(narrow.starts_with("<svg width=\"360\"") && narrow.contains("a/x"));
-        assert_eq!(distributions(&[&b], &BROAD), None);
-        assert_eq!(distributions(&[], &BROAD), None);
+        assert!(distributions(&[&b], &BROAD).is_empty());
+        assert!(distributions(&[], &BROAD).is_empty());
+    }
+
+    #[test]
+    fn many_rows_are_several_pictures_of_one_scale() {
+        let many: Vec<_> = (0..2 * ROWS + 1)
+            .map(|i| metric(&format!("a/{i}x"), None, 10f64.powi(i as i32 % 5)))
+            .collect();
+        let pictures = distributions(&many.iter().collect::<Vec<_>>(), &BROAD);
+        assert_eq!(pictures.len(), 3);
+        for (number, picture) in pictures.iter().enumerate() {
+            assert!(picture.contains(&format!("a/{}x", number * 17)));
+            assert!(picture.contains("1.00 µs"), "{picture}");
+        }
     }
 
     #[test]
@@ -295,6 +357,33 @@ mod tests {
         let all: Vec<_> = sized.iter().collect();
         assert!(against_size(&all, &BROAD).unwrap().contains("r/p"));
         assert_eq!(against_size(&all[..1], &NARROW), None);
+    }
+
+    #[test]
+    fn each_suite_and_unit_has_its_files() {
+        let mut run = Run::new(false, BTreeMap::new());
+        for bits in 12..15 {
+            run.metrics
+                .push(metric(&format!("warm/x/{bits}"), Some(1 << bits), 7.0));
+        }
+        let rate = Metric::new("warm/y", Unit::BytesPerSecond, None, vec![1e6; 5]);
+        run.metrics.extend(rate);
+        run.metrics.push(metric("fault/x", None, 3.0));
+        let pictures = pictures(&run);
+        let names: Vec<_> = pictures.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "warm-distributions-nanoseconds.svg",
+                "warm-sizes-nanoseconds.svg",
+                "warm-distributions-bytes-per-second.svg",
+                "fault-distributions-nanoseconds.svg"
+            ]
+        );
+        for (name, svg) in &pictures {
+            assert!(svg.starts_with("<svg") && svg.contains("xmlns="), "{name}");
+            assert!(svg.trim_end().ends_with("</svg>"), "{name}");
+        }
     }
 
     #[test]

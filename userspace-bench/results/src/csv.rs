@@ -3,9 +3,12 @@
 //!
 //! Amounts are in the metric's unit, unrounded; what there are not enough samples for is empty.
 
-use crate::{run::Run, statistics::Distribution};
+use crate::{
+    run::Run,
+    statistics::{Distribution, Interval},
+};
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 21] = [
     "suite",
     "metric",
     "unit",
@@ -18,8 +21,14 @@ const COLUMNS: [&str; 15] = [
     "p50_low",
     "p50_high",
     "p90",
+    "p90_low",
+    "p90_high",
     "p99",
+    "p99_low",
+    "p99_high",
     "p99.9",
+    "p99.9_low",
+    "p99.9_high",
     "max",
 ];
 
@@ -40,8 +49,11 @@ pub fn csv(run: &Run) -> String {
             p50,
             p50_within,
             p90,
+            p90_within,
             p99,
+            p99_within,
             p999,
+            p999_within,
             max,
         } = metric.summary;
         let mut row = vec![
@@ -52,19 +64,17 @@ pub fn csv(run: &Run) -> String {
             count.to_string(),
             independent.to_string(),
         ];
-        let (low, high) = (p50_within.map(|i| i.low), p50_within.map(|i| i.high));
-        let amounts = [
-            Some(mean),
-            Some(min),
-            Some(p50),
-            low,
-            high,
-            p90,
-            p99,
-            p999,
-            Some(max),
-        ];
-        row.extend(amounts.map(|amount| amount.map_or(String::new(), |x| x.to_string())));
+        let told = |value: Option<f64>, within: Option<Interval>| {
+            [value, within.map(|i| i.low), within.map(|i| i.high)]
+        };
+        let mut amounts = vec![Some(mean), Some(min)];
+        amounts.extend(told(Some(p50), p50_within));
+        amounts.extend(told(p90, p90_within));
+        amounts.extend(told(p99, p99_within));
+        amounts.extend(told(p999, p999_within));
+        amounts.push(Some(max));
+        let shown = |amount: Option<f64>| amount.map_or(String::new(), |x| x.to_string());
+        row.extend(amounts.into_iter().map(shown));
         writer.write_record(row).expect("writing into memory");
     }
     let bytes = writer.into_inner().expect("writing into memory");
@@ -88,7 +98,7 @@ mod tests {
         assert_eq!(lines[0].split(',').count(), COLUMNS.len());
         assert_eq!(
             lines[1..],
-            ["a,\"a/b, c\",nanoseconds,64,3,3,1.6666666666666667,1,1.5,,,,,,2.5"]
+            ["a,\"a/b, c\",nanoseconds,64,3,3,1.6666666666666667,1,1.5,,,,,,,,,,,,2.5"]
         );
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::{
-    chart,
+    advise, chart,
     run::{Metric, Missing, Run, Unit},
     table,
 };
@@ -26,12 +26,21 @@ summary{cursor:pointer}summary h2{display:inline-block}\
 svg{max-width:100%;height:auto;display:block}\
 svg [fill=\"#FFFFFF\"]{fill:var(--paper)}svg [fill=\"#000000\"]{fill:var(--ink)}\
 svg [stroke=\"#000000\"]{stroke:var(--ink)}svg [stroke=\"#FFFFFF\"]{stroke:var(--paper)}\
-@media screen and (prefers-color-scheme:dark){svg [fill=\"#005AB5\"]{fill:#5aa9ff}\
-svg [stroke=\"#005AB5\"]{stroke:#5aa9ff}svg [fill=\"#DC3220\"]{fill:#ff7a66}}\
 .narrow{display:none}\
 @media screen and (max-width:640px){.broad{display:none}.narrow{display:block}}\
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--line:#bbb;--bad:#b00020}body{max-width:none;margin:0}\
-svg,tr{break-inside:avoid}.wide{overflow:visible}td,th{padding:1px 4px;font-size:8pt}}";
+h2{break-after:avoid}svg,tr{break-inside:avoid}.wide{overflow:visible}td,th{padding:1px 4px;font-size:8pt}}";
+
+/// What [`STYLE`] lacks: the colours of series on a dark screen.
+fn dark() -> String {
+    let mut rules = String::new();
+    for (light, dark) in chart::on_dark() {
+        for what in ["fill", "stroke"] {
+            let _ = write!(rules, "svg [{what}=\"{light}\"]{{{what}:{dark}}}");
+        }
+    }
+    format!("@media screen and (prefers-color-scheme:dark){{{rules}}}")
+}
 
 /// The page.
 pub fn page(run: &Run) -> String {
@@ -43,6 +52,9 @@ pub fn page(run: &Run) -> String {
         let _ = write!(body, "<p>Accesses were limited: {}.</p>", table::ALIGNED);
     }
     missing(&mut body, "Failed", "failed", &run.failed);
+    if advise::is_possible(run) {
+        advice(&mut body, run);
+    }
     environment(&mut body, run);
     body.push_str(
         "<p>In the pictures a thin line goes from the least sample to the most, a thick one from the median \
@@ -57,9 +69,23 @@ pub fn page(run: &Run) -> String {
     format!(
         "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>odp-bench: {}</title>\
-         <style>{STYLE}</style><body>{body}</body></html>\n",
-        escaped(device)
+         <style>{STYLE}{}</style><body>{body}</body></html>\n",
+        escaped(device),
+        dark()
     )
+}
+
+fn advice(body: &mut String, run: &Run) {
+    body.push_str("<h2>Is it for you?</h2><table>");
+    for line in advise::advise(run)
+        .lines()
+        .take_while(|line| !line.is_empty())
+    {
+        let (title, text) = line.split_once("  ").unwrap_or((line, ""));
+        let (title, text) = (escaped(title), escaped(text.trim()));
+        let _ = write!(body, "<tr><td>{title}<td class=\"text\">{text}");
+    }
+    body.push_str("</table>");
 }
 
 fn environment(body: &mut String, run: &Run) {
@@ -80,11 +106,10 @@ fn section(body: &mut String, run: &Run, suite: &str) {
     let _ = write!(body, "<h2>{}</h2>", escaped(suite));
     for unit in Unit::ALL {
         let of_unit: Vec<&Metric> = metrics.iter().copied().filter(|m| m.unit == unit).collect();
-        for picture in [chart::distributions, chart::against_size] {
-            for (class, layout) in [("broad", &chart::BROAD), ("narrow", &chart::NARROW)] {
-                if let Some(svg) = picture(&of_unit, layout) {
-                    let _ = write!(body, "<div class=\"{class}\">{svg}</div>");
-                }
+        for (class, layout) in [("broad", &chart::BROAD), ("narrow", &chart::NARROW)] {
+            let pictures = chart::distributions(&of_unit, layout).into_iter();
+            for svg in pictures.chain(chart::against_size(&of_unit, layout)) {
+                let _ = write!(body, "<div class=\"{class}\">{svg}</div>");
             }
         }
     }
@@ -169,9 +194,79 @@ mod tests {
         let page = page(&run);
         assert!(page.contains("&lt;rxe0&gt;") && !page.contains("<rxe0>"));
         assert!(page.contains("<svg") && page.contains("fault/x"));
-        // A picture for each width.
+        // Advice only where there is something to base it on; a picture for each width.
+        assert!(!page.contains("Is it for you?"));
         assert_eq!(page.matches("<svg").count(), 2);
         assert!(page.contains("byte 3 is wrong"));
         assert!(page.contains("<td>fault/x<td>faults<td>40<td>52<td>12"));
+    }
+
+    /// The contrast of two colours, as the guidelines for accessibility compute it.
+    fn contrast(a: &str, b: &str) -> f64 {
+        let light = |colour: &str| -> f64 {
+            let part = |at: usize| {
+                let value = u8::from_str_radix(&colour[at..at + 2], 16).unwrap();
+                match f64::from(value) / 255.0 {
+                    dark if dark <= 0.04045 => dark / 12.92,
+                    part => ((part + 0.055) / 1.055).powf(2.4),
+                }
+            };
+            0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+        };
+        let (a, b) = (light(a) + 0.05, light(b) + 0.05);
+        f64::max(a / b, b / a)
+    }
+
+    #[test]
+    fn every_colour_can_be_seen_in_the_dark() {
+        let paper = STYLE
+            .split("prefers-color-scheme:dark){:root{--paper:")
+            .nth(1);
+        let paper = &paper.unwrap()[..7];
+        let style = dark();
+        for (light, colour) in chart::on_dark() {
+            assert!(contrast(colour, paper) >= 4.5, "{colour} on {paper}");
+            for what in ["fill", "stroke"] {
+                let rule = format!("svg [{what}=\"{light}\"]{{{what}:{colour}}}");
+                assert!(style.contains(&rule), "{rule}");
+            }
+        }
+        // The picture has the colours as they are overridden.
+        let metric = Metric::new("fault/x", Unit::Nanoseconds, None, vec![1500.0; 10]).unwrap();
+        let picture = &chart::distributions(&[&metric], &chart::BROAD)[0];
+        let (blue, _) = chart::on_dark().next().unwrap();
+        assert!(picture.contains(&format!("stroke=\"{blue}\"")));
+    }
+
+    #[test]
+    fn it_suits_narrow_and_dark_screens_and_paper() {
+        let mut run = Run::new(false, BTreeMap::new());
+        for number in 0..60 {
+            let name = format!("fault/{number}");
+            let metric = Metric::new(name, Unit::Nanoseconds, None, vec![1500.0; 10]);
+            run.metrics.extend(metric);
+        }
+        let page = page(&run);
+        for part in [
+            "name=\"viewport\" content=\"width=device-width",
+            "prefers-color-scheme:dark",
+            "max-width:640px",
+            "@media print",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        // Each picture is there for both widths; the narrow one fits 400 pixels, and either a page of paper.
+        let pictures: Vec<&str> = page.split("<div class=\"").skip(1).collect();
+        let of = |class: &str| pictures.iter().filter(|p| p.starts_with(class)).count();
+        assert_eq!((of("broad\""), of("narrow\"")), (3, 3));
+        let number = |picture: &str, name: &str| -> u32 {
+            let at = picture.find(&format!("{name}=\"")).unwrap() + name.len() + 2;
+            picture[at..].split('"').next().unwrap().parse().unwrap()
+        };
+        for picture in pictures.iter().filter(|p| p.contains("<svg")) {
+            let (width, height) = (number(picture, "<svg width"), number(picture, "height"));
+            assert!(height <= 900, "{height}");
+            assert!(picture.starts_with("broad") || width <= 368, "{width}");
+        }
     }
 }

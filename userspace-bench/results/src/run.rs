@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A run of the benchmark as it is kept in a file of JSON.
 //!
-//! The file is replaced as a whole after each case, so that it is complete in itself whenever the run
-//! ends, however that happens.
+//! While a run goes on, each case is a line of a file beside it, as writing all of it after each case would be work that
+//! the next one has in its figures. Whoever reads the file of a run that was cut off reads these lines ([`Notes`]).
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,8 @@ use crate::statistics::Distribution;
 ///
 /// - 1: each percentile is told, however few samples there are.
 /// - 2: only those for which there are enough, with the interval of the median.
-pub const FORMAT: u32 = 2;
+/// - 3: each with its interval, and there are counts.
+pub const FORMAT: u32 = 3;
 
 /// The oldest form that is read. The summaries are those of the samples in any case.
 const OLDEST: u32 = 1;
@@ -70,15 +71,18 @@ pub enum Unit {
     Bytes,
     /// Throughput; more is better.
     BytesPerSecond,
+    /// How often something happened that had better not; less is better.
+    Count,
 }
 
 impl Unit {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Nanoseconds,
         Self::Instructions,
         Self::Bytes,
         Self::BytesPerSecond,
+        Self::Count,
     ];
 
     /// Its name in files.
@@ -88,6 +92,7 @@ impl Unit {
             Self::Instructions => "instructions",
             Self::Bytes => "bytes",
             Self::BytesPerSecond => "bytes-per-second",
+            Self::Count => "count",
         }
     }
 
@@ -109,6 +114,8 @@ impl Unit {
             // Kilobytes a second do not occur.
             Self::BytesPerSecond if amount.abs() < 1e6 => scaled(amount, 1e6, &RATE[..1]),
             Self::BytesPerSecond => scaled(amount / 1e6, 1000.0, &RATE[1..]),
+            Self::Count if amount.abs() < 1e5 => format!("{}", (100.0 * amount).round() / 100.0),
+            Self::Count => scaled(amount / 1e3, 1000.0, &["k", "M", "G"]),
         }
     }
 }
@@ -131,6 +138,7 @@ fn scaled(amount: f64, step: f64, units: &[&str]) -> String {
 /// One thing that was measured, many times.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Kept")]
+#[schemars(deny_unknown_fields)]
 pub struct Metric {
     /// Its name, of words with `/` between them; the first word is the suite.
     pub name: String,
@@ -193,6 +201,7 @@ impl Metric {
 
 /// A case that was not measured as planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Missing {
     /// The case.
     pub case: String,
@@ -202,6 +211,7 @@ pub struct Missing {
 
 /// What the driver counted during a case: each counter that it has, after less before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Counted {
     /// The case.
     pub case: String,
@@ -232,8 +242,22 @@ pub enum State {
     Finished,
 }
 
+/// What one case adds to a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// What was measured.
+    pub metrics: Vec<Metric>,
+    /// What the device or the machine lacks.
+    pub skipped: Vec<Missing>,
+    /// What went wrong.
+    pub failed: Vec<Missing>,
+    /// What the driver counted.
+    pub counters: Vec<Counted>,
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Run {
     /// The version of the file's form.
     #[schemars(extend("const" = FORMAT))]
@@ -267,6 +291,14 @@ impl Run {
             failed: Vec::new(),
             counters: Vec::new(),
         }
+    }
+
+    /// Adds what a case has found.
+    pub fn add(&mut self, part: Part) {
+        self.metrics.extend(part.metrics);
+        self.skipped.extend(part.skipped);
+        self.failed.extend(part.failed);
+        self.counters.extend(part.counters);
     }
 
     /// The metric called `name`.
@@ -305,8 +337,16 @@ impl Run {
         }
     }
 
-    /// Reads a run.
+    /// Reads a run; of one that goes on or was cut off, what was noted of it.
     pub fn load(path: &Path) -> Result<Self, Error> {
+        let mut run = Self::read(path)?;
+        for part in Notes::of(&run, path) {
+            run.add(part);
+        }
+        Ok(run)
+    }
+
+    fn read(path: &Path) -> Result<Self, Error> {
         let text = fs::read(path).map_err(|cause| Error::Io {
             what: "read",
             path: path.into(),
@@ -341,6 +381,101 @@ impl Run {
             cause,
         })?;
         write_atomically(path, &text)
+    }
+}
+
+/// The notes on a run that goes on, in a file beside the one of its result: the run as it began, and a line for each
+/// case that is over.
+#[derive(Debug)]
+pub struct Notes {
+    path: PathBuf,
+    file: File,
+}
+
+impl Notes {
+    /// Where the notes on the run at `path` are.
+    fn beside(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        name.into()
+    }
+
+    /// Writes the beginning of `run` to `path`, and begins to take notes. There are none beside a device or a pipe.
+    ///
+    /// # Errors
+    ///
+    /// If either file cannot be written.
+    pub fn begin(run: &Run, path: &Path) -> Result<Option<Self>, Error> {
+        if path.exists() && !path.is_file() && !path.is_dir() {
+            return Ok(None);
+        }
+        run.save(path)?;
+        let path = Self::beside(path);
+        let file = File::create(&path).map_err(|cause| Error::Io {
+            what: "write",
+            path: path.clone(),
+            cause,
+        })?;
+        let mut notes = Self { path, file };
+        notes.line(run)?;
+        Ok(Some(notes))
+    }
+
+    /// Notes what a case has found.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn add(&mut self, part: &Part) -> Result<(), Error> {
+        self.line(part)
+    }
+
+    fn line(&mut self, what: &impl Serialize) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(what).map_err(|cause| Error::Form {
+            path: self.path.clone(),
+            cause,
+        })?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|cause| Error::Io {
+            what: "write",
+            path: self.path.clone(),
+            cause,
+        })
+    }
+
+    /// The run has been written as a whole: there is nothing left to be noted.
+    ///
+    /// # Errors
+    ///
+    /// If the notes cannot be removed.
+    pub fn end(self) -> Result<(), Error> {
+        match fs::remove_file(&self.path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::Io {
+                what: "remove",
+                path: self.path.clone(),
+                cause,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was noted of the run at `path` that begins as `run`: nothing if that is not how the notes begin, which are
+    /// then those on another one. The last line may be broken off.
+    fn of(run: &Run, path: &Path) -> Vec<Part> {
+        if run.state == State::Finished || !run.metrics.is_empty() {
+            return Vec::new();
+        }
+        let text = fs::read_to_string(Self::beside(path)).unwrap_or_default();
+        let mut lines = text.lines();
+        let first = lines
+            .next()
+            .and_then(|line| serde_json::from_str(line).ok());
+        match first.is_some_and(|first: Run| first == *run) {
+            true => lines
+                .map_while(|line| serde_json::from_str(line).ok())
+                .collect(),
+            false => Vec::new(),
+        }
     }
 }
 
@@ -390,6 +525,46 @@ mod tests {
         example().save(&path).unwrap();
         assert_eq!(Run::load(&path).unwrap(), example());
         assert_eq!(example().suites(), ["a"]);
+    }
+
+    #[test]
+    fn a_run_that_was_cut_off_is_what_was_noted_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.json");
+        let beside = folder.path().join("run.json.part");
+        let begun = Run::new(true, example().environment);
+        let mut notes = Notes::begin(&begun, &path).unwrap().unwrap();
+        assert_eq!(Run::load(&path).unwrap(), begun);
+        let part = Part {
+            metrics: example().metrics,
+            skipped: vec![Missing {
+                case: "a/c".into(),
+                why: "no swap".into(),
+            }],
+            ..Part::default()
+        };
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        notes.add(&part).unwrap();
+        notes.add(&part).unwrap();
+        // A case is a line, and the result is left alone.
+        assert_eq!(fs::read_to_string(&beside).unwrap().lines().count(), 3);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+        let whole = Run::load(&path).unwrap();
+        assert_eq!((whole.metrics.len(), whole.skipped.len()), (2, 2));
+        assert_eq!(whole.state, State::Unfinished);
+        // In the middle of a line, too.
+        let text = fs::read_to_string(&beside).unwrap();
+        fs::write(&beside, &text[..text.len() - 5]).unwrap();
+        assert_eq!(Run::load(&path).unwrap().metrics.len(), 1);
+        // Another run's notes are not its.
+        let other = Run::new(false, BTreeMap::new());
+        other.save(&path).unwrap();
+        assert_eq!(Run::load(&path).unwrap(), other);
+        notes.end().unwrap();
+        assert!(!beside.exists());
+        assert!(Notes::begin(&begun, Path::new("/dev/null"))
+            .unwrap()
+            .is_none());
     }
 
     #[test]
@@ -465,6 +640,10 @@ mod tests {
         assert_eq!(show(999_600.0), "1.00 ms");
         assert_eq!(Unit::Instructions.show(12345.6), "12346");
         assert_eq!(Unit::Instructions.show(1.234e6), "1.23 M");
+        assert_eq!(
+            [0.0, 1.5, 12345.0].map(|n| Unit::Count.show(n)),
+            ["0", "1.5", "12345"]
+        );
         assert_eq!(Unit::Bytes.show(2048.0), "2.00 KiB");
         assert_eq!(Unit::BytesPerSecond.show(123.4e6), "123 MB/s");
         assert_eq!(Unit::BytesPerSecond.show(5.0), "5.00 B/s");

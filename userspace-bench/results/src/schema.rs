@@ -6,23 +6,26 @@
 
 use schemars::generate::SchemaSettings;
 
-use crate::run::Run;
+use crate::run::{Run, FORMAT};
 
-/// The schema of [`FORMAT`](crate::run::FORMAT), as JSON Schema 2020-12.
+/// The schema of [`FORMAT`], as JSON Schema 2020-12.
 ///
 /// # Panics
 ///
 /// If it cannot be written as JSON, which it can.
 pub fn schema() -> String {
     let settings = SchemaSettings::draft2020_12().for_serialize();
-    let schema = settings.into_generator().into_root_schema_for::<Run>();
+    let mut schema = settings.into_generator().into_root_schema_for::<Run>();
+    // A name, not a place: whoever keeps a schema knows by it of which form it is.
+    let id = format!("urn:odp-bench:result:{FORMAT}");
+    schema.insert("$id".into(), id.into());
     serde_json::to_string_pretty(&schema).expect("it is JSON") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{Counted, Metric, Missing, State, Unit, FORMAT};
+    use crate::run::{Counted, Metric, Missing, State, Unit};
     use serde_json::Value;
     use std::collections::BTreeMap;
 
@@ -34,7 +37,7 @@ mod tests {
         };
         for (keyword, rule) in rules {
             let holds = match keyword.as_str() {
-                "$schema" | "$defs" | "title" | "description" | "format" => true,
+                "$schema" | "$id" | "$defs" | "title" | "description" | "format" => true,
                 "$ref" => {
                     let path = rule.as_str().and_then(|path| path.strip_prefix('#'));
                     let part = path.and_then(|path| root.pointer(path));
@@ -64,12 +67,18 @@ mod tests {
                     .all(|name| value.get(name.as_str().unwrap()).is_some()),
                 "properties" => {
                     for (name, part) in value.as_object().into_iter().flatten() {
-                        let of = rule
-                            .get(name)
-                            .ok_or(format!("{name} is not in the schema"))?;
-                        check(root, of, part).map_err(|why| format!("{name}: {why}"))?;
+                        let of = rule.get(name).unwrap_or(&Value::Null);
+                        if !of.is_null() {
+                            check(root, of, part).map_err(|why| format!("{name}: {why}"))?;
+                        }
                     }
                     true
+                }
+                // The schema has to name each property itself.
+                "additionalProperties" if *rule == Value::Bool(false) => {
+                    let known = schema.get("properties").ok_or("no properties at all")?;
+                    let names = value.as_object().into_iter().flat_map(|all| all.keys());
+                    names.into_iter().all(|name| known.get(name).is_some())
                 }
                 "additionalProperties" => {
                     for part in value.as_object().into_iter().flat_map(|all| all.values()) {
@@ -109,7 +118,7 @@ mod tests {
         let mut run = Run::new(true, environment);
         run.state = State::Finished;
         for (number, unit) in Unit::ALL.into_iter().enumerate() {
-            let samples = (0..[1, 10, 100, 5000][number]).map(f64::from).collect();
+            let samples = (0..[1, 10, 100, 5000, 20][number]).map(f64::from).collect();
             let size = (number > 1).then_some(4096);
             run.metrics
                 .extend(Metric::new(format!("a/{number}"), unit, size, samples));
@@ -150,9 +159,24 @@ mod tests {
         broken(|run| run["metrics"][0]["summary"]["p50"] = Value::Null);
         broken(|run| run["counters"][0]["after"]["faults"] = (-1).into());
         broken(|run| run["more"] = 1.into());
+        broken(|run| run["metrics"][0]["more"] = 1.into());
+        broken(|run| run["metrics"][0]["summary"]["p75"] = 1.into());
+        broken(|run| run["failed"][0]["more"] = 1.into());
         broken(|run| {
             run.as_object_mut().unwrap().remove("state");
         });
+    }
+
+    #[test]
+    fn the_schema_says_of_which_form_it_is() {
+        let schema: Value = serde_json::from_str(&schema()).unwrap();
+        assert_eq!(schema["$id"], format!("urn:odp-bench:result:{FORMAT}"));
+        let objects = schema["$defs"].as_object().unwrap().iter();
+        for (name, part) in objects.chain([(&"Run".to_owned(), &schema)]) {
+            if part["type"] == "object" {
+                assert_eq!(part["additionalProperties"], false, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::{Command, Status, SHORT, SHORTEST};
-use crate::device::{Device, Life};
+use crate::device::{Device, HcaState};
 use crate::layout::{
-    access_register_in, init_hca_in, manage_pages_in, manage_pages_out, query_adapter_out,
-    query_hca_cap_in, query_hca_cap_out, query_issi_out, query_pages_in, query_pages_out,
-    query_special_contexts_out, set_hca_cap_in, set_issi_in,
+    init_hca_in, manage_pages_in, manage_pages_out, query_adapter_out, query_hca_cap_in,
+    query_hca_cap_out, query_issi_out, query_pages_in, query_pages_out, query_special_contexts_out,
+    set_hca_cap_in, set_issi_in,
 };
 use crate::profile::NULL_MKEY;
 
@@ -16,7 +16,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x100,
         "QUERY_HCA_CAP",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         query_hca_cap_out::BYTES,
         query_hca_cap,
@@ -24,7 +24,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x101,
         "QUERY_ADAPTER",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         query_adapter_out::BYTES,
         query_adapter,
@@ -32,7 +32,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x102,
         "INIT_HCA",
-        Life::Enabled,
+        HcaState::Enabled,
         init_hca_in::BYTES,
         SHORT,
         init_hca,
@@ -40,16 +40,23 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x103,
         "TEARDOWN_HCA",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         teardown_hca,
     ),
-    Command::new(0x104, "ENABLE_HCA", Life::Off, SHORT, SHORTEST, enable_hca),
+    Command::new(
+        0x104,
+        "ENABLE_HCA",
+        HcaState::Off,
+        SHORT,
+        SHORTEST,
+        enable_hca,
+    ),
     Command::new(
         0x105,
         "DISABLE_HCA",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         SHORTEST,
         disable_hca,
@@ -57,7 +64,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x107,
         "QUERY_PAGES",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         SHORT,
         query_pages,
@@ -65,7 +72,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x108,
         "MANAGE_PAGES",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         SHORT,
         manage_pages,
@@ -73,7 +80,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x109,
         "SET_HCA_CAP",
-        Life::Enabled,
+        HcaState::Enabled,
         set_hca_cap_in::BYTES,
         SHORT,
         set_hca_cap,
@@ -81,29 +88,21 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x10a,
         "QUERY_ISSI",
-        Life::Enabled,
+        HcaState::Enabled,
         SHORT,
         query_issi_out::BYTES,
         query_issi,
     ),
-    Command::new(0x10b, "SET_ISSI", Life::Enabled, SHORT, SHORT, set_issi),
+    Command::new(0x10b, "SET_ISSI", HcaState::Enabled, SHORT, SHORT, set_issi),
     Command::new(
         0x203,
         "QUERY_SPECIAL_CONTEXTS",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         query_special_contexts_out::BYTES,
         query_special_contexts,
     ),
-    Command::new(
-        0x805,
-        "ACCESS_REG",
-        Life::Enabled,
-        SHORT,
-        SHORT,
-        access_register,
-    ),
-    Command::new(0x80d, "NOP", Life::Off, SHORT, SHORT, |_, _, _| Ok(())),
+    Command::new(0x80d, "NOP", HcaState::Off, SHORT, SHORT, |_, _, _| Ok(())),
 ];
 
 /// Mellanox, in the numbers of the IEEE.
@@ -124,10 +123,6 @@ const INIT_PAGES: u32 = 60;
 const CANNOT_GIVE: u64 = 0;
 const GIVE: u64 = 1;
 const TAKE: u64 = 2;
-
-/// The register by which a driver says how it orders bytes.
-const HOST_ENDIANNESS: u64 = 0x7004;
-const WRITE: u64 = 0;
 
 /// The memory that a driver has lent to the device.
 #[derive(Default)]
@@ -155,9 +150,9 @@ impl Pages {
 }
 
 fn enable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    match device.life {
-        Life::Off => {
-            device.life = Life::Enabled;
+    match device.state {
+        HcaState::Off => {
+            device.state = HcaState::Enabled;
             Ok(())
         }
         _ => Err(Status::BadSystemState),
@@ -165,7 +160,7 @@ fn enable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status>
 }
 
 fn disable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    if device.life != Life::Enabled || !device.pages.lent.is_empty() {
+    if device.state != HcaState::Enabled || !device.pages.lent.is_empty() {
         return Err(Status::BadSystemState);
     }
     device.forget_everything();
@@ -174,17 +169,18 @@ fn disable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status
 
 fn init_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
     let enough = device.pages.lent.len() >= (BOOT_PAGES + INIT_PAGES) as usize;
-    if device.life != Life::Enabled || !enough {
+    if device.state != HcaState::Enabled || !enough {
         return Err(Status::BadSystemState);
     }
-    device.life = Life::Initialised;
+    device.state = HcaState::Initialised;
     Ok(())
 }
 
 /// Whatever the driver has left is gone; the pages are still the device's.
 fn teardown_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    device.lost_faults();
     device.destroy_objects();
-    device.life = Life::Enabled;
+    device.state = HcaState::Enabled;
     Ok(())
 }
 
@@ -193,7 +189,9 @@ fn query_pages(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(
         BOOT => BOOT_PAGES,
         INIT => INIT_PAGES,
         // What is lent can be had back as long as the device is not initialised.
-        REGULAR if device.life == Life::Enabled => (device.pages.lent.len() as u32).wrapping_neg(),
+        REGULAR if device.state == HcaState::Enabled => {
+            (device.pages.lent.len() as u32).wrapping_neg()
+        }
         REGULAR => 0,
         _ => return Err(Status::BadParameter),
     };
@@ -214,8 +212,8 @@ fn manage_pages(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<
         }
         TAKE => {
             let room = output.len().saturating_sub(manage_pages_out::BYTES) / 8;
-            let count = match device.life {
-                Life::Initialised => 0,
+            let count = match device.state {
+                HcaState::Initialised => 0,
                 _ => count.min(room),
             };
             let taken = device.pages.take(count);
@@ -253,7 +251,7 @@ fn query_hca_cap(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result
 }
 
 fn set_hca_cap(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    if device.life != Life::Enabled {
+    if device.state != HcaState::Enabled {
         return Err(Status::BadSystemState);
     }
     let group = set_hca_cap_in::OP_MOD.get32(input) >> 1;
@@ -285,16 +283,6 @@ fn query_adapter(_: &mut Device, _: &[u8], output: &mut [u8]) -> Result<(), Stat
 fn query_special_contexts(_: &mut Device, _: &[u8], output: &mut [u8]) -> Result<(), Status> {
     query_special_contexts_out::NULL_MKEY.set(output, NULL_MKEY);
     Ok(())
-}
-
-/// Data in memory is big-endian whatever a driver says here; the register is taken, as every driver writes it.
-fn access_register(_: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let register = access_register_in::REGISTER_ID.get(input);
-    let write = query_pages_in::OP_MOD.get(input) == WRITE;
-    match register {
-        HOST_ENDIANNESS if write => Ok(()),
-        _ => Err(Status::BadParameter),
-    }
 }
 
 #[cfg(test)]

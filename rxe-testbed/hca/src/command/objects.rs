@@ -2,7 +2,7 @@
 //! Objects that are no more than numbers for the device: pages of doorbells, protection domains and their like.
 
 use super::{Command, Status, SHORT};
-use crate::device::Life;
+use crate::device::HcaState;
 use crate::layout::{
     alloc_pd_out, alloc_transport_domain_out, alloc_uar_out, alloc_xrcd_out, dealloc_pd_in,
     dealloc_transport_domain_in, dealloc_uar_in, dealloc_xrcd_in,
@@ -12,7 +12,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x800,
         "ALLOC_PD",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, _, output| {
@@ -23,7 +23,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x801,
         "DEALLOC_PD",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| {
@@ -46,7 +46,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x802,
         "ALLOC_UAR",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, _, output| {
@@ -57,7 +57,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x803,
         "DEALLOC_UAR",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| {
@@ -69,7 +69,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x80e,
         "ALLOC_XRCD",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, _, output| {
@@ -80,19 +80,24 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x80f,
         "DEALLOC_XRCD",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| {
-            device
-                .xrc_domains
-                .remove(dealloc_xrcd_in::XRCD.get32(input))
+            let domain = dealloc_xrcd_in::XRCD.get32(input);
+            let mut shared = device.shared_queues.iter();
+            let queues = shared.any(|(_, queue)| queue.is_of(domain));
+            let mut pairs = device.queue_pairs.iter();
+            match queues || pairs.any(|(_, pair)| pair.is_of(domain)) {
+                true => Err(Status::ResourceBusy),
+                false => device.xrc_domains.remove(domain),
+            }
         },
     ),
     Command::new(
         0x816,
         "ALLOC_TRANSPORT_DOMAIN",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, _, output| {
@@ -104,7 +109,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x817,
         "DEALLOC_TRANSPORT_DOMAIN",
-        Life::Initialised,
+        HcaState::Initialised,
         SHORT,
         SHORT,
         |device, input, _| {

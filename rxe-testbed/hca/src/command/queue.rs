@@ -23,8 +23,8 @@ const NEXT: usize = 0x230;
 const NUMBER: usize = 0x238;
 const TOKEN: usize = 0x23d;
 
-/// More than any command takes: input for 50,000 pages.
-const LONGEST: usize = 1 << 19;
+/// More than any command takes: the pages of the largest completion queue, of entries of the largest size.
+const LONGEST: usize = 3 << 19;
 
 /// How far an entry's input and output lie in it.
 const INPUT: usize = 0x10;
@@ -203,10 +203,13 @@ impl Device {
         let command = find(opcode);
         let result = match command {
             None => Err(Status::BadOperation),
-            Some(command) if self.life < command.from => Err(Status::BadSystemState),
+            Some(command) if self.state < command.from => Err(Status::BadSystemState),
             Some(command) if input.len() < command.input => Err(Status::BadInputLength),
             Some(command) if length < command.output => Err(Status::BadOutputLength),
-            Some(command) => (command.run)(self, input, &mut output),
+            Some(command) => {
+                let may = self.may(opcode, input);
+                may.and_then(|()| (command.run)(self, input, &mut output))
+            }
         };
         if let Err(status) = result {
             output.fill(0);

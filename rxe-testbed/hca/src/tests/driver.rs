@@ -7,13 +7,13 @@ use anyhow::{ensure, Context, Result};
 
 use crate::clock::Stepping;
 use crate::layout::{
-    cmd_hca_cap, cmd_queue_entry, cqc, create_cq_in, create_cq_out, create_eq_in, create_eq_out,
-    eqc, init_hca_in, manage_pages_in, manage_pages_out, query_hca_cap_out, query_pages_in,
-    query_pages_out, set_hca_cap_in, set_issi_in, Field,
+    atomic_caps, cmd_hca_cap, cmd_queue_entry, cqc, create_cq_in, create_cq_out, create_eq_in,
+    create_eq_out, eqc, init_hca_in, manage_pages_in, manage_pages_out, odp_cap, query_hca_cap_out,
+    query_pages_in, query_pages_out, set_hca_cap_in, set_issi_in, Field,
 };
 use crate::memory::{tests::flat, GuestMemory};
 use crate::trace::{tests::Page, Trace, Violation};
-use crate::{Device, Options, Registers, PROFILES};
+use crate::{Device, Options, Profile, Registers, PROFILES};
 
 /// The driver's memory, and where in it the command queue is.
 pub(crate) const MEMORY: u64 = 16 << 20;
@@ -33,6 +33,8 @@ pub(crate) struct Driver {
     pub(crate) memory: GuestMemory,
     /// Vectors that were raised.
     pub(crate) raised: Vec<u16>,
+    /// Whether it wants numbers that atomics change to lie in memory as on most hosts.
+    pub(crate) little_endian: bool,
     trace: Trace,
     said: Page,
     free: u64,
@@ -49,11 +51,16 @@ pub(crate) struct Ring {
 
 impl Driver {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(PROFILES[0])
+    }
+
+    /// One whose device announces these capabilities.
+    pub(crate) fn of(profile: Profile) -> Result<Self> {
         let said = Page::default();
         let trace = Trace::to(Box::new(said.clone()));
         let memory = flat(MEMORY)?;
         let options = Options {
-            profile: PROFILES[0],
+            profile,
             guid: 0x0002_c903_0000_0100,
         };
         let clock = Arc::new(Stepping::default());
@@ -63,6 +70,7 @@ impl Driver {
             registers,
             memory,
             raised: Vec::new(),
+            little_endian: false,
             trace,
             said,
             free: FIRST_FREE,
@@ -135,6 +143,32 @@ impl Driver {
             .of_mut(&mut input)
             .copy_from_slice(current);
         cmd_hca_cap::LOG_MAX_QP.set(&mut input[16..], 12_u64);
+        self.execute(0x109, &input, 16)?;
+        if self.little_endian {
+            let mut input = vec![0; set_hca_cap_in::BYTES];
+            query_pages_in::OP_MOD.set(&mut input, 3_u64 << 1);
+            let mode = atomic_caps::ATOMIC_REQ_8B_ENDIANNESS_MODE;
+            mode.set(set_hca_cap_in::CAPABILITY.of_mut(&mut input), 1_u64);
+            self.execute(0x109, &input, 16)?;
+        }
+        self.choose_page_faults()
+    }
+
+    /// Chooses the newer way in which page faults are told, if there is one.
+    fn choose_page_faults(&mut self) -> Result<()> {
+        let mut input = vec![0; set_hca_cap_in::BYTES];
+        query_pages_in::OP_MOD.set(&mut input[..16], 2_u64 << 1);
+        let maximal = match self.try_command(0x100, &input[..16], query_hca_cap_out::BYTES)? {
+            Ok(maximal) => maximal,
+            Err(_) => return Ok(()),
+        };
+        query_pages_in::OP_MOD.set(&mut input[..16], (2_u64 << 1) | 1);
+        let current = self.execute(0x100, &input[..16], query_hca_cap_out::BYTES)?;
+        let newer = odp_cap::MEM_PAGE_FAULT.get(query_hca_cap_out::CAPABILITY.of(&maximal));
+        query_pages_in::OP_MOD.set(&mut input, 2_u64 << 1);
+        let chosen = set_hca_cap_in::CAPABILITY.of_mut(&mut input);
+        chosen.copy_from_slice(query_hca_cap_out::CAPABILITY.of(&current));
+        odp_cap::MEM_PAGE_FAULT.set(chosen, newer);
         self.execute(0x109, &input, 16)?;
         Ok(())
     }

@@ -64,7 +64,7 @@ fn commands_with_any_input() -> Result<()> {
         }
         let answer = driver.try_command(command.opcode, &input, command.output + more)?;
         done += u32::from(answer.is_ok());
-        if driver.device.life != crate::device::Life::Initialised {
+        if driver.device.state != crate::device::HcaState::Initialised {
             driver = Driver::initialised()?;
         }
     }

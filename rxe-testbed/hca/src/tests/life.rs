@@ -5,12 +5,13 @@ use anyhow::Result;
 
 use super::driver::Driver;
 use crate::command::{self, Status};
-use crate::device::Life;
+use crate::device::HcaState;
 use crate::layout::{
-    alloc_pd_out, alloc_uar_out, create_mkey_in, create_mkey_out, dealloc_pd_in, dealloc_uar_in,
-    destroy_mkey_in, hca_vport_context, mad_ifc_in, mad_ifc_out, mkc, query_hca_cap_out,
-    query_hca_vport_context_in, query_hca_vport_context_out, query_mkey_in, query_mkey_out,
-    query_pages_in, query_pages_out, query_special_contexts_out,
+    access_register_in, access_register_out, alloc_pd_out, alloc_uar_out, create_mkey_in,
+    create_mkey_out, create_uctx_out, dealloc_pd_in, dealloc_uar_in, destroy_mkey_in,
+    destroy_uctx_in, general_obj_in_cmd_hdr, hca_vport_context, mad_ifc_in, mad_ifc_out, mkc,
+    pcap_reg, query_hca_cap_out, query_hca_vport_context_in, query_hca_vport_context_out,
+    query_mkey_in, query_mkey_out, query_pages_in, query_pages_out, query_special_contexts_out,
 };
 use crate::trace::Rule;
 
@@ -19,9 +20,9 @@ fn a_driver_comes_and_goes_again_and_again() -> Result<()> {
     let mut driver = Driver::new()?;
     for _ in 0..3 {
         driver.probe()?;
-        assert_eq!(driver.device.life, Life::Initialised);
+        assert_eq!(driver.device.state, HcaState::Initialised);
         driver.remove()?;
-        assert_eq!(driver.device.life, Life::Off);
+        assert_eq!(driver.device.state, HcaState::Off);
     }
     assert_eq!(driver.violations(), []);
     Ok(())
@@ -42,7 +43,7 @@ fn an_unknown_command_is_said_to_be_one() -> Result<()> {
 fn every_command_looks_at_its_lengths() -> Result<()> {
     for command in command::all() {
         let mut driver = Driver::initialised()?;
-        driver.device.life = command.from.max(Life::Enabled);
+        driver.device.state = command.from.max(HcaState::Enabled);
         if command.input > 16 {
             let answer = driver.try_command(command.opcode, &[0; 16], 0x2000)?;
             assert_eq!(
@@ -68,9 +69,9 @@ fn every_command_looks_at_its_lengths() -> Result<()> {
 
 #[test]
 fn commands_wait_for_the_device_to_be_up() -> Result<()> {
-    for command in command::all().filter(|command| command.from == Life::Initialised) {
+    for command in command::all().filter(|command| command.from == HcaState::Initialised) {
         let mut driver = Driver::initialised()?;
-        driver.device.life = Life::Enabled;
+        driver.device.state = HcaState::Enabled;
         let input = vec![0; command.input];
         let answer = driver.try_command(command.opcode, &input, 0x2000)?;
         assert_eq!(
@@ -226,6 +227,52 @@ fn the_port_is_the_same_in_both_views() -> Result<()> {
 }
 
 #[test]
+fn people_say_what_the_node_is_called() -> Result<()> {
+    let mut driver = Driver::initialised()?;
+    let name: Vec<u8> = (0..64).map(|at| at ^ 0x35).collect();
+    let mut input = vec![0; access_register_in::BYTES];
+    access_register_in::REGISTER_ID.set(&mut input, 0x6001_u64);
+    input.extend(&name);
+    let size = input.len();
+    driver.execute(0x805, &input, size)?;
+    query_pages_in::OP_MOD.set(&mut input, 1_u64);
+    let output = driver.execute(0x805, &input, size)?;
+    assert_eq!(output[access_register_out::BYTES..], name);
+    // Too little of it, and a register that there is not.
+    let short = driver.try_command(0x805, &input, 20)?;
+    assert_eq!(short, Err(Status::BadOutputLength as u64));
+    access_register_in::REGISTER_ID.set(&mut input, 0x5008_u64);
+    let missing = driver.try_command(0x805, &input, size)?;
+    assert_eq!(missing, Err(Status::BadParameter as u64));
+    Ok(())
+}
+
+#[test]
+fn agents_say_what_the_port_can() -> Result<()> {
+    let mut driver = Driver::initialised()?;
+    let mut input = vec![0; access_register_in::BYTES + pcap_reg::BYTES];
+    access_register_in::REGISTER_ID.set(&mut input, 0x5001_u64);
+    let data = &mut input[access_register_in::BYTES..];
+    pcap_reg::LOCAL_PORT.set(data, 1_u64);
+    data[4..8].copy_from_slice(&[0, 1, 0x40, 0]);
+    driver.execute(0x805, &input, 16)?;
+    let mut question = vec![0; mad_ifc_in::BYTES];
+    mad_ifc_in::PORT.set(&mut question, 1_u64);
+    let mad = mad_ifc_in::MAD.of_mut(&mut question);
+    (mad[1], mad[3], mad[17]) = (1, 1, 0x15);
+    let output = driver.execute(0x50d, &question, mad_ifc_out::BYTES)?;
+    let answer = mad_ifc_out::RESPONSE_MAD_PACKET.of(&output);
+    assert_eq!(answer[64 + 20..64 + 24], [0, 1, 0x40, 0]);
+    // Another port.
+    pcap_reg::LOCAL_PORT.set(&mut input[access_register_in::BYTES..], 2_u64);
+    let refused = Err(Status::BadParameter as u64);
+    assert_eq!(driver.try_command(0x805, &input, 16)?, refused);
+    let short = driver.try_command(0x805, &input[..16], 16)?;
+    assert_eq!(short, Err(Status::BadInputLength as u64));
+    Ok(())
+}
+
+#[test]
 fn a_reset_forgets_everything() -> Result<()> {
     let mut driver = Driver::initialised()?;
     let page = driver.number(0x802, &[], alloc_uar_out::UAR)?;
@@ -234,7 +281,7 @@ fn a_reset_forgets_everything() -> Result<()> {
     let reset = driver.registers.reset();
     driver.device.handle(reset);
     assert_eq!(driver.device.objects(), 0);
-    assert_eq!(driver.device.life, Life::Off);
+    assert_eq!(driver.device.state, HcaState::Off);
     driver.probe()?;
     let gone = driver.about(0x803, dealloc_uar_in::UAR, page)?;
     assert_eq!(gone, Err(Status::BadResource as u64));
@@ -250,5 +297,35 @@ fn the_same_driver_makes_the_same_trace() -> Result<()> {
         Ok(driver.said())
     };
     assert_eq!(run()?, run()?);
+    Ok(())
+}
+
+#[test]
+fn applications_have_contexts_but_no_memory() -> Result<()> {
+    let mut driver = Driver::initialised()?;
+    let objects = driver.device.objects();
+    let user = driver.number(0xa04, &[], create_uctx_out::UID)?;
+    assert_eq!(driver.device.objects(), objects + 1);
+    // A command for it, and one for nobody that is there.
+    let command = |user: u32| {
+        let mut input = [0; 16];
+        general_obj_in_cmd_hdr::UID.set(&mut input, user);
+        input
+    };
+    for user in [user, 0xffff] {
+        assert!(driver.try_command(0x800, &command(user), 16)?.is_ok());
+    }
+    let absent = driver.try_command(0x800, &command(user + 1), 16)?;
+    assert_eq!(absent.err(), Some(Status::BadResource as u64));
+    // An object whose memory an application would name.
+    let mut input = vec![0; create_mkey_in::BYTES];
+    create_mkey_in::MKEY_UMEM_VALID.set(&mut input, 1_u64);
+    let made = driver.try_command(0x200, &input, 16)?;
+    assert_eq!(made.err(), Some(Status::BadParameter as u64));
+    let mut input = [0; 16];
+    destroy_uctx_in::UID.set(&mut input, user);
+    assert!(driver.try_command(0xa06, &input, 16)?.is_ok());
+    let gone = driver.try_command(0x800, &command(user), 16)?;
+    assert_eq!(gone.err(), Some(Status::BadResource as u64));
     Ok(())
 }

@@ -8,10 +8,10 @@ use crate::command::Status;
 use crate::eq::Event;
 use crate::layout::{
     alloc_pd_out, alloc_uar_out, alloc_xrcd_out, cqc, create_qp_in, create_qp_out, create_rmp_in,
-    create_rmp_out, create_xrc_srq_in, create_xrc_srq_out, dealloc_pd_in, destroy_cq_in,
-    destroy_eq_in, destroy_qp_in, destroy_rmp_in, destroy_xrc_srq_in, eqc, eqe, qpc, query_cq_in,
-    query_cq_out, query_eq_in, query_eq_out, query_qp_in, query_qp_out, rmpc, rst2init_qp_in, wq,
-    xrc_srqc,
+    create_rmp_out, create_xrc_srq_in, create_xrc_srq_out, dealloc_pd_in, dealloc_xrcd_in,
+    destroy_cq_in, destroy_eq_in, destroy_qp_in, destroy_rmp_in, destroy_xrc_srq_in, eqc, eqe,
+    modify_cq_in, qpc, query_cq_in, query_cq_out, query_eq_in, query_eq_out, query_qp_in,
+    query_qp_out, rmpc, rst2init_qp_in, wq, xrc_srqc,
 };
 use crate::trace::Rule;
 
@@ -132,6 +132,73 @@ fn completions_are_told_when_asked_for() -> Result<()> {
         assert_eq!(entry[..63], completion(place)[..63]);
         consume(&driver, &ring)?;
         arm_completions(&mut driver, page, &ring, false);
+    }
+    assert_eq!(driver.violations(), []);
+    Ok(())
+}
+
+/// Moves a queue to a buffer of another size.
+fn resize(driver: &mut Driver, ring: &Ring, log_size: u32) -> Result<Result<Ring, u64>> {
+    let size = 64 << log_size;
+    let address = driver.allocate(size)?;
+    for entry in 0..1 << log_size {
+        driver.write(address + entry * 64 + 63, &[0xf1])?;
+    }
+    let mut input = vec![0; modify_cq_in::BYTES];
+    modify_cq_in::OP_MOD.set(&mut input, 1_u64);
+    modify_cq_in::CQN.set(&mut input, ring.number);
+    modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.set(&mut input, 7_u64);
+    let context = modify_cq_in::CQ_CONTEXT.of_mut(&mut input);
+    cqc::LOG_CQ_SIZE.set(context, log_size);
+    input.extend(pages(address, size));
+    let answer = driver.try_command(0x403, &input, 16)?;
+    Ok(answer.map(|_| Ring {
+        address,
+        log_size,
+        ..*ring
+    }))
+}
+
+#[test]
+fn a_completion_queue_moves_with_what_is_in_it() -> Result<()> {
+    let (mut driver, page) = driver()?;
+    let events = driver.event_queue(page, 6, 0)?;
+    let mut ring = driver.completion_queue(page, events.number, 2)?;
+    let completion = |place: u8| -> [u8; 64] { std::array::from_fn(|at| at as u8 ^ place) };
+    for (round, log_size) in [3, 1, 2, 4].into_iter().enumerate() {
+        let place = round as u8 * 8;
+        driver
+            .device
+            .complete(ring.number, &completion(place), false);
+        let moved = resize(&mut driver, &ring, log_size)?;
+        let mut moved = moved.map_err(|status| anyhow::anyhow!("status {status:#x}"))?;
+        // The old buffer has it, and says then where it ends.
+        let entry = driver.next(&mut ring)?.context("no completion")?;
+        assert_eq!(entry[..63], completion(place)[..63]);
+        let last = driver.next(&mut ring)?.context("no end")?;
+        assert_eq!(last[63] >> 4, 5);
+        // The driver has taken it along. What comes goes to the new one.
+        moved.consumed = ring.consumed;
+        consume(&driver, &moved)?;
+        driver
+            .device
+            .complete(ring.number, &completion(place + 1), false);
+        let entry = driver.next(&mut moved)?.context("no completion")?;
+        assert_eq!(entry[..63], completion(place + 1)[..63]);
+        consume(&driver, &moved)?;
+        ring = moved;
+    }
+    // More wait than there is room for.
+    for place in 0..2 {
+        driver
+            .device
+            .complete(ring.number, &completion(place), false);
+    }
+    let refused = resize(&mut driver, &ring, 1)?.err();
+    assert_eq!(refused, Some(Status::BadSize as u64));
+    for place in 0..2 {
+        let entry = driver.next(&mut ring)?.context("no completion")?;
+        assert_eq!(entry[..63], completion(place)[..63]);
     }
     assert_eq!(driver.violations(), []);
     Ok(())
@@ -389,6 +456,8 @@ fn shared_receive_queues_are_held_by_who_uses_them() -> Result<()> {
         Err(busy)
     );
     assert_eq!(driver.about(0x801, dealloc_pd_in::PD, domain)?, Err(busy));
+    let in_use = driver.about(0x80f, dealloc_xrcd_in::XRCD, connections)?;
+    assert_eq!(in_use, Err(busy));
     // A number is of one kind only.
     assert_eq!(
         driver.about(0x706, destroy_xrc_srq_in::XRC_SRQN, plain)?,
@@ -406,5 +475,8 @@ fn shared_receive_queues_are_held_by_who_uses_them() -> Result<()> {
         .about(0x401, destroy_cq_in::CQN, ring.number)?
         .is_ok());
     assert!(driver.about(0x801, dealloc_pd_in::PD, domain)?.is_ok());
+    assert!(driver
+        .about(0x80f, dealloc_xrcd_in::XRCD, connections)?
+        .is_ok());
     Ok(())
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How the medians of two series differ: by a ratio, or by a difference where a ratio makes no sense.
+//! How the medians of two series differ, or other percentiles: by a ratio, or by a difference where a ratio makes no
+//! sense.
 //!
-//! Each median has its interval from the order of its samples ([`super::order`]). The interval of their difference
+//! Each of the two has its interval from the order of its samples ([`super::order`]). The interval of their difference
 //! (of their logarithms, for a ratio) comes from these by the method of variance estimates recovery (MOVER; Zou and
 //! Donner, *Construction of confidence limits about effect measures*, Statistics in Medicine, 2008), which needs no
 //! symmetry: what a long tail adds to an interval stays on its side.
@@ -20,20 +21,59 @@ pub enum Scale {
 /// Two series of samples of one metric.
 #[derive(Clone, Debug)]
 pub struct Change {
-    old: Series,
-    new: Series,
+    old: Side,
+    new: Side,
     scale: Scale,
+}
+
+/// One of the two.
+#[derive(Clone, Debug)]
+struct Side {
+    series: Series,
+    /// The percentile.
+    part: f64,
+    /// How many samples count as one for it.
+    inflation: f64,
+}
+
+impl Side {
+    fn new(series: Series, part: f64) -> Self {
+        let inflation = series.inflation(part);
+        Self {
+            series,
+            part,
+            inflation,
+        }
+    }
+
+    fn value(&self) -> f64 {
+        self.series.quantile(self.part)
+    }
+
+    fn within(&self, tail: f64) -> Option<Interval> {
+        self.series.within(self.part, tail, self.inflation)
+    }
+
+    fn lacking(&self, tail: f64) -> u64 {
+        self.series.lacking_for(self.part, tail, self.inflation)
+    }
 }
 
 /// Below this nobody believes a probability.
 const LEAST: f64 = 1e-12;
 
 impl Change {
-    /// From `old` to `new`. It is a ratio if both medians are certainly above zero, as far as `tail` says.
+    /// From the median of `old` to that of `new`. It is a ratio if both are certainly above zero, as far as `tail` says.
     pub fn new(old: Series, new: Series, tail: f64) -> Self {
-        let above = |series: &Series| match series.median_within(tail) {
+        Self::of_part(old, new, 0.5, tail)
+    }
+
+    /// The same of the percentile `part`.
+    pub fn of_part(old: Series, new: Series, part: f64, tail: f64) -> Self {
+        let [old, new] = [old, new].map(|series| Side::new(series, part));
+        let above = |side: &Side| match side.within(tail) {
             Some(interval) => interval.low > 0.0,
-            None => series.min() > 0.0,
+            None => side.series.min() > 0.0,
         };
         let scale = match above(&old) && above(&new) {
             true => Scale::Ratio,
@@ -49,12 +89,17 @@ impl Change {
 
     /// Both sides, the old one first.
     pub fn sides(&self) -> [&Series; 2] {
-        [&self.old, &self.new]
+        [&self.old.series, &self.new.series]
+    }
+
+    /// The percentiles of both sides.
+    pub fn values(&self) -> [f64; 2] {
+        [self.old.value(), self.new.value()]
     }
 
     /// The best guess.
     pub fn value(&self) -> f64 {
-        let (old, new) = (self.old.median(), self.new.median());
+        let [old, new] = self.values();
         match self.scale {
             Scale::Ratio => new / old,
             Scale::Difference => new - old,
@@ -64,8 +109,8 @@ impl Change {
     /// The interval that holds the true change, and misses it at either end with probability `tail` at most. None if
     /// there are too few samples.
     pub fn within(&self, tail: f64) -> Option<Interval> {
-        let (of_old, of_new) = (self.old.median_within(tail)?, self.new.median_within(tail)?);
-        let (old, new) = (self.old.median(), self.new.median());
+        let (of_old, of_new) = (self.old.within(tail)?, self.new.within(tail)?);
+        let [old, new] = self.values();
         Some(match self.scale {
             Scale::Difference => mover((old, of_old), (new, of_new)),
             Scale::Ratio => {
@@ -100,7 +145,7 @@ impl Change {
             Scale::Ratio if share >= 0.0 => 1.0 + share,
             Scale::Ratio => 1.0 / (1.0 - share),
             Scale::Difference => {
-                let old = self.old.median_within(tail);
+                let old = self.old.within(tail);
                 let most = old.map_or(0.0, |old| old.low.abs().max(old.high.abs()));
                 share * most
             }
@@ -137,19 +182,29 @@ impl Change {
     /// How many samples more either side should have, so that the interval reaches no farther from the best guess
     /// than `limit` is from no change: roughly, as an interval of four times as many samples is half as wide.
     pub fn lacking(&self, limit: f64, tail: f64) -> u64 {
-        let least = self.sides().map(|side| side.lacking(tail));
+        let least = [&self.old, &self.new].map(|side| side.lacking(tail));
         let wanted = (limit - self.none()).abs();
-        let Some(interval) = self.within(tail).filter(|_| wanted > 0.0) else {
+        let Some(interval) = self.within(tail) else {
             return least[0].max(least[1]);
         };
         let half = (interval.high - self.value()).max(self.value() - interval.low);
-        let count = self.old.count().min(self.new.count()) as f64;
+        let [old, new] = self.sides().map(Series::count);
+        let count = old.min(new) as f64;
         let more = count * (half / wanted).powi(2) - count;
-        // Of an interval without an end nobody can tell.
+        // Nobody can tell where an interval has no end, or where nothing is tolerated: twice as many are a try.
         match more.is_finite() {
             true => more.max(1.0) as u64,
             false => count as u64,
         }
+    }
+}
+
+impl Change {
+    /// How many samples one side lacks for any change to be as improbable as `tail`, if there is none: however large it
+    /// is, few samples may lie so by accident.
+    pub fn lacking_at_all(&self, tail: f64) -> u64 {
+        let lacking = [&self.old, &self.new].map(|side| side.lacking(tail));
+        lacking[0].max(lacking[1])
     }
 }
 

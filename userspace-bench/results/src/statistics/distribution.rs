@@ -15,6 +15,7 @@ use super::{
 /// 99th, 3688 for the 99.9th, and more where samples hang together. Of fewer, the largest one stands for all of them.
 /// The median is always told, and its interval from 6 samples on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Distribution {
     /// How many samples there are.
     pub count: usize,
@@ -30,10 +31,16 @@ pub struct Distribution {
     pub p50_within: Option<Interval>,
     /// The 90th percentile.
     pub p90: Option<f64>,
+    /// The interval that holds the true one in 95 of 100 cases.
+    pub p90_within: Option<Interval>,
     /// The 99th percentile.
     pub p99: Option<f64>,
+    /// Its interval.
+    pub p99_within: Option<Interval>,
     /// The 99.9th percentile.
     pub p999: Option<f64>,
+    /// Its interval.
+    pub p999_within: Option<Interval>,
     /// The largest.
     pub max: f64,
 }
@@ -43,9 +50,11 @@ impl Distribution {
     pub fn of(samples: &[f64]) -> Option<Self> {
         let series = Series::of(samples)?;
         let told = |part: f64| {
-            let supported = series.quantile_within(part).is_some();
-            supported.then(|| series.quantile(part))
+            let within = series.quantile_within(part);
+            (within.map(|_| series.quantile(part)), within)
         };
+        let [(p90, p90_within), (p99, p99_within), (p999, p999_within)] =
+            [0.9, 0.99, 0.999].map(told);
         Some(Self {
             count: series.count(),
             independent: series.independent(),
@@ -53,9 +62,12 @@ impl Distribution {
             min: series.min(),
             p50: series.median(),
             p50_within: series.median_within(TAIL),
-            p90: told(0.9),
-            p99: told(0.99),
-            p999: told(0.999),
+            p90,
+            p90_within,
+            p99,
+            p99_within,
+            p999,
+            p999_within,
             max: series.max(),
         })
     }
@@ -81,6 +93,8 @@ mod tests {
         );
         assert_eq!((d.count, d.mean), (10_000, 5000.5));
         assert!(d.p50_within.unwrap().holds(5000.0));
+        assert!(d.p90_within.unwrap().holds(9000.0) && d.p99_within.unwrap().holds(9900.0));
+        assert!(d.p999_within.unwrap().high <= 10_000.0);
         assert_eq!(Distribution::of(&[]), None);
         assert_eq!(Distribution::of(&[1.0, f64::NAN]), None);
     }
@@ -102,6 +116,7 @@ mod tests {
         assert_eq!(told(60), [true, true, false, false]);
         assert_eq!(told(360)[2..], [false; 2]);
         assert_eq!(told(600), [true, true, true, false]);
+        assert_eq!(told(3680)[3..], [false]);
         assert_eq!(told(6000), [true; 4]);
     }
 

@@ -11,6 +11,7 @@
 //! - [`change`]: how the medians of two series differ, as a ratio or, where one makes no sense, as a difference.
 //! - [`family`]: which of many changes may be called real.
 //! - [`pairs`]: the middle of ratios that were measured independently.
+//! - [`steps`]: where a series of runs changes its level.
 //!
 //! Criterion's bootstrap is not used: it is of means, and of samples that are independent.
 
@@ -22,6 +23,7 @@ pub mod order;
 pub mod pairs;
 #[cfg(test)]
 mod simulation;
+pub mod steps;
 
 pub use change::Change;
 pub use distribution::Distribution;

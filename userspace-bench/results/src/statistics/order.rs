@@ -10,10 +10,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal};
 
-use super::{correlation::inflation, CONFIDENCE};
+use super::{correlation::inflation, TAIL};
 
 /// Where a true value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Interval {
     /// The lower end.
     pub low: f64,
@@ -28,14 +29,30 @@ impl Interval {
     }
 }
 
-/// Up to this many tosses are counted exactly; of more, their normal approximation is the same.
+/// Up to this many tosses are counted exactly; of more, their normal approximation is the same, if both sides are to be
+/// expected at least [`COMMON`] times.
 const EXACT: u64 = 2000;
+
+/// What is rarer is counted exactly, however many tosses there are.
+const COMMON: f64 = 100.0;
 
 /// How many of `count` samples may lie below an end of an interval that holds the percentile `part`, if the true one
 /// may be missed at this end with probability `tail`. None if all of them would not suffice. The same for the upper
 /// end, with 1 - `part`.
 pub(crate) fn beyond(count: u64, part: f64, tail: f64) -> Option<u64> {
     if count > EXACT {
+        let (below, above) = (count as f64 * part, count as f64 * (1.0 - part));
+        if below < COMMON {
+            return rare(count, part)
+                .take_while(|(_, so_far)| *so_far <= tail)
+                .last()
+                .map(|(few, _)| few);
+        }
+        if above < COMMON {
+            // As many lie above it as are certainly enough, and all others below.
+            let (most, _) = rare(count, 1.0 - part).find(|(_, so_far)| *so_far >= 1.0 - tail)?;
+            return count.checked_sub(most + 1);
+        }
         let quantile = Normal::standard().inverse_cdf(tail);
         let spread = (count as f64 * part * (1.0 - part)).sqrt();
         let few = (count as f64 * part + quantile * spread - 0.5).floor();
@@ -56,6 +73,27 @@ pub(crate) fn beyond(count: u64, part: f64, tail: f64) -> Option<u64> {
     }
     Some(holds)
 }
+
+/// How probable it is that of `count` tosses, each of which comes up with probability `part`, at most 0, 1, 2 and so on
+/// do: `count` times `part` is small, so that the first few say it all.
+fn rare(count: u64, part: f64) -> impl Iterator<Item = (u64, f64)> {
+    // The terms may be too small for anything but their logarithms.
+    let odds = part.ln() - (-part).ln_1p();
+    let mut term = count as f64 * (-part).ln_1p();
+    let mut so_far = 0.0;
+    (0..=count).map(move |number| {
+        so_far += term.exp();
+        term += ((count - number) as f64).ln() - (number as f64 + 1.0).ln() + odds;
+        (number, so_far)
+    })
+}
+
+/// Samples of which more count as one are certainly not independent.
+const TOGETHER: f64 = 1.5;
+
+/// As so many independent samples those that hang together have to count: of fewer one does not see how much they do, and
+/// takes a busy time for what is always so.
+const SEEN: u64 = 10;
 
 /// The least number of independent samples of which the percentile `part` has an interval.
 pub fn enough(part: f64, tail: f64) -> u64 {
@@ -115,8 +153,22 @@ impl Series {
 
     /// How many have to be added, at the same intervals of time, for the median to have an interval.
     pub fn lacking(&self, tail: f64) -> u64 {
-        let needed = enough(0.5, tail) as f64 * self.inflation;
+        self.lacking_for(0.5, tail, self.inflation)
+    }
+
+    /// The same for the percentile `part`, for which so many samples count as one.
+    pub(super) fn lacking_for(&self, part: f64, tail: f64, inflation: f64) -> u64 {
+        let seen = if inflation > TOGETHER { SEEN } else { 0 };
+        let needed = enough(part, tail).max(seen) as f64 * inflation;
         (needed.ceil() as u64).saturating_sub(self.count() as u64)
+    }
+
+    /// How many samples count as one for the percentile `part`.
+    pub(super) fn inflation(&self, part: f64) -> f64 {
+        match part {
+            0.5 => self.inflation,
+            _ => inflation(&self.samples, self.quantile(part)),
+        }
     }
 
     /// The smallest sample that at least the share `part` of the samples does not exceed. It is one that was measured,
@@ -137,13 +189,16 @@ impl Series {
 
     /// The same for the percentile `part`, with the usual confidence.
     pub fn quantile_within(&self, part: f64) -> Option<Interval> {
-        let inflation = inflation(&self.samples, self.quantile(part));
-        self.within(part, (1.0 - CONFIDENCE) / 2.0, inflation)
+        self.within(part, TAIL, self.inflation(part))
     }
 
-    fn within(&self, part: f64, tail: f64, inflation: f64) -> Option<Interval> {
+    /// The same with any confidence, if so many samples count as one.
+    pub(super) fn within(&self, part: f64, tail: f64, inflation: f64) -> Option<Interval> {
         let count = self.count();
         let independent = (count as f64 / inflation) as u64;
+        if inflation > TOGETHER && independent < SEEN {
+            return None;
+        }
         // Samples for each independent one, so that the last rank is that of the last one.
         let stretch = (count - 1) as f64 / independent.saturating_sub(1).max(1) as f64;
         let rank = |few: u64| ((few as f64 * stretch) as usize).min(count - 1);
@@ -164,7 +219,6 @@ fn quantile(sorted: &[f64], part: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::TAIL;
 
     #[test]
     fn ranks_are_those_of_the_sign_test() {
@@ -186,13 +240,36 @@ mod tests {
             let exact = beyond(EXACT, part, TAIL).unwrap() as f64;
             assert!((exact - approximate).abs() <= 1.5, "{part}: {exact}");
         }
+        // And where exactness begins, a toss more is the same.
+        for part in [0.001, 0.0001, 0.999, 0.9999] {
+            let rare = f64::min(part, 1.0 - part);
+            let first = (COMMON / rare).ceil() as u64 + 1;
+            let (exact, approximate) = (first - 3, first);
+            let [exact, approximate] = [exact, approximate].map(|n| beyond(n, part, TAIL).unwrap());
+            assert!(
+                exact.abs_diff(approximate) <= 4,
+                "{part}: {exact} {approximate}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_rare_is_counted_exactly() {
+        for part in [0.001, 0.01, 0.99, 0.999] {
+            for count in [2001, 3687, 3688, 4786, 9000] {
+                let tosses = Binomial::new(part, count).unwrap();
+                let holds = |few: &u64| tosses.cdf(*few) <= TAIL;
+                let exact = (0..count).take_while(holds).last();
+                assert_eq!(beyond(count, part, TAIL), exact, "{part} of {count}");
+            }
+        }
     }
 
     #[test]
     fn a_percentile_takes_enough_samples() {
         let least = [0.5, 0.9, 0.99, 0.999].map(|part| enough(part, TAIL));
         assert_eq!(least, [6, 36, 368, 3688]);
-        for (part, count) in [(0.5, 6), (0.9, 36), (0.99, 368)] {
+        for (part, count) in [(0.5, 6), (0.9, 36), (0.99, 368), (0.999, 3688)] {
             assert!(beyond(count, 1.0 - part, TAIL).is_some());
             assert_eq!(beyond(count - 1, 1.0 - part, TAIL), None);
         }
@@ -206,6 +283,18 @@ mod tests {
         assert_eq!(series.median(), 4.0);
         assert!(Series::of(&[1.0; 5]).unwrap().median_within(TAIL).is_none());
         assert_eq!(Series::of(&[1.0; 2]).unwrap().lacking(TAIL), 4);
+    }
+
+    #[test]
+    fn a_few_samples_that_hang_together_show_nothing() {
+        let busy: Vec<f64> = (0..24)
+            .map(|i| f64::from(100 + i % 3 + 50 * (i / 6 % 2)))
+            .collect();
+        let series = Series::of(&busy).unwrap();
+        assert!(series.independent() < SEEN && series.median_within(TAIL).is_none());
+        assert!(series.lacking(TAIL) > 10);
+        let long = Series::of(&busy.repeat(20)).unwrap();
+        assert!(long.median_within(TAIL).is_some());
     }
 
     #[test]

@@ -1,0 +1,91 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# On-demand paging on the emulated ConnectX, with Debian's drivers. They have to be loaded.
+#
+#   mlx5-odp pingpong      ibv_rc_pingpong with explicit and implicit regions
+#   mlx5-odp pyverbs       rdma-core's tests of it: all pass but those of what mlx5 does not announce
+#   mlx5-odp dynamic       rdma-core's tests of dynamic connections: all pass but those of streams
+#   mlx5-odp bench         odp-bench over the transports that soft-RoCE has not, and on both devices
+set -eu
+
+fail() {
+	echo "$*" >&2
+	exit 1
+}
+
+# What is not announced.
+skipped="atomic_write qp_ex_rc_flush"
+
+pingpong() {
+	local server
+	ibv_rc_pingpong -d mlx5_0 -g 0 "$@" &
+	server=$!
+	for _ in $(seq 100); do
+		! ibv_rc_pingpong -d mlx5_0 -g 0 "$@" localhost || break
+		kill -0 $server 2>/dev/null || fail "the server of ibv_rc_pingpong $* has ended"
+		sleep 0.2
+	done
+	wait $server
+}
+
+# measures DEVICE METRIC ARGUMENTS...: odp-bench ends well, and leaves the metric of the device, warm and cold.
+measures() {
+	local device=$1 metric=$2 state
+	shift 2
+	odp-bench run --quiet --aligned -n 8 --warm-up 1 "$@" || fail "odp-bench run $* has failed"
+	for state in warm cold; do
+		odp-bench report "$device" | grep "^traffic/$metric " >/dev/null ||
+			fail "odp-bench run $*: no traffic/$metric"
+		metric=${metric/warm/cold}
+	done
+}
+
+case ${1-} in
+pingpong)
+	# -c: the bytes are looked at.
+	for how in -o -O; do
+		pingpong $how -c -n 200
+	done
+	;;
+pyverbs)
+	results=$(/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 600 test_odp) || fail "$results"
+	echo "$results"
+	! grep "^FAIL" <<<"$results" || fail "something failed"
+	[ "$(grep -c "^ok" <<<"$results")" = 20 ] || fail "20 were to pass"
+	[ "$(grep -c "^skip" <<<"$results")" = 3 ] || fail "3 were to be skipped"
+	for name in $skipped; do
+		grep -q "^skip.*$name" <<<"$results" || fail "$name was not skipped"
+	done
+	;;
+dynamic)
+	results=$(/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 300 test_mlx5_dc) || fail "$results"
+	echo "$results"
+	for name in rdma_write send atomic; do
+		grep -q "^ok.*test_dc_$name\b" <<<"$results" || fail "test_dc_$name does not pass"
+	done
+	grep -q "^ok.*test_odp_dc_traffic" <<<"$results" || fail "test_odp_dc_traffic does not pass"
+	# Neither streams nor another way to map addresses are announced.
+	[ "$(grep -c "^skip" <<<"$results")" = 4 ] || fail "4 were to be skipped"
+	;;
+bench)
+	cd "$(mktemp -d)"
+	result=odp-bench.json
+	measures $result write-xrc-2-qps-4-deep/warm/explicit/4KiB -d mlx5_0 -c XRC -q 2 -t 4 -s 64,4k
+	measures $result read-xrc/warm/implicit/1KiB -d mlx5_0 -c XRC --op read -s 1k
+	measures $result send-xrc/warm/explicit/64B -d mlx5_0 -c xrc --op send
+	measures $result cmp-and-swap-xrc/warm/implicit/8B -d mlx5_0 -c xrc --op cmp-and-swap
+	measures $result write-dc-2-qps-4-deep/warm/explicit/4KiB -d mlx5_0 -c DC -q 2 -t 4 -s 64,4k
+	measures $result write-dc-inline/warm/implicit/64B -d mlx5_0 -c dc -I 64
+	measures $result read-dc/warm/implicit/1KiB -d mlx5_0 -c dc --op read -s 1k -m 1024
+	measures $result send-dc/warm/explicit/64B -d mlx5_0 -c dc --op send
+	measures $result cmp-and-swap-dc/warm/implicit/8B -d mlx5_0 -c dc --op cmp-and-swap
+	rxe-driver stock
+	measures odp-bench.rxe0.json write-rc/warm/explicit/64B -d mlx5_0,rxe0
+	odp-bench report odp-bench.mlx5_0.json | grep '^traffic/write-rc/cold/implicit/64B '
+	rxe-driver none
+	;;
+*)
+	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench" >&2
+	exit 2
+	;;
+esac

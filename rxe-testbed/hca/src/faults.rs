@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Page faults: what an access lacks is told to the driver, and what waits for it goes on when the driver says so.
+//!
+//! Each end of a queue pair waits for one fault at a time. A fault has a token, which the driver gives back with
+//! `PAGE_FAULT_RESUME`; then the access is tried again, and fails if the driver said that there is nothing to be had.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::command::{Command, Status, SHORT};
+use crate::device::{Device, HcaState};
+use crate::eq::Event;
+use crate::fabric::Remote;
+use crate::layout::{
+    mem_page_fault_info, page_fault_resume_in, rdma_page_fault_event, trans_page_fault_info,
+    wqe_associated_page_fault_event as wqe_event, Field,
+};
+use crate::on_demand::Scheme;
+use crate::trace::Rule;
+use crate::translate::{Missing, Slot};
+
+pub(crate) const COMMANDS: &[Command] = &[Command::new(
+    0x204,
+    "PAGE_FAULT_RESUME",
+    HcaState::Initialised,
+    page_fault_resume_in::BYTES,
+    SHORT,
+    resume,
+)];
+
+/// Tokens count modulo this: a driver gives no more bits of them back, by the scheme that has the fewer.
+const TOKENS: u64 = 1 << 24;
+
+/// How long a fault may take. No driver does, but one whose process is stopped may.
+const BOUND: Duration = Duration::from_secs(300);
+
+/// How often an access may lack the same entry though it was resumed each time: a driver that is disturbed while it
+/// looks for a page lets the device try again.
+const REPEATS: u32 = 16;
+
+/// How often the driver may say that there is nothing to be had in a part of a region before that is believed, in the
+/// memory scheme: it does not know a key any more that the region still leads to until the driver has changed that.
+const REFUSALS: u32 = 8;
+
+/// Faults of queue pairs that are gone: they need not be resumed, but may be.
+const KEPT: usize = 1 << 12;
+
+/// Kinds of events of page faults.
+const BY_REQUEST: u8 = 0;
+const BY_PACKET: u8 = 1;
+const BY_MEMORY: u8 = 2;
+
+/// In an event of the memory scheme: no other one follows with this token. How much more than what is needed would be
+/// wanted, before it and after it.
+const LAST: u8 = 1 << 7;
+const PAGE: u64 = 4096;
+const PAGES_BEFORE: u16 = 1;
+const PAGES_AFTER: u16 = 4;
+
+/// Where an event of a request has its token: after what the layouts know of it.
+const REQUEST_TOKEN: Field = Field {
+    name: "TOKEN",
+    bit: 0x60,
+    width: 0x20,
+};
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum End {
+    Requester,
+    Responder,
+}
+
+/// What cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A request of a send queue, whose data cannot be read, or to whose memory an answer cannot be written.
+    Request {
+        counter: u16,
+        reads: bool,
+        done: u64,
+    },
+    /// A receive, of the pair's own queue or of a shared one.
+    Receive {
+        counter: u16,
+        shared: Option<u32>,
+        done: u64,
+    },
+    /// Memory that a packet names.
+    Remote {
+        remote: Remote,
+        done: u64,
+        packet: u64,
+        write: bool,
+    },
+}
+
+/// What becomes of an access that lacks something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is to wait.
+    Wait,
+    /// It fails: there is nothing to be had.
+    Fail,
+}
+
+/// What an end of a queue pair does about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waits(u64),
+    /// The driver has said that there is nothing to be had there, so often.
+    Refused(Slot, u32),
+}
+
+/// A fault that the driver knows of.
+struct Pending {
+    place: (u32, End),
+    slot: Slot,
+    /// How often it was refused before.
+    refused: u32,
+    since: Duration,
+    /// Nobody waits for it any more: its queue pair is gone.
+    gone: bool,
+    late: bool,
+}
+
+/// The entry that an access lacked last, and the part of another key that leads to it.
+struct Watch {
+    slot: Slot,
+    via: Option<Slot>,
+    repeats: u32,
+}
+
+impl Watch {
+    /// Whether one of these entries of a key is on its way.
+    fn passes(&self, key: u32, has: impl Fn(u64) -> bool) -> bool {
+        let mut way = [Some(self.slot), self.via].into_iter().flatten();
+        way.any(|slot| slot.key == key && has(slot.index))
+    }
+}
+
+/// All that is known of page faults.
+pub(crate) struct Faults {
+    pending: BTreeMap<u64, Pending>,
+    states: HashMap<(u32, End), State>,
+    watches: HashMap<(u32, End), Watch>,
+    next: u64,
+    raised: u64,
+    resumed: u64,
+    /// After which time a fault is late.
+    pub(crate) bound: Duration,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            pending: BTreeMap::new(),
+            states: HashMap::new(),
+            watches: HashMap::new(),
+            next: 1,
+            raised: 0,
+            resumed: 0,
+            bound: BOUND,
+        }
+    }
+}
+
+impl Faults {
+    /// Nobody waits for anything any more. What was counted stays.
+    pub(crate) fn clear(&mut self) {
+        self.pending.clear();
+        self.states.clear();
+        self.watches.clear();
+    }
+
+    /// Whether an end of a queue pair waits.
+    pub(crate) fn waits(&self, pair: u32, end: End) -> bool {
+        matches!(self.states.get(&(pair, end)), Some(State::Waits(_)))
+    }
+
+    /// Whether anybody waits for the driver.
+    pub(crate) fn any(&self) -> bool {
+        self.pending.values().any(|pending| !pending.gone)
+    }
+
+    /// How many faults there were, how many were resumed, and how many are still to be.
+    pub(crate) fn counts(&self) -> (u64, u64, usize) {
+        let waiting = self.pending.values().filter(|pending| !pending.gone);
+        (self.raised, self.resumed, waiting.count())
+    }
+
+    /// What a queue pair waited for is forgotten: it is reset, or gone for good.
+    pub(crate) fn forget(&mut self, pair: u32, gone: bool) {
+        for end in [End::Requester, End::Responder] {
+            self.states.remove(&(pair, end));
+            self.watches.remove(&(pair, end));
+        }
+        let own = self.pending.values_mut();
+        own.filter(|pending| pending.place.0 == pair)
+            .for_each(|pending| pending.gone |= gone);
+        let old = self.pending.iter().filter(|(_, pending)| pending.gone);
+        let old: Vec<u64> = old.map(|(token, _)| *token).collect();
+        let surplus = old.len().saturating_sub(KEPT);
+        for token in &old[..surplus] {
+            self.pending.remove(token);
+        }
+    }
+
+    /// Entries that were there are not any more, or lead elsewhere: who lacks one of them may fault again.
+    pub(crate) fn cleared(&mut self, key: u32, indices: &[u64]) {
+        let has = |index: u64| indices.binary_search(&index).is_ok();
+        self.watches.retain(|_, watch| !watch.passes(key, has));
+    }
+
+    /// The same for all of a key.
+    pub(crate) fn key_gone(&mut self, key: u32) {
+        self.watches.retain(|_, watch| !watch.passes(key, |_| true));
+    }
+
+    fn token(&mut self) -> u64 {
+        while self.next == 0 || self.pending.contains_key(&self.next) {
+            self.next = (self.next + 1) % TOKENS;
+        }
+        let token = self.next;
+        self.next = (self.next + 1) % TOKENS;
+        token
+    }
+
+    /// Counts how often an access has lacked the same entry; gives whether that is too often.
+    fn repeats(&mut self, place: (u32, End), missing: &Missing) -> bool {
+        let (slot, via) = (missing.slot, missing.via);
+        let new = || Watch {
+            slot,
+            via,
+            repeats: 0,
+        };
+        let watch = self.watches.entry(place).or_insert_with(new);
+        if (watch.slot, watch.via) != (slot, via) {
+            *watch = new();
+        }
+        watch.repeats += 1;
+        watch.repeats == REPEATS
+    }
+}
+
+impl Device {
+    /// An access of an end of a queue pair lacks something. Tells the driver, unless it has been told, or has said that
+    /// there is nothing.
+    pub(crate) fn page_fault(
+        &mut self,
+        pair: u32,
+        end: End,
+        missing: &[Missing],
+        cause: Cause,
+    ) -> Verdict {
+        let place = (pair, end);
+        let (Some(scheme), Some(queue), Some(first)) = (
+            self.capabilities.page_faults(),
+            self.listener(Event::PageFault),
+            missing.first(),
+        ) else {
+            return Verdict::Fail;
+        };
+        let slot = first.slot;
+        let mut refused = 0;
+        match self.faults.states.get(&place) {
+            Some(State::Waits(_)) => return Verdict::Wait,
+            Some(State::Refused(at, count)) if *at == slot => {
+                // Somebody may just be taking the part away that leads there.
+                let more = scheme == Scheme::Memory && first.via.is_some();
+                refused = *count;
+                if !more || refused > REFUSALS {
+                    self.faults.states.remove(&place);
+                    return Verdict::Fail;
+                }
+            }
+            Some(State::Refused(..)) | None => {}
+        }
+        if self.faults.repeats(place, first) {
+            let text = format!(
+                "queue pair {pair:#x}: entry {:#x} of key {:#x} is still absent after {REPEATS} faults",
+                slot.index, slot.key,
+            );
+            self.bus.violation(Rule::Progress, text);
+        }
+        let token = self.faults.token();
+        let pending = Pending {
+            place,
+            slot,
+            refused,
+            since: self.bus.now(),
+            gone: false,
+            late: false,
+        };
+        self.faults.pending.insert(token, pending);
+        self.faults.states.insert(place, State::Waits(token));
+        self.faults.raised += 1;
+        self.bus.event("page-fault", || {
+            let lacks = missing.iter().map(|missing| {
+                let span = missing.span;
+                json!({"key": span.key, "address": span.address, "length": span.length})
+            });
+            json!({
+                "qp": pair,
+                "end": format!("{end:?}"),
+                "token": token,
+                "key": slot.key,
+                "entry": slot.index,
+                "lacks": lacks.collect::<Vec<_>>(),
+            })
+        });
+        match scheme {
+            Scheme::Transport => {
+                let (kind, data) = transport_event(pair, token, cause);
+                self.post_event_of(queue, Event::PageFault, kind, &data);
+            }
+            Scheme::Memory => {
+                for (at, one) in missing.iter().enumerate() {
+                    let data = memory_event(token, *one, at + 1 == missing.len());
+                    self.post_event_of(queue, Event::PageFault, BY_MEMORY, &data);
+                }
+            }
+        }
+        Verdict::Wait
+    }
+
+    /// Says so once if a fault takes too long. Gives whether there are faults to wait for.
+    pub(crate) fn late_faults(&mut self) -> bool {
+        if !self.faults.any() {
+            return false;
+        }
+        let now = self.bus.now();
+        let bound = self.faults.bound;
+        for (token, pending) in &mut self.faults.pending {
+            let late = !pending.gone && now.saturating_sub(pending.since) > bound;
+            if late && !pending.late {
+                pending.late = true;
+                let text = format!("page fault {token:#x} is not resumed");
+                self.bus.violation(Rule::Tokens, text);
+            }
+        }
+        true
+    }
+
+    /// The driver goes, and with it everything: what it has left is wrong.
+    pub(crate) fn lost_faults(&mut self) {
+        for (token, pending) in &self.faults.pending {
+            if !pending.gone && !pending.late {
+                let text = format!("page fault {token:#x} was never resumed");
+                self.bus.violation(Rule::Tokens, text);
+            }
+        }
+        self.faults.pending.clear();
+    }
+
+    /// What waits for a fault goes on.
+    fn resumed(&mut self, token: u64, error: bool) -> Result<(), Status> {
+        let Some(pending) = self.faults.pending.remove(&token) else {
+            let text = format!("page fault {token:#x} is resumed, but nobody waits for it");
+            self.bus.violation(Rule::Tokens, text);
+            return Err(Status::BadResource);
+        };
+        let (pair, end) = pending.place;
+        self.faults.resumed += 1;
+        self.bus.event(
+            "resume",
+            || json!({"token": token, "qp": pair, "error": error, "gone": pending.gone}),
+        );
+        if self.faults.states.get(&pending.place) != Some(&State::Waits(token)) {
+            return Ok(());
+        }
+        match error {
+            true => {
+                let refused = State::Refused(pending.slot, pending.refused + 1);
+                self.faults.states.insert(pending.place, refused)
+            }
+            false => self.faults.states.remove(&pending.place),
+        };
+        match end {
+            End::Requester => self.request_after_fault(pair),
+            End::Responder => self.respond_after_fault(pair),
+        }
+        self.run();
+        Ok(())
+    }
+}
+
+fn resume(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    let info = page_fault_resume_in::PAGE_FAULT_INFO.of(input);
+    let scheme = device.capabilities.page_faults();
+    let (token, error) = match scheme.ok_or(Status::BadOperation)? {
+        Scheme::Transport => (
+            trans_page_fault_info::FAULT_TOKEN.get(info),
+            trans_page_fault_info::ERROR.is_set(info),
+        ),
+        Scheme::Memory => {
+            let high = mem_page_fault_info::FAULT_TOKEN_47_32.get(info);
+            let low = mem_page_fault_info::FAULT_TOKEN_31_0.get(info);
+            ((high << 32) | low, mem_page_fault_info::ERROR.is_set(info))
+        }
+    };
+    device.resumed(token, error)
+}
+
+/// An event by what cannot go on: its kind and its data.
+fn transport_event(pair: u32, token: u64, cause: Cause) -> (u8, [u8; wqe_event::BYTES]) {
+    let mut data = [0; wqe_event::BYTES];
+    let committed = |data: &mut [u8], done: u64| wqe_event::BYTES_COMMITTED.set(data, done);
+    match cause {
+        Cause::Request {
+            counter,
+            reads,
+            done,
+        } => {
+            committed(&mut data, done);
+            wqe_event::WQE_INDEX.set(&mut data, u64::from(counter));
+            wqe_event::REQUESTOR.set(&mut data, 1_u64);
+            wqe_event::WRITE_READ.set(&mut data, u64::from(reads));
+            wqe_event::QPN.set(&mut data, pair);
+        }
+        Cause::Receive {
+            counter,
+            shared,
+            done,
+        } => {
+            committed(&mut data, done);
+            wqe_event::WQE_INDEX.set(&mut data, u64::from(counter));
+            wqe_event::WRITE_READ.set(&mut data, u64::from(shared.is_none()));
+            wqe_event::QPN.set(&mut data, shared.unwrap_or(pair));
+        }
+        Cause::Remote {
+            remote,
+            done,
+            packet,
+            write,
+        } => {
+            committed(&mut data, done);
+            rdma_page_fault_event::R_KEY.set(&mut data, remote.key);
+            rdma_page_fault_event::PACKET_LEN.set(&mut data, packet);
+            rdma_page_fault_event::RDMA_OP_LEN.set(&mut data, remote.length);
+            rdma_page_fault_event::RDMA_VA.set(&mut data, remote.address);
+            rdma_page_fault_event::RDMA.set(&mut data, 1_u64);
+            rdma_page_fault_event::WRITE.set(&mut data, u64::from(write));
+            // What a layout calls the number of a queue pair is the token.
+            rdma_page_fault_event::QP_NUMBER.set(&mut data, token);
+            return (BY_PACKET, data);
+        }
+    }
+    REQUEST_TOKEN.set(&mut data, token);
+    (BY_REQUEST, data)
+}
+
+/// An event by what is needed.
+fn memory_event(token: u64, missing: Missing, last: bool) -> [u8; 28] {
+    let span = missing.span;
+    let first = span.address & !(PAGE - 1);
+    let end = span.address.saturating_add(span.length);
+    let pages = (end - first).div_ceil(PAGE);
+    // Nothing lies before the first address.
+    let before = u64::from(PAGES_BEFORE).min(first / PAGE) as u16;
+    let mut data = [0; 28];
+    data[0] = if last { LAST } else { 0 };
+    data[2..4].copy_from_slice(&PAGES_AFTER.to_be_bytes());
+    data[4..6].copy_from_slice(&before.to_be_bytes());
+    data[6..8].copy_from_slice(&((token >> 32) as u16).to_be_bytes());
+    data[8..12].copy_from_slice(&(token as u32).to_be_bytes());
+    data[12..16].copy_from_slice(&((pages << 12) as u32).to_be_bytes());
+    data[16..20].copy_from_slice(&span.key.to_be_bytes());
+    data[20..28].copy_from_slice(&first.to_be_bytes());
+    data
+}

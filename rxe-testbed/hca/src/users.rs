@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Contexts of applications that talk to the device through their driver (DEVX): each command names the one that it is
+//! for, or none.
+//!
+//! Nobody but the driver may name memory: an object whose memory would be that of an application, which the interface
+//! calls user memory, is not made.
+
+use crate::command::{Command, Status, SHORT};
+use crate::device::{Device, HcaState};
+use crate::layout::{
+    cqc, create_cq_in, create_mkey_in, create_qp_in, create_rmp_in, create_uctx_out,
+    create_xrc_srq_in, destroy_uctx_in, general_obj_in_cmd_hdr, modify_cq_in, qpc, rmpc, wq,
+    xrc_srqc, Field,
+};
+
+pub(crate) const COMMANDS: &[Command] = &[
+    Command::new(
+        0xa04,
+        "CREATE_UCTX",
+        HcaState::Initialised,
+        SHORT,
+        SHORT,
+        |device, _, output| {
+            create_uctx_out::UID.set(output, device.users.add(())?);
+            Ok(())
+        },
+    ),
+    Command::new(
+        0xa06,
+        "DESTROY_UCTX",
+        HcaState::Initialised,
+        SHORT,
+        SHORT,
+        |device, input, _| device.users.remove(destroy_uctx_in::UID.get32(input)),
+    ),
+];
+
+/// Who is meant if an object may be used in the commands of every application.
+const EVERY: u32 = 0xffff;
+
+/// Commands by their opcodes, and where they say that they name user memory.
+const NAMES_MEMORY: &[(u16, &[Field])] = &[
+    (0x200, &[create_mkey_in::MKEY_UMEM_VALID]),
+    (
+        0x400,
+        &[
+            create_cq_in::CQ_UMEM_VALID,
+            cqc::DBR_UMEM_VALID.within(create_cq_in::CQ_CONTEXT),
+        ],
+    ),
+    (0x403, &[modify_cq_in::CQ_UMEM_VALID]),
+    (
+        0x500,
+        &[
+            create_qp_in::WQ_UMEM_VALID,
+            qpc::DBR_UMEM_VALID.within(create_qp_in::QPC),
+        ],
+    ),
+    (
+        0x705,
+        &[
+            create_xrc_srq_in::XRC_SRQ_UMEM_VALID,
+            xrc_srqc::DBR_UMEM_VALID.within(create_xrc_srq_in::XRC_SRQ_CONTEXT_ENTRY),
+        ],
+    ),
+    (
+        0x90c,
+        &[
+            wq::WQ_UMEM_VALID
+                .within(rmpc::WQ)
+                .within(create_rmp_in::CTX),
+            wq::DBR_UMEM_VALID
+                .within(rmpc::WQ)
+                .within(create_rmp_in::CTX),
+        ],
+    ),
+];
+
+impl Device {
+    /// Whether a command may be executed, whoever it is for.
+    pub(crate) fn may(&self, opcode: u16, input: &[u8]) -> Result<(), Status> {
+        let user = general_obj_in_cmd_hdr::UID.get32(input);
+        if user != 0 && user != EVERY {
+            self.users.get(user)?;
+        }
+        let mut named = NAMES_MEMORY.iter().filter(|(known, _)| *known == opcode);
+        match named.any(|(_, fields)| fields.iter().any(|field| field.is_set(input))) {
+            true => Err(Status::BadParameter),
+            false => Ok(()),
+        }
+    }
+}
