@@ -15,7 +15,25 @@
 //! parent key with children, [`MirrorDevice::open`] finds or makes the child that the chunk is a part of, and the
 //! children go with the last of their chunks.
 //!
-//! ```ignore
+//! ```no_run
+//! # #![no_std]
+//! # use hmm::{Access, DeviceChunk, Entries, FaultError, Limits, Mirror, MirrorDevice, Observer, PageRange, Perm};
+//! # use hmm::{Waiting, Zap, Zapped};
+//! # use kernel::device::{Bound, Device};
+//! # use kernel::error::Result;
+//! # use kernel::mm::Mm;
+//! # use kernel::sync::Arc;
+//! # struct Part { pages: PageRange, key: u32 }
+//! # impl DeviceChunk for Part {
+//! #     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> { unimplemented!() }
+//! #     fn zap<'z>(&mut self, _: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
+//! #     fn cut_off<'z>(&mut self, _: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
+//! # }
+//! # struct Region;
+//! # impl Region {
+//! #     fn key_of(&self, _pages: PageRange) -> Result<u32> { unimplemented!() }
+//! #     fn resume(&self, _outcome: Result<(), FaultError>) {}
+//! # }
 //! impl MirrorDevice for Region {
 //!     type Chunk = Part; // the example at `DeviceChunk`
 //!
@@ -25,10 +43,16 @@
 //!     }
 //! }
 //!
-//! let mirror = Mirror::on_device(mm, span, limit, limits, observer, region, dma)?;
+//! # fn serve<O: Observer>(
+//! #     mm: &Mm, span: PageRange, observer: Arc<O>, region: Arc<Region>, dma: &'static Device<Bound>, pages: PageRange,
+//! # ) -> Result {
+//! let mirror = Mirror::on_device(mm, span, Perm::ReadWrite, Limits::default(), observer, region.clone(), dma)?;
 //! // For each page fault event of the device:
-//! let outcome = mirror.resolve(pages, access, Waiting::Allowed);
-//! device.resume(token, outcome);
+//! let permitted = mirror.owned().permit(Access::Write)?;
+//! region.resume(mirror.resolve(pages, permitted, Waiting::Allowed));
+//! # Ok(())
+//! # }
+//! # fn main() {}
 //! ```
 
 use core::mem::ManuallyDrop;

@@ -193,13 +193,30 @@ impl<'d> DmaRange<'d> {
     ///
     /// As [`DmaError`] says, or those of `keep`. Mappings that `keep` has taken by then stay.
     ///
-    /// ```ignore
+    /// ```no_run
+    /// # #![no_std]
+    /// # use hmm::{fault_until_valid, Access, DmaError, DmaRange, IntervalNotifier, Invalidate, Mapping, PageRange, Policy};
+    /// # use hmm::{Request, Runs, TimeLimit};
+    /// # use kernel::mm::MmWithUser;
+    /// # use kernel::sync::Arc;
+    /// # trait PageTable: Invalidate {
+    /// #     fn put(&mut self, mapping: Mapping<'static>) -> Result<(), DmaError>;
+    /// # }
+    /// # fn fault<T: PageTable>(
+    /// #     notifier: &IntervalNotifier<T>,
+    /// #     mm: &MmWithUser,
+    /// #     range: Arc<DmaRange<'static>>,
+    /// #     pages: PageRange,
+    /// # ) -> kernel::error::Result {
     /// let request = Request::new(pages, Policy::Fault(Access::Write));
     /// let limit = TimeLimit::default();
-    /// let mut valid = fault_until_valid(&notifier, mm, &limit, &request, Runs::new())?;
+    /// let mut valid = fault_until_valid(notifier, mm, &limit, &request, Runs::new())?;
     /// // `valid` holds the notifier's lock: the pages stay until it is dropped, and then `invalidate` is told.
     /// let done = valid.done();
     /// DmaRange::map(&range, &mut valid, done, |table, mapping| table.put(mapping))?;
+    /// # Ok(())
+    /// # }
+    /// # fn main() {}
     /// ```
     pub fn map<D: Domain>(
         this: &Arc<Self>,

@@ -74,11 +74,25 @@ impl<'d, T: Invalidate> Exclusive<'d, T> {
 /// that may be written; `EOPNOTSUPP` if it is not anonymous memory; `ETIMEDOUT` if others kept coming
 /// in between for the time of `limit`; `EINTR` if the caller is killed; `ENOMEM`.
 ///
-/// ```ignore
-/// let mut held = make_exclusive(&notifier, mm, &TimeLimit::default(), page)?;
+/// ```no_run
+/// # #![no_std]
+/// # use hmm::{make_exclusive, IntervalNotifier, Invalidate, PageIndex, Pfn, TimeLimit};
+/// # use kernel::mm::MmWithUser;
+/// # trait PageTable: Invalidate {
+/// #     fn enter(&mut self, page: PageIndex, pfn: Pfn);
+/// # }
+/// # fn atomic<T: PageTable>(
+/// #     notifier: &IntervalNotifier<T>,
+/// #     mm: &MmWithUser,
+/// #     page: PageIndex,
+/// # ) -> kernel::error::Result {
+/// let mut held = make_exclusive(notifier, mm, &TimeLimit::default(), page)?;
 /// let pfn = held.pfn();
 /// // Under the notifier's lock. Once `held` is dropped, an access of the CPU calls `invalidate`.
 /// held.guard().enter(page, pfn);
+/// # Ok(())
+/// # }
+/// # fn main() {}
 /// ```
 pub fn make_exclusive<'d, T: Invalidate>(
     notifier: &'d IntervalNotifier<T>,

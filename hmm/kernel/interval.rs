@@ -30,7 +30,15 @@ use crate::shim;
 /// The functions run under the notifier's exclusive lock: no fault is being entered, and no access that
 /// holds the shared lock is under way.
 ///
-/// ```ignore
+/// ```no_run
+/// # #![no_std]
+/// # use hmm::{Event, Invalidate, Leaves, PageRange, Spin};
+/// # struct PageTable;
+/// # impl PageTable {
+/// #     fn all(&self) -> PageRange { unimplemented!() }
+/// #     fn zap(&mut self, _range: PageRange) {}
+/// #     fn write_protect(&mut self, _range: PageRange) {}
+/// # }
 /// impl Invalidate for PageTable {
 ///     type Lock = Spin;
 ///
@@ -45,6 +53,7 @@ use crate::shim;
 ///         self.zap(self.all());
 ///     }
 /// }
+/// # fn main() {}
 /// ```
 ///
 /// # Why this is a safe trait

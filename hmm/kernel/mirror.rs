@@ -61,8 +61,15 @@ use crate::walk::{FaultError, Request, Waiting};
 /// It keeps the `mm_struct`, not the address space: a process that exits takes its pages along, and accesses
 /// fail with [`FaultError::Exited`].
 ///
-/// ```ignore
-/// let span = PageRange::covering(start, len).ok_or(EINVAL)?;
+/// ```no_run
+/// # #![no_std]
+/// # use core::sync::atomic::Ordering;
+/// # use hmm::{Access, Limits, Mirror, Observer, PageRange, Perm};
+/// # use kernel::error::{code::EINVAL, Result};
+/// # use kernel::mm::Mm;
+/// # use kernel::sync::Arc;
+/// # fn count<O: Observer>(mm: &Mm, start: u64, len: usize, observer: Arc<O>) -> Result {
+/// let span = PageRange::covering(start, len as u64).ok_or(EINVAL)?;
 /// let mirror = Mirror::new(mm, span, Perm::ReadWrite, Limits::default(), observer)?;
 /// // The device writes a word to each page. Pages that it lacks are faulted in, which sleeps; the closure must not.
 /// mirror.access(start, len, Access::Write, |bytes| {
@@ -70,6 +77,9 @@ use crate::walk::{FaultError, Request, Waiting};
 ///         word.fetch_add(1, Ordering::Relaxed);
 ///     }
 /// })?;
+/// # Ok(())
+/// # }
+/// # fn main() {}
 /// ```
 pub struct Mirror<O: Observer, B: Backing = Software> {
     owned: Arc<Owned>,
@@ -312,9 +322,11 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     /// The request of a fault: the pages of `wanted` that are in the PMD of the first one, and how many to look at
     /// around them.
     fn request(&self, wanted: PageRange, permitted: Permitted) -> Request {
-        let wanted = wanted.intersection(&self.pmd(wanted.start()));
+        let pmd = self.pmd(wanted.start());
+        let wanted = wanted.intersection(&pmd);
+        let left = PageRange::new(wanted.end(), pmd.end());
         Request {
-            around: self.around(wanted),
+            around: self.fault_around.window(wanted).min(left.len()),
             ..Request::new(wanted, Policy::Fault(permitted.access()))
         }
     }
@@ -451,12 +463,6 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     /// The mirrored pages of the PMD of `page`.
     fn pmd(&self, page: PageIndex) -> PageRange {
         pmd_range(page).intersection(&self.span)
-    }
-
-    /// How many pages after `wanted` to look at, in the same PMD.
-    fn around(&self, wanted: PageRange) -> u64 {
-        let left = PageRange::new(wanted.end(), self.pmd(wanted.start()).end());
-        self.fault_around.window(wanted).min(left.len())
     }
 
     /// Chunks are numbered from the first one of the span, so that a small region's map is small.

@@ -86,14 +86,29 @@ impl Deadline for TimeLimit {
 /// userfaultfd. A fault that has collided many times takes it for writing, which ends the invalidations that
 /// the process itself causes; then it is held while a disk is read, too.
 ///
-/// ```ignore
+/// ```no_run
+/// # #![no_std]
+/// # use hmm::{fault_until_valid, Access, FaultError, IntervalNotifier, Invalidate, PageRange, Policy, Request};
+/// # use hmm::{Run, Runs, TimeLimit};
+/// # use kernel::mm::MmWithUser;
+/// # trait PageTable: Invalidate {
+/// #     fn enter(&mut self, run: &Run);
+/// # }
+/// # fn fault<T: PageTable>(
+/// #     notifier: &IntervalNotifier<T>,
+/// #     mm: &MmWithUser,
+/// #     pages: PageRange,
+/// # ) -> Result<(), FaultError> {
 /// let request = Request::new(pages, Policy::Fault(Access::Write));
-/// let mut valid = fault_until_valid(&notifier, mm, &TimeLimit::default(), &request, Runs::new())?;
+/// let mut valid = fault_until_valid(notifier, mm, &TimeLimit::default(), &request, Runs::new())?;
 /// let (runs, table) = valid.split();
 /// for run in runs.as_slice() {
 ///     table.enter(run);
 /// }
 /// // An invalidation waits until `valid` is dropped.
+/// # Ok(())
+/// # }
+/// # fn main() {}
 /// ```
 ///
 /// # Errors
@@ -142,6 +157,7 @@ pub(crate) struct LockEscalation<'a>(pub(crate) &'a MmWithUser, pub(crate) Waiti
 impl<'a> Hold for LockEscalation<'a> {
     type Held = Option<MmapWriteLock<'a>>;
 
+    #[inline]
     fn hold(&mut self, collisions: u32) -> Self::Held {
         match collisions >= COLLISIONS_BEFORE_ESCALATION {
             true => MmapWriteLock::take(self.0, self.1),

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# Builds the staged modules out of tree, or checks them with clippy.
+# Builds the staged modules out of tree. A warning of the C compiler is an error.
 #
-#   build-modules.sh RELEASE COMPILER JOBS modules|clippy WITHOUT          (in the chroot)
+#   build-modules.sh RELEASE COMPILER JOBS WITHOUT          (in the chroot)
 set -eu
-release=$1 compiler=$2 jobs=$3 target=$4 without=$5
-case $target in
-modules) check= ;;
-clippy) check=CLIPPY=1 ;;
-esac
+release=$1 compiler=$2 jobs=$3 without=$4
 tree=/build/kernel/tree
 
 # Takes the kernel's own type information out of Debian's image: Kbuild describes modules in its terms if it lies
@@ -34,7 +30,7 @@ EOT
 	mv "$2.new" "$2"
 	rm -r "$work"
 }
-if [ "$target" = modules ] && [ ! -e $tree/vmlinux ] &&
+if [ ! -e $tree/vmlinux ] &&
 	grep -q '^CONFIG_DEBUG_INFO_BTF_MODULES=y' $tree/.config; then
 	kernel_types "/build/kernel/pkg/usr/lib/modules/$release/vmlinuz" $tree/vmlinux
 	# Kbuild describes only what it links.
@@ -42,4 +38,4 @@ if [ "$target" = modules ] && [ ! -e $tree/vmlinux ] &&
 fi
 
 exec make -s -C $tree -j"$jobs" M=/build/modules KERNELRELEASE="$release" CC="$compiler" \
-	ODP_WITHOUT="$without" $check modules
+	KCFLAGS=-Werror ODP_WITHOUT="$without" modules

@@ -62,6 +62,7 @@ pub(crate) struct Chroot {
 }
 
 /// A directory of the host that a command in the chroot sees.
+#[derive(Clone, Copy)]
 pub(crate) struct Bind<'a> {
     host: &'a Path,
     inside: &'a str,

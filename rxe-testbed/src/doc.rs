@@ -47,6 +47,7 @@ pub(crate) fn write(world: &World) -> Result<[PathBuf; 2]> {
         &world.chroot,
         &world.kernel,
     )?;
+    modules::examples(&world.cache, &world.chroot, &world.kernel, &stage)?;
     modules::document(&world.cache, &world.chroot, &world.kernel, &stage, &kernel)?;
     let step = Step::start("documenting the programs");
     cargo.fetch(&step)?;

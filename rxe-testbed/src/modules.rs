@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 
@@ -25,7 +26,7 @@ const INTERRUPTED: &str = ".building";
 
 const BUILD: &str = include_str!("../scripts/build-modules.sh");
 const INDEX: &str = include_str!("../scripts/index-modules.sh");
-const DOCUMENT: &str = include_str!("../scripts/document-modules.sh");
+const CHECK_CRATES: &str = include_str!("../scripts/check-crates.sh");
 
 /// A Rust crate of the modules, as Kbuild compiles it.
 pub(crate) struct Crate {
@@ -122,7 +123,7 @@ impl Modules {
             return Ok(Self { dir, left_out });
         }
         let step = Step::start("building the kernel modules");
-        let stage = stage(cache, repository, kernel, "build")?;
+        let stage = stage(cache, repository, kernel)?;
         let left_out = make_what_builds(cache, chroot, kernel, &stage, &step)?;
         // What is not complete is not what these sources make: it is tried anew each time.
         let (kind, key) = match left_out.is_empty() {
@@ -179,29 +180,64 @@ impl Modules {
     }
 }
 
-/// Checks the modules with clippy; gives its warnings and those of the C compiler, which should be none.
+/// Checks the crates with clippy; gives its warnings, which should be none.
 pub(crate) fn clippy(
     cache: &Cache,
-    repository: &Repository,
     chroot: &Chroot,
     kernel: &Kernel,
+    stage: &Path,
 ) -> Result<Vec<String>> {
     let step = Step::start("checking the kernel modules with clippy");
-    let stage = stage(cache, repository, kernel, "clippy")?;
-    // Only what is compiled is checked, so everything has to be compiled.
-    for file in files_under(&stage, &[])? {
-        if file.extension().is_some_and(|extension| extension == "o") {
-            std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
-        }
-    }
-    make(cache, chroot, kernel, &stage, "clippy", &[], &step)?;
-    let log = process::read_lossy(&cache.log("clippy"))?;
+    let objects: Vec<String> = CRATES.iter().map(Crate::object).collect();
+    let command = check_crates(chroot, kernel, stage, "clippy", &objects, &[]);
+    let log = cache.log("clippy");
+    let status = process::run_to_log(command, &log, &step)?;
+    let text = process::read_lossy(&log)?;
     step.done();
-    Ok(log
+    let mut warnings: Vec<String> = text
         .lines()
         .filter(|line| is_warning(line))
         .map(str::to_owned)
-        .collect())
+        .collect();
+    if !status.success() && warnings.is_empty() {
+        warnings.push(process::tail(&text, 20));
+    }
+    Ok(warnings)
+}
+
+/// Compiles the examples in the documentation of the crates that others use.
+pub(crate) fn examples(
+    cache: &Cache,
+    chroot: &Chroot,
+    kernel: &Kernel,
+    stage: &Path,
+) -> Result<()> {
+    let step = Step::start("compiling the examples of the kernel modules");
+    let used = CRATES.iter().filter(|one| one.is_used());
+    let objects: Vec<String> = used.map(Crate::object).collect();
+    let command = check_crates(chroot, kernel, stage, "examples", &objects, &[]);
+    process::run_logged(command, &cache.log("examples"), &step)?;
+    step.done();
+    Ok(())
+}
+
+/// Calls a tool on crates that have been compiled in `stage`.
+fn check_crates(
+    chroot: &Chroot,
+    kernel: &Kernel,
+    stage: &Path,
+    tool: &str,
+    objects: &[String],
+    binds: &[Bind<'_>],
+) -> Command {
+    let mut all = vec![
+        Bind::read(kernel.dir(), "/build/kernel"),
+        Bind::write(stage, "/build/modules"),
+    ];
+    all.extend_from_slice(binds);
+    let mut arguments = vec![tool];
+    arguments.extend(objects.iter().map(String::as_str));
+    chroot.script(&all, CHECK_CRATES, &arguments)
 }
 
 /// Whether a line of a build's log is the first of a warning or an error, of clippy or of the C compiler.
@@ -228,8 +264,8 @@ pub(crate) fn compile(
     kernel: &Kernel,
 ) -> Result<PathBuf> {
     let step = Step::start("compiling the kernel modules");
-    let stage = stage(cache, repository, kernel, "build")?;
-    make(cache, chroot, kernel, &stage, "modules", &[], &step)?;
+    let stage = stage(cache, repository, kernel)?;
+    make(cache, chroot, kernel, &stage, &[], &step)?;
     step.done();
     Ok(stage)
 }
@@ -243,18 +279,13 @@ pub(crate) fn document(
     target: &Path,
 ) -> Result<()> {
     let step = Step::start("documenting the kernel modules");
-    let binds = [
-        Bind::read(kernel.dir(), "/build/kernel"),
-        Bind::read(stage, "/build/modules"),
-        Bind::write(target, "/build/doc"),
-    ];
     // Of a crate that others use, what they see; of the others, all.
     let (libraries, programs): (Vec<&Crate>, _) = CRATES.iter().partition(|one| one.is_used());
-    let mut arguments: Vec<String> = libraries.into_iter().map(Crate::object).collect();
-    arguments.push("--private".into());
-    arguments.extend(programs.into_iter().map(Crate::object));
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let command = chroot.script(&binds, DOCUMENT, &arguments);
+    let mut objects: Vec<String> = libraries.into_iter().map(Crate::object).collect();
+    objects.push("--private".into());
+    objects.extend(programs.into_iter().map(Crate::object));
+    let out = [Bind::write(target, "/build/doc")];
+    let command = check_crates(chroot, kernel, stage, "doc", &objects, &out);
     process::run_logged(command, &cache.log("rustdoc"), &step)?;
     step.done();
     Ok(())
@@ -272,8 +303,8 @@ fn key(repository: &Repository, kernel: &Kernel) -> Result<Key> {
 
 /// Brings the staging directory up to date: only changed files are copied, so that make builds
 /// only what depends on them.
-fn stage(cache: &Cache, repository: &Repository, kernel: &Kernel, kind: &str) -> Result<PathBuf> {
-    let stage = cache.path(kernel.own(&format!("stage-{kind}")));
+fn stage(cache: &Cache, repository: &Repository, kernel: &Kernel) -> Result<PathBuf> {
+    let stage = cache.path(kernel.own("stage-build"));
     let mark = stage.join(".kernel");
     let kernel_before = std::fs::read_to_string(&mark).unwrap_or_default();
     if kernel_before != kernel.key().as_str() || stage.join(INTERRUPTED).exists() {
@@ -328,7 +359,7 @@ fn make_what_builds(
 ) -> Result<Vec<&'static str>> {
     let mut left_out = Vec::new();
     loop {
-        let result = make(cache, chroot, kernel, stage, "modules", &left_out, step);
+        let result = make(cache, chroot, kernel, stage, &left_out, step);
         let Err(error) = result else {
             return Ok(left_out);
         };
@@ -374,7 +405,6 @@ fn make(
     chroot: &Chroot,
     kernel: &Kernel,
     stage: &Path,
-    target: &str,
     without: &[&str],
     step: &Step,
 ) -> Result<()> {
@@ -385,15 +415,15 @@ fn make(
     let jobs = host::processors().to_string();
     let without = without.join(" ");
     let release = &*kernel.version.release;
-    let arguments = [release, kernel.compiler(), &jobs, target, &without];
+    let arguments = [release, kernel.compiler(), &jobs, &without];
     let command = chroot.script(&binds, BUILD, &arguments);
-    let log = cache.log(target);
+    let log = cache.log("modules");
     let mark = stage.join(INTERRUPTED);
     std::fs::write(&mark, "").context("marking the staging directory")?;
     let status = process::run_to_log(command, &log, step)?;
     std::fs::remove_file(&mark).context("unmarking the staging directory")?;
     let said = without_progress(&process::read_lossy(&log)?);
-    if !said.is_empty() && (target == "modules" || !status.success()) {
+    if !said.is_empty() {
         step.say(&said);
     }
     if !status.success() {
