@@ -45,6 +45,7 @@ impl FaultAround {
     }
 
     /// How many pages after `wanted` the fault should look at.
+    #[inline]
     pub fn window(&self, wanted: PageRange) -> u64 {
         if self.next.load(Ordering::Relaxed) != wanted.start().get() {
             self.window.store(0, Ordering::Relaxed);
@@ -66,6 +67,7 @@ impl FaultAround {
 
     /// Records that the fault on `wanted`, which looked at the `window` pages after it, mapped everything
     /// before `reached`.
+    #[inline]
     pub fn record(&self, wanted: PageRange, window: u64, reached: PageIndex) {
         if reached > wanted.end() {
             self.next_pause.store(0, Ordering::Relaxed);

@@ -144,7 +144,13 @@ impl History {
     }
 
     /// Whether any invalidation since `seq` may have touched `pages`.
+    #[inline]
     pub fn touched_since(&self, seq: u64, pages: PageRange) -> bool {
+        // As a rule there was none.
+        self.count != seq && self.touched_after(seq, pages)
+    }
+
+    fn touched_after(&self, seq: u64, pages: PageRange) -> bool {
         let Ok(since) = u32::try_from(self.count.wrapping_sub(seq)) else {
             return true;
         };

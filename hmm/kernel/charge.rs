@@ -23,6 +23,7 @@ pub(crate) struct Charge {
 
 impl Charge {
     /// Charges to the memory cgroup of `mm`.
+    #[inline]
     pub(crate) fn to(mm: &MmWithUser) -> Self {
         let mut outer = core::ptr::null_mut();
         // SAFETY: `mm` is alive, `outer` can be written.
@@ -37,6 +38,7 @@ impl Charge {
 }
 
 impl Drop for Charge {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: The values of the call that began it, on the same task.
         unsafe { shim::hmm_shim_charge_end(self.charged, self.outer) };

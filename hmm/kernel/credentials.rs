@@ -37,6 +37,7 @@ impl Credentials {
     }
 
     /// Overrides the current task's credentials until the result is dropped.
+    #[inline]
     pub fn take_on(&self) -> TakenOn<'_> {
         // SAFETY: They live until they are given up, as the result borrows `self`.
         let before = unsafe { shim::hmm_shim_override_credentials(self.0.as_ptr()) };
@@ -61,6 +62,7 @@ pub struct TakenOn<'c> {
 }
 
 impl Drop for TakenOn<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: Those from before, on the same task; values of this type end in the reverse order, as they are
         // bound to a scope.

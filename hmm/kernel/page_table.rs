@@ -101,6 +101,7 @@ impl<'a> MmapReadLock<'a> {
 }
 
 impl Drop for MmapReadLock<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: Held by this thread, by the type invariant.
         unsafe { shim::hmm_shim_mmap_read_unlock(self.mm.as_raw()) };
@@ -229,6 +230,7 @@ impl Table {
 
     /// Reads the entry for `page` into `batch`, and those after it before `until`, as many as fit.
     /// Returns the first; `None` if it is not in this table.
+    #[inline]
     fn read(
         &self,
         batch: &mut Batch,
@@ -275,6 +277,8 @@ impl<'a, 's> LockedMm<'a, 's> {
     /// # Errors
     ///
     /// [`FaultError::WouldWait`]; [`FaultError::Interrupted`] if the thread has been killed.
+    // In line, as what a fault calls below: from a driver's module it would be a call, and a copy of the result.
+    #[inline]
     pub(crate) fn lock(
         mm: &'a MmWithUser,
         write_lock: &'a mut Option<MmapWriteLock<'s>>,
@@ -340,6 +344,7 @@ impl<'a, 's> LockedMm<'a, 's> {
 
     /// Descends from the top to the table that has an entry for `page`, which is read from now on. Where
     /// there is none, the entry above it is returned.
+    #[inline]
     fn descend(&mut self, page: PageIndex) -> Option<Found> {
         let rcu = rcu::read_lock();
         let mut place = shim::hmm_shim_place {
@@ -438,6 +443,7 @@ const FAILED: u32 = bindings::vm_fault_reason_VM_FAULT_SIGBUS
     | bindings::vm_fault_reason_VM_FAULT_FALLBACK;
 
 impl AddressSpace for LockedMm<'_, '_> {
+    #[inline]
     fn vma_from(&mut self, page: PageIndex) -> Option<Vma> {
         self.table = None;
         // SAFETY: The mmap lock is held: the walk ends if it could not be taken again.
@@ -482,6 +488,7 @@ impl AddressSpace for LockedMm<'_, '_> {
             .count() as u64
     }
 
+    #[inline]
     fn fault(&mut self, pages: PageRange, access: Access) -> Result<Handled, FaultError> {
         // The handler sleeps and may replace the table.
         self.table = None;
@@ -529,6 +536,7 @@ impl AddressSpace for LockedMm<'_, '_> {
 /// # Safety
 ///
 /// `vma` is an area of an mm whose mmap lock is held.
+#[inline]
 unsafe fn describe(vma: NonNull<bindings::vm_area_struct>) -> (Vma, bool) {
     // SAFETY: Valid, by the contract of this function.
     let secret = unsafe { shim::hmm_shim_vma_is_secret(vma.as_ptr()) };

@@ -38,6 +38,10 @@ impl PfnRoom {
     /// [`FaultError::NoMemory`].
     #[inline]
     pub(crate) fn of(&mut self, pages: usize) -> Result<&mut [HmmPfn], FaultError> {
+        if pages == 1 {
+            // Most faults are for one page.
+            return Ok(core::slice::from_mut(self.few[0].write(HmmPfn::ABSENT)));
+        }
         if pages > FEW {
             self.many = Some(allocate(pages)?);
         }

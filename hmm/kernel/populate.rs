@@ -68,6 +68,7 @@ impl Owned {
     /// # Errors
     ///
     /// [`FaultError::Exited`] if the process is gone.
+    #[inline]
     pub(crate) fn user(&self) -> Result<ARef<kernel::mm::MmWithUserAsync>, FaultError> {
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Exited)?;
         let mm = MmWithUser::into_mmput_async(mm);

@@ -44,6 +44,7 @@ pub(crate) struct Missing {
 
 impl RoomForFault {
     /// The slots and PMD entries still needed to map `page`: neither `table` nor this has them.
+    #[inline]
     pub(crate) fn missing(&self, table: &Translations, page: PageIndex) -> Missing {
         let slots = table.has_slots(page) && !self.rely_on_nothing;
         let pmds = !table.has_pages() && self.pmds.is_none();
@@ -58,7 +59,20 @@ impl RoomForFault {
     /// # Errors
     ///
     /// `ENOMEM`.
+    #[inline]
     pub(crate) fn make(&mut self, missing: Missing) -> Result {
+        match missing {
+            // As for most faults.
+            Missing {
+                pmds: None,
+                slots: None,
+            } => Ok(()),
+            missing => self.allocate(missing),
+        }
+    }
+
+    #[cold]
+    fn allocate(&mut self, missing: Missing) -> Result {
         if let Some(pmds) = missing.pmds {
             self.pmds = Some(empty_pmds(pmds, GFP_KERNEL_ACCOUNT)?);
         }
