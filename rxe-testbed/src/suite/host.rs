@@ -127,7 +127,8 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
 /// `cargo test` of a crate, where it belongs.
 fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
     if !CRATES.contains(&name) {
-        let all = [&["test", "-p", name], OFFLINE, arguments].concat();
+        // As the programs for the VM are built: what they depend on is at hand.
+        let all = [&["test", "--release", "-p", name], OFFLINE, arguments].concat();
         return world.cargo().command(&all);
     }
     let all = [&["test", "--locked", "-p", name], arguments].concat();
@@ -289,12 +290,14 @@ fn tests_clippy(job: &Job<'_>) -> Result<Verdict> {
 
 fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
     let world = job.world;
-    let warnings = modules::clippy(
+    let _building = world.cache.lock_build()?;
+    let stage = modules::compile(
         &world.cache,
         &world.repository,
         &world.chroot,
         &world.kernel,
     )?;
+    let warnings = modules::clippy(&world.cache, &world.chroot, &world.kernel, &stage)?;
     Ok(if warnings.is_empty() {
         Verdict::Good
     } else {

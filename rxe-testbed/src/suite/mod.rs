@@ -77,7 +77,9 @@ const TIERS: &[&str] = &[
 /// What the names of those tests begin with that are run only if they are asked for, by their names or with `--all`: each
 /// takes minutes, and shows what changes seldom.
 const LONG: &[&str] = &[
+    "bench/hmm-times",
     "bench/odp-options",
+    "bench/odp-suites-whole",
     "cli/",
     "lint/packages",
     "packages/",
