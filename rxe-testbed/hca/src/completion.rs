@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What an entry of a completion queue says.
 
-use crate::cq::COMPLETION;
+/// Bytes of what a completion says.
+pub(crate) const COMPLETION: usize = 64;
 
 /// Places in a completion.
 const PORT: usize = 0x16;

@@ -14,9 +14,8 @@ use serde_json::{json, Value};
 
 use crate::device::Device;
 use crate::layout::mkc;
-use crate::mkey::MemoryKey;
+use crate::mkey::{MemoryKey, Translation, WRITABLE};
 use crate::trace::Rule;
-use crate::translate::{translation, Translation, WRITABLE};
 
 /// The longest line, and how often it is looked whether all is over.
 const LONGEST: usize = 4096;
@@ -108,7 +107,7 @@ impl Device {
         let mut found = Vec::new();
         for (number, key) in self.mkeys.iter() {
             let context = key.context();
-            let Ok(Translation::Pages(log_page)) = translation(context) else {
+            let Some(Translation::Pages(log_page)) = key.translation() else {
                 continue;
             };
             if mkc::FREE.is_set(context) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Sets of counters, which queue pairs share: what came and what went wrong.
 
-use crate::command::{Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     alloc_q_counter_out, dealloc_q_counter_in, query_q_counter_in, query_q_counter_out, Field,
 };
+use crate::status::Status;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(

@@ -5,14 +5,16 @@
 use serde_json::json;
 
 use crate::bus::Bus;
-use crate::command::{words, Command, Status, SHORT};
+use crate::command::{Command, SHORT};
+use crate::completion::COMPLETION;
 use crate::device::{Device, HcaState};
 use crate::eq::Event;
 use crate::layout::{
-    cqc, create_cq_in, create_cq_out, destroy_cq_in, modify_cq_in, query_cq_in, query_cq_out,
+    cqc, create_cq_in, create_cq_out, destroy_cq_in, modify_cq_in, query_cq_in, query_cq_out, words,
 };
 use crate::profile::LOG_MAX_CQ_SIZE;
 use crate::ring::Buffer;
+use crate::status::Status;
 use crate::trace::Rule;
 
 pub(crate) const COMMANDS: &[Command] = &[
@@ -49,9 +51,6 @@ pub(crate) const COMMANDS: &[Command] = &[
         modify,
     ),
 ];
-
-/// Bytes of what a completion says; an entry may be twice as long, and then begins with nothing.
-pub(crate) const COMPLETION: usize = 64;
 
 /// Indices count modulo this.
 const INDICES: u32 = 1 << 24;
@@ -91,6 +90,7 @@ enum Arm {
 pub(crate) struct CompletionQueue {
     ring: Buffer,
     log_size: u32,
+    /// Bytes of an entry: as many as a completion has, or twice as many, of which the first half says nothing.
     entry: usize,
     context: Vec<u8>,
     record: u64,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Bytes of requests and packets: from memory and to it, through keys.
 
+use crate::access::{KeyError, Missing, Span, Use};
 use crate::bus::Bus;
 use crate::mkey::MemoryKey;
 use crate::table::Table;
-use crate::translate::{missing, walk, KeyError, Missing, Place, Span, Use};
+use crate::translate::{missing, walk, Place};
 use crate::wqe::Segment;
 
 /// Who these accesses to memory are by.

@@ -12,7 +12,6 @@ use serde_json::json;
 
 use crate::bus::Bus;
 use crate::clock::Clock;
-use crate::command::Pages;
 use crate::counters::Counters;
 use crate::cq::CompletionQueue;
 use crate::dynamic::RESPONDERS;
@@ -20,12 +19,13 @@ use crate::eq::EventQueue;
 use crate::fabric::{Fabric, Loopback};
 use crate::faults::Faults;
 use crate::memory::GuestMemory;
-use crate::mkey::MemoryKey;
+use crate::mkey::{MemoryKey, NULL_MKEY};
+use crate::pages::Pages;
 use crate::pci::BAR0;
 use crate::port::{Port, LID};
 use crate::profile::{
     Capabilities, Profile, EVENT_QUEUES, LOG_MAX_CQ, LOG_MAX_DOMAIN, LOG_MAX_MKEY, LOG_MAX_PD,
-    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS, NULL_MKEY,
+    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS,
 };
 use crate::qp::QueuePair;
 use crate::segment::{self, Segment, Written};

@@ -5,7 +5,7 @@
 //! For each initiator that is connected there is a responder, which is a queue pair of the device's own that no driver
 //! can name. It goes when its initiator connects anew, when it has refused something, and with its target.
 
-use crate::command::{Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::eq::Event;
 use crate::fabric::{Kind, Packet, Place, Refusal};
@@ -16,6 +16,7 @@ use crate::layout::{
 use crate::port::LID;
 use crate::qp::{QueuePair, State};
 use crate::service::Service;
+use crate::status::Status;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
@@ -96,18 +97,6 @@ pub(crate) struct Target {
     /// How often somebody had another key, and whether the driver is to be told of the next one.
     violations: u32,
     armed: bool,
-}
-
-/// What only packets of this transport have: which connection of its initiator's they are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Connection {
-    /// Later ones have greater numbers.
-    pub(crate) serial: u64,
-    pub(crate) to: Place,
-    /// The key that the target has to have.
-    pub(crate) key: u64,
-    /// The number of its first packet.
-    pub(crate) first: u32,
 }
 
 /// The target of that number.

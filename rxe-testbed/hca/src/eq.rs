@@ -3,16 +3,16 @@
 
 use serde_json::json;
 
-use crate::command::words;
-use crate::command::{Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     cmd_inter_comp_event, create_eq_in, create_eq_out, destroy_eq_in, eqc, eqe, query_eq_in,
-    query_eq_out,
+    query_eq_out, words,
 };
 use crate::pci::VECTORS;
 use crate::profile::LOG_MAX_EQ_SIZE;
 use crate::ring::Buffer;
+use crate::status::Status;
 use crate::trace::Rule;
 
 pub(crate) const COMMANDS: &[Command] = &[

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::dynamic::Connection;
+use crate::access::Span;
 use crate::service::Service;
 use crate::wqe::Change;
 
@@ -45,6 +45,16 @@ pub(crate) struct Remote {
     pub(crate) address: u64,
     pub(crate) key: u32,
     pub(crate) length: u64,
+}
+
+impl Remote {
+    pub(crate) fn span(self) -> Span {
+        Span {
+            key: self.key,
+            address: self.address,
+            length: self.length,
+        }
+    }
 }
 
 /// Why a request is refused.
@@ -89,6 +99,18 @@ impl Kind {
 pub(crate) struct Place {
     pub(crate) port: u16,
     pub(crate) pair: u32,
+}
+
+/// What only packets of the dynamically connected transport have: which connection of its initiator's they are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// Later ones have greater numbers.
+    pub(crate) serial: u64,
+    pub(crate) to: Place,
+    /// The key that the target has to have.
+    pub(crate) key: u64,
+    /// The number of its first packet.
+    pub(crate) first: u32,
 }
 
 /// A packet.

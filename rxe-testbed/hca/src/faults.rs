@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::command::{Command, Status, SHORT};
+use crate::access::{Missing, Slot};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::eq::Event;
 use crate::fabric::Remote;
@@ -18,8 +19,8 @@ use crate::layout::{
     wqe_associated_page_fault_event as wqe_event, Field,
 };
 use crate::on_demand::Scheme;
+use crate::status::Status;
 use crate::trace::Rule;
-use crate::translate::{Missing, Slot};
 
 pub(crate) const COMMANDS: &[Command] = &[Command::new(
     0x204,

@@ -84,6 +84,16 @@ impl Field {
     }
 }
 
+/// Big-endian words of 64 bits.
+pub(crate) fn words(bytes: &[u8]) -> Vec<u64> {
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |word, byte| (word << 8) | u64::from(*byte))
+    };
+    bytes.chunks_exact(8).map(word).collect()
+}
+
 /// A structure.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {

@@ -7,6 +7,7 @@
 //! [`front`] is the server; [`Device`] is what it serves, and knows nothing of it. [`layout`] declares the structures
 //! of the interface, [`memory`] is the guest's memory, [`trace`] tells what happens and what was wrong.
 
+mod access;
 mod bus;
 pub mod clock;
 mod command;
@@ -31,6 +32,7 @@ pub mod memory;
 mod message;
 mod mkey;
 mod on_demand;
+mod pages;
 mod pci;
 mod port;
 mod profile;
@@ -42,6 +44,7 @@ mod ring;
 mod segment;
 mod service;
 mod srq;
+mod status;
 mod table;
 pub mod trace;
 mod translate;

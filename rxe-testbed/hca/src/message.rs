@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the packets of connections do at their destination: they fill receives, write, read and change memory.
 
+use crate::access::{self, Span, Use};
 use crate::completion::{Completion, Outcome, Syndrome};
 use crate::data::{Access, DataError};
 use crate::device::Device;
 use crate::fabric::{Packet, Part, Refusal, Remote};
 use crate::faults::{Cause, End, Verdict};
 use crate::layout::mkc;
-use crate::receive::Receive;
 use crate::responder::Answer;
-use crate::translate::{self, check, Span, Use};
-use crate::wqe::{Change, Segment};
+use crate::translate::{check, owned};
+use crate::wqe::{Change, Receive, Segment};
 
 /// A message of which some packets have come.
 pub(crate) enum Message {
@@ -95,7 +95,7 @@ impl Device {
 
     /// Frees a key, as the other end asks for it. Gives whether that may be.
     fn free_key(&mut self, number: u32, shared: Option<u32>, key: u32) -> bool {
-        let user = self.responder_use(number, shared, translate::Access::LocalRead);
+        let user = self.responder_use(number, shared, access::Access::LocalRead);
         let Ok(user) = user else {
             return false;
         };
@@ -104,7 +104,7 @@ impl Device {
             address: 0,
             length: 0,
         };
-        let Ok(found) = translate::owned(&self.mkeys, user, span) else {
+        let Ok(found) = owned(&self.mkeys, user, span) else {
             return false;
         };
         let may = mkc::EN_RINVAL.is_set(found.context());
@@ -125,7 +125,7 @@ impl Device {
         remote: Option<Remote>,
         packet: &Packet,
     ) -> Result<u64, Problem> {
-        let user = self.responder_use(number, packet.shared, translate::Access::RemoteWrite)?;
+        let user = self.responder_use(number, packet.shared, access::Access::RemoteWrite)?;
         let pair = self.queue_pairs.get(number).map_err(|_| INVALID)?;
         let allowed = pair.allows_writes();
         let message = self.begun(number, packet)?;
@@ -138,7 +138,7 @@ impl Device {
             }
             _ => return Err(INVALID),
         };
-        let valid = remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok();
+        let valid = remote.length == 0 || check(&self.mkeys, user, remote.span()).is_ok();
         if !allowed || !valid {
             return Err(DENIED);
         }
@@ -187,12 +187,12 @@ impl Device {
         remote: Remote,
         packet: &Packet,
     ) -> Result<u64, Problem> {
-        let user = self.responder_use(number, packet.shared, translate::Access::RemoteRead)?;
+        let user = self.responder_use(number, packet.shared, access::Access::RemoteRead)?;
         let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
         if pair.responder.message.is_some() {
             return Err(INVALID);
         }
-        let valid = remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok();
+        let valid = remote.length == 0 || check(&self.mkeys, user, remote.span()).is_ok();
         if !pair.allows_reads() || !valid {
             return Err(DENIED);
         }
@@ -220,13 +220,13 @@ impl Device {
         (remote, change): (Remote, Change),
         packet: &Packet,
     ) -> Result<u64, Problem> {
-        let user = self.responder_use(number, packet.shared, translate::Access::RemoteAtomic)?;
+        let user = self.responder_use(number, packet.shared, access::Access::RemoteAtomic)?;
         let pair = self.queue_pairs.get(number).map_err(|_| INVALID)?;
         let (allowed, begun) = (pair.allows_atomics(), pair.responder.message.is_some());
         if begun || remote.length != WORD || remote.address % WORD != 0 {
             return Err(INVALID);
         }
-        if !allowed || check(&self.mkeys, user, span(remote)).is_err() {
+        if !allowed || check(&self.mkeys, user, remote.span()).is_err() {
             return Err(DENIED);
         }
         self.have_remote(number, user, remote, 0, WORD)?;
@@ -235,11 +235,11 @@ impl Device {
             bus: &self.bus,
             user,
         };
-        let before = access.read(span(remote)).map_err(|_| DENIED)?;
+        let before = access.read(remote.span()).map_err(|_| DENIED)?;
         let order = self.capabilities.byte_order();
         let before = order.value(&before);
         let after = order.bytes(change.of(before));
-        access.write(span(remote), &after).map_err(|_| DENIED)?;
+        access.write(remote.span(), &after).map_err(|_| DENIED)?;
         let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
         pair.answer_atomic(packet.number, before);
         Ok(1)
@@ -281,13 +281,13 @@ impl Device {
             bus: &self.bus,
             user,
         };
-        let target = Segment::Memory(span(remote));
+        let target = Segment::Memory(remote.span());
         let lacks = access.lacks(&[target], done, packet);
         let cause = Cause::Remote {
             remote,
             done,
             packet,
-            write: user.access != translate::Access::RemoteRead,
+            write: user.access != access::Access::RemoteRead,
         };
         if lacks.is_empty() {
             return Ok(());
@@ -341,13 +341,5 @@ impl Device {
                 ..completion
             }
         });
-    }
-}
-
-fn span(remote: Remote) -> Span {
-    Span {
-        key: remote.key,
-        address: remote.address,
-        length: remote.length,
     }
 }

@@ -4,15 +4,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::command::{Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::entries::Entries;
-use crate::indirect::{self, Link};
 use crate::layout::{
     create_mkey_in, create_mkey_out, destroy_mkey_in, mkc, query_mkey_in, query_mkey_out,
 };
+use crate::status::Status;
 use crate::trace::Rule;
-use crate::translate::{translation, Translation, READABLE, WRITABLE};
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(
@@ -41,15 +40,67 @@ pub(crate) const COMMANDS: &[Command] = &[
     ),
 ];
 
-/// Bytes of a piece of a translation, and of an entry of a table of pages.
+/// The key of memory that takes what is written and reads as zeroes.
+pub(crate) const NULL_MKEY: u32 = 0x100;
+
+/// Bytes of a piece of a translation; of an entry of a table of pages, and of one that leads on to another key.
 const OCTWORD: usize = 16;
 const PAGE_ENTRY: usize = 8;
+const LINK: usize = 16;
 
 /// Pieces of a free key's translation that are known one by one.
 const MOST_RANGES: usize = 1 << 10;
 
 /// The longest translation that may come with the command, in these.
 const MOST: usize = 1 << 14;
+
+/// Pages' sizes, as powers of two.
+const LOG_PAGE: std::ops::RangeInclusive<u32> = 12..=62;
+
+/// What an entry of the table says besides the address: that the page may be read and written.
+pub(crate) const READABLE: u64 = 1;
+pub(crate) const WRITABLE: u64 = 2;
+
+/// How a key translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Translation {
+    /// Not at all: addresses are those of memory.
+    Physical,
+    /// By a table of pages of so many bits.
+    Pages(u32),
+    /// By a list of parts of other keys.
+    List,
+    /// By a table of parts of other keys, each of so many bits.
+    Parts(u32),
+}
+
+const PHYSICAL: u32 = 0;
+const PAGES: u32 = 1;
+const LIST: u32 = 2;
+const PARTS: u32 = 3;
+
+/// An entry of an indirect key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Of a list's entry.
+    pub(crate) length: u32,
+    pub(crate) key: u32,
+    pub(crate) address: u64,
+}
+
+impl Link {
+    pub(crate) fn parse(bytes: [u8; LINK]) -> Self {
+        let word = |at: usize| {
+            let bytes = bytes[at..at + 4].iter();
+            bytes.fold(0, |word, byte| (word << 8) | u32::from(*byte))
+        };
+        Self {
+            length: word(0),
+            key: word(4),
+            address: (u64::from(word(8)) << 32) | u64::from(word(12)),
+        }
+    }
+}
 
 /// A key.
 pub(crate) struct MemoryKey {
@@ -86,12 +137,26 @@ impl MemoryKey {
         &mut self.context
     }
 
+    /// How it translates; nothing if its context says nothing that is known.
+    pub(crate) fn translation(&self) -> Option<Translation> {
+        let mode = (mkc::ACCESS_MODE_4_2.get32(&self.context) << 2)
+            | mkc::ACCESS_MODE_1_0.get32(&self.context);
+        let log_page = mkc::LOG_PAGE_SIZE.get32(&self.context);
+        match mode {
+            PHYSICAL => Some(Translation::Physical),
+            PAGES if LOG_PAGE.contains(&log_page) => Some(Translation::Pages(log_page)),
+            LIST => Some(Translation::List),
+            PARTS if LOG_PAGE.contains(&log_page) => Some(Translation::Parts(log_page)),
+            _ => None,
+        }
+    }
+
     /// Changes its translation from a byte on. Gives the indices of entries that were there and are not any more, or
     /// allow less, or lead elsewhere; in order.
     pub(crate) fn set_translation(&mut self, first: usize, entries: &[u8]) -> Vec<u64> {
-        let cleared = match translation(&self.context) {
-            Ok(Translation::Pages(_)) => self.cleared_pages(first, entries),
-            Ok(Translation::Parts(_)) => self.count_targets(first, entries),
+        let cleared = match self.translation() {
+            Some(Translation::Pages(_)) => self.cleared_pages(first, entries),
+            Some(Translation::Parts(_)) => self.count_targets(first, entries),
             _ => Vec::new(),
         };
         self.entries.write(first, entries);
@@ -137,9 +202,7 @@ impl MemoryKey {
                 .try_into()
                 .map_or(0, |entry| Link::parse(entry).key >> 8)
         };
-        let pairs = old
-            .chunks_exact(indirect::ENTRY)
-            .zip(entries.chunks_exact(indirect::ENTRY));
+        let pairs = old.chunks_exact(LINK).zip(entries.chunks_exact(LINK));
         let (mut cleared, mut alike) = (Vec::new(), (0, 0, 0));
         for (at, (old, new)) in pairs.enumerate() {
             let (old, new) = (number(old), number(new));
@@ -147,7 +210,7 @@ impl MemoryKey {
                 continue;
             }
             if old != 0 {
-                cleared.push((first / indirect::ENTRY + at) as u64);
+                cleared.push((first / LINK + at) as u64);
             }
             // Mostly there are many that change alike.
             if (alike.0, alike.1) != (old, new) {
@@ -198,8 +261,8 @@ impl MemoryKey {
     /// The entries of its table of pages that are there, if it has one: their indices and what they say. Only those
     /// between its first address and its end.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let log_page = match translation(&self.context) {
-            Ok(Translation::Pages(log_page)) => Some(log_page),
+        let log_page = match self.translation() {
+            Some(Translation::Pages(log_page)) => Some(log_page),
             _ => None,
         };
         let count = log_page.map_or(0, |log_page| match mkc::LENGTH64.is_set(&self.context) {
@@ -251,7 +314,7 @@ impl MemoryKey {
 
     /// An entry of its list or table of other keys.
     pub(crate) fn link(&self, index: u64) -> Option<Link> {
-        let known = index < (self.entries.end() / indirect::ENTRY) as u64;
+        let known = index < (self.entries.end() / LINK) as u64;
         let entry = self.entries.entry(index).filter(|_| known)?;
         Some(Link::parse(entry))
     }

@@ -3,12 +3,13 @@
 //!
 //! No subnet manager runs: the port is as one would have left it, active and with a LID.
 
-use crate::command::{Command, Status};
+use crate::command::Command;
 use crate::device::{Device, HcaState};
 use crate::layout::{
     hca_vport_context, mad_ifc_in, mad_ifc_out, query_hca_vport_context_in,
     query_hca_vport_context_out,
 };
+use crate::status::Status;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a device announces that it can do.
 
-use crate::command::Status;
 use crate::indirect::LOG_LONGEST;
 use crate::layout::{atomic_caps, cmd_hca_cap, cmd_hca_cap_2, Field};
 use crate::on_demand::{self, Announced, Scheme};
+use crate::status::Status;
 use crate::translate::MAX_INDIRECTION;
 
 /// Ticks of the device's clock in a millisecond.
@@ -45,9 +45,6 @@ pub(crate) const MAX_COUNTERS: u32 = 0x100;
 /// The largest work requests, in bytes.
 const MAX_REQUEST: u32 = 1024;
 const MAX_RECEIVE: u32 = 512;
-
-/// The key of memory that takes what is written and reads as zeroes.
-pub(crate) const NULL_MKEY: u32 = 0x100;
 
 /// A named set of capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

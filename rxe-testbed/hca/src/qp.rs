@@ -5,22 +5,21 @@ mod commands;
 
 use std::time::Duration;
 
+use crate::access::{Access, Domain, Use};
 use crate::bus::Bus;
-use crate::command::Status;
 use crate::completion::{Completion, Outcome};
 use crate::device::Device;
-use crate::dynamic::{Connection, Target};
+use crate::dynamic::Target;
 use crate::eq::Event;
-use crate::fabric::Place;
+use crate::fabric::{Connection, Place};
 use crate::layout::{ads, dctc, qpc};
 use crate::profile::{LOG_MAX_MESSAGE, LOG_MAX_QP_SIZE, LOG_MAX_READS};
-use crate::receive::Receive;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::ring::Buffer;
 use crate::service::Service;
-use crate::translate::{Access, Domain, Use};
-use crate::wqe::{self, Malformed, Request};
+use crate::status::Status;
+use crate::wqe::{self, Malformed, Receive, Request};
 
 pub(crate) use commands::COMMANDS;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Receives: taken from a queue pair's own queue or from a shared one, filled, and completed.
 
+use crate::access::{self, Domain, Use};
 use crate::completion::{Completion, Outcome};
 use crate::data::{Access, DataError};
 use crate::device::Device;
@@ -8,27 +9,7 @@ use crate::fabric::Refusal;
 use crate::faults::{Cause, End, Verdict};
 use crate::qp::Queue;
 use crate::service::Service;
-use crate::translate::{self, Domain, Span, Use};
-use crate::wqe::Segment;
-
-/// A receive that was taken from its queue.
-pub(crate) struct Receive {
-    counter: u16,
-    spans: Vec<Span>,
-    /// The shared queue that it was taken from.
-    shared: Option<u32>,
-}
-
-impl Receive {
-    /// One of a queue pair's own queue.
-    pub(crate) fn own(counter: u16, spans: Vec<Span>) -> Self {
-        Self {
-            counter,
-            spans,
-            shared: None,
-        }
-    }
-}
+use crate::wqe::{Receive, Segment};
 
 impl Device {
     /// The shared queue from which a queue pair receives: its own one, or that which a packet names. An error is what
@@ -77,7 +58,7 @@ impl Device {
         &self,
         number: u32,
         named: Option<u32>,
-        access: translate::Access,
+        access: access::Access,
     ) -> Result<Use, Refusal> {
         let shared = self.shared_of(number, named)?;
         let pair = self.queue_pairs.get(number);
@@ -131,7 +112,7 @@ impl Device {
     fn receiving(&self, number: u32, receive: &Receive) -> Result<Access<'_>, DataError> {
         let pair = self.queue_pairs.get(number);
         let user = pair.map_err(|_| DataError::Short)?;
-        let user = user.user(number, translate::Access::LocalWrite);
+        let user = user.user(number, access::Access::LocalWrite);
         let domain = match receive.shared {
             Some(shared) => {
                 let queue = self.shared_queues.get(shared);

@@ -9,16 +9,15 @@ mod packet;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::access;
 use crate::completion::{Completion, Outcome, Syndrome};
 use crate::counters::Counter;
 use crate::data::Access;
 use crate::device::Device;
-use crate::dynamic::Connection;
-use crate::fabric::{Kind, Packet, Place, Refusal, NUMBERS};
+use crate::fabric::{Connection, Kind, Packet, Place, Refusal, NUMBERS};
 use crate::faults::{Cause, End, Verdict};
 use crate::qp::{Queue, State};
 use crate::service::Service;
-use crate::translate;
 use crate::wqe::{Operation, Request};
 use packet::{judge, packet, receive_wait, spans};
 
@@ -229,7 +228,7 @@ impl Device {
         let access = Access {
             keys: &self.mkeys,
             bus: &self.bus,
-            user: pair.user(number, translate::Access::LocalRead),
+            user: pair.user(number, access::Access::LocalRead),
         };
         match packet(pair, number, taken, next, access, self.port) {
             Ok(packet) => {
@@ -393,8 +392,8 @@ impl Device {
             return false;
         };
         let right = match reads {
-            true => translate::Access::LocalWrite,
-            false => translate::Access::LocalRead,
+            true => access::Access::LocalWrite,
+            false => access::Access::LocalRead,
         };
         let access = Access {
             keys: &self.mkeys,
@@ -438,7 +437,7 @@ impl Device {
             return;
         };
         let mtu = pair.mtu();
-        let user = pair.user(number, translate::Access::LocalWrite);
+        let user = pair.user(number, access::Access::LocalWrite);
         let mut all = pair.requester.taken.iter();
         let at = all.position(|taken| taken.is_read() && taken.answered < taken.packets);
         let Some((at, read)) = at.and_then(|at| Some((at, pair.requester.taken.get_mut(at)?)))

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::access::{self, Span, Use};
 use crate::completion::Outcome;
 use crate::counters::Counter;
 use crate::data::Access;
@@ -13,9 +14,9 @@ use crate::faults::End;
 use crate::message::{Message, Problem, INVALID};
 use crate::port::LID;
 use crate::qp::QueuePair;
-use crate::receive::Receive;
 use crate::service::Service;
-use crate::translate::{self, check, Span, Use};
+use crate::translate::check;
+use crate::wqe::Receive;
 
 /// An answer that is to be sent.
 pub(crate) enum Answer {
@@ -129,7 +130,7 @@ impl Device {
     /// A packet that has come before: a read is done once more, an atomic's answer is given once more, anything else
     /// is only acknowledged.
     fn again(&mut self, number: u32, packet: Packet, expected: u32) {
-        let user = self.responder_use(number, packet.shared, translate::Access::RemoteRead);
+        let user = self.responder_use(number, packet.shared, access::Access::RemoteRead);
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
@@ -138,7 +139,7 @@ impl Device {
                 let Ok(user) = user else {
                     return;
                 };
-                if remote.length == 0 || check(&self.mkeys, user, span(remote)).is_ok() {
+                if remote.length == 0 || check(&self.mkeys, user, remote.span()).is_ok() {
                     pair.responder.answers.push_back(Answer::Data {
                         number: packet.number,
                         remote,
@@ -387,14 +388,6 @@ impl QueuePair {
             found.pop_front();
         }
         self.answer(sequence, Kind::AtomicData(value));
-    }
-}
-
-fn span(remote: Remote) -> Span {
-    Span {
-        key: remote.key,
-        address: remote.address,
-        length: remote.length,
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A buffer of pages that the driver has given: where a byte of it is for the device.
 
-use crate::command::Status;
+use crate::status::Status;
 
 /// The smallest pages, as a power of two, and the share of a page in which its beginning is told.
 const LOG_PAGE: u32 = 12;

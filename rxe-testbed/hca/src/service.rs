@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Services of the transport: what a queue pair is for, and what its packets are.
 
-use crate::command::Status;
+use crate::status::Status;
 
 /// What goes through a queue pair, by the number that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,18 +2,19 @@
 //! Shared receive queues: those of the service with extended connections, and plain ones, which the interface calls
 //! receive memory pools.
 
+use crate::access::Span;
 use crate::bus::Bus;
-use crate::command::{words, Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::eq::Event;
 use crate::layout::{
     arm_xrc_srq_in, create_rmp_in, create_rmp_out, create_xrc_srq_in, create_xrc_srq_out,
     destroy_rmp_in, destroy_xrc_srq_in, modify_rmp_in, query_rmp_in, query_rmp_out,
-    query_xrc_srq_in, query_xrc_srq_out, rmpc, wq, xrc_srqc,
+    query_xrc_srq_in, query_xrc_srq_out, rmpc, words, wq, xrc_srqc,
 };
 use crate::profile::LOG_MAX_QP_SIZE;
 use crate::ring::Buffer;
-use crate::translate::Span;
+use crate::status::Status;
 use crate::wqe;
 
 pub(crate) const COMMANDS: &[Command] = &[

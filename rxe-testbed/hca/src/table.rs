@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::Status;
+use crate::status::Status;
 
 /// Objects of one kind. A number that is free again is used again at once, so that whoever still uses it is found.
 pub(crate) struct Table<T> {

@@ -3,12 +3,12 @@
 
 use serde_json::json;
 
+use crate::access::{self, Domain, Use};
 use crate::completion::Syndrome;
 use crate::data::Access;
 use crate::device::Device;
 use crate::layout::{mkc, Field};
 use crate::trace::Rule;
-use crate::translate::{self, Domain, Use};
 use crate::wqe::{Request, Update};
 
 /// Flags: the key has to be the queue pair's; where the translation begins is said; the key has to be free, or must not
@@ -66,7 +66,7 @@ impl Device {
         let access = Access {
             keys: &self.mkeys,
             bus: &self.bus,
-            user: pair.user(number, translate::Access::LocalRead),
+            user: pair.user(number, access::Access::LocalRead),
         };
         let length = u64::from(update.octwords) * OCTWORD;
         let entries = access.gather(&request.data, 0, length);

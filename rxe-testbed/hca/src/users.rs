@@ -5,13 +5,14 @@
 //! Nobody but the driver may name memory: an object whose memory would be that of an application, which the interface
 //! calls user memory, is not made.
 
-use crate::command::{Command, Status, SHORT};
+use crate::command::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     cqc, create_cq_in, create_mkey_in, create_qp_in, create_rmp_in, create_uctx_out,
     create_xrc_srq_in, destroy_uctx_in, general_obj_in_cmd_hdr, modify_cq_in, qpc, rmpc, wq,
     xrc_srqc, Field,
 };
+use crate::status::Status;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(

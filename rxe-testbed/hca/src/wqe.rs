@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Work requests as drivers write them: segments of 16 bytes, the first of which says what is to be done.
 
+use crate::access::Span;
 use crate::service::Service;
-use crate::translate::Span;
 
 /// Bytes of a segment, and of a piece of a send queue.
 pub(crate) const SEGMENT: usize = 16;
@@ -307,6 +307,25 @@ impl Request {
         match reads && to_request {
             true => Err(Malformed::Operation),
             false => Ok(operation),
+        }
+    }
+}
+
+/// A receive that was taken from its queue.
+pub(crate) struct Receive {
+    pub(crate) counter: u16,
+    pub(crate) spans: Vec<Span>,
+    /// The shared queue that it was taken from.
+    pub(crate) shared: Option<u32>,
+}
+
+impl Receive {
+    /// One of a queue pair's own queue.
+    pub(crate) fn own(counter: u16, spans: Vec<Span>) -> Self {
+        Self {
+            counter,
+            spans,
+            shared: None,
         }
     }
 }

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The commands of a device's life: enabled, given pages, told what to be, initialised, and all of it back.
 
-use std::collections::BTreeSet;
-
-use super::{Command, Status, SHORT, SHORTEST};
+use super::{Command, SHORT, SHORTEST};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     init_hca_in, manage_pages_in, manage_pages_out, query_adapter_out, query_hca_cap_in,
     query_hca_cap_out, query_issi_out, query_pages_in, query_pages_out, query_special_contexts_out,
-    set_hca_cap_in, set_issi_in,
+    set_hca_cap_in, set_issi_in, words,
 };
-use crate::profile::NULL_MKEY;
+use crate::mkey::NULL_MKEY;
+use crate::status::Status;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new(
@@ -124,31 +123,6 @@ const CANNOT_GIVE: u64 = 0;
 const GIVE: u64 = 1;
 const TAKE: u64 = 2;
 
-/// The memory that a driver has lent to the device.
-#[derive(Default)]
-pub(crate) struct Pages {
-    lent: BTreeSet<u64>,
-}
-
-impl Pages {
-    fn give(&mut self, addresses: &[u64]) -> Result<(), Status> {
-        let mut all = self.lent.clone();
-        for address in addresses {
-            if address & 0xfff != 0 || !all.insert(*address) {
-                return Err(Status::BadParameter);
-            }
-        }
-        self.lent = all;
-        Ok(())
-    }
-
-    fn take(&mut self, count: usize) -> Vec<u64> {
-        let taken: Vec<u64> = self.lent.iter().copied().take(count).collect();
-        self.lent.retain(|address| !taken.contains(address));
-        taken
-    }
-}
-
 fn enable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
     match device.state {
         HcaState::Off => {
@@ -160,7 +134,7 @@ fn enable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status>
 }
 
 fn disable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    if device.state != HcaState::Enabled || !device.pages.lent.is_empty() {
+    if device.state != HcaState::Enabled || device.pages.len() != 0 {
         return Err(Status::BadSystemState);
     }
     device.forget_everything();
@@ -168,7 +142,7 @@ fn disable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status
 }
 
 fn init_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let enough = device.pages.lent.len() >= (BOOT_PAGES + INIT_PAGES) as usize;
+    let enough = device.pages.len() >= (BOOT_PAGES + INIT_PAGES) as usize;
     if device.state != HcaState::Enabled || !enough {
         return Err(Status::BadSystemState);
     }
@@ -189,9 +163,7 @@ fn query_pages(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(
         BOOT => BOOT_PAGES,
         INIT => INIT_PAGES,
         // What is lent can be had back as long as the device is not initialised.
-        REGULAR if device.state == HcaState::Enabled => {
-            (device.pages.lent.len() as u32).wrapping_neg()
-        }
+        REGULAR if device.state == HcaState::Enabled => (device.pages.len() as u32).wrapping_neg(),
         REGULAR => 0,
         _ => return Err(Status::BadParameter),
     };
@@ -226,16 +198,6 @@ fn manage_pages(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<
         }
         _ => Err(Status::BadParameter),
     }
-}
-
-/// Big-endian words of 64 bits.
-pub(crate) fn words(bytes: &[u8]) -> Vec<u64> {
-    let word = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .fold(0, |word, byte| (word << 8) | u64::from(*byte))
-    };
-    bytes.chunks_exact(8).map(word).collect()
 }
 
 fn query_hca_cap(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
@@ -283,19 +245,4 @@ fn query_adapter(_: &mut Device, _: &[u8], output: &mut [u8]) -> Result<(), Stat
 fn query_special_contexts(_: &mut Device, _: &[u8], output: &mut [u8]) -> Result<(), Status> {
     query_special_contexts_out::NULL_MKEY.set(output, NULL_MKEY);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_is_lent_once() {
-        let mut pages = Pages::default();
-        assert_eq!(pages.give(&[0x1000, 0x2000]), Ok(()));
-        assert_eq!(pages.give(&[0x3000, 0x1000]), Err(Status::BadParameter));
-        assert_eq!(pages.give(&[0x3001]), Err(Status::BadParameter));
-        assert_eq!(pages.take(5), [0x1000, 0x2000]);
-        assert!(pages.take(5).is_empty());
-    }
 }

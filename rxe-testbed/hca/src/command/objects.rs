@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Objects that are no more than numbers for the device: pages of doorbells, protection domains and their like.
 
-use super::{Command, Status, SHORT};
+use super::{Command, SHORT};
 use crate::device::HcaState;
 use crate::layout::{
     alloc_pd_out, alloc_transport_domain_out, alloc_uar_out, alloc_xrcd_out, dealloc_pd_in,
     dealloc_transport_domain_in, dealloc_uar_in, dealloc_xrcd_in,
 };
+use crate::status::Status;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new(

@@ -6,11 +6,12 @@
 
 use serde_json::json;
 
-use super::{find, Status, SHORT, SHORTEST};
+use super::{find, SHORT, SHORTEST};
 use crate::device::Device;
 use crate::eq::Event;
 use crate::layout::{cmd_queue_entry, query_pages_in, query_pages_out};
 use crate::segment::{LOG_ENTRIES, LOG_STRIDE};
+use crate::status::Status;
 use crate::trace::Rule;
 
 /// Who these accesses to memory are by.

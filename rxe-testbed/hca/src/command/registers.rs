@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Registers that drivers read and write by a command.
 
-use super::{Command, Status, SHORT};
+use super::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{access_register_in, access_register_out, pcap_reg, query_pages_in};
 use crate::port::NUMBER;
+use crate::status::Status;
 
 pub(super) const COMMANDS: &[Command] = &[Command::new(
     0x805,

@@ -4,17 +4,18 @@
 use serde_json::json;
 
 use super::{receive_bytes, QueuePair, Role, State, SEND_PIECE, SHARED};
-use crate::command::{words, Command, Run, Status, SHORT};
+use crate::command::{Command, Run, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     ads, create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out,
-    rst2init_qp_in, Field,
+    rst2init_qp_in, words, Field,
 };
 use crate::profile::LOG_MAX_QP_SIZE;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::ring::Buffer;
 use crate::service::Service;
+use crate::status::Status;
 
 pub(crate) const COMMANDS: &[Command] = &[
     Command::new(

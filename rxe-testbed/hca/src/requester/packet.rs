@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{on_wire, Taken};
+use crate::access::Span;
 use crate::completion::Syndrome;
 use crate::data::{Access, DataError};
 use crate::datagram;
@@ -11,7 +12,6 @@ use crate::fabric::{Kind, Packet, Part, Place, Remote};
 use crate::port::{Port, LID};
 use crate::qp::QueuePair;
 use crate::service::Service;
-use crate::translate::Span;
 use crate::wqe::{Malformed, Operation, Request, Segment};
 
 /// Bytes that an atomic changes.

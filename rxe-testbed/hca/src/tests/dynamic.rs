@@ -4,12 +4,12 @@
 use anyhow::{Context, Result};
 
 use super::scene::{bytes, kind, Scene, Wish, MTU, SIGNALLED, USUAL};
-use crate::command::Status;
 use crate::eq::Event;
 use crate::layout::{
     arm_dct_in, create_dct_in, create_dct_out, create_qp_in, dctc, destroy_dct_in, destroy_rmp_in,
     qpc, query_dct_in, query_dct_out, rst2init_qp_in,
 };
+use crate::status::Status;
 use crate::wqe;
 
 pub(super) const INITIATOR: u32 = 5;

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::driver::Driver;
-use crate::command::{self, Status};
+use crate::command;
 use crate::device::HcaState;
 use crate::layout::{
     access_register_in, access_register_out, alloc_pd_out, alloc_uar_out, create_mkey_in,
@@ -13,6 +13,7 @@ use crate::layout::{
     pcap_reg, query_hca_cap_out, query_hca_vport_context_in, query_hca_vport_context_out,
     query_mkey_in, query_mkey_out, query_pages_in, query_pages_out, query_special_contexts_out,
 };
+use crate::status::Status;
 use crate::trace::Rule;
 
 #[test]

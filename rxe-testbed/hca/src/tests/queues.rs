@@ -4,7 +4,6 @@
 use anyhow::{Context, Result};
 
 use super::driver::{pages, Driver, Ring};
-use crate::command::Status;
 use crate::eq::Event;
 use crate::layout::{
     alloc_pd_out, alloc_uar_out, alloc_xrcd_out, cqc, create_qp_in, create_qp_out, create_rmp_in,
@@ -13,6 +12,7 @@ use crate::layout::{
     modify_cq_in, qpc, query_cq_in, query_cq_out, query_eq_in, query_eq_out, query_qp_in,
     query_qp_out, rmpc, rst2init_qp_in, wq, xrc_srqc,
 };
+use crate::status::Status;
 use crate::trace::Rule;
 
 const COMMANDS: u64 = 1 << Event::Command as u64;

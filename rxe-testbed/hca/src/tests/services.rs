@@ -9,7 +9,6 @@ use super::scene::{
     bytes, fails, inline, kind, place, Scene, Wish, DATAGRAM, DATAGRAM_KEY, EXTENDED, GENERAL, MTU,
     RELIABLE, SIGNALLED, UNRELIABLE, USUAL,
 };
-use crate::command::Status;
 use crate::eq::Event;
 use crate::fabric::{Fabric, Kind, Packet};
 use crate::layout::{
@@ -17,6 +16,7 @@ use crate::layout::{
     query_mkey_in, query_mkey_out, query_q_counter_in, query_q_counter_out, query_rmp_in,
     query_rmp_out, query_xrc_srq_in, query_xrc_srq_out, rmpc, rst2init_qp_in, wq, xrc_srqc,
 };
+use crate::status::Status;
 use crate::wqe;
 
 /// What an atomic says of its change.
@@ -554,7 +554,7 @@ fn what_comes_is_counted() -> Result<()> {
     assert!(output[16..].iter().all(|byte| *byte == 0));
     query_q_counter_in::COUNTER_SET_ID.set(&mut input, u64::from(scene.counters) + 1);
     let missing = driver.try_command(0x773, &input, query_q_counter_out::BYTES)?;
-    assert_eq!(missing, Err(crate::command::Status::BadResource as u64));
+    assert_eq!(missing, Err(crate::status::Status::BadResource as u64));
     // Another set may be chosen on the way.
     let mut input = vec![0; rst2init_qp_in::BYTES];
     rst2init_qp_in::QPN.set(&mut input, scene.ends[1].number);

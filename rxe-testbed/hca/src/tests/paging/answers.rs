@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Fault, Stage, PAGE, PAGES, READ_ONLY, READ_WRITE, START};
 use crate::layout::{destroy_mkey_in, destroy_qp_in, mkc};
-use crate::profile::NULL_MKEY;
+use crate::mkey::NULL_MKEY;
 use crate::tests::scene::SIGNALLED;
 use crate::trace::Rule;
 use crate::wqe;

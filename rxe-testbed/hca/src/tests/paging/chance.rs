@@ -5,7 +5,7 @@ use anyhow::{ensure, Result};
 
 use super::{Stage, PAGE, PAGES, READ_WRITE, START};
 use crate::fabric::{Fabric, Kind, Packet};
-use crate::profile::NULL_MKEY;
+use crate::mkey::NULL_MKEY;
 use crate::tests::fuzz::Dice;
 use crate::tests::scene::{bytes, kind, segment, MEMORY, MTU, SHORT, SIGNALLED};
 use crate::trace::Rule;

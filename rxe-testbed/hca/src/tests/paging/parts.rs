@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{Stage, PAGE, READ_ONLY};
 use crate::layout::mkc;
-use crate::profile::NULL_MKEY;
+use crate::mkey::NULL_MKEY;
 use crate::tests::scene::{kind, SIGNALLED};
 use crate::wqe;
 
