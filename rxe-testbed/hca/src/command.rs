@@ -1,71 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The command interface: entries of the command queue, mailboxes, and who executes what.
+//! The command interface: all commands by their opcodes. `queue.rs` takes entries of the command queue, and has each
+//! executed by the command that it names; the other files here define commands, those of a kind of object in one.
 
+mod counters;
+mod cq;
+mod dct;
+mod definition;
+mod eq;
 mod hca;
+mod mkey;
 mod objects;
+mod page_fault;
+mod port;
+mod qp;
 mod queue;
 mod registers;
+mod srq;
+mod users;
 
-use crate::device::{Device, HcaState};
-use crate::status::Status;
-
-/// What executes a command: it reads the input, which is at least as long as the command says, and fills the output,
-/// which begins as zeroes.
-pub(crate) type Run = fn(&mut Device, &[u8], &mut [u8]) -> Result<(), Status>;
-
-/// A command.
-pub(crate) struct Command {
-    pub(crate) opcode: u16,
-    pub(crate) name: &'static str,
-    /// From when on it is taken.
-    pub(crate) from: HcaState,
-    /// Bytes of input and output that there are at least.
-    pub(crate) input: usize,
-    pub(crate) output: usize,
-    pub(crate) run: Run,
-}
-
-impl Command {
-    pub(crate) const fn new(
-        opcode: u16,
-        name: &'static str,
-        from: HcaState,
-        input: usize,
-        output: usize,
-        run: Run,
-    ) -> Self {
-        Self {
-            opcode,
-            name,
-            from,
-            input,
-            output,
-            run,
-        }
-    }
-}
-
-/// Bytes of most inputs and outputs, for which an entry has room.
-pub(crate) const SHORT: usize = 16;
-
-/// Bytes that every output has: its status and what else there is to say of it.
-const SHORTEST: usize = 8;
+use definition::Command;
 
 /// All commands that the device knows.
 const COMMANDS: &[&[Command]] = &[
     hca::COMMANDS,
     objects::COMMANDS,
     registers::COMMANDS,
-    crate::port::COMMANDS,
-    crate::eq::COMMANDS,
-    crate::counters::COMMANDS,
-    crate::mkey::COMMANDS,
-    crate::faults::COMMANDS,
-    crate::cq::COMMANDS,
-    crate::srq::COMMANDS,
-    crate::qp::COMMANDS,
-    crate::dynamic::COMMANDS,
-    crate::users::COMMANDS,
+    port::COMMANDS,
+    eq::COMMANDS,
+    counters::COMMANDS,
+    mkey::COMMANDS,
+    page_fault::COMMANDS,
+    cq::COMMANDS,
+    srq::COMMANDS,
+    qp::COMMANDS,
+    dct::COMMANDS,
+    users::COMMANDS,
 ];
 
 /// The command with that opcode.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What an entry of a completion queue says.
+//! What an entry of a completion queue says. `cq` puts it there.
 
 /// Bytes of what a completion says.
 pub(crate) const COMPLETION: usize = 64;

@@ -1,50 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Sets of counters, which queue pairs share: what came and what went wrong.
 
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
-use crate::layout::{
-    alloc_q_counter_out, dealloc_q_counter_in, query_q_counter_in, query_q_counter_out, Field,
-};
-use crate::status::Status;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x771,
-        "ALLOC_Q_COUNTER",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        |device, _, output| {
-            let number = device.counters.add(Counters::default())?;
-            alloc_q_counter_out::COUNTER_SET_ID.set(output, number);
-            Ok(())
-        },
-    ),
-    Command::new(
-        0x772,
-        "DEALLOC_Q_COUNTER",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| {
-            let number = dealloc_q_counter_in::COUNTER_SET_ID.get32(input);
-            let mut pairs = device.queue_pairs.iter();
-            match pairs.any(|(_, pair)| pair.counters() == number) {
-                true => Err(Status::ResourceBusy),
-                false => device.counters.remove(number).map(drop),
-            }
-        },
-    ),
-    Command::new(
-        0x773,
-        "QUERY_Q_COUNTER",
-        HcaState::Initialised,
-        query_q_counter_in::BYTES,
-        query_q_counter_out::BYTES,
-        query,
-    ),
-];
+use crate::layout::{query_q_counter_out, Field};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,30 +54,17 @@ const ALL: [(Counter, Field); 9] = [
 #[derive(Default)]
 pub(crate) struct Counters([u32; ALL.len()]);
 
-fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    if query_q_counter_in::AGGREGATE.is_set(input) || query_q_counter_in::OTHER_VPORT.is_set(input)
-    {
-        return Err(Status::BadParameter);
+impl Counters {
+    pub(crate) fn count(&mut self, counter: Counter) {
+        if let Some(place) = ALL.iter().position(|(one, _)| *one == counter) {
+            self.0[place] = self.0[place].wrapping_add(1);
+        }
     }
-    let number = query_q_counter_in::COUNTER_SET_ID.get32(input);
-    let counters = device.counters.get_mut(number)?;
-    for ((_, field), value) in ALL.iter().zip(counters.0) {
-        field.set(output, value);
-    }
-    if query_q_counter_in::CLEAR.is_set(input) {
-        *counters = Counters::default();
-    }
-    Ok(())
-}
 
-impl Device {
-    /// Counts something that happened to a queue pair, if it has a set.
-    pub(crate) fn count(&mut self, number: u32, counter: Counter) {
-        let set = self.queue_pairs.get(number).map(|pair| pair.counters());
-        let counters = set.and_then(|set| self.counters.get_mut(set));
-        let place = ALL.iter().position(|(one, _)| *one == counter);
-        if let (Ok(counters), Some(place)) = (counters, place) {
-            counters.0[place] = counters.0[place].wrapping_add(1);
+    /// Fills the output of QUERY_Q_COUNTER.
+    pub(crate) fn query(&self, output: &mut [u8]) {
+        for ((_, field), value) in ALL.iter().zip(self.0) {
+            field.set(output, value);
         }
     }
 }

@@ -5,52 +5,14 @@
 use serde_json::json;
 
 use crate::bus::Bus;
-use crate::command::{Command, SHORT};
 use crate::completion::COMPLETION;
-use crate::device::{Device, HcaState};
-use crate::eq::Event;
-use crate::layout::{
-    cqc, create_cq_in, create_cq_out, destroy_cq_in, modify_cq_in, query_cq_in, query_cq_out, words,
-};
+use crate::eq::{Event, EventQueue, EventQueues};
+use crate::layout::{cqc, create_cq_in, modify_cq_in, query_cq_out, words};
 use crate::profile::LOG_MAX_CQ_SIZE;
 use crate::ring::Buffer;
 use crate::status::Status;
+use crate::table::Table;
 use crate::trace::Rule;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x400,
-        "CREATE_CQ",
-        HcaState::Initialised,
-        create_cq_in::BYTES,
-        SHORT,
-        create,
-    ),
-    Command::new(
-        0x401,
-        "DESTROY_CQ",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        destroy,
-    ),
-    Command::new(
-        0x402,
-        "QUERY_CQ",
-        HcaState::Initialised,
-        SHORT,
-        query_cq_out::BYTES,
-        query,
-    ),
-    Command::new(
-        0x403,
-        "MODIFY_CQ",
-        HcaState::Initialised,
-        modify_cq_in::BYTES,
-        SHORT,
-        modify,
-    ),
-];
 
 /// Indices count modulo this.
 const INDICES: u32 = 1 << 24;
@@ -103,6 +65,158 @@ pub(crate) struct CompletionQueue {
 }
 
 impl CompletionQueue {
+    /// One as the input of CREATE_CQ says, for a driver with these event queues and pages of doorbells.
+    pub(crate) fn create(
+        input: &[u8],
+        event_queues: &Table<EventQueue>,
+        doorbell_pages: &Table<()>,
+    ) -> Result<Self, Status> {
+        let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
+        let (ring, log_size, entry) = geometry(&context, &input[create_cq_in::BYTES..])?;
+        let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
+        event_queues.get(event_queue)?;
+        doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
+        let record = cqc::DBR_ADDR.get(&context);
+        Ok(Self {
+            ring,
+            log_size,
+            entry,
+            context,
+            record,
+            event_queue,
+            produced: 0,
+            solicited: None,
+            arm: Arm::Not,
+            overrun: false,
+        })
+    }
+
+    /// Fills the output of QUERY_CQ.
+    pub(crate) fn query(&self, output: &mut [u8], bus: &Bus) {
+        let consumed = bus.read_be32("completion queue", self.record);
+        let context = query_cq_out::CQ_CONTEXT.of_mut(output);
+        context.copy_from_slice(&self.context);
+        let state = match self.arm {
+            Arm::Not => FIRED,
+            Arm::Next => ARMED,
+            Arm::Solicited => ARMED_SOLICITED,
+        };
+        cqc::ST.set(context, state);
+        cqc::STATUS.set(context, if self.overrun { OVERRUN } else { 0 });
+        cqc::CONSUMER_COUNTER.set(context, consumed.unwrap_or(0));
+        cqc::PRODUCER_COUNTER.set(context, self.produced);
+        cqc::LAST_SOLICIT_INDEX.set(context, self.solicited.unwrap_or(0));
+        if let Some(place) = output.get_mut(query_cq_out::BYTES..query_cq_out::BYTES + 8) {
+            place.copy_from_slice(&self.ring.first_page().to_be_bytes());
+        }
+    }
+
+    /// Does what MODIFY_CQ says. Moderation is kept for queries: an event is always sent at once.
+    pub(crate) fn modify(&mut self, input: &[u8], bus: &Bus) -> Result<(), Status> {
+        let fields = modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.get(input);
+        match modify_cq_in::OP_MOD.get(input) {
+            MODIFY if fields & !MODERATION == 0 => {}
+            RESIZE if fields == GEOMETRY => return self.resize(input, bus),
+            _ => return Err(Status::BadParameter),
+        }
+        let wanted = modify_cq_in::CQ_CONTEXT.of(input);
+        for (bit, field) in [(1, cqc::CQ_PERIOD), (2, cqc::CQ_MAX_COUNT)] {
+            if fields & bit != 0 {
+                field.set(&mut self.context, field.get(wanted));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a queue to another buffer. A last completion in the old one says where it ends; the driver takes what lies
+    /// before it along, each to the place after its own.
+    fn resize(&mut self, input: &[u8], bus: &Bus) -> Result<(), Status> {
+        let wanted = modify_cq_in::CQ_CONTEXT.of(input);
+        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..])?;
+        let consumed = bus.read_be32("completion queue", self.record);
+        let consumed = consumed.map_err(|_| Status::BadParameter)?;
+        let waiting = self.produced.wrapping_sub(consumed) % INDICES;
+        if self.overrun || waiting >= 1 << self.log_size || waiting >= 1 << log_size {
+            return Err(Status::BadSize);
+        }
+        let mut last = [0; COMPLETION];
+        last[COMPLETION - 1] = RESIZED << 4;
+        self.put(&last, bus);
+        self.solicited = self.solicited.map(|index| (index + 1) % INDICES);
+        (self.ring, self.log_size, self.entry) = (ring, log_size, entry);
+        for field in [
+            cqc::LOG_CQ_SIZE,
+            cqc::CQE_SZ,
+            cqc::LOG_PAGE_SIZE,
+            cqc::PAGE_OFFSET,
+        ] {
+            field.set(&mut self.context, field.get(wanted));
+        }
+        Ok(())
+    }
+
+    /// The driver's doorbell of the queue: it wants an event for what comes after what it has taken.
+    pub(crate) fn doorbell(&mut self, number: u32, word: u32, events: &mut EventQueues, bus: &Bus) {
+        let arm = match word & SOLICITED {
+            0 => Arm::Next,
+            _ => Arm::Solicited,
+        };
+        if self.has(arm, word % INDICES) {
+            self.arm = Arm::Not;
+            self.completion_event(number, events, bus);
+        } else {
+            self.arm = arm;
+        }
+    }
+
+    /// Puts a completion into the queue.
+    pub(crate) fn complete(
+        &mut self,
+        number: u32,
+        completion: &[u8; COMPLETION],
+        solicited: bool,
+        events: &mut EventQueues,
+        bus: &Bus,
+    ) {
+        if self.overrun {
+            return;
+        }
+        let size = 1 << self.log_size;
+        let Ok(consumed) = bus.read_be32("completion queue", self.record) else {
+            return;
+        };
+        let waiting = self.produced.wrapping_sub(consumed) % INDICES;
+        if waiting >= size && !cqc::OI.is_set(&self.context) {
+            self.overrun = true;
+            let text = format!("completion queue {number:#x} is full");
+            bus.violation(Rule::Overrun, text);
+            return overrun_event(number, events, bus);
+        }
+        self.put(completion, bus);
+        if solicited {
+            self.solicited = Some(self.produced);
+        }
+        let fires = match self.arm {
+            Arm::Not => false,
+            Arm::Next => true,
+            Arm::Solicited => solicited,
+        };
+        if fires {
+            self.arm = Arm::Not;
+        }
+        let opcode = completion[COMPLETION - 1] >> 4;
+        bus.event("completion", || json!({"cq": number, "opcode": opcode}));
+        if fires {
+            self.completion_event(number, events, bus);
+        }
+    }
+
+    fn completion_event(&self, number: u32, events: &mut EventQueues, bus: &Bus) {
+        let mut data = [0; 28];
+        data[24..].copy_from_slice(&number.to_be_bytes());
+        events.post(self.event_queue, Event::Completion, &data, bus);
+    }
+
     /// The event queue that hears of it.
     pub(crate) fn event_queue(&self) -> u32 {
         self.event_queue
@@ -158,186 +272,11 @@ fn geometry(context: &[u8], pages: &[u8]) -> Result<(Buffer, u32, usize), Status
     Ok((ring, log_size, entry))
 }
 
-fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
-    let (ring, log_size, entry) = geometry(&context, &input[create_cq_in::BYTES..])?;
-    let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
-    device.event_queues.get(event_queue)?;
-    device.doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
-    let record = cqc::DBR_ADDR.get(&context);
-    let queue = CompletionQueue {
-        ring,
-        log_size,
-        entry,
-        context,
-        record,
-        event_queue,
-        produced: 0,
-        solicited: None,
-        arm: Arm::Not,
-        overrun: false,
-    };
-    create_cq_out::CQN.set(output, device.completion_queues.add(queue)?);
-    Ok(())
-}
-
-fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let number = destroy_cq_in::CQN.get32(input);
-    let pairs = device
-        .queue_pairs
-        .iter()
-        .any(|(_, pair)| pair.completes_in(number));
-    let mut shared = device.shared_queues.iter();
-    if pairs || shared.any(|(_, queue)| queue.completes_in(number)) {
-        return Err(Status::ResourceBusy);
-    }
-    device.completion_queues.remove(number).map(drop)
-}
-
-fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let queue = device
-        .completion_queues
-        .get(query_cq_in::CQN.get32(input))?;
-    let consumed = device.bus.read_be32("completion queue", queue.record);
-    let context = query_cq_out::CQ_CONTEXT.of_mut(output);
-    context.copy_from_slice(&queue.context);
-    let state = match queue.arm {
-        Arm::Not => FIRED,
-        Arm::Next => ARMED,
-        Arm::Solicited => ARMED_SOLICITED,
-    };
-    cqc::ST.set(context, state);
-    cqc::STATUS.set(context, if queue.overrun { OVERRUN } else { 0 });
-    cqc::CONSUMER_COUNTER.set(context, consumed.unwrap_or(0));
-    cqc::PRODUCER_COUNTER.set(context, queue.produced);
-    cqc::LAST_SOLICIT_INDEX.set(context, queue.solicited.unwrap_or(0));
-    if let Some(place) = output.get_mut(query_cq_out::BYTES..query_cq_out::BYTES + 8) {
-        place.copy_from_slice(&queue.ring.first_page().to_be_bytes());
-    }
-    Ok(())
-}
-
-/// Moderation is kept for queries: an event is always sent at once.
-fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let number = modify_cq_in::CQN.get32(input);
-    let queue = device.completion_queues.get_mut(number)?;
-    let fields = modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.get(input);
-    match modify_cq_in::OP_MOD.get(input) {
-        MODIFY if fields & !MODERATION == 0 => {}
-        RESIZE if fields == GEOMETRY => return device.resize(number, input),
-        _ => return Err(Status::BadParameter),
-    }
-    let wanted = modify_cq_in::CQ_CONTEXT.of(input);
-    for (bit, field) in [(1, cqc::CQ_PERIOD), (2, cqc::CQ_MAX_COUNT)] {
-        if fields & bit != 0 {
-            field.set(&mut queue.context, field.get(wanted));
-        }
-    }
-    Ok(())
-}
-
-impl Device {
-    /// Moves a queue to another buffer. A last completion in the old one says where it ends; the driver takes what lies
-    /// before it along, each to the place after its own.
-    fn resize(&mut self, number: u32, input: &[u8]) -> Result<(), Status> {
-        let wanted = modify_cq_in::CQ_CONTEXT.of(input);
-        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..])?;
-        let queue = self.completion_queues.get_mut(number)?;
-        let consumed = self.bus.read_be32("completion queue", queue.record);
-        let consumed = consumed.map_err(|_| Status::BadParameter)?;
-        let waiting = queue.produced.wrapping_sub(consumed) % INDICES;
-        if queue.overrun || waiting >= 1 << queue.log_size || waiting >= 1 << log_size {
-            return Err(Status::BadSize);
-        }
-        let mut last = [0; COMPLETION];
-        last[COMPLETION - 1] = RESIZED << 4;
-        queue.put(&last, &self.bus);
-        queue.solicited = queue.solicited.map(|index| (index + 1) % INDICES);
-        (queue.ring, queue.log_size, queue.entry) = (ring, log_size, entry);
-        for field in [
-            cqc::LOG_CQ_SIZE,
-            cqc::CQE_SZ,
-            cqc::LOG_PAGE_SIZE,
-            cqc::PAGE_OFFSET,
-        ] {
-            field.set(&mut queue.context, field.get(wanted));
-        }
-        Ok(())
-    }
-
-    /// The driver's doorbell of a completion queue: it wants an event for what comes after what it has taken.
-    pub(crate) fn completion_doorbell(&mut self, word: u32, number: u32) {
-        let number = number % INDICES;
-        let Ok(queue) = self.completion_queues.get_mut(number) else {
-            let text = format!("a doorbell for completion queue {number:#x}, which is not there");
-            return self.bus.violation(Rule::Interface, text);
-        };
-        let arm = match word & SOLICITED {
-            0 => Arm::Next,
-            _ => Arm::Solicited,
-        };
-        if queue.has(arm, word % INDICES) {
-            queue.arm = Arm::Not;
-            self.completion_event(number);
-        } else {
-            queue.arm = arm;
-        }
-    }
-
-    /// Puts a completion into a queue.
-    pub(crate) fn complete(&mut self, number: u32, completion: &[u8; COMPLETION], solicited: bool) {
-        let Ok(queue) = self.completion_queues.get_mut(number) else {
-            return;
-        };
-        if queue.overrun {
-            return;
-        }
-        let size = 1 << queue.log_size;
-        let Ok(consumed) = self.bus.read_be32("completion queue", queue.record) else {
-            return;
-        };
-        let waiting = queue.produced.wrapping_sub(consumed) % INDICES;
-        if waiting >= size && !cqc::OI.is_set(&queue.context) {
-            queue.overrun = true;
-            let text = format!("completion queue {number:#x} is full");
-            self.bus.violation(Rule::Overrun, text);
-            return self.overrun_event(number);
-        }
-        queue.put(completion, &self.bus);
-        if solicited {
-            queue.solicited = Some(queue.produced);
-        }
-        let fires = match queue.arm {
-            Arm::Not => false,
-            Arm::Next => true,
-            Arm::Solicited => solicited,
-        };
-        if fires {
-            queue.arm = Arm::Not;
-        }
-        let opcode = completion[COMPLETION - 1] >> 4;
-        self.bus
-            .event("completion", || json!({"cq": number, "opcode": opcode}));
-        if fires {
-            self.completion_event(number);
-        }
-    }
-
-    fn completion_event(&mut self, number: u32) {
-        let Ok(queue) = self.completion_queues.get(number) else {
-            return;
-        };
-        let mut data = [0; 28];
-        data[24..].copy_from_slice(&number.to_be_bytes());
-        self.post_event(queue.event_queue, Event::Completion, &data);
-    }
-
-    fn overrun_event(&mut self, number: u32) {
-        let mut data = [0; 12];
-        data[..4].copy_from_slice(&number.to_be_bytes());
-        data[11] = SYNDROME_OVERRUN;
-        if let Some(queue) = self.listener(Event::CompletionQueueError) {
-            self.post_event(queue, Event::CompletionQueueError, &data);
-        }
+fn overrun_event(number: u32, events: &mut EventQueues, bus: &Bus) {
+    let mut data = [0; 12];
+    data[..4].copy_from_slice(&number.to_be_bytes());
+    data[11] = SYNDROME_OVERRUN;
+    if let Some(queue) = events.listener(Event::CompletionQueueError) {
+        events.post(queue, Event::CompletionQueueError, &data, bus);
     }
 }

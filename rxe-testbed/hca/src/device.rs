@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The device's state, and what becomes of what the driver writes to it.
-//!
-//! It is in two halves. [`Registers`] answers reads at once and turns writes into [`Event`]s; [`Device`] takes these,
-//! one after the other, and owns everything else. Nothing in either depends on threads or on the host's time: the
-//! same events with the same memory and the same clock have the same outcome.
+//! The device's state: the tables of all objects, and what there is beside them. One thread owns it. What the device does
+//! is in the files that change it, and `dispatch` is the way to them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use serde_json::json;
-
+use crate::access::Missing;
+use crate::bar::{Registers, FIRST_PAGE, PAGE};
 use crate::bus::Bus;
 use crate::clock::Clock;
-use crate::counters::Counters;
+use crate::completion::COMPLETION;
+use crate::counters::{Counter, Counters};
 use crate::cq::CompletionQueue;
-use crate::dynamic::RESPONDERS;
-use crate::eq::EventQueue;
+use crate::eq::{Event, EventQueues};
 use crate::fabric::{Fabric, Loopback};
-use crate::faults::Faults;
+use crate::faults::{Cause, End, Faults, Verdict};
 use crate::memory::GuestMemory;
 use crate::mkey::{MemoryKey, NULL_MKEY};
 use crate::pages::Pages;
@@ -28,20 +25,9 @@ use crate::profile::{
     LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS,
 };
 use crate::qp::QueuePair;
-use crate::segment::{self, Segment, Written};
 use crate::srq::SharedQueue;
 use crate::table::Table;
-use crate::trace::{Rule, Trace};
-
-/// Bytes of a page of doorbells, and the first one that a driver gets: those before it are the registers.
-const PAGE: u64 = 0x1000;
-const FIRST_PAGE: u32 = 8;
-
-/// Doorbells in a page: of event queues, with and without arming, of completion queues, of work queues.
-const EVENTS_ARM: u64 = 0x40;
-const EVENTS: u64 = 0x48;
-const COMPLETIONS: u64 = 0x20;
-const WORK: u64 = 0x800;
+use crate::trace::Trace;
 
 /// How far a driver has brought the device up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,67 +49,11 @@ pub struct Options {
     pub guid: u64,
 }
 
-/// Something for the device to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Commands were put into the command queue: a bit for each entry.
-    Commands(u32),
-    /// A write to a page of doorbells.
-    Doorbell {
-        /// The page.
-        page: u32,
-        /// Where in it.
-        offset: u64,
-        /// What.
-        bytes: Vec<u8>,
-    },
-    /// The function is reset.
-    Reset,
-}
-
-/// The half that answers at once.
-#[derive(Clone)]
-pub struct Registers {
-    segment: Arc<Mutex<Segment>>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Registers {
-    /// Reads of BAR 0. Doorbells read as zeroes.
-    pub fn read(&self, offset: u64, bytes: &mut [u8]) {
-        let now = self.clock.now();
-        lock(&self.segment).read(offset, now, bytes);
-    }
-
-    /// Writes to BAR 0; gives what the device has to do about it.
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> Option<Event> {
-        if offset >= segment::SIZE {
-            let page = u32::try_from(offset / PAGE).ok()?;
-            let bytes = bytes.to_vec();
-            let offset = offset % PAGE;
-            return Some(Event::Doorbell {
-                page,
-                offset,
-                bytes,
-            });
-        }
-        match lock(&self.segment).write(offset, bytes) {
-            Written::Doorbell(entries) => Some(Event::Commands(entries)),
-            Written::Register | Written::Nothing => None,
-        }
-    }
-
-    /// Puts the registers back to where they were in the beginning.
-    pub fn reset(&self) -> Event {
-        *lock(&self.segment) = Segment::new();
-        Event::Reset
-    }
-}
-
-/// The half that works.
+/// The device: all that it knows.
 pub struct Device {
     pub(crate) bus: Bus,
-    segment: Arc<Mutex<Segment>>,
+    /// Those that the server has, too: they say where the command queue is.
+    pub(crate) registers: Registers,
     pub(crate) state: HcaState,
     pub(crate) pages: Pages,
     profile: Profile,
@@ -136,7 +66,7 @@ pub struct Device {
     pub(crate) xrc_domains: Table<()>,
     pub(crate) transport_domains: Table<()>,
     pub(crate) users: Table<()>,
-    pub(crate) event_queues: Table<EventQueue>,
+    pub(crate) events: EventQueues,
     pub(crate) completion_queues: Table<CompletionQueue>,
     pub(crate) counters: Table<Counters>,
     pub(crate) mkeys: Table<MemoryKey>,
@@ -150,9 +80,7 @@ pub struct Device {
     pub(crate) active: BTreeSet<u32>,
     pub(crate) turn: u32,
     /// First halves of doorbells that come in two writes, by page and place.
-    halves: HashMap<(u32, u64), u32>,
-    /// Vectors that are to be raised, in order.
-    pub(crate) interrupts: Vec<u16>,
+    pub(crate) halves: HashMap<(u32, u64), u32>,
 }
 
 impl Device {
@@ -163,14 +91,10 @@ impl Device {
         clock: Arc<dyn Clock>,
         trace: Trace,
     ) -> (Self, Registers) {
-        let segment = Arc::new(Mutex::new(Segment::new()));
-        let registers = Registers {
-            segment: segment.clone(),
-            clock: clock.clone(),
-        };
+        let registers = Registers::new(clock.clone());
         let mut device = Self {
             bus: Bus::new(memory, clock, trace),
-            segment,
+            registers: registers.clone(),
             state: HcaState::Off,
             pages: Pages::default(),
             profile: options.profile,
@@ -182,7 +106,7 @@ impl Device {
             xrc_domains: Table::new(0, 0),
             transport_domains: Table::new(0, 0),
             users: Table::new(0, 0),
-            event_queues: Table::new(0, 0),
+            events: EventQueues::new(Table::new(0, 0)),
             completion_queues: Table::new(0, 0),
             counters: Table::new(0, 0),
             mkeys: Table::new(0, 0),
@@ -194,36 +118,9 @@ impl Device {
             active: BTreeSet::new(),
             turn: 0,
             halves: HashMap::new(),
-            interrupts: Vec::new(),
         };
         device.destroy_objects();
         (device, registers)
-    }
-
-    /// Does what an event asks for; gives the interrupt vectors to raise.
-    pub fn handle(&mut self, event: Event) -> Vec<u16> {
-        match event {
-            Event::Commands(entries) => self.execute(entries),
-            Event::Doorbell {
-                page,
-                offset,
-                bytes,
-            } => self.doorbell(page, offset, &bytes),
-            Event::Reset => {
-                self.bus.event("reset", || json!({}));
-                self.forget_everything();
-            }
-        }
-        std::mem::take(&mut self.interrupts)
-    }
-
-    /// Does what has to be done from time to time: gives the vectors to raise, or nothing if there is nothing to
-    /// look after.
-    pub fn tick(&mut self) -> Option<Vec<u16>> {
-        let waiting = self.pass_time();
-        let watching = self.flush_all();
-        let faults = self.late_faults();
-        (waiting || watching || faults).then(|| std::mem::take(&mut self.interrupts))
     }
 
     /// How many objects there are that a driver has to destroy.
@@ -237,7 +134,7 @@ impl Device {
         ];
         let numbers: usize = numbers.iter().map(|table| table.len()).sum();
         numbers
-            + self.event_queues.len()
+            + self.events.queues.len()
             + self.completion_queues.len()
             + self.counters.len()
             + self.mkeys.len()
@@ -248,12 +145,7 @@ impl Device {
     /// How many queue pairs and targets a driver has made.
     fn driver_pairs(&self) -> usize {
         let own = self.queue_pairs.iter();
-        own.filter(|(number, _)| *number < RESPONDERS).count()
-    }
-
-    /// Where the command queue is, if commands are taken.
-    pub(crate) fn queue_address(&self) -> Option<u64> {
-        lock(&self.segment).queue()
+        own.filter(|(_, pair)| pair.connection().is_none()).count()
     }
 
     /// Whatever a driver has made is gone.
@@ -264,7 +156,7 @@ impl Device {
         self.xrc_domains = Table::new(1, 1 << LOG_MAX_XRCD);
         self.transport_domains = Table::new(1, 1 << LOG_MAX_DOMAIN);
         self.users = Table::new(1, 1 << LOG_MAX_USERS);
-        self.event_queues = Table::new(1, EVENT_QUEUES);
+        self.events.queues = Table::new(1, EVENT_QUEUES);
         self.completion_queues = Table::new(1, 1 << LOG_MAX_CQ);
         self.counters = Table::new(1, MAX_COUNTERS);
         self.mkeys = Table::new((NULL_MKEY >> 8) + 1, 1 << LOG_MAX_MKEY);
@@ -285,52 +177,43 @@ impl Device {
         self.capabilities = Capabilities::new(self.profile);
         self.revision = 0;
         self.port = Port::new(self.port.guid);
-        self.interrupts.clear();
+        self.events.interrupts.clear();
     }
 
-    fn doorbell(&mut self, page: u32, offset: u64, bytes: &[u8]) {
-        if self.doorbell_pages.get(page).is_err() {
-            let text = format!("a doorbell in page {page}, which is nobody's");
-            return self.bus.violation(Rule::Interface, text);
-        }
-        let place = offset & !7;
-        match (offset, bytes) {
-            (EVENTS_ARM | EVENTS, &[a, b, c, d]) => {
-                let word = u32::from_be_bytes([a, b, c, d]);
-                self.event_doorbell(word, offset == EVENTS_ARM);
-            }
-            (_, &[a, b, c, d, e, f, g, h]) if place == offset => {
-                let [high, low] = [[a, b, c, d], [e, f, g, h]].map(u32::from_be_bytes);
-                self.wide_doorbell(place, high, low);
-            }
-            (_, &[a, b, c, d]) => {
-                let word = u32::from_be_bytes([a, b, c, d]);
-                if place == offset {
-                    self.halves.insert((page, place), word);
-                } else if let Some(high) = self.halves.remove(&(page, place)) {
-                    self.wide_doorbell(place, high, word);
-                }
-            }
-            _ => {
-                let text = format!("{} bytes at {offset:#x} of a doorbell page", bytes.len());
-                self.bus.violation(Rule::Interface, text);
-            }
+    /// Tells the driver of something that happened to a queue pair or a shared receive queue.
+    pub(crate) fn tell(&mut self, event: Event, number: u32) {
+        self.events.tell(event, number, &self.bus);
+    }
+
+    /// Puts a completion into a queue.
+    pub(crate) fn complete(&mut self, number: u32, completion: &[u8; COMPLETION], solicited: bool) {
+        if let Ok(queue) = self.completion_queues.get_mut(number) {
+            let (events, bus) = (&mut self.events, &self.bus);
+            queue.complete(number, completion, solicited, events, bus);
         }
     }
 
-    /// A doorbell of two words.
-    fn wide_doorbell(&mut self, place: u64, high: u32, low: u32) {
-        match place {
-            COMPLETIONS => self.completion_doorbell(high, low),
-            WORK.. => self.work_doorbell(low >> 8),
-            _ => {
-                let text = format!("a doorbell at {place:#x}, where there is none");
-                self.bus.violation(Rule::Interface, text);
-            }
+    /// Counts something that happened to a queue pair, if it has a set of counters.
+    pub(crate) fn count(&mut self, number: u32, counter: Counter) {
+        let set = self.queue_pairs.get(number).map(|pair| pair.counters());
+        if let Ok(counters) = set.and_then(|set| self.counters.get_mut(set)) {
+            counters.count(counter);
         }
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An access of an end of a queue pair lacks something: the driver is asked for it, if it can be.
+    pub(crate) fn page_fault(
+        &mut self,
+        pair: u32,
+        end: End,
+        missing: &[Missing],
+        cause: Cause,
+    ) -> Verdict {
+        let Some(scheme) = self.capabilities.page_faults() else {
+            return Verdict::Fail;
+        };
+        let (place, events, bus) = ((pair, end), &mut self.events, &self.bus);
+        let faults = &mut self.faults;
+        faults.page_fault(scheme, place, missing, cause, events, bus)
+    }
 }

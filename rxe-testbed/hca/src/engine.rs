@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What keeps queue pairs going: doorbells, packets that arrive, and time.
+//! What keeps queue pairs going: doorbells, packets that arrive, memory that has come, and time. Each has the requesting
+//! or the responding end take its next step.
 
 use serde_json::json;
 
 use crate::device::Device;
+use crate::fabric::Packet;
+use crate::faults::End;
 use crate::port::LID;
+use crate::qp::QueuePair;
+use crate::service::Service;
 use crate::trace::Rule;
 
 /// Steps that are done at once; what is left is done at the next tick.
@@ -27,6 +32,15 @@ impl Device {
         }
     }
 
+    /// An end of a queue pair goes on: what it has waited for is there, or is not to be had.
+    pub(crate) fn go_on_after_fault(&mut self, number: u32, end: End) {
+        match end {
+            End::Requester => self.request_after_fault(number),
+            End::Responder => self.respond_after_fault(number),
+        }
+        self.run();
+    }
+
     /// Goes on with everything until there is nothing to do but to wait.
     pub(crate) fn run(&mut self) {
         for _ in 0..BUDGET {
@@ -35,6 +49,41 @@ impl Device {
             } else if !self.step() {
                 return;
             }
+        }
+    }
+
+    /// A packet has arrived.
+    fn arrive(&mut self, packet: Packet) {
+        if packet.service.is_datagram() {
+            return self.take_datagram(packet);
+        }
+        let request = packet.kind.is_request();
+        let number = match packet.service {
+            Service::Initiator => match self.connected(&packet) {
+                Some(number) => number,
+                None => return,
+            },
+            _ => packet.to.pair,
+        };
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        // What comes from a target is for an initiator, and the other way round.
+        let service = match packet.service {
+            Service::Initiator => Service::Target,
+            Service::Target => Service::Initiator,
+            other => other,
+        };
+        let known = pair.is_connected_with(packet.from) && pair.service() == service;
+        if !pair.takes_packets() || !known {
+            return;
+        }
+        self.active.insert(number);
+        match (request, packet.service.is_reliable()) {
+            (true, true) => self.requested(number, packet),
+            (true, false) => self.unacknowledged(number, packet),
+            (false, true) => self.answered(number, packet),
+            (false, false) => {}
         }
     }
 
@@ -58,8 +107,7 @@ impl Device {
     /// Does what the time has come for. Gives whether there is more to wait for.
     pub(crate) fn pass_time(&mut self) -> bool {
         let now = self.bus.now();
-        let waiting =
-            |(number, pair): (u32, &crate::qp::QueuePair)| pair.requester.waits().then_some(number);
+        let waiting = |(number, pair): (u32, &QueuePair)| pair.requester.waits().then_some(number);
         let waiting: Vec<u32> = self.queue_pairs.iter().filter_map(waiting).collect();
         for number in &waiting {
             self.expire(*number, now);

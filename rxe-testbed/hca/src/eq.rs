@@ -1,46 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Event queues: rings of 64-byte entries in the driver's memory, whose last bit tells whose an entry is.
+//! Event queues, by which the device tells its driver what has happened: rings of 64-byte entries in the driver's
+//! memory, whose last bit tells whose an entry is.
 
 use serde_json::json;
 
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
-use crate::layout::{
-    cmd_inter_comp_event, create_eq_in, create_eq_out, destroy_eq_in, eqc, eqe, query_eq_in,
-    query_eq_out, words,
-};
+use crate::bus::Bus;
+use crate::layout::{cmd_inter_comp_event, create_eq_in, eqc, eqe, query_eq_out, words};
 use crate::pci::VECTORS;
 use crate::profile::LOG_MAX_EQ_SIZE;
 use crate::ring::Buffer;
 use crate::status::Status;
+use crate::table::Table;
 use crate::trace::Rule;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x301,
-        "CREATE_EQ",
-        HcaState::Initialised,
-        create_eq_in::BYTES,
-        SHORT,
-        create,
-    ),
-    Command::new(
-        0x302,
-        "DESTROY_EQ",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        destroy,
-    ),
-    Command::new(
-        0x303,
-        "QUERY_EQ",
-        HcaState::Initialised,
-        SHORT,
-        query_eq_out::BYTES,
-        query,
-    ),
-];
 
 /// Bytes of an entry.
 const ENTRY: usize = 64;
@@ -91,6 +62,59 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
+    /// One as the input of CREATE_EQ says, for a driver with these pages of doorbells.
+    pub(crate) fn create(input: &[u8], doorbell_pages: &Table<()>) -> Result<Self, Status> {
+        let context = create_eq_in::EQ_CONTEXT_ENTRY.of(input).to_vec();
+        let log_size = eqc::LOG_EQ_SIZE.get32(&context);
+        let vector = eqc::INTR.get32(&context);
+        if log_size > LOG_MAX_EQ_SIZE || vector >= u32::from(VECTORS) {
+            return Err(Status::BadParameter);
+        }
+        doorbell_pages.get(eqc::UAR_PAGE.get32(&context))?;
+        let pages = words(&input[create_eq_in::BYTES..]);
+        let ring = Buffer::new(
+            &pages,
+            eqc::LOG_PAGE_SIZE.get32(&context),
+            eqc::PAGE_OFFSET.get32(&context),
+            (ENTRY as u64) << log_size,
+        )?;
+        let mut mask = [0; 4];
+        for (place, word) in words(&input[create_eq_in::EVENT_BITMASK.bit / 8..])
+            .into_iter()
+            .take(mask.len())
+            .enumerate()
+        {
+            mask[place] = word;
+        }
+        Ok(Self {
+            ring,
+            log_size,
+            context,
+            mask,
+            vector: vector as u16,
+            produced: 0,
+            consumed: 0,
+            armed: false,
+            overrun: false,
+        })
+    }
+
+    /// Fills the output of QUERY_EQ.
+    pub(crate) fn query(&self, output: &mut [u8]) {
+        let context = query_eq_out::EQ_CONTEXT_ENTRY.of_mut(output);
+        context.copy_from_slice(&self.context);
+        let state = if self.armed { ARMED } else { FIRED };
+        let status = if self.overrun { OVERRUN } else { 0 };
+        eqc::ST.set(context, state);
+        eqc::STATUS.set(context, status);
+        eqc::CONSUMER_COUNTER.set(context, self.consumed);
+        eqc::PRODUCER_COUNTER.set(context, self.produced);
+        query_eq_out::EVENT_BITMASK.set(output, self.mask[0]);
+        if let Some(place) = output.get_mut(query_eq_out::BYTES..query_eq_out::BYTES + 8) {
+            place.copy_from_slice(&self.ring.first_page().to_be_bytes());
+        }
+    }
+
     fn wants(&self, event: Event) -> bool {
         (self.mask[event as usize / 64] >> (event as usize % 64)) & 1 == 1
     }
@@ -101,85 +125,33 @@ impl EventQueue {
     }
 }
 
-fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_eq_in::EQ_CONTEXT_ENTRY.of(input).to_vec();
-    let log_size = eqc::LOG_EQ_SIZE.get32(&context);
-    let vector = eqc::INTR.get32(&context);
-    if log_size > LOG_MAX_EQ_SIZE || vector >= u32::from(VECTORS) {
-        return Err(Status::BadParameter);
-    }
-    device.doorbell_pages.get(eqc::UAR_PAGE.get32(&context))?;
-    let pages = words(&input[create_eq_in::BYTES..]);
-    let ring = Buffer::new(
-        &pages,
-        eqc::LOG_PAGE_SIZE.get32(&context),
-        eqc::PAGE_OFFSET.get32(&context),
-        (ENTRY as u64) << log_size,
-    )?;
-    let mut mask = [0; 4];
-    for (place, word) in words(&input[create_eq_in::EVENT_BITMASK.bit / 8..])
-        .into_iter()
-        .take(mask.len())
-        .enumerate()
-    {
-        mask[place] = word;
-    }
-    let queue = EventQueue {
-        ring,
-        log_size,
-        context,
-        mask,
-        vector: vector as u16,
-        produced: 0,
-        consumed: 0,
-        armed: false,
-        overrun: false,
-    };
-    create_eq_out::EQ_NUMBER.set(output, device.event_queues.add(queue)?);
-    Ok(())
+/// All event queues, and the interrupts that they have asked for.
+pub(crate) struct EventQueues {
+    pub(crate) queues: Table<EventQueue>,
+    /// Vectors that are to be raised, in order.
+    pub(crate) interrupts: Vec<u16>,
 }
 
-fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let number = destroy_eq_in::EQ_NUMBER.get32(input);
-    let mut users = device.completion_queues.iter();
-    if users.any(|(_, queue)| queue.event_queue() == number) {
-        return Err(Status::ResourceBusy);
+impl EventQueues {
+    pub(crate) fn new(queues: Table<EventQueue>) -> Self {
+        Self {
+            queues,
+            interrupts: Vec::new(),
+        }
     }
-    device.event_queues.remove(number).map(drop)
-}
 
-fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let queue = device
-        .event_queues
-        .get(query_eq_in::EQ_NUMBER.get32(input))?;
-    let context = query_eq_out::EQ_CONTEXT_ENTRY.of_mut(output);
-    context.copy_from_slice(&queue.context);
-    let state = if queue.armed { ARMED } else { FIRED };
-    let status = if queue.overrun { OVERRUN } else { 0 };
-    eqc::ST.set(context, state);
-    eqc::STATUS.set(context, status);
-    eqc::CONSUMER_COUNTER.set(context, queue.consumed);
-    eqc::PRODUCER_COUNTER.set(context, queue.produced);
-    query_eq_out::EVENT_BITMASK.set(output, queue.mask[0]);
-    if let Some(place) = output.get_mut(query_eq_out::BYTES..query_eq_out::BYTES + 8) {
-        place.copy_from_slice(&queue.ring.first_page().to_be_bytes());
-    }
-    Ok(())
-}
-
-impl Device {
     /// The driver's doorbell of an event queue: it has taken the entries before `consumed`, and wants an interrupt
     /// for the next one if it arms.
-    pub(crate) fn event_doorbell(&mut self, word: u32, arm: bool) {
+    pub(crate) fn doorbell(&mut self, word: u32, arm: bool, bus: &Bus) {
         let (number, consumed) = (word >> 24, word % INDICES);
-        let Ok(queue) = self.event_queues.get_mut(number) else {
+        let Ok(queue) = self.queues.get_mut(number) else {
             let text = format!("a doorbell for event queue {number}, which is not there");
-            return self.bus.violation(Rule::Interface, text);
+            return bus.violation(Rule::Interface, text);
         };
         let taken = consumed.wrapping_sub(queue.consumed) % INDICES;
         if taken > queue.waiting() {
             let text = format!("event queue {number}: entries are taken that are not there");
-            return self.bus.violation(Rule::Interface, text);
+            return bus.violation(Rule::Interface, text);
         }
         queue.consumed = consumed;
         if arm {
@@ -192,42 +164,42 @@ impl Device {
 
     /// The queue that wants events of this kind.
     pub(crate) fn listener(&self, event: Event) -> Option<u32> {
-        let mut all = self.event_queues.iter();
+        let mut all = self.queues.iter();
         all.find(|(_, queue)| queue.wants(event))
             .map(|(number, _)| number)
     }
 
     /// Tells a queue that an entry of the command queue is done.
-    pub(crate) fn command_done(&mut self, queue: u32, entry: u32) {
+    pub(crate) fn command_done(&mut self, queue: u32, entry: u32, bus: &Bus) {
         let mut data = [0; cmd_inter_comp_event::BYTES];
         cmd_inter_comp_event::COMMAND_COMPLETION_VECTOR.set(&mut data, 1_u64 << entry);
-        self.post_event(queue, Event::Command, &data);
+        self.post(queue, Event::Command, &data, bus);
     }
 
     /// Tells of something that happened to a queue pair or a shared receive queue.
-    pub(crate) fn tell(&mut self, event: Event, number: u32) {
+    pub(crate) fn tell(&mut self, event: Event, number: u32, bus: &Bus) {
         let mut data = [0; 28];
         data[24..].copy_from_slice(&number.to_be_bytes());
         if let Some(queue) = self.listener(event) {
-            self.post_event(queue, event, &data);
+            self.post(queue, event, &data, bus);
         }
     }
 
     /// Puts an entry into an event queue.
-    pub(crate) fn post_event(&mut self, number: u32, event: Event, data: &[u8]) {
-        self.post_event_of(number, event, 0, data);
+    pub(crate) fn post(&mut self, number: u32, event: Event, data: &[u8], bus: &Bus) {
+        self.post_of(number, event, 0, data, bus);
     }
 
     /// The same, for an event of which there are several kinds.
-    pub(crate) fn post_event_of(&mut self, number: u32, event: Event, kind: u8, data: &[u8]) {
-        let Ok(queue) = self.event_queues.get_mut(number) else {
+    pub(crate) fn post_of(&mut self, number: u32, event: Event, kind: u8, data: &[u8], bus: &Bus) {
+        let Ok(queue) = self.queues.get_mut(number) else {
             return;
         };
         let size = 1 << queue.log_size;
         if queue.overrun || queue.waiting() >= size {
             queue.overrun = true;
             let text = format!("event queue {number} is full: an event {event:?} is lost");
-            return self.bus.violation(Rule::Overrun, text);
+            return bus.violation(Rule::Overrun, text);
         }
         let mut entry = [0; ENTRY];
         eqe::EVENT_TYPE.set(&mut entry, event as u64);
@@ -243,9 +215,9 @@ impl Device {
         let vector = queue.vector;
         if let Some(address) = address {
             // A refusal has been reported.
-            let _ = self.bus.publish("event queue", address, &entry);
+            let _ = bus.publish("event queue", address, &entry);
         }
-        self.bus.event(
+        bus.event(
             "event",
             || json!({"eq": number, "type": event as u32, "interrupt": fires.then_some(vector)}),
         );

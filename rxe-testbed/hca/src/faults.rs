@@ -10,26 +10,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::access::{Missing, Slot};
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
-use crate::eq::Event;
+use crate::bus::Bus;
+use crate::eq::{Event, EventQueues};
 use crate::fabric::Remote;
-use crate::layout::{
-    mem_page_fault_info, page_fault_resume_in, rdma_page_fault_event, trans_page_fault_info,
-    wqe_associated_page_fault_event as wqe_event, Field,
-};
+use crate::layout::{rdma_page_fault_event, wqe_associated_page_fault_event as wqe_event, Field};
 use crate::on_demand::Scheme;
 use crate::status::Status;
 use crate::trace::Rule;
-
-pub(crate) const COMMANDS: &[Command] = &[Command::new(
-    0x204,
-    "PAGE_FAULT_RESUME",
-    HcaState::Initialised,
-    page_fault_resume_in::BYTES,
-    SHORT,
-    resume,
-)];
 
 /// Tokens count modulo this: a driver gives no more bits of them back, by the scheme that has the fewer.
 const TOKENS: u64 = 1 << 24;
@@ -244,61 +231,58 @@ impl Faults {
         watch.repeats += 1;
         watch.repeats == REPEATS
     }
-}
 
-impl Device {
     /// An access of an end of a queue pair lacks something. Tells the driver, unless it has been told, or has said that
     /// there is nothing.
     pub(crate) fn page_fault(
         &mut self,
-        pair: u32,
-        end: End,
+        scheme: Scheme,
+        place: (u32, End),
         missing: &[Missing],
         cause: Cause,
+        events: &mut EventQueues,
+        bus: &Bus,
     ) -> Verdict {
-        let place = (pair, end);
-        let (Some(scheme), Some(queue), Some(first)) = (
-            self.capabilities.page_faults(),
-            self.listener(Event::PageFault),
-            missing.first(),
-        ) else {
+        let (pair, end) = place;
+        let listener = events.listener(Event::PageFault);
+        let (Some(queue), Some(first)) = (listener, missing.first()) else {
             return Verdict::Fail;
         };
         let slot = first.slot;
         let mut refused = 0;
-        match self.faults.states.get(&place) {
+        match self.states.get(&place) {
             Some(State::Waits(_)) => return Verdict::Wait,
             Some(State::Refused(at, count)) if *at == slot => {
                 // Somebody may just be taking the part away that leads there.
                 let more = scheme == Scheme::Memory && first.via.is_some();
                 refused = *count;
                 if !more || refused > REFUSALS {
-                    self.faults.states.remove(&place);
+                    self.states.remove(&place);
                     return Verdict::Fail;
                 }
             }
             Some(State::Refused(..)) | None => {}
         }
-        if self.faults.repeats(place, first) {
+        if self.repeats(place, first) {
             let text = format!(
                 "queue pair {pair:#x}: entry {:#x} of key {:#x} is still absent after {REPEATS} faults",
                 slot.index, slot.key,
             );
-            self.bus.violation(Rule::Progress, text);
+            bus.violation(Rule::Progress, text);
         }
-        let token = self.faults.token();
+        let token = self.token();
         let pending = Pending {
             place,
             slot,
             refused,
-            since: self.bus.now(),
+            since: bus.now(),
             gone: false,
             late: false,
         };
-        self.faults.pending.insert(token, pending);
-        self.faults.states.insert(place, State::Waits(token));
-        self.faults.raised += 1;
-        self.bus.event("page-fault", || {
+        self.pending.insert(token, pending);
+        self.states.insert(place, State::Waits(token));
+        self.raised += 1;
+        bus.event("page-fault", || {
             let lacks = missing.iter().map(|missing| {
                 let span = missing.span;
                 json!({"key": span.key, "address": span.address, "length": span.length})
@@ -315,12 +299,12 @@ impl Device {
         match scheme {
             Scheme::Transport => {
                 let (kind, data) = transport_event(pair, token, cause);
-                self.post_event_of(queue, Event::PageFault, kind, &data);
+                events.post_of(queue, Event::PageFault, kind, &data, bus);
             }
             Scheme::Memory => {
                 for (at, one) in missing.iter().enumerate() {
                     let data = memory_event(token, *one, at + 1 == missing.len());
-                    self.post_event_of(queue, Event::PageFault, BY_MEMORY, &data);
+                    events.post_of(queue, Event::PageFault, BY_MEMORY, &data, bus);
                 }
             }
         }
@@ -328,81 +312,64 @@ impl Device {
     }
 
     /// Says so once if a fault takes too long. Gives whether there are faults to wait for.
-    pub(crate) fn late_faults(&mut self) -> bool {
-        if !self.faults.any() {
+    pub(crate) fn late(&mut self, bus: &Bus) -> bool {
+        if !self.any() {
             return false;
         }
-        let now = self.bus.now();
-        let bound = self.faults.bound;
-        for (token, pending) in &mut self.faults.pending {
+        let now = bus.now();
+        let bound = self.bound;
+        for (token, pending) in &mut self.pending {
             let late = !pending.gone && now.saturating_sub(pending.since) > bound;
             if late && !pending.late {
                 pending.late = true;
                 let text = format!("page fault {token:#x} is not resumed");
-                self.bus.violation(Rule::Tokens, text);
+                bus.violation(Rule::Tokens, text);
             }
         }
         true
     }
 
     /// The driver goes, and with it everything: what it has left is wrong.
-    pub(crate) fn lost_faults(&mut self) {
-        for (token, pending) in &self.faults.pending {
+    pub(crate) fn lost(&mut self, bus: &Bus) {
+        for (token, pending) in &self.pending {
             if !pending.gone && !pending.late {
                 let text = format!("page fault {token:#x} was never resumed");
-                self.bus.violation(Rule::Tokens, text);
+                bus.violation(Rule::Tokens, text);
             }
         }
-        self.faults.pending.clear();
+        self.pending.clear();
     }
 
-    /// What waits for a fault goes on.
-    fn resumed(&mut self, token: u64, error: bool) -> Result<(), Status> {
-        let Some(pending) = self.faults.pending.remove(&token) else {
+    /// The driver resumes a fault, with success or with an error. Gives who goes on, if anybody has waited for it.
+    pub(crate) fn resume(
+        &mut self,
+        token: u64,
+        error: bool,
+        bus: &Bus,
+    ) -> Result<Option<(u32, End)>, Status> {
+        let Some(pending) = self.pending.remove(&token) else {
             let text = format!("page fault {token:#x} is resumed, but nobody waits for it");
-            self.bus.violation(Rule::Tokens, text);
+            bus.violation(Rule::Tokens, text);
             return Err(Status::BadResource);
         };
-        let (pair, end) = pending.place;
-        self.faults.resumed += 1;
-        self.bus.event(
+        let (pair, _) = pending.place;
+        self.resumed += 1;
+        bus.event(
             "resume",
             || json!({"token": token, "qp": pair, "error": error, "gone": pending.gone}),
         );
-        if self.faults.states.get(&pending.place) != Some(&State::Waits(token)) {
-            return Ok(());
+        if self.states.get(&pending.place) != Some(&State::Waits(token)) {
+            return Ok(None);
         }
         match error {
             true => {
                 let refused = State::Refused(pending.slot, pending.refused + 1);
-                self.faults.states.insert(pending.place, refused)
+                self.states.insert(pending.place, refused)
             }
-            false => self.faults.states.remove(&pending.place),
+            false => self.states.remove(&pending.place),
         };
-        match end {
-            End::Requester => self.request_after_fault(pair),
-            End::Responder => self.respond_after_fault(pair),
-        }
-        self.run();
-        Ok(())
+        Ok(Some(pending.place))
     }
-}
-
-fn resume(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let info = page_fault_resume_in::PAGE_FAULT_INFO.of(input);
-    let scheme = device.capabilities.page_faults();
-    let (token, error) = match scheme.ok_or(Status::BadOperation)? {
-        Scheme::Transport => (
-            trans_page_fault_info::FAULT_TOKEN.get(info),
-            trans_page_fault_info::ERROR.is_set(info),
-        ),
-        Scheme::Memory => {
-            let high = mem_page_fault_info::FAULT_TOKEN_47_32.get(info);
-            let low = mem_page_fault_info::FAULT_TOKEN_31_0.get(info);
-            ((high << 32) | low, mem_page_fault_info::ERROR.is_set(info))
-        }
-    };
-    device.resumed(token, error)
 }
 
 /// An event by what cannot go on: its kind and its data.

@@ -1,16 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Work requests of a queue pair in the error state: each completes as flushed, in order.
+//! Queue pairs in the error state: how they get there, and that each of their work requests completes as flushed, in
+//! order.
 
 use serde_json::json;
 
 use crate::completion::{Completion, Outcome, Syndrome};
 use crate::device::Device;
-use crate::qp::{Queue, State};
+use crate::eq::Event;
+use crate::qp::{Queue, QueuePair, State};
+use crate::service::Service;
 
 /// More requests than a queue holds are not flushed at once.
 const MOST: u32 = 1 << 16;
 
 impl Device {
+    /// Something is wrong with a queue pair, or its driver says so. What it still takes from a shared receive queue has
+    /// been taken, and the driver hears of that.
+    pub(crate) fn fail(&mut self, number: u32) {
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return;
+        };
+        let first = pair.state() != State::Error;
+        pair.set_state(State::Error);
+        let extended = pair.service() == Service::ExtendedReliable;
+        if first && !extended && pair.is_of_driver() && pair.shared_queue().is_some() {
+            self.tell(Event::LastReceive, number);
+        }
+    }
+
     /// Flushes what the driver has posted to a queue pair in the error state, or to its send queue alone if only
     /// that is in it; nothing in other states.
     pub(crate) fn flush(&mut self, number: u32) {
@@ -40,9 +57,8 @@ impl Device {
     /// Looks for new requests of the pairs that are in the error state: nobody rings a doorbell for those that
     /// are to receive. Gives whether there are such pairs.
     pub(crate) fn flush_all(&mut self) -> bool {
-        let failed = |(number, pair): (u32, &crate::qp::QueuePair)| {
-            (pair.state() == State::Error).then_some(number)
-        };
+        let failed =
+            |(number, pair): (u32, &QueuePair)| (pair.state() == State::Error).then_some(number);
         let failed: Vec<u32> = self.queue_pairs.iter().filter_map(failed).collect();
         for number in &failed {
             self.flush(*number);

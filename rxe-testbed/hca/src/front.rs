@@ -22,9 +22,10 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
+use crate::bar::{Event, Registers};
 use crate::clock::{Clock, Real};
 use crate::control;
-use crate::device::{Device, Event, Options, Registers};
+use crate::device::{Device, Options};
 use crate::memory::GuestMemory;
 use crate::pci::{self, Config};
 use crate::trace::Trace;

@@ -6,8 +6,14 @@
 //!
 //! [`front`] is the server; [`Device`] is what it serves, and knows nothing of it. [`layout`] declares the structures
 //! of the interface, [`memory`] is the guest's memory, [`trace`] tells what happens and what was wrong.
+//!
+//! A write of the driver's goes from `front` to `bar`, which makes it an [`Event`], and with that to `dispatch` in the
+//! device's thread. From there `command` executes commands, and `engine` lets queue pairs work: `requester` and
+//! `responder` are their ends. All of these change what `device` holds: the objects (`eq`, `cq`, `srq`, `qp`, `mkey` and
+//! others), which know nothing of it.
 
 mod access;
+mod bar;
 mod bus;
 pub mod clock;
 mod command;
@@ -18,6 +24,7 @@ mod cq;
 mod data;
 mod datagram;
 mod device;
+mod dispatch;
 mod dynamic;
 mod engine;
 mod entries;
@@ -27,6 +34,7 @@ mod faults;
 mod flush;
 pub mod front;
 mod indirect;
+mod invalidate;
 pub mod layout;
 pub mod memory;
 mod message;
@@ -49,10 +57,10 @@ mod table;
 pub mod trace;
 mod translate;
 mod umr;
-mod users;
 mod wqe;
 
-pub use device::{Device, Event, Options, Registers};
+pub use bar::{Event, Registers};
+pub use device::{Device, Options};
 pub use profile::{Profile, PROFILES};
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the packets of connections do at their destination: they fill receives, write, read and change memory.
+//! What the packets of connections do at their destination, when `responder` has put them in order: they fill receives,
+//! write, read and change memory.
 
 use crate::access::{self, Span, Use};
 use crate::completion::{Completion, Outcome, Syndrome};
@@ -8,15 +9,9 @@ use crate::device::Device;
 use crate::fabric::{Packet, Part, Refusal, Remote};
 use crate::faults::{Cause, End, Verdict};
 use crate::layout::mkc;
-use crate::responder::Answer;
+use crate::qp::ends::{Answer, Message};
 use crate::translate::{check, owned};
 use crate::wqe::{Change, Receive, Segment};
-
-/// A message of which some packets have come.
-pub(crate) enum Message {
-    Send { receive: Receive, done: u64 },
-    Write { remote: Remote, done: u64 },
-}
 
 /// Why a packet is not taken.
 pub(crate) enum Problem {
@@ -241,7 +236,8 @@ impl Device {
         let after = order.bytes(change.of(before));
         access.write(remote.span(), &after).map_err(|_| DENIED)?;
         let pair = self.queue_pairs.get_mut(number).map_err(|_| INVALID)?;
-        pair.answer_atomic(packet.number, before);
+        let most = pair.answers_at_once();
+        pair.responder.answer_atomic(packet.number, before, most);
         Ok(1)
     }
 

@@ -1,58 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory keys.
+//! Memory keys: what their contexts and translations say. `translate` walks them, `umr` changes them as work requests
+//! say, and `invalidate` is about those that go.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
 use crate::entries::Entries;
-use crate::layout::{
-    create_mkey_in, create_mkey_out, destroy_mkey_in, mkc, query_mkey_in, query_mkey_out,
-};
-use crate::status::Status;
-use crate::trace::Rule;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x200,
-        "CREATE_MKEY",
-        HcaState::Initialised,
-        create_mkey_in::BYTES,
-        SHORT,
-        create,
-    ),
-    Command::new(
-        0x201,
-        "QUERY_MKEY",
-        HcaState::Initialised,
-        SHORT,
-        query_mkey_out::BYTES,
-        query,
-    ),
-    Command::new(
-        0x202,
-        "DESTROY_MKEY",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        destroy,
-    ),
-];
+use crate::layout::mkc;
 
 /// The key of memory that takes what is written and reads as zeroes.
 pub(crate) const NULL_MKEY: u32 = 0x100;
 
-/// Bytes of a piece of a translation; of an entry of a table of pages, and of one that leads on to another key.
-const OCTWORD: usize = 16;
+/// Bytes of an entry of a table of pages, and of one that leads on to another key.
 const PAGE_ENTRY: usize = 8;
 const LINK: usize = 16;
 
 /// Pieces of a free key's translation that are known one by one.
 const MOST_RANGES: usize = 1 << 10;
-
-/// The longest translation that may come with the command, in these.
-const MOST: usize = 1 << 14;
 
 /// Pages' sizes, as powers of two.
 const LOG_PAGE: std::ops::RangeInclusive<u32> = 12..=62;
@@ -149,6 +113,11 @@ impl MemoryKey {
             PARTS if LOG_PAGE.contains(&log_page) => Some(Translation::Parts(log_page)),
             _ => None,
         }
+    }
+
+    /// Fills `bytes` with the beginning of its translation.
+    pub(crate) fn read_translation(&self, bytes: &mut [u8]) {
+        self.entries.read(0, bytes);
     }
 
     /// Changes its translation from a byte on. Gives the indices of entries that were there and are not any more, or
@@ -317,70 +286,5 @@ impl MemoryKey {
         let known = index < (self.entries.end() / LINK) as u64;
         let entry = self.entries.entry(index).filter(|_| known)?;
         Some(Link::parse(entry))
-    }
-}
-
-fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_mkey_in::MEMORY_KEY_MKEY_ENTRY.of(input).to_vec();
-    let octwords = create_mkey_in::TRANSLATIONS_OCTWORD_ACTUAL_SIZE.get32(input) as usize;
-    let room = mkc::TRANSLATIONS_OCTWORD_SIZE.get32(&context) as usize;
-    if octwords > MOST || octwords > room {
-        return Err(Status::BadParameter);
-    }
-    let given = &input[create_mkey_in::BYTES..];
-    let translation = given
-        .get(..octwords * OCTWORD)
-        .ok_or(Status::BadInputLength)?;
-    let page_rights = create_mkey_in::PG_ACCESS.is_set(input);
-    let mut key = MemoryKey::new(context, translation.to_vec(), page_rights);
-    if page_rights && device.capabilities.page_faults().is_some() {
-        key.comes_on_demand();
-    }
-    create_mkey_out::MKEY_INDEX.set(output, device.mkeys.add(key)?);
-    Ok(())
-}
-
-fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let key = device.mkeys.get(query_mkey_in::MKEY_INDEX.get32(input))?;
-    let context = query_mkey_out::MEMORY_KEY_MKEY_ENTRY.of_mut(output);
-    context.copy_from_slice(&key.context);
-    // The beginning of the translation comes after it.
-    let shown = &mut output[create_mkey_in::BYTES..];
-    key.entries.read(0, shown);
-    Ok(())
-}
-
-fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    let number = destroy_mkey_in::MKEY_INDEX.get32(input);
-    device.mkeys.remove(number)?;
-    device.key_gone(number, "destroyed");
-    Ok(())
-}
-
-impl Device {
-    /// A queue pair is gone, and with it the memory windows that are bound to it: whatever gets its number next has none.
-    pub(crate) fn free_keys_of(&mut self, pair: u32) {
-        let its = |(number, key): (u32, &MemoryKey)| {
-            let its = mkc::QPN.get32(key.context()) == pair && !mkc::FREE.is_set(key.context());
-            its.then_some(number)
-        };
-        let all: Vec<u32> = self.mkeys.iter().filter_map(its).collect();
-        for number in all {
-            if let Ok(key) = self.mkeys.get_mut(number) {
-                mkc::FREE.set(key.context_mut(), 1_u64);
-                key.set_free(true);
-            }
-            self.key_gone(number, "free");
-        }
-    }
-
-    /// A key is not one any more. No part of another key may be of it: whatever gets its number next would be reached.
-    pub(crate) fn key_gone(&mut self, number: u32, how: &str) {
-        self.faults.key_gone(number);
-        let mut others = self.mkeys.iter();
-        if let Some((other, _)) = others.find(|(_, key)| key.leads_to(number)) {
-            let text = format!("key {number:#x} is {how}, but key {other:#x} leads to it");
-            self.bus.violation(Rule::Reachable, text);
-        }
     }
 }

@@ -3,32 +3,7 @@
 //!
 //! No subnet manager runs: the port is as one would have left it, active and with a LID.
 
-use crate::command::Command;
-use crate::device::{Device, HcaState};
-use crate::layout::{
-    hca_vport_context, mad_ifc_in, mad_ifc_out, query_hca_vport_context_in,
-    query_hca_vport_context_out,
-};
-use crate::status::Status;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x50d,
-        "MAD_IFC",
-        HcaState::Initialised,
-        mad_ifc_in::BYTES,
-        mad_ifc_out::BYTES,
-        exchange,
-    ),
-    Command::new(
-        0x762,
-        "QUERY_HCA_VPORT_CONTEXT",
-        HcaState::Initialised,
-        query_hca_vport_context_in::BYTES,
-        query_hca_vport_context_out::BYTES,
-        query_context,
-    ),
-];
+use crate::layout::hca_vport_context;
 
 /// Places in a management datagram.
 const CLASS: usize = 1;
@@ -99,42 +74,6 @@ pub(crate) struct Port {
     pub(crate) capabilities: u32,
 }
 
-fn exchange(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    if mad_ifc_in::PORT.get(input) != u64::from(NUMBER) {
-        return Err(Status::BadParameter);
-    }
-    let answer = mad_ifc_out::RESPONSE_MAD_PACKET.of_mut(output);
-    answer.copy_from_slice(mad_ifc_in::MAD.of(input));
-    let status = device.port.answer(answer).err().unwrap_or(0);
-    answer[STATUS..STATUS + 2].copy_from_slice(&status.to_be_bytes());
-    answer[METHOD] = RESPONSE;
-    Ok(())
-}
-
-/// The port as its own function sees it; there are no others.
-fn query_context(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let number = query_hca_vport_context_in::PORT_NUM.get(input);
-    if query_hca_vport_context_in::OTHER_VPORT.is_set(input) || number > u64::from(NUMBER) {
-        return Err(Status::BadParameter);
-    }
-    let context = query_hca_vport_context_out::HCA_VPORT_CONTEXT.of_mut(output);
-    hca_vport_context::HAS_SMI.set(context, 1_u64);
-    hca_vport_context::PORT_STATE.set(context, ACTIVE);
-    hca_vport_context::VPORT_STATE.set(context, ACTIVE);
-    hca_vport_context::PORT_PHYSICAL_STATE.set(context, LINK_UP);
-    hca_vport_context::CAP_MASK1.set(context, device.port.capabilities);
-    hca_vport_context::LID.set(context, LID);
-    hca_vport_context::SM_LID.set(context, MANAGER_LID);
-    for guid in [
-        hca_vport_context::SYSTEM_IMAGE_GUID,
-        hca_vport_context::NODE_GUID,
-        hca_vport_context::PORT_GUID,
-    ] {
-        guid.set(context, device.port.guid);
-    }
-    Ok(())
-}
-
 impl Port {
     pub(crate) fn new(guid: u64) -> Self {
         let mut description = [0; DESCRIPTION_BYTES];
@@ -143,6 +82,31 @@ impl Port {
             guid,
             description,
             capabilities: EXTENDED_SPEEDS,
+        }
+    }
+
+    /// Turns a management datagram that asks for something into its answer.
+    pub(crate) fn process_mad(&self, mad: &mut [u8]) {
+        let status = self.answer(mad).err().unwrap_or(0);
+        mad[STATUS..STATUS + 2].copy_from_slice(&status.to_be_bytes());
+        mad[METHOD] = RESPONSE;
+    }
+
+    /// Fills its context as its own function sees it.
+    pub(crate) fn query(&self, context: &mut [u8]) {
+        hca_vport_context::HAS_SMI.set(context, 1_u64);
+        hca_vport_context::PORT_STATE.set(context, ACTIVE);
+        hca_vport_context::VPORT_STATE.set(context, ACTIVE);
+        hca_vport_context::PORT_PHYSICAL_STATE.set(context, LINK_UP);
+        hca_vport_context::CAP_MASK1.set(context, self.capabilities);
+        hca_vport_context::LID.set(context, LID);
+        hca_vport_context::SM_LID.set(context, MANAGER_LID);
+        for guid in [
+            hca_vport_context::SYSTEM_IMAGE_GUID,
+            hca_vport_context::NODE_GUID,
+            hca_vport_context::PORT_GUID,
+        ] {
+            guid.set(context, self.guid);
         }
     }
 

@@ -1,27 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Queue pairs: what their contexts say, and what was posted to them.
+//! Queue pairs: what their contexts say, and what was posted to them. What their ends do with it is in `requester` and
+//! `responder`.
 
-mod commands;
+pub(crate) mod ends;
+pub(crate) mod target;
 
 use std::time::Duration;
 
 use crate::access::{Access, Domain, Use};
 use crate::bus::Bus;
 use crate::completion::{Completion, Outcome};
-use crate::device::Device;
-use crate::dynamic::Target;
-use crate::eq::Event;
-use crate::fabric::{Connection, Place};
-use crate::layout::{ads, dctc, qpc};
+use crate::fabric::{Connection, Place, NUMBERS};
+use crate::layout::{ads, create_qp_in, dctc, qpc, query_qp_out, Field};
 use crate::profile::{LOG_MAX_MESSAGE, LOG_MAX_QP_SIZE, LOG_MAX_READS};
-use crate::requester::Requester;
-use crate::responder::Responder;
 use crate::ring::Buffer;
 use crate::service::Service;
 use crate::status::Status;
 use crate::wqe::{self, Malformed, Receive, Request};
-
-pub(crate) use commands::COMMANDS;
+use ends::{Requester, Responder};
+use target::Target;
 
 /// Who these accesses to memory are by.
 const WHO: &str = "queue pair";
@@ -34,7 +31,7 @@ const LOG_RECEIVE: u32 = 4;
 
 /// Receive queues: one of its own, a shared one, none.
 const OWN: u32 = 0;
-const SHARED: u32 = 1;
+pub(crate) const SHARED: u32 = 1;
 const NONE: u32 = 3;
 
 /// States, as the contexts say them.
@@ -87,6 +84,27 @@ pub(crate) struct QueuePair {
 }
 
 impl QueuePair {
+    /// One of a driver's, with that context and its queues in these pages.
+    pub(crate) fn new(context: Vec<u8>, service: Service, pages: &[u64]) -> Result<Self, Status> {
+        let size = size(&context)?;
+        let buffer = Buffer::new(
+            pages,
+            qpc::LOG_PAGE_SIZE.get32(&context),
+            qpc::PAGE_OFFSET.get32(&context),
+            size,
+        )?;
+        Ok(Self {
+            context,
+            state: State::Reset,
+            service,
+            buffer,
+            taken: [0; 2],
+            role: Role::Pair,
+            requester: Requester::default(),
+            responder: Responder::default(),
+        })
+    }
+
     /// One that only receives, as a target's context says; for a connection to that target from somewhere, if it is
     /// said.
     pub(crate) fn receiving(target: &[u8], connection: Option<(Connection, Place)>) -> Self {
@@ -168,6 +186,35 @@ impl QueuePair {
 
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    pub(crate) fn context(&self) -> &[u8] {
+        &self.context
+    }
+
+    /// Takes a field of its context from another one.
+    pub(crate) fn modify(&mut self, field: &Field, wanted: &[u8]) {
+        match field.width {
+            0..=64 => field.set(&mut self.context, field.get(wanted)),
+            _ => field
+                .of_mut(&mut self.context)
+                .copy_from_slice(field.of(wanted)),
+        }
+    }
+
+    /// Fills the output of QUERY_QP.
+    pub(crate) fn query(&self, output: &mut [u8]) {
+        let context = query_qp_out::QPC.of_mut(output);
+        context.copy_from_slice(&self.context);
+        qpc::STATE.set(context, self.state as u64);
+        qpc::ST.set(context, self.service as u64);
+        if let Some(place) = output.get_mut(create_qp_in::BYTES..create_qp_in::BYTES + 8) {
+            place.copy_from_slice(&self.buffer.first_page().to_be_bytes());
+        }
     }
 
     /// The counters that count what happens to it.
@@ -276,7 +323,7 @@ impl QueuePair {
     }
 
     /// As after it was made.
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.taken = [0; 2];
         self.requester = Requester::default();
         self.responder = Responder::default();
@@ -374,6 +421,19 @@ impl QueuePair {
         }
     }
 
+    /// Whether it is connected with that place: an initiator goes by what it has sent last.
+    pub(crate) fn is_connected_with(&self, place: Place) -> bool {
+        match self.service() {
+            Service::Initiator => self.requester.connection.map(|now| now.to) == Some(place),
+            _ => self.remote_pair() == place.pair,
+        }
+    }
+
+    /// Whether it can do anything: states of a target are of no meaning.
+    pub(crate) fn takes_packets(&self) -> bool {
+        matches!(self.state(), State::ReadyToReceive | State::ReadyToSend)
+    }
+
     pub(crate) fn remote_pair(&self) -> u32 {
         qpc::REMOTE_QPN.get32(&self.context)
     }
@@ -386,13 +446,13 @@ impl QueuePair {
     /// The number of the packet after so many.
     pub(crate) fn expected_number(&self, count: u64) -> u32 {
         let first = u64::from(qpc::NEXT_RCV_PSN.get32(&self.context));
-        (first + count) as u32 % crate::fabric::NUMBERS
+        (first + count) as u32 % NUMBERS
     }
 
     /// How many packets come before the one with that number.
     pub(crate) fn received_before(&self, number: u32) -> u64 {
         let first = qpc::NEXT_RCV_PSN.get32(&self.context);
-        u64::from(number.wrapping_sub(first) % crate::fabric::NUMBERS)
+        u64::from(number.wrapping_sub(first) % NUMBERS)
     }
 
     pub(crate) fn allows_reads(&self) -> bool {
@@ -441,11 +501,11 @@ impl QueuePair {
         self.shared_queue() == Some(number)
     }
 
-    fn sends(&self) -> bool {
+    pub(crate) fn sends(&self) -> bool {
         !qpc::NO_SQ.is_set(&self.context)
     }
 
-    fn receives(&self) -> bool {
+    pub(crate) fn receives(&self) -> bool {
         // An initiator names a queue, and takes nothing from it.
         qpc::RQ_TYPE.get32(&self.context) != NONE && self.service != Service::Initiator
     }
@@ -462,18 +522,13 @@ fn receive_bytes(context: &[u8]) -> Result<u64, Status> {
     }
 }
 
-impl Device {
-    /// Something is wrong with a queue pair, or its driver says so. What it still takes from a shared receive queue has
-    /// been taken, and the driver hears of that.
-    pub(crate) fn fail(&mut self, number: u32) {
-        let Ok(pair) = self.queue_pairs.get_mut(number) else {
-            return;
-        };
-        let first = pair.state != State::Error;
-        pair.state = State::Error;
-        let extended = pair.service == Service::ExtendedReliable;
-        if first && !extended && pair.is_of_driver() && pair.shared_queue().is_some() {
-            self.tell(Event::LastReceive, number);
-        }
-    }
+/// Bytes of both queues, as far as they are the pair's own.
+fn size(context: &[u8]) -> Result<u64, Status> {
+    let log = qpc::LOG_SQ_SIZE.get32(context);
+    let send = match qpc::NO_SQ.is_set(context) {
+        true => 0,
+        false if log > LOG_MAX_QP_SIZE => return Err(Status::BadParameter),
+        false => SEND_PIECE << log,
+    };
+    Ok(send + receive_bytes(context)?)
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Receives: taken from a queue pair's own queue or from a shared one, filled, and completed.
+//! Receives: taken from a queue pair's own queue or from a shared one, filled, and completed, for messages of connections
+//! and for datagrams.
 
 use crate::access::{self, Domain, Use};
 use crate::completion::{Completion, Outcome};
 use crate::data::{Access, DataError};
 use crate::device::Device;
+use crate::eq::Event;
 use crate::fabric::Refusal;
 use crate::faults::{Cause, End, Verdict};
 use crate::qp::Queue;
@@ -50,6 +52,14 @@ impl Device {
             spans,
             shared: Some(shared),
         }))
+    }
+
+    /// Tells the driver if a shared queue has fewer receives than it was to have.
+    pub(crate) fn tell_if_short(&mut self, number: u32) {
+        let queue = self.shared_queues.get_mut(number);
+        if queue.is_ok_and(|queue| queue.falls_short(&self.bus)) {
+            self.tell(Event::SharedQueueLimit, number);
+        }
     }
 
     /// Who an access of a packet to a queue pair is for its keys: on an extended connection the shared queue's domain

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The requesting end of a reliable connection: requests become packets, answers become completions.
-//!
-//! Packets count from 0 in the order in which they are sent first; the numbers on the wire are these counts from the
-//! driver's first number on.
+//! The requesting end of a queue pair: requests become packets, answers become completions. `engine` calls it when it
+//! may send, when an answer has come and when time has gone by; what it knows is in `qp::ends`.
 
 mod packet;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::access;
@@ -14,11 +11,11 @@ use crate::completion::{Completion, Outcome, Syndrome};
 use crate::counters::Counter;
 use crate::data::Access;
 use crate::device::Device;
-use crate::fabric::{Connection, Kind, Packet, Place, Refusal, NUMBERS};
+use crate::fabric::{Connection, Kind, Packet, Refusal};
 use crate::faults::{Cause, End, Verdict};
 use crate::qp::{Queue, State};
 use crate::service::Service;
-use crate::wqe::{Operation, Request};
+use crate::wqe::Operation;
 use packet::{judge, packet, receive_wait, spans};
 
 /// Requests that are under way at most.
@@ -26,111 +23,6 @@ const MOST_REQUESTS: usize = 64;
 
 /// The number of retries that means: without an end.
 const FOR_EVER: u32 = 7;
-
-/// A request that was taken from the queue.
-struct Taken {
-    request: Request,
-    /// Its first packet, how many there are, and how many answers of a read have come.
-    first: u64,
-    packets: u64,
-    answered: u64,
-    /// Why it fails when its turn comes.
-    failed: Option<Syndrome>,
-}
-
-impl Taken {
-    fn end(&self) -> u64 {
-        self.first + self.packets
-    }
-
-    /// It is only done with its answers' data.
-    fn is_read(&self) -> bool {
-        matches!(
-            self.request.operation,
-            Ok(Operation::Read { .. } | Operation::Atomic { .. })
-        )
-    }
-}
-
-/// What the requesting end knows.
-#[derive(Default)]
-pub(crate) struct Requester {
-    taken: VecDeque<Taken>,
-    /// The packet after the last one of the last request that was taken; the next packet to send; the first that is not
-    /// acknowledged.
-    end: u64,
-    next: u64,
-    acknowledged: u64,
-    /// How often something was sent again since an answer came.
-    retries: u32,
-    waits: u32,
-    /// When to send again what was not answered, and until when not to send anything.
-    deadline: Option<Duration>,
-    pause: Option<Duration>,
-    /// That of an initiator, since its last request.
-    pub(crate) connection: Option<Connection>,
-}
-
-impl Requester {
-    /// Whether there is something to look after when time goes by.
-    pub(crate) fn waits(&self) -> bool {
-        self.deadline.is_some() || self.pause.is_some()
-    }
-
-    /// Takes out what was begun, for it to be flushed: opcodes and counters.
-    pub(crate) fn abandon(&mut self) -> Vec<(u8, u16)> {
-        self.deadline = None;
-        self.pause = None;
-        self.end = self.acknowledged;
-        self.next = self.acknowledged;
-        let left = self.taken.drain(..);
-        left.map(|taken| (taken.request.opcode, taken.request.counter))
-            .collect()
-    }
-
-    fn add(&mut self, request: Request, packets: u64, failed: Option<Syndrome>) {
-        let first = self.end;
-        self.end += packets;
-        self.taken.push_back(Taken {
-            request,
-            first,
-            packets,
-            answered: 0,
-            failed,
-        });
-    }
-
-    /// The connection that an initiator has to begin for a request, if that is not the one that it has.
-    fn connection_for(&self, request: &Request, base: u32) -> Option<Connection> {
-        let to = request.to?;
-        let place = Place {
-            port: to.port,
-            pair: to.pair,
-        };
-        let has = self.connection;
-        let same = has.is_some_and(|now| now.to == place && now.key == to.access_key);
-        let goes_on = same && !self.taken.is_empty();
-        (!goes_on).then_some(Connection {
-            serial: 0,
-            to: place,
-            key: to.access_key,
-            first: on_wire(base, self.end),
-        })
-    }
-
-    /// Which of the packets that were sent a number means; nothing if it was acknowledged before.
-    fn find(&self, number: u32, base: u32) -> Option<u64> {
-        let acknowledged = on_wire(base, self.acknowledged);
-        let distance = number.wrapping_sub(acknowledged) % NUMBERS;
-        let found = self.acknowledged + u64::from(distance);
-        (distance < NUMBERS / 2 && found < self.end).then_some(found)
-    }
-}
-
-/// A packet's number on the wire.
-fn on_wire(base: u32, count: u64) -> u32 {
-    (u64::from(base) + count) as u32 % NUMBERS
-}
 
 impl Device {
     /// Sends a packet of a queue pair, or takes its next request. Gives whether there was something to do.

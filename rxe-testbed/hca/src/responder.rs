@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The responding end of connections: packets are put in order, and answered if the service is a reliable one.
-
-use std::collections::VecDeque;
+//! The responding end of connections: packets are put in order, and answered if the service is a reliable one. `engine`
+//! brings them, `message` does what they ask for; what this end knows is in `qp::ends`.
 
 use crate::access::{self, Span, Use};
 use crate::completion::Outcome;
@@ -11,90 +10,15 @@ use crate::device::Device;
 use crate::eq::Event;
 use crate::fabric::{Kind, Packet, Part, Place, Refusal, Remote, NUMBERS};
 use crate::faults::End;
-use crate::message::{Message, Problem, INVALID};
+use crate::message::{Problem, INVALID};
 use crate::port::LID;
+use crate::qp::ends::{Answer, Message};
 use crate::qp::QueuePair;
-use crate::service::Service;
 use crate::translate::check;
-use crate::wqe::Receive;
-
-/// An answer that is to be sent.
-pub(crate) enum Answer {
-    Packet(u32, Kind),
-    /// What was read, by whom.
-    Data {
-        number: u32,
-        remote: Remote,
-        done: u64,
-        user: Use,
-    },
-}
-
-/// What the responding end knows.
-#[derive(Default)]
-pub(crate) struct Responder {
-    /// How many packets have come in order.
-    count: u64,
-    pub(crate) message: Option<Message>,
-    /// The receive of a message that was lost; the next message gets it.
-    pub(crate) kept: Option<Receive>,
-    pub(crate) answers: VecDeque<Answer>,
-    /// What the last atomics have found, by their packets' numbers: they are not done again.
-    found: VecDeque<(u32, u64)>,
-    /// That packets are missing has been said.
-    complained: bool,
-    /// Something was refused: no more is taken.
-    closed: bool,
-}
-
-impl Responder {
-    /// Takes out the receive that was begun, for it to be flushed.
-    pub(crate) fn abandon(&mut self) -> Option<Receive> {
-        self.answers.clear();
-        match self.message.take() {
-            Some(Message::Send { receive, .. }) => Some(receive),
-            Some(Message::Write { .. }) | None => self.kept.take(),
-        }
-    }
-}
 
 impl Device {
-    /// A packet has arrived.
-    pub(crate) fn arrive(&mut self, packet: Packet) {
-        if packet.service.is_datagram() {
-            return self.take_datagram(packet);
-        }
-        let request = packet.kind.is_request();
-        let number = match packet.service {
-            Service::Initiator => match self.connected(&packet) {
-                Some(number) => number,
-                None => return,
-            },
-            _ => packet.to.pair,
-        };
-        let Ok(pair) = self.queue_pairs.get_mut(number) else {
-            return;
-        };
-        // What comes from a target is for an initiator, and the other way round.
-        let service = match packet.service {
-            Service::Initiator => Service::Target,
-            Service::Target => Service::Initiator,
-            other => other,
-        };
-        let known = pair.is_connected_with(packet.from) && pair.service() == service;
-        if !pair.takes_packets() || !known {
-            return;
-        }
-        self.active.insert(number);
-        match (request, packet.service.is_reliable()) {
-            (true, true) => self.requested(number, packet),
-            (true, false) => self.unacknowledged(number, packet),
-            (false, true) => self.answered(number, packet),
-            (false, false) => {}
-        }
-    }
-
-    fn requested(&mut self, number: u32, packet: Packet) {
+    /// A request of a reliable connection has arrived.
+    pub(crate) fn requested(&mut self, number: u32, packet: Packet) {
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
@@ -116,7 +40,8 @@ impl Device {
             distance if distance < NUMBERS / 2 => {
                 if !pair.responder.complained {
                     pair.responder.complained = true;
-                    pair.answer(expected, Kind::Refuse(Refusal::Sequence));
+                    pair.responder
+                        .answer(expected, Kind::Refuse(Refusal::Sequence));
                     self.count(number, Counter::OutOfSequence);
                 }
             }
@@ -152,10 +77,12 @@ impl Device {
                 let mut found = pair.responder.found.iter();
                 if let Some(value) = found.find(|(at, _)| *at == packet.number) {
                     let kind = Kind::AtomicData(value.1);
-                    pair.answer(packet.number, kind);
+                    pair.responder.answer(packet.number, kind);
                 }
             }
-            _ => pair.answer(expected.wrapping_sub(1) % NUMBERS, Kind::Acknowledge),
+            _ => pair
+                .responder
+                .answer(expected.wrapping_sub(1) % NUMBERS, Kind::Acknowledge),
         }
     }
 
@@ -191,7 +118,7 @@ impl Device {
                 pair.responder.count += packets;
                 let message = matches!(packet.kind, Kind::Send | Kind::Write(_));
                 if packet.part.ends() && message {
-                    pair.answer(sequence, Kind::Acknowledge);
+                    pair.responder.answer(sequence, Kind::Acknowledge);
                 }
             }
             Err(Problem::NotReady) => {
@@ -210,7 +137,7 @@ impl Device {
 
     /// A packet that nobody waits for an answer to: a message of which something is missing, that does not fit or is
     /// not allowed is lost.
-    fn unacknowledged(&mut self, number: u32, packet: Packet) {
+    pub(crate) fn unacknowledged(&mut self, number: u32, packet: Packet) {
         let Ok(pair) = self.queue_pairs.get_mut(number) else {
             return;
         };
@@ -257,7 +184,7 @@ impl Device {
         if let Ok(pair) = self.queue_pairs.get_mut(number) {
             pair.responder.complained = true;
             let timer = pair.receive_timer();
-            pair.answer(sequence, Kind::NotReady(timer));
+            pair.responder.answer(sequence, Kind::NotReady(timer));
         }
     }
 
@@ -270,7 +197,7 @@ impl Device {
     fn refuse(&mut self, number: u32, sequence: u32, refusal: Refusal) {
         if let Ok(pair) = self.queue_pairs.get_mut(number) {
             pair.responder.closed = true;
-            pair.answer(sequence, Kind::Refuse(refusal));
+            pair.responder.answer(sequence, Kind::Refuse(refusal));
         }
     }
 
@@ -370,24 +297,6 @@ impl Device {
                 user,
             });
         }
-    }
-}
-
-impl QueuePair {
-    fn answer(&mut self, sequence: u32, kind: Kind) {
-        let answer = Answer::Packet(sequence, kind);
-        self.responder.answers.push_back(answer);
-    }
-
-    /// Answers an atomic, and remembers what it has found as long as it may be asked for again.
-    pub(crate) fn answer_atomic(&mut self, sequence: u32, value: u64) {
-        let most = self.answers_at_once();
-        let found = &mut self.responder.found;
-        found.push_back((sequence, value));
-        if found.len() > most {
-            found.pop_front();
-        }
-        self.answer(sequence, Kind::AtomicData(value));
     }
 }
 

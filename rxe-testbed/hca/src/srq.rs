@@ -4,112 +4,13 @@
 
 use crate::access::Span;
 use crate::bus::Bus;
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
-use crate::eq::Event;
-use crate::layout::{
-    arm_xrc_srq_in, create_rmp_in, create_rmp_out, create_xrc_srq_in, create_xrc_srq_out,
-    destroy_rmp_in, destroy_xrc_srq_in, modify_rmp_in, query_rmp_in, query_rmp_out,
-    query_xrc_srq_in, query_xrc_srq_out, rmpc, words, wq, xrc_srqc,
-};
+use crate::cq::CompletionQueue;
+use crate::layout::{create_rmp_in, create_xrc_srq_in, rmpc, words, wq, xrc_srqc};
 use crate::profile::LOG_MAX_QP_SIZE;
 use crate::ring::Buffer;
 use crate::status::Status;
+use crate::table::Table;
 use crate::wqe;
-
-pub(crate) const COMMANDS: &[Command] = &[
-    Command::new(
-        0x705,
-        "CREATE_XRC_SRQ",
-        HcaState::Initialised,
-        create_xrc_srq_in::BYTES,
-        SHORT,
-        create_extended,
-    ),
-    Command::new(
-        0x706,
-        "DESTROY_XRC_SRQ",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| {
-            destroy(
-                device,
-                destroy_xrc_srq_in::XRC_SRQN.get32(input),
-                Kind::Extended,
-            )
-        },
-    ),
-    Command::new(
-        0x707,
-        "QUERY_XRC_SRQ",
-        HcaState::Initialised,
-        SHORT,
-        query_xrc_srq_out::BYTES,
-        |device, input, output| {
-            let number = query_xrc_srq_in::XRC_SRQN.get32(input);
-            let queue = find(device, number, Kind::Extended)?;
-            let context = query_xrc_srq_out::XRC_SRQ_CONTEXT_ENTRY.of_mut(output);
-            context.copy_from_slice(&queue.context);
-            xrc_srqc::LWM.set(context, u64::from(queue.limit));
-            Ok(())
-        },
-    ),
-    Command::new(
-        0x708,
-        "ARM_XRC_SRQ",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| {
-            if arm_xrc_srq_in::OP_MOD.get(input) != ARM_EXTENDED {
-                return Err(Status::BadParameter);
-            }
-            let number = arm_xrc_srq_in::XRC_SRQN.get32(input);
-            let limit = arm_xrc_srq_in::LWM.get(input) as u16;
-            device.limit_shared(number, Kind::Extended, limit)
-        },
-    ),
-    Command::new(
-        0x90c,
-        "CREATE_RMP",
-        HcaState::Initialised,
-        create_rmp_in::BYTES,
-        SHORT,
-        create_plain,
-    ),
-    Command::new(
-        0x90d,
-        "MODIFY_RMP",
-        HcaState::Initialised,
-        modify_rmp_in::BYTES,
-        SHORT,
-        modify_plain,
-    ),
-    Command::new(
-        0x90e,
-        "DESTROY_RMP",
-        HcaState::Initialised,
-        SHORT,
-        SHORT,
-        |device, input, _| destroy(device, destroy_rmp_in::RMPN.get32(input), Kind::Plain),
-    ),
-    Command::new(
-        0x90f,
-        "QUERY_RMP",
-        HcaState::Initialised,
-        SHORT,
-        query_rmp_out::BYTES,
-        |device, input, output| {
-            let queue = find(device, query_rmp_in::RMPN.get32(input), Kind::Plain)?;
-            let context = query_rmp_out::RMP_CONTEXT.of_mut(output);
-            context.copy_from_slice(&queue.context);
-            rmpc::STATE.set(context, READY);
-            wq::LWM.set(rmpc::WQ.of_mut(context), u64::from(queue.limit));
-            Ok(())
-        },
-    ),
-];
 
 /// Bytes of the smallest entry, as a power of two, and of the largest.
 const LOG_ENTRY: u32 = 4;
@@ -121,16 +22,12 @@ const LINK: usize = 16;
 /// Who these accesses to memory are by.
 const WHO: &str = "shared receive queue";
 
-/// The state of a plain queue that works, and what a command for an extended one's limit says of itself.
+/// The state of a plain queue that works.
 const READY: u64 = 1;
-const ARM_EXTENDED: u64 = 1;
-
-/// In a change of a plain queue: its limit is set.
-const LIMIT: u64 = 1;
 
 /// Which of both a queue is. Their numbers do not overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Extended,
     Plain,
 }
@@ -166,6 +63,97 @@ struct Geometry {
 }
 
 impl SharedQueue {
+    /// An extended one as the input of CREATE_XRC_SRQ says, for a driver with these domains and completion queues.
+    pub(crate) fn create_extended(
+        input: &[u8],
+        domains: &Table<()>,
+        xrc_domains: &Table<()>,
+        completion_queues: &Table<CompletionQueue>,
+    ) -> Result<Self, Status> {
+        let context = create_xrc_srq_in::XRC_SRQ_CONTEXT_ENTRY.of(input).to_vec();
+        let domain = xrc_srqc::PD.get32(&context);
+        let extended = Extended {
+            connections: xrc_srqc::XRCD.get32(&context),
+            completion_queue: xrc_srqc::CQN.get32(&context),
+            user_index: xrc_srqc::USER_INDEX.get32(&context),
+        };
+        domains.get(domain)?;
+        xrc_domains.get(extended.connections)?;
+        completion_queues.get(extended.completion_queue)?;
+        let geometry = geometry(
+            &input[create_xrc_srq_in::BYTES..],
+            xrc_srqc::LOG_PAGE_SIZE.get32(&context),
+            xrc_srqc::PAGE_OFFSET.get32(&context),
+            xrc_srqc::LOG_XRC_SRQ_SIZE.get32(&context),
+            xrc_srqc::LOG_RQ_STRIDE.get32(&context) + LOG_ENTRY,
+        )?;
+        let high = xrc_srqc::DB_RECORD_ADDR_H.get(&context) << 32;
+        let low = xrc_srqc::DB_RECORD_ADDR_L.get(&context) << 2;
+        Ok(Self {
+            kind: Kind::Extended,
+            limit: xrc_srqc::LWM.get(&context) as u16,
+            context,
+            domain,
+            extended: Some(extended),
+            geometry,
+            record: high | low,
+            taken: 0,
+            next: 0,
+        })
+    }
+
+    /// A plain one as the input of CREATE_RMP says, for a driver with these domains.
+    pub(crate) fn create_plain(input: &[u8], domains: &Table<()>) -> Result<Self, Status> {
+        let context = create_rmp_in::CTX.of(input).to_vec();
+        let queue = rmpc::WQ.of(&context);
+        let domain = wq::PD.get32(queue);
+        if wq::WQ_TYPE.get(queue) != 0 {
+            // Only lists are known.
+            return Err(Status::BadParameter);
+        }
+        domains.get(domain)?;
+        let geometry = geometry(
+            &input[create_rmp_in::BYTES..],
+            wq::LOG_WQ_PG_SZ.get32(queue),
+            wq::PAGE_OFFSET.get32(queue),
+            wq::LOG_WQ_SZ.get32(queue),
+            wq::LOG_WQ_STRIDE.get32(queue),
+        )?;
+        Ok(Self {
+            kind: Kind::Plain,
+            limit: wq::LWM.get(queue) as u16,
+            record: wq::DBR_ADDR.get(queue),
+            context,
+            domain,
+            extended: None,
+            geometry,
+            taken: 0,
+            next: 0,
+        })
+    }
+
+    /// Fills its context for a query.
+    pub(crate) fn query(&self, context: &mut [u8]) {
+        context.copy_from_slice(&self.context);
+        let limit = u64::from(self.limit);
+        match self.kind {
+            Kind::Extended => xrc_srqc::LWM.set(context, limit),
+            Kind::Plain => {
+                rmpc::STATE.set(context, READY);
+                wq::LWM.set(rmpc::WQ.of_mut(context), limit);
+            }
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// With fewer entries than this the driver is to be told, once.
+    pub(crate) fn set_limit(&mut self, limit: u16) {
+        self.limit = limit;
+    }
+
     /// Its protection domain.
     pub(crate) fn domain(&self) -> u32 {
         self.domain
@@ -210,20 +198,12 @@ impl SharedQueue {
     }
 
     /// Whether the driver has to be told that there are few entries left; then it has been.
-    fn falls_short(&mut self, bus: &Bus) -> bool {
+    pub(crate) fn falls_short(&mut self, bus: &Bus) -> bool {
         let short = self.waiting(bus) < self.limit;
         if short {
             self.limit = 0;
         }
         short
-    }
-}
-
-fn find(device: &Device, number: u32, kind: Kind) -> Result<&SharedQueue, Status> {
-    let queue = device.shared_queues.get(number)?;
-    match queue.kind == kind {
-        true => Ok(queue),
-        false => Err(Status::BadResource),
     }
 }
 
@@ -245,105 +225,4 @@ fn geometry(
         log_size,
         log_entry,
     })
-}
-
-fn create_extended(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_xrc_srq_in::XRC_SRQ_CONTEXT_ENTRY.of(input).to_vec();
-    let domain = xrc_srqc::PD.get32(&context);
-    let extended = Extended {
-        connections: xrc_srqc::XRCD.get32(&context),
-        completion_queue: xrc_srqc::CQN.get32(&context),
-        user_index: xrc_srqc::USER_INDEX.get32(&context),
-    };
-    device.domains.get(domain)?;
-    device.xrc_domains.get(extended.connections)?;
-    device.completion_queues.get(extended.completion_queue)?;
-    let geometry = geometry(
-        &input[create_xrc_srq_in::BYTES..],
-        xrc_srqc::LOG_PAGE_SIZE.get32(&context),
-        xrc_srqc::PAGE_OFFSET.get32(&context),
-        xrc_srqc::LOG_XRC_SRQ_SIZE.get32(&context),
-        xrc_srqc::LOG_RQ_STRIDE.get32(&context) + LOG_ENTRY,
-    )?;
-    let high = xrc_srqc::DB_RECORD_ADDR_H.get(&context) << 32;
-    let low = xrc_srqc::DB_RECORD_ADDR_L.get(&context) << 2;
-    let queue = SharedQueue {
-        kind: Kind::Extended,
-        limit: xrc_srqc::LWM.get(&context) as u16,
-        context,
-        domain,
-        extended: Some(extended),
-        geometry,
-        record: high | low,
-        taken: 0,
-        next: 0,
-    };
-    create_xrc_srq_out::XRC_SRQN.set(output, device.shared_queues.add(queue)?);
-    Ok(())
-}
-
-fn create_plain(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
-    let context = create_rmp_in::CTX.of(input).to_vec();
-    let queue = rmpc::WQ.of(&context);
-    let domain = wq::PD.get32(queue);
-    if wq::WQ_TYPE.get(queue) != 0 {
-        // Only lists are known.
-        return Err(Status::BadParameter);
-    }
-    device.domains.get(domain)?;
-    let geometry = geometry(
-        &input[create_rmp_in::BYTES..],
-        wq::LOG_WQ_PG_SZ.get32(queue),
-        wq::PAGE_OFFSET.get32(queue),
-        wq::LOG_WQ_SZ.get32(queue),
-        wq::LOG_WQ_STRIDE.get32(queue),
-    )?;
-    let queue = SharedQueue {
-        kind: Kind::Plain,
-        limit: wq::LWM.get(queue) as u16,
-        record: wq::DBR_ADDR.get(queue),
-        context,
-        domain,
-        extended: None,
-        geometry,
-        taken: 0,
-        next: 0,
-    };
-    create_rmp_out::RMPN.set(output, device.shared_queues.add(queue)?);
-    Ok(())
-}
-
-/// The limit is all that can be changed.
-fn modify_plain(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    if modify_rmp_in::BITMASK.get(input) != LIMIT {
-        return Err(Status::BadParameter);
-    }
-    let limit = wq::LWM.get(rmpc::WQ.of(modify_rmp_in::CTX.of(input))) as u16;
-    device.limit_shared(modify_rmp_in::RMPN.get32(input), Kind::Plain, limit)
-}
-
-fn destroy(device: &mut Device, number: u32, kind: Kind) -> Result<(), Status> {
-    find(device, number, kind)?;
-    let mut users = device.queue_pairs.iter();
-    if users.any(|(_, pair)| pair.receives_from(number)) {
-        return Err(Status::ResourceBusy);
-    }
-    device.shared_queues.remove(number).map(drop)
-}
-
-impl Device {
-    fn limit_shared(&mut self, number: u32, kind: Kind, limit: u16) -> Result<(), Status> {
-        find(self, number, kind)?;
-        self.shared_queues.get_mut(number)?.limit = limit;
-        self.tell_if_short(number);
-        Ok(())
-    }
-
-    /// Tells the driver if a queue has fewer receives than it was to have.
-    pub(crate) fn tell_if_short(&mut self, number: u32) {
-        let queue = self.shared_queues.get_mut(number);
-        if queue.is_ok_and(|queue| queue.falls_short(&self.bus)) {
-            self.tell(Event::SharedQueueLimit, number);
-        }
-    }
 }

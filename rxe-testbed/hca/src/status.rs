@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How a command ends, as its output says. Whatever a command asks of the device may end it with one of these.
+//! How a command ends, as its output says: whatever it needs of the device may end it.
 
 /// How a command ended, as its output says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The commands of a device's life: enabled, given pages, told what to be, initialised, and all of it back.
 
-use super::{Command, SHORT, SHORTEST};
+use super::definition::{Command, SHORT, SHORTEST};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     init_hca_in, manage_pages_in, manage_pages_out, query_adapter_out, query_hca_cap_in,
@@ -152,7 +152,7 @@ fn init_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
 
 /// Whatever the driver has left is gone; the pages are still the device's.
 fn teardown_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
-    device.lost_faults();
+    device.faults.lost(&device.bus);
     device.destroy_objects();
     device.state = HcaState::Enabled;
     Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Objects that are no more than numbers for the device: pages of doorbells, protection domains and their like.
 
-use super::{Command, SHORT};
+use super::definition::{Command, SHORT};
 use crate::device::HcaState;
 use crate::layout::{
     alloc_pd_out, alloc_transport_domain_out, alloc_uar_out, alloc_xrcd_out, dealloc_pd_in,

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One entry of the command queue: its input is gathered, the command executed, its output spread, and the entry
-//! given back.
+//! The command queue. The driver rings a doorbell for its entries: the input of each is gathered, the command executed,
+//! its output spread, and the entry given back.
 //!
 //! Signatures are neither checked nor made: the driver switches them off (`cmdif_checksum`).
 
 use serde_json::json;
 
-use super::{find, SHORT, SHORTEST};
+use super::definition::{SHORT, SHORTEST};
+use super::{find, users};
 use crate::device::Device;
 use crate::eq::Event;
 use crate::layout::{cmd_queue_entry, query_pages_in, query_pages_out};
@@ -65,7 +66,7 @@ impl Device {
             if (entries >> entry) & 1 == 0 {
                 continue;
             }
-            match self.queue_address() {
+            match self.registers.queue_address() {
                 Some(queue) if entry < 1 << LOG_ENTRIES => self.execute_entry(queue, entry),
                 _ => {
                     let text = format!("a doorbell for entry {entry}, which is not there");
@@ -86,7 +87,7 @@ impl Device {
             return self.bus.violation(Rule::Interface, text);
         }
         // A queue that the command itself makes does not hear of it.
-        let listener = self.listener(Event::Command);
+        let listener = self.events.listener(Event::Command);
         let status = match self.deliver(&mut entry) {
             Ok(()) => 0,
             Err(delivery) => {
@@ -105,7 +106,7 @@ impl Device {
             let _ = self.bus.write(WHO, place + last as u64, &entry[last..]);
         }
         if let Some(queue) = listener {
-            self.command_done(queue, number);
+            self.events.command_done(queue, number, &self.bus);
         }
     }
 
@@ -208,7 +209,7 @@ impl Device {
             Some(command) if input.len() < command.input => Err(Status::BadInputLength),
             Some(command) if length < command.output => Err(Status::BadOutputLength),
             Some(command) => {
-                let may = self.may(opcode, input);
+                let may = users::may(&self.users, opcode, input);
                 may.and_then(|()| (command.run)(self, input, &mut output))
             }
         };

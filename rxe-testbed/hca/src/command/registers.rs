@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Registers that drivers read and write by a command.
 
-use super::{Command, SHORT};
+use super::definition::{Command, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{access_register_in, access_register_out, pcap_reg, query_pages_in};
 use crate::port::NUMBER;

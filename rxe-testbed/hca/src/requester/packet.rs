@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{on_wire, Taken};
 use crate::access::Span;
 use crate::completion::Syndrome;
 use crate::data::{Access, DataError};
 use crate::datagram;
 use crate::fabric::{Kind, Packet, Part, Place, Remote};
 use crate::port::{Port, LID};
+use crate::qp::ends::{on_wire, Taken};
 use crate::qp::QueuePair;
 use crate::service::Service;
 use crate::wqe::{Malformed, Operation, Request, Segment};

@@ -5,16 +5,17 @@
 //! Nobody but the driver may name memory: an object whose memory would be that of an application, which the interface
 //! calls user memory, is not made.
 
-use crate::command::{Command, SHORT};
-use crate::device::{Device, HcaState};
+use super::definition::{Command, SHORT};
+use crate::device::HcaState;
 use crate::layout::{
     cqc, create_cq_in, create_mkey_in, create_qp_in, create_rmp_in, create_uctx_out,
     create_xrc_srq_in, destroy_uctx_in, general_obj_in_cmd_hdr, modify_cq_in, qpc, rmpc, wq,
     xrc_srqc, Field,
 };
 use crate::status::Status;
+use crate::table::Table;
 
-pub(crate) const COMMANDS: &[Command] = &[
+pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0xa04,
         "CREATE_UCTX",
@@ -77,17 +78,15 @@ const NAMES_MEMORY: &[(u16, &[Field])] = &[
     ),
 ];
 
-impl Device {
-    /// Whether a command may be executed, whoever it is for.
-    pub(crate) fn may(&self, opcode: u16, input: &[u8]) -> Result<(), Status> {
-        let user = general_obj_in_cmd_hdr::UID.get32(input);
-        if user != 0 && user != EVERY {
-            self.users.get(user)?;
-        }
-        let mut named = NAMES_MEMORY.iter().filter(|(known, _)| *known == opcode);
-        match named.any(|(_, fields)| fields.iter().any(|field| field.is_set(input))) {
-            true => Err(Status::BadParameter),
-            false => Ok(()),
-        }
+/// Whether a command may be executed, whichever of `users` it is for.
+pub(super) fn may(users: &Table<()>, opcode: u16, input: &[u8]) -> Result<(), Status> {
+    let user = general_obj_in_cmd_hdr::UID.get32(input);
+    if user != 0 && user != EVERY {
+        users.get(user)?;
+    }
+    let mut named = NAMES_MEMORY.iter().filter(|(known, _)| *known == opcode);
+    match named.any(|(_, fields)| fields.iter().any(|field| field.is_set(input))) {
+        true => Err(Status::BadParameter),
+        false => Ok(()),
     }
 }

@@ -3,21 +3,17 @@
 
 use serde_json::json;
 
-use super::{receive_bytes, QueuePair, Role, State, SEND_PIECE, SHARED};
-use crate::command::{Command, Run, SHORT};
+use super::definition::{Command, Run, SHORT};
 use crate::device::{Device, HcaState};
 use crate::layout::{
     ads, create_qp_in, create_qp_out, destroy_qp_in, qpc, query_qp_in, query_qp_out,
     rst2init_qp_in, words, Field,
 };
-use crate::profile::LOG_MAX_QP_SIZE;
-use crate::requester::Requester;
-use crate::responder::Responder;
-use crate::ring::Buffer;
+use crate::qp::{QueuePair, State, SHARED};
 use crate::service::Service;
 use crate::status::Status;
 
-pub(crate) const COMMANDS: &[Command] = &[
+pub(super) const COMMANDS: &[Command] = &[
     Command::new(
         0x500,
         "CREATE_QP",
@@ -235,37 +231,22 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
     if !qpc::NO_SQ.is_set(&context) {
         device.doorbell_pages.get(qpc::UAR_PAGE.get32(&context))?;
     }
-    let size = size(&context)?;
-    let buffer = Buffer::new(
-        &words(&input[create_qp_in::BYTES..]),
-        qpc::LOG_PAGE_SIZE.get32(&context),
-        qpc::PAGE_OFFSET.get32(&context),
-        size,
-    )?;
-    let pair = QueuePair {
-        context,
-        state: State::Reset,
-        service,
-        buffer,
-        taken: [0; 2],
-        role: Role::Pair,
-        requester: Requester::default(),
-        responder: Responder::default(),
-    };
+    let pages = words(&input[create_qp_in::BYTES..]);
+    let pair = QueuePair::new(context, service, &pages)?;
     if pair.sends() {
         device
             .completion_queues
-            .get(qpc::CQN_SND.get32(&pair.context))?;
+            .get(qpc::CQN_SND.get32(pair.context()))?;
     }
-    if qpc::RQ_TYPE.get32(&pair.context) == SHARED {
+    if qpc::RQ_TYPE.get32(pair.context()) == SHARED {
         device
             .shared_queues
-            .get(qpc::SRQN_RMPN_XRQN.get32(&pair.context))?;
+            .get(qpc::SRQN_RMPN_XRQN.get32(pair.context()))?;
     }
     if pair.receives() {
         device
             .completion_queues
-            .get(qpc::CQN_RCV.get32(&pair.context))?;
+            .get(qpc::CQN_RCV.get32(pair.context()))?;
     }
     create_qp_out::QPN.set(output, device.queue_pairs.add(pair)?);
     Ok(())
@@ -280,17 +261,6 @@ fn pair(device: &mut Device, number: u32) -> Result<&mut QueuePair, Status> {
     }
 }
 
-/// Bytes of both queues, as far as they are the pair's own.
-fn size(context: &[u8]) -> Result<u64, Status> {
-    let log = qpc::LOG_SQ_SIZE.get32(context);
-    let send = match qpc::NO_SQ.is_set(context) {
-        true => 0,
-        false if log > LOG_MAX_QP_SIZE => return Err(Status::BadParameter),
-        false => SEND_PIECE << log,
-    };
-    Ok(send + receive_bytes(context)?)
-}
-
 fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
     let number = destroy_qp_in::QPN.get32(input);
     pair(device, number)?;
@@ -303,7 +273,7 @@ fn destroy(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status
 fn change(device: &mut Device, input: &[u8], change: &Change) -> Result<(), Status> {
     let number = rst2init_qp_in::QPN.get32(input);
     let pair = pair(device, number)?;
-    if pair.state != change.from {
+    if pair.state() != change.from {
         return Err(Status::BadQpState);
     }
     let wanted = rst2init_qp_in::QPC.of(input);
@@ -314,14 +284,9 @@ fn change(device: &mut Device, input: &[u8], change: &Change) -> Result<(), Stat
     }
     let optional = change.may_set.iter().filter(|(bit, _)| said & bit != 0);
     for field in change.sets.iter().chain(optional.map(|(_, field)| field)) {
-        match field.width {
-            0..=64 => field.set(&mut pair.context, field.get(wanted)),
-            _ => field
-                .of_mut(&mut pair.context)
-                .copy_from_slice(field.of(wanted)),
-        }
+        pair.modify(field, wanted);
     }
-    pair.state = change.to;
+    pair.set_state(change.to);
     device.bus.event(
         "qp-state",
         || json!({"qp": number, "state": change.to as u32}),
@@ -335,7 +300,7 @@ fn force(device: &mut Device, input: &[u8], state: State) -> Result<(), Status> 
     pair(device, number)?;
     match state {
         State::Error => device.fail(number),
-        _ => device.queue_pairs.get_mut(number)?.state = state,
+        _ => device.queue_pairs.get_mut(number)?.set_state(state),
     }
     device
         .bus
@@ -352,12 +317,6 @@ fn force(device: &mut Device, input: &[u8], state: State) -> Result<(), Status> 
 
 fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
     let pair = pair(device, query_qp_in::QPN.get32(input))?;
-    let context = query_qp_out::QPC.of_mut(output);
-    context.copy_from_slice(&pair.context);
-    qpc::STATE.set(context, pair.state as u64);
-    qpc::ST.set(context, pair.service as u64);
-    if let Some(place) = output.get_mut(create_qp_in::BYTES..create_qp_in::BYTES + 8) {
-        place.copy_from_slice(&pair.buffer.first_page().to_be_bytes());
-    }
+    pair.query(output);
     Ok(())
 }
