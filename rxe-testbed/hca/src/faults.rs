@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{json, Value};
 
 use crate::access::{Missing, Slot};
 use crate::bus::Bus;
@@ -232,6 +232,29 @@ impl Faults {
         watch.repeats == REPEATS
     }
 
+    /// How often the driver has said that there is nothing to be had where an access lacks something. An error is what
+    /// becomes of the access if there is no point in asking the driver.
+    fn refusals(
+        &mut self,
+        place: (u32, End),
+        scheme: Scheme,
+        first: &Missing,
+    ) -> Result<u32, Verdict> {
+        match self.states.get(&place) {
+            Some(State::Waits(_)) => Err(Verdict::Wait),
+            Some(State::Refused(at, refused)) if *at == first.slot => {
+                // Somebody may just be taking the part away that leads there.
+                let more = scheme == Scheme::Memory && first.via.is_some();
+                if more && *refused <= REFUSALS {
+                    return Ok(*refused);
+                }
+                self.states.remove(&place);
+                Err(Verdict::Fail)
+            }
+            Some(State::Refused(..)) | None => Ok(0),
+        }
+    }
+
     /// An access of an end of a queue pair lacks something. Tells the driver, unless it has been told, or has said that
     /// there is nothing.
     pub(crate) fn page_fault(
@@ -243,26 +266,16 @@ impl Faults {
         events: &mut EventQueues,
         bus: &Bus,
     ) -> Verdict {
-        let (pair, end) = place;
+        let (pair, _) = place;
         let listener = events.listener(Event::PageFault);
         let (Some(queue), Some(first)) = (listener, missing.first()) else {
             return Verdict::Fail;
         };
         let slot = first.slot;
-        let mut refused = 0;
-        match self.states.get(&place) {
-            Some(State::Waits(_)) => return Verdict::Wait,
-            Some(State::Refused(at, count)) if *at == slot => {
-                // Somebody may just be taking the part away that leads there.
-                let more = scheme == Scheme::Memory && first.via.is_some();
-                refused = *count;
-                if !more || refused > REFUSALS {
-                    self.states.remove(&place);
-                    return Verdict::Fail;
-                }
-            }
-            Some(State::Refused(..)) | None => {}
-        }
+        let refused = match self.refusals(place, scheme, first) {
+            Ok(refused) => refused,
+            Err(verdict) => return verdict,
+        };
         if self.repeats(place, first) {
             let text = format!(
                 "queue pair {pair:#x}: entry {:#x} of key {:#x} is still absent after {REPEATS} faults",
@@ -282,20 +295,7 @@ impl Faults {
         self.pending.insert(token, pending);
         self.states.insert(place, State::Waits(token));
         self.raised += 1;
-        bus.event("page-fault", || {
-            let lacks = missing.iter().map(|missing| {
-                let span = missing.span;
-                json!({"key": span.key, "address": span.address, "length": span.length})
-            });
-            json!({
-                "qp": pair,
-                "end": format!("{end:?}"),
-                "token": token,
-                "key": slot.key,
-                "entry": slot.index,
-                "lacks": lacks.collect::<Vec<_>>(),
-            })
-        });
+        bus.event("page-fault", || traced(place, token, slot, missing));
         match scheme {
             Scheme::Transport => {
                 let (kind, data) = transport_event(pair, token, cause);
@@ -370,6 +370,22 @@ impl Faults {
         };
         Ok(Some(pending.place))
     }
+}
+
+/// A fault as the trace has it.
+fn traced((pair, end): (u32, End), token: u64, slot: Slot, missing: &[Missing]) -> Value {
+    let lacks = missing.iter().map(|missing| {
+        let span = missing.span;
+        json!({"key": span.key, "address": span.address, "length": span.length})
+    });
+    json!({
+        "qp": pair,
+        "end": format!("{end:?}"),
+        "token": token,
+        "key": slot.key,
+        "entry": slot.index,
+        "lacks": lacks.collect::<Vec<_>>(),
+    })
 }
 
 /// An event by what cannot go on: its kind and its data.
