@@ -35,9 +35,6 @@ fn security_mirror() -> String {
 pub(crate) const EARLIER: &str =
     "HMM_ODP_MIRROR=http://snapshot.debian.org/archive/debian/YYYYMMDD is the archive of an earlier day";
 
-/// The keys of the archive, on the host as in a Debian root.
-pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
 fn source(mirror: &str, suite: &str) -> String {
     format!("deb {mirror} {suite} main")
 }
@@ -123,7 +120,7 @@ pub(crate) fn mmdebstrap(
     }
     command.arg(suite).arg(target);
     // The host's apt may not trust Debian's keys by itself: Ubuntu's does not.
-    let signed = format!("deb [signed-by={KEYRING}] ");
+    let signed = format!("deb [signed-by={}] ", host::KEYRING);
     command.args(
         sources
             .iter()

@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{anyhow, bail, Context, Result};
 
-use crate::archive;
 use crate::process;
 use crate::ui::Step;
+
+/// Where the keys of Debian's archive are.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A program that the host must have, and the Debian and Ubuntu package that brings it.
 struct Tool {
@@ -26,7 +28,7 @@ const TOOLS: &[Tool] = &[
         only_unprivileged: false,
     },
     Tool {
-        shows: archive::KEYRING,
+        shows: KEYRING,
         package: "debian-archive-keyring",
         only_unprivileged: false,
     },
