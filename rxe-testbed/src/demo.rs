@@ -9,8 +9,8 @@ use serde::Deserialize;
 use crate::build::{self, Wanted};
 use crate::klog;
 use crate::programs;
+use crate::script::with_scripts;
 use crate::series::Series;
-use crate::session;
 use crate::table::{Cell, Table};
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Outcome, Vm};
@@ -178,7 +178,7 @@ fn on_driver(vm: &mut Vm, driver: Driver) -> Result<Results> {
 
 /// Runs one of the unmodified programs; gives what it measured, or why it failed.
 fn unmodified(vm: &mut Vm, command: &str) -> Result<Result<String, String>> {
-    let script = session::with_scripts(command);
+    let script = with_scripts(command);
     let mut output = Vec::new();
     let mut errors = Vec::new();
     let outcome = vm.run(&script, PINGPONG_LIMIT, &mut output, &mut errors)?;

@@ -15,6 +15,7 @@ use crate::klog;
 use crate::limits;
 use crate::nic::Nic;
 use crate::pair::{self, Pair};
+use crate::script::quote;
 use crate::series::Series;
 use crate::session::{Get, Put};
 use crate::ui::{self, Step};
@@ -279,23 +280,7 @@ fn unpack(mut archive: File, name: &str, get: &Get) -> Result<()> {
     Ok(())
 }
 
-/// A word for the guest's shell.
-pub(crate) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 /// Nothing more may be lost once the program ends.
 pub(crate) fn flush() {
     let _ = std::io::stdout().flush();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_reach_the_guest_unchanged() {
-        assert_eq!(quote("a b"), "'a b'");
-        assert_eq!(quote("it's"), r"'it'\''s'");
-    }
 }

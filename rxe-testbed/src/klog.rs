@@ -10,6 +10,7 @@
 mod allowed;
 mod line;
 
+use crate::script::quote;
 use line::Line;
 
 /// The levels from the worst to this one are complaints: `KERN_WARNING`.
@@ -87,7 +88,7 @@ const END: &str = "testbed: end of command ";
 
 /// `script`, which first says in the log that it is this test's.
 pub(crate) fn marked(test: &str, script: &str) -> String {
-    let mark = crate::exec::quote(&format!("{TEST}{test}"));
+    let mark = quote(&format!("{TEST}{test}"));
     format!("echo {mark} >/dev/kmsg\n{script}")
 }
 

@@ -1,48 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Two VMs on a network segment of their own: a server in one, its client in the other.
-//!
-//! The segment is a pair of datagram sockets, a datagram for each frame. Nothing else is on it, and the host's
-//! network is not involved. The VMs are 10.77.0.1 and 10.77.0.2, and so are their `rxe0`.
+//! Two VMs on a network segment of their own (`network`): a server in one, its client in the other.
 
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
 use crate::build::World;
-use crate::session;
+use crate::network::Network;
+use crate::script::{quote, with_scripts};
 use crate::vm::{Config, Driver, Outcome, Vm};
 
 /// A server that listens is soon there; one that does not is not waited for: the guest looks 200 times, which takes
 /// 20 seconds, or several times that if the host has other things to do.
 const START: Duration = Duration::from_secs(300);
-
-/// One end of a segment.
-#[derive(Clone, Debug)]
-pub(crate) struct Network {
-    socket: Arc<UnixDatagram>,
-    /// The VM's number, the last one of its address.
-    pub(crate) host: u8,
-}
-
-impl Network {
-    /// Both ends of a new segment.
-    pub(crate) fn segment() -> Result<[Self; 2]> {
-        let (first, second) = UnixDatagram::pair().context("making a pair of sockets")?;
-        let end = |socket, host| Self {
-            socket: Arc::new(socket),
-            host,
-        };
-        Ok([end(first, 1), end(second, 2)])
-    }
-
-    /// What QEMU inherits.
-    pub(crate) fn socket(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
 
 /// How the two programs of a pair ended, and what they said.
 #[derive(Clone, Debug)]
@@ -107,7 +77,7 @@ impl Pair {
 /// Starts `server` in a VM, where it runs beside what else is asked of the VM. Returns when it listens, has ended
 /// or needs long.
 pub(crate) fn start(vm: &mut Vm, server: &str) -> Result<()> {
-    let quoted = crate::exec::quote(server);
+    let quoted = quote(server);
     let start = format!("beside start bash -c {quoted}");
     match run(vm, &start, vm.patience(START), &mut Vec::new())? {
         Outcome::Exit(0) => Ok(()),
@@ -133,7 +103,7 @@ pub(crate) fn finish(
 }
 
 fn script(text: &str) -> String {
-    session::with_scripts(&format!("cd /root; {text}"))
+    with_scripts(&format!("cd /root; {text}"))
 }
 
 /// Runs a script whose output and errors are one.
@@ -142,22 +112,4 @@ fn run(vm: &mut Vm, text: &str, limit: Duration, said: &mut Vec<u8>) -> Result<O
     let outcome = vm.run(&script(text), limit, said, &mut errors)?;
     said.extend(errors);
     Ok(outcome)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_goes_in_at_one_end_comes_out_at_the_other() -> Result<()> {
-        let [first, second] = Network::segment()?;
-        assert_eq!((first.host, second.host), (1, 2));
-        assert_ne!(first.socket(), second.socket());
-        first.socket.send(b"a frame")?;
-        second.socket.send(b"another")?;
-        let mut frame = [0; 100];
-        assert_eq!(second.socket.recv(&mut frame)?, 7);
-        assert_eq!(&frame[..7], b"a frame");
-        Ok(())
-    }
 }

@@ -15,8 +15,8 @@ use crate::build::World;
 use crate::cache::{self, Cache};
 use crate::host;
 use crate::kernel::Variant;
+use crate::network::Network;
 use crate::nic::Nic;
-use crate::pair::Network;
 use crate::process::{self, Owned};
 
 /// Longest time in which KVM must have brought a kernel up to init to count as working.

@@ -7,12 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 
 use crate::build::World;
-use crate::vm::Config;
-
-/// `script`, with the guest's own scripts among its commands.
-pub(crate) fn with_scripts(script: &str) -> String {
-    format!("PATH=/usr/local/lib/testbed:$PATH\n{script}")
-}
 
 const STOCK_FAULTS: &str = include_str!("../guest/stock-faults.sh");
 
@@ -216,8 +210,13 @@ fn absolute(guest: &str) -> String {
     }
 }
 
-/// Writes the archive: the guest's scripts, our modules, our programs, the user's files.
-pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Result<()> {
+/// Writes the archive: the guest's scripts, our modules if they are wanted, our programs, the user's files.
+pub(crate) fn write_archive(
+    path: &Path,
+    world: &World,
+    with_ours: bool,
+    puts: &[Put],
+) -> Result<()> {
     let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
     let mut archive = tar::Builder::new(file);
     archive.follow_symlinks(false);
@@ -231,7 +230,7 @@ pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Resu
         let inside = format!("usr/local/lib/testbed/index/stock/{name}");
         add_file(&mut archive, &stock.join(name), &inside)?;
     }
-    if let (true, Some(ours)) = (config.with_ours, &world.modules) {
+    if let (true, Some(ours)) = (with_ours, &world.modules) {
         for name in INDEX {
             let inside = format!("usr/local/lib/testbed/index/ours/{name}");
             add_file(&mut archive, &ours.index().join(name), &inside)?;
@@ -246,7 +245,7 @@ pub(crate) fn write_archive(path: &Path, world: &World, config: &Config) -> Resu
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         add_file(&mut archive, &program, &format!("usr/local/bin/{name}"))?;
     }
-    for put in &config.puts {
+    for put in puts {
         let inside = put.guest.trim_start_matches('/');
         let result = if put.host.is_dir() {
             archive.append_dir_all(inside, &put.host)

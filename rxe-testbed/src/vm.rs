@@ -19,8 +19,8 @@ use crate::clock::Clock;
 use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
+use crate::network::Network;
 use crate::nic::Nic;
-use crate::pair::Network;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
 use crate::session::{self, Put};
@@ -170,7 +170,7 @@ impl Vm {
         let log = scratch.path().join("kernel.log");
         std::fs::write(&log, "").context("making the kernel log")?;
         let archive = scratch.path().join("session.tar");
-        session::write_archive(&archive, world, config)?;
+        session::write_archive(&archive, world, config.with_ours, &config.puts)?;
 
         let (control, control_guest) = UnixStream::pair().context("making a socket pair")?;
         let (output, output_guest) = UnixStream::pair().context("making a socket pair")?;

@@ -8,10 +8,10 @@ use anyhow::{bail, Context, Result};
 use odp_results::run::{Run, State};
 
 use crate::build::World;
-use crate::exec::quote;
 use crate::pair::{self, Pair};
 use crate::process;
 use crate::programs;
+use crate::script::quote;
 use crate::ui;
 use crate::vm::{Config, Driver, Outcome, Vm};
 

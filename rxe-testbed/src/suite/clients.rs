@@ -13,7 +13,7 @@ use super::{Job, Record, Status};
 use crate::kernel::Variant;
 use crate::process;
 use crate::qemu::Extra;
-use crate::session;
+use crate::script::with_scripts;
 use crate::ucx;
 use crate::vm::Driver;
 
@@ -179,7 +179,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 fn test((name, script): &Client) -> VmTest {
     VmTest {
         name: full(name),
-        script: session::with_scripts(script),
+        script: with_scripts(script),
         seconds: SECONDS,
         extra: Extra::None,
     }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::{pinned, pyverbs, Record, Status};
 use crate::klog;
 use crate::process;
-use crate::session;
+use crate::script::with_scripts;
 use crate::vm::{Outcome, Vm};
 
 /// Runs one test; an error is what went wrong.
 pub(super) fn run_one(vm: &mut Vm, name: &str, script: &str, seconds: u64) -> Result<(), String> {
-    let script = klog::marked(name, &session::with_scripts(script));
+    let script = klog::marked(name, &with_scripts(script));
     let limit = vm.patience(Duration::from_secs(seconds));
     let (mut said, mut errors) = (Vec::new(), Vec::new());
     let outcome = vm.run(&script, limit, &mut said, &mut errors);

@@ -12,7 +12,7 @@ use crate::kernel::Variant;
 use crate::klog;
 use crate::pair::Pair;
 use crate::process;
-use crate::session;
+use crate::script::with_scripts;
 use crate::ui::Step;
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -309,7 +309,7 @@ fn failed(name: &str, time: Option<Duration>, error: &anyhow::Error) -> Record {
 /// Runs a script of the guest that has to succeed.
 fn quietly(vm: &mut Vm, script: &str) -> Result<()> {
     let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let script = session::with_scripts(script);
+    let script = with_scripts(script);
     let outcome = vm.run(&script, vm.patience(SHORT), &mut output, &mut errors)?;
     if outcome == Outcome::Exit(0) {
         return Ok(());

@@ -9,8 +9,8 @@ use crate::bench::counting;
 use crate::kernel::Variant;
 use crate::programs::Programs;
 use crate::qemu::Extra;
+use crate::script::{quote, with_scripts};
 use crate::series::Series;
-use crate::session;
 
 /// A test in the VM.
 #[derive(Clone, Debug)]
@@ -229,7 +229,7 @@ const ELSEWHERE: &[(Row<'_>, Extra)] = &[
 pub(crate) fn leaks(name: String) -> VmTest {
     VmTest {
         name,
-        script: session::with_scripts("kmemleak"),
+        script: with_scripts("kmemleak"),
         seconds: 120,
         extra: Extra::None,
     }
@@ -262,7 +262,7 @@ pub(crate) fn all(
 ) -> Vec<VmTest> {
     let with = |(name, script, seconds): &Row<'_>, extra| VmTest {
         name: (*name).into(),
-        script: session::with_scripts(script),
+        script: with_scripts(script),
         seconds: *seconds,
         extra,
     };
@@ -272,15 +272,15 @@ pub(crate) fn all(
     let counted = with(&("bench/odp-instructions", &script, 600), Extra::Counting);
     let verbs = verbs.iter().map(|name| VmTest {
         name: of_verbs(name),
-        script: format!("odp-test {}", crate::exec::quote(name)),
+        script: format!("odp-test {}", quote(name)),
         seconds: 180,
         extra: Extra::None,
     });
     let mirror = mirror.iter().map(|name| VmTest {
         name: of_mirror(name),
-        script: session::with_scripts(&format!(
+        script: with_scripts(&format!(
             "with-module hmm_oracle hmm-mirror {}",
-            crate::exec::quote(name)
+            quote(name)
         )),
         seconds: 120,
         extra: Extra::None,

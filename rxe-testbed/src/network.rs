@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The network segment between two VMs: `pair` makes one, `vm` hands its ends on, and `qemu` puts a card on each.
+//!
+//! It is a pair of datagram sockets, a datagram for each frame. Nothing else is on it, and the host's network is not
+//! involved. The VMs are 10.77.0.1 and 10.77.0.2, and so are their `rxe0`.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+/// One end of a segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    socket: Arc<UnixDatagram>,
+    /// The VM's number, the last one of its address.
+    pub(crate) host: u8,
+}
+
+impl Network {
+    /// Both ends of a new segment.
+    pub(crate) fn segment() -> Result<[Self; 2]> {
+        let (first, second) = UnixDatagram::pair().context("making a pair of sockets")?;
+        let end = |socket, host| Self {
+            socket: Arc::new(socket),
+            host,
+        };
+        Ok([end(first, 1), end(second, 2)])
+    }
+
+    /// What QEMU inherits.
+    pub(crate) fn socket(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_at_one_end_comes_out_at_the_other() -> Result<()> {
+        let [first, second] = Network::segment()?;
+        assert_eq!((first.host, second.host), (1, 2));
+        assert_ne!(first.socket(), second.socket());
+        first.socket.send(b"a frame")?;
+        second.socket.send(b"another")?;
+        let mut frame = [0; 100];
+        assert_eq!(second.socket.recv(&mut frame)?, 7);
+        assert_eq!(&frame[..7], b"a frame");
+        Ok(())
+    }
+}
