@@ -45,22 +45,25 @@ const LINTS: &[Lint] = &[
         doc::write(job.world).map(|_| Verdict::Good)
     }),
     ("lint/licences", |job| {
-        texts(licences::check(&job.world.repository)?)
+        verdict(licences::check(&job.world.repository)?)
     }),
     ("lint/versions", |job| {
-        texts(versions::check(&job.world.repository)?)
+        verdict(versions::check(&job.world.repository)?)
     }),
     ("lint/book", |job| {
-        texts(book::check(&job.world.repository)?)
+        verdict(book::check(&job.world.repository)?)
     }),
     ("lint/commits", |job| {
         match commits::check(&job.world.repository)? {
-            Some(complaints) => texts(complaints),
+            Some(complaints) => verdict(complaints),
             None => Ok(Verdict::Impossible("there is no git history".into())),
         }
     }),
-    ("lint/pages", pages::check),
-    ("lint/packages", |job| texts(package::faults(job.world)?)),
+    ("lint/pages", |job| match pages::browser(job.world) {
+        Ok(browser) => verdict(pages::check(job, &browser)?),
+        Err(error) => Ok(Verdict::Impossible(format!("no browser: {error:#}"))),
+    }),
+    ("lint/packages", |job| verdict(package::faults(job.world)?)),
 ];
 
 /// Arguments for cargo in the chroot, and for every clippy.
@@ -68,7 +71,7 @@ const OFFLINE: &[&str] = &["--locked", "--offline"];
 const DENY: &[&str] = &["--", "-D", "warnings"];
 
 /// What a check found.
-pub(super) enum Verdict {
+enum Verdict {
     Good,
     Bad(String),
     Impossible(String),
@@ -305,8 +308,8 @@ fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
     })
 }
 
-/// What a check of texts complains of.
-fn texts(complaints: Vec<String>) -> Result<Verdict> {
+/// The verdict on what a check complains of.
+fn verdict(complaints: Vec<String>) -> Result<Verdict> {
     Ok(match complaints.is_empty() {
         true => Verdict::Good,
         false => Verdict::Bad(complaints.join("\n")),

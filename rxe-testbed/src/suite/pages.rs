@@ -12,7 +12,6 @@ use anyhow::{ensure, Context, Result};
 use odp_results::html;
 use odp_results::run::{Counted, Metric, Missing, Run, Unit};
 
-use super::host::Verdict;
 use super::Job;
 use crate::build::World;
 use crate::chroot::{Bind, Chroot};
@@ -42,19 +41,19 @@ getComputedStyle(document.body).backgroundColor.replace(/[^0-9]+/g,' ').trim().s
 Math.ceil(Math.max(...shown.map(r=>r.right))),Math.floor(Math.min(...letters))].join(' ')+';';\
 document.body.append(p)})</script>";
 
-/// Checks the page.
-pub(super) fn check(job: &Job<'_>) -> Result<Verdict> {
-    let world = job.world;
-    let browser = match world.chroot.beside(&world.cache, "browser", PACKAGES) {
-        Ok(browser) => browser,
-        Err(error) => return Ok(Verdict::Impossible(format!("no browser: {error:#}"))),
-    };
+/// The root that has the browser.
+pub(super) fn browser(world: &World) -> Result<Chroot> {
+    world.chroot.beside(&world.cache, "browser", PACKAGES)
+}
+
+/// What is wrong with the page.
+pub(super) fn check(job: &Job<'_>, browser: &Chroot) -> Result<Vec<String>> {
     let folder = job.results.join("pages");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let page = html::page(&example(world)?).replace("</body>", &format!("{PROBE}</body>"));
+    let page = html::page(&example(job.world)?).replace("</body>", &format!("{PROBE}</body>"));
     std::fs::write(folder.join("page.html"), page).context("writing the page")?;
     let view = View {
-        browser: &browser,
+        browser,
         folder: &folder,
     };
     let mut wrong = Vec::new();
@@ -63,10 +62,7 @@ pub(super) fn check(job: &Job<'_>) -> Result<Verdict> {
         wrong.extend(looks.wrong(dark).map(|what| format!("{name}: {what}")));
     }
     wrong.extend(view.on_paper()?);
-    Ok(match wrong.is_empty() {
-        true => Verdict::Good,
-        false => Verdict::Bad(wrong.join("\n")),
-    })
+    Ok(wrong)
 }
 
 /// A run with something of each kind.
