@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, env, fs, path::Path, thread, time::SystemTime};
 
-use super::machine::machine;
+use super::{machine::machine, sysfs::read};
 use odp_fixture::env::Env;
 
 /// What, and which.
@@ -44,12 +44,6 @@ pub fn environment(env: &Env) -> BTreeMap<String, String> {
     all
 }
 
-pub(super) fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
-}
-
 /// What this program was called with.
 fn command_line() -> String {
     let words = env::args_os().map(|word| {
@@ -63,11 +57,6 @@ fn command_line() -> String {
         }
     });
     words.collect::<Vec<_>>().join(" ")
-}
-
-/// Of a list of choices the one in brackets.
-pub(super) fn chosen(text: &str) -> String {
-    text.split(['[', ']']).nth(1).unwrap_or(text).to_owned()
 }
 
 /// The module behind the device, and which build of it; with `mlx_odp`, if it is in use.
@@ -127,15 +116,4 @@ fn emulation() -> Option<String> {
         true => format!("virtual machine ({product})"),
         false => "none".into(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_choice_is_in_brackets() {
-        assert_eq!(chosen("always [madvise] never"), "madvise");
-        assert_eq!(chosen("tsc"), "tsc");
-    }
 }

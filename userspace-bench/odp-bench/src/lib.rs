@@ -19,6 +19,7 @@ pub mod plan;
 mod serve;
 mod setting;
 pub mod shape;
+mod sysfs;
 mod target;
 
 mod churn;

@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{
-    environment::{chosen, read},
     placement,
+    sysfs::{chosen, numbers, read},
 };
 
 /// What, and which; nothing of what this machine does not have. `sysfs` is the folder of `device` there.
@@ -59,15 +59,6 @@ fn process_nodes() -> Option<String> {
     });
     let nodes: Vec<String> = nodes.map(|node| node.to_string()).collect();
     Some(nodes.join(","))
-}
-
-/// The numbers of a list as the kernel writes it: `0-3,8`.
-pub(super) fn numbers(list: &str) -> BTreeSet<u32> {
-    let ranges = list.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
-    });
-    ranges.flatten().collect()
 }
 
 /// The governors of all processors, each once.
@@ -125,12 +116,6 @@ fn iommu(sysfs: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_are_read() {
-        assert_eq!(Vec::from_iter(numbers("0-2,8\n")), [0, 1, 2, 8]);
-        assert!(numbers("").is_empty() && numbers("x-3").is_empty());
-    }
 
     #[test]
     fn sizes_of_huge_pages_are_in_order() {

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{bail, ensure, Context as _, Result};
 
-use super::{environment::read, machine::numbers};
+use super::sysfs::{list, numbers, read};
 
 /// Where to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,22 +206,6 @@ pub(super) fn device_node(device: &str) -> Option<u32> {
     // -1 is that nobody knows.
     let node = |path: PathBuf| read(path.join("device/numa_node"))?.parse().ok();
     paths.into_iter().flatten().find_map(node)
-}
-
-/// Numbers as the kernel lists them: `0-3,8`.
-fn list(numbers: &BTreeSet<u32>) -> String {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for &number in numbers {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => ranges.push((number, number)),
-        }
-    }
-    let shown = ranges.into_iter().map(|(first, last)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    });
-    shown.collect::<Vec<_>>().join(",")
 }
 
 /// The processors that this process may run on, if they can be told.
