@@ -15,8 +15,8 @@ use anyhow::Result;
 use odp_results::run::Unit;
 
 use super::{
-    lane::wrong,
     pages::{Kind, PER_HUGE},
+    problem::wrong,
     setting::Bench,
     storm::Recovery,
     target::{Connection, Target},

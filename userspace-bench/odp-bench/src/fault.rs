@@ -20,7 +20,8 @@ use odp_results::run::Unit;
 use super::{
     lane::Lane,
     pages::{Kind, Pattern, PER_HUGE},
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::{Act, Target},
     Case, Cost,
 };

@@ -10,10 +10,11 @@ use anyhow::{bail, Context, Result};
 use odp_results::run::Unit;
 
 use super::{
-    lane::{wrong, Lane},
+    lane::Lane,
     pages::{populate, Kind, Order, Pattern},
     prefetch::is_no_advice,
-    setting::{lacking, Bench},
+    problem::{lacking, wrong},
+    setting::Bench,
     target::Target,
     Case, Cost,
 };

@@ -8,15 +8,12 @@ use anyhow::Result;
 
 use super::{
     pages::{Kind, Order},
-    setting::{Bench, Problem},
+    setting::Bench,
     target::{Act, Connection, Piece, Target},
 };
 use odp_fixture::env::{Buffer, Mode};
 use odp_verbs::Op;
-use testkit::{
-    memory::PAGE,
-    pattern::{Mismatch, Pattern},
-};
+use testkit::{memory::PAGE, pattern::Pattern};
 
 /// How many bytes an access moves.
 pub(super) const LEN: usize = 64;
@@ -91,13 +88,4 @@ impl<'a> Lane<'a> {
         let target = self.bench.target(Mode::Pinned, Kind::Small, PAGE)?;
         (0..self.bench.warm_up(50)).try_for_each(|_| self.write(&target, 0).map(drop))
     }
-}
-
-/// What is wrong with bytes that were expected at `offset` of a region.
-pub(super) fn wrong(offset: usize, mismatch: Mismatch) -> anyhow::Error {
-    Problem::WrongData {
-        offset: offset + mismatch.offset,
-        what: mismatch.to_string(),
-    }
-    .into()
 }

@@ -20,7 +20,8 @@ use self::stage::{compare, given, late, rounds, served, written, Stage};
 use super::{
     lane::LEN,
     pages::Kind,
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::{Connection, Target},
     Case, Cost,
 };

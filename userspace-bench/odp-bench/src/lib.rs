@@ -16,6 +16,7 @@ mod meters;
 mod pages;
 pub mod placement;
 pub mod plan;
+mod problem;
 mod serve;
 mod setting;
 pub mod shape;
@@ -34,8 +35,9 @@ mod traffic;
 mod warm;
 
 pub use late::DELAYS;
+pub use problem::Problem;
 pub use serve::serve;
-pub use setting::{Bench, Options, Problem};
+pub use setting::{Bench, Options};
 
 use anyhow::Result;
 

@@ -6,7 +6,7 @@ use std::{fmt, fs};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::setting::lacking;
+use super::problem::lacking;
 use testkit::memory::{Advice, Backing, Mapping, Protection, HUGE_PAGE, PAGE};
 
 /// How many small pages a huge one has.

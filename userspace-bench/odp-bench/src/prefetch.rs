@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     lane::Lane,
     pages::{Kind, Pattern},
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::Act,
     Case, Cost,
 };

@@ -9,7 +9,8 @@ use odp_results::run::Unit;
 use super::{
     lane::Lane,
     pages::{available, meminfo, Kind, Order},
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::Target,
     Case, Cost,
 };

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     meters::meters,
     pages::Kind,
-    setting::{lacking, Bench, Problem},
+    problem::{lacking, Problem},
+    setting::Bench,
     target::{Act, Connection, Other, Target},
 };
 use odp_fixture::{

@@ -19,6 +19,7 @@ use super::{
     environment::environment,
     meters::{self, meters},
     pages::Kind,
+    problem::{lacking, Problem},
     serve::Far,
     shape::Shape,
     target::{Act, Connection, Other, Target},
@@ -52,41 +53,6 @@ pub struct Options {
     pub delays: Vec<Duration>,
     /// Where this process runs, as its [`Placement`](super::placement::Placement) says.
     pub place: String,
-}
-
-/// Why a case was not measured as planned.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// Something that it takes is not there.
-    #[error("{0}")]
-    Lacking(String),
-    /// The device moved a wrong byte.
-    #[error("wrong data at offset {offset:#x} of the region: {what}")]
-    WrongData {
-        /// Where the first wrong byte is.
-        offset: usize,
-        /// What is there, and what should be.
-        what: String,
-    },
-    /// The other of two machines does not answer any more.
-    #[error("the peer does not answer: {0}")]
-    PeerGone(io::Error),
-    /// More memory would be pinned than this user may pin.
-    #[error(
-        "the locked-memory limit is {limit} KiB, and the pinned baseline takes {needed} KiB: raise it \
-         (ulimit -l), or choose cases without pinned memory"
-    )]
-    LockedMemory {
-        /// What may be pinned.
-        limit: u64,
-        /// What is to be pinned.
-        needed: u64,
-    },
-}
-
-/// The end of a case that takes what is not there.
-pub(super) fn lacking(what: impl Into<String>) -> anyhow::Error {
-    Problem::Lacking(what.into()).into()
 }
 
 /// The device, and what was found out about it.

@@ -9,7 +9,8 @@ use super::{
     batch::Batch,
     lane::LEN,
     pages::Kind,
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::{Act, Connection, Piece, Target},
     Case, Cost,
 };

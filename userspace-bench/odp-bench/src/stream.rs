@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use super::{
     pages::{available, Kind},
-    setting::{lacking, Bench},
+    problem::lacking,
+    setting::Bench,
     target::{Act, Connection, Piece, Target},
     Case, Cost,
 };

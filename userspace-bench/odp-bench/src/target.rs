@@ -13,9 +13,9 @@ use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    lane::wrong,
     pages::{populate, Kind},
     prefetch::Way,
+    problem::wrong,
     setting::Bench,
 };
 use odp_fixture::env::Buffer;

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result};
 use odp_results::run::Unit;
 
 use super::{
-    lane::wrong,
     pages::Kind,
+    problem::{lacking, wrong},
     registration::label,
-    setting::{lacking, Bench},
+    setting::Bench,
     shape::{Operation, Shape, Until},
     target::{Act, Connection, Piece, Target},
     Case, Cost,

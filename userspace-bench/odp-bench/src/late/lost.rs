@@ -7,12 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::stage::{compare, given, written, Stage};
-use crate::{
-    lane::LEN,
-    setting::{lacking, Bench},
-    target::Target,
-    Cost,
-};
+use crate::{lane::LEN, problem::lacking, setting::Bench, target::Target, Cost};
 use odp_fixture::{env::Mode, loopback::GRH};
 use odp_verbs::{Op, QpConfig, Transport};
 use testkit::memory::PAGE;

@@ -14,7 +14,8 @@ use super::retries::Retries;
 use crate::{
     lane::LEN,
     pages::Kind,
-    setting::{lacking, Bench, Problem},
+    problem::{lacking, Problem},
+    setting::Bench,
     target::Connection,
     Cost,
 };
