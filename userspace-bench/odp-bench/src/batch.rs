@@ -6,9 +6,10 @@ use std::{rc::Rc, time::Instant};
 use anyhow::Result;
 
 use super::{
+    act::{Act, Piece},
     lane::LEN,
     setting::Bench,
-    target::{Act, Connection, Piece, Target},
+    target::{Connection, Target},
 };
 use odp_fixture::env::{Buffer, Mode};
 use odp_verbs::Op;
@@ -17,7 +18,7 @@ use testkit::{memory::PAGE, pattern::Pattern};
 /// The queue pairs and their source of data.
 pub(super) struct Batch<'a> {
     bench: &'a Bench,
-    links: Vec<Connection>,
+    links: Vec<Connection<'a>>,
     near: Rc<Buffer>,
     pages: usize,
 }
@@ -35,7 +36,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The connections and where their accesses go.
-    fn places(&self) -> impl Iterator<Item = (&Connection, usize)> {
+    fn places(&self) -> impl Iterator<Item = (&Connection<'a>, usize)> {
         (0..self.pages).map(|page| {
             let link = &self.links[page % self.links.len()];
             (link, page * PAGE + self.bench.place(page))

@@ -155,7 +155,7 @@ fn take(target: &Buffer, taken: Taken, stop: &AtomicBool, pending: Sender<()>) -
 
 /// Writes page after page.
 struct Writer<'a> {
-    link: Connection,
+    link: Connection<'a>,
     near: &'a Buffer,
     far: &'a Buffer,
 }

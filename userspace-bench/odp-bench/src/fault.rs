@@ -18,11 +18,12 @@ use anyhow::{Context, Result};
 use odp_results::run::Unit;
 
 use super::{
+    act::Act,
     lane::Lane,
     pages::{Kind, Pattern, PER_HUGE},
     problem::lacking,
     setting::Bench,
-    target::{Act, Target},
+    target::Target,
     Case, Cost,
 };
 use odp_fixture::env::Mode;

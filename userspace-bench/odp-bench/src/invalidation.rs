@@ -10,9 +10,9 @@ use anyhow::{bail, Context, Result};
 use odp_results::run::Unit;
 
 use super::{
+    advice::is_no_advice,
     lane::Lane,
     pages::{populate, Kind, Order, Pattern},
-    prefetch::is_no_advice,
     problem::{lacking, wrong},
     setting::Bench,
     target::Target,

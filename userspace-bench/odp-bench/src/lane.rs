@@ -7,9 +7,10 @@ use std::{rc::Rc, time::Instant};
 use anyhow::Result;
 
 use super::{
+    act::{Act, Piece},
     pages::{Kind, Order},
     setting::Bench,
-    target::{Act, Connection, Piece, Target},
+    target::{Connection, Target},
 };
 use odp_fixture::env::{Buffer, Mode};
 use odp_verbs::Op;
@@ -21,7 +22,7 @@ pub(super) const LEN: usize = 64;
 /// A connection and where its data comes from.
 pub(super) struct Lane<'a> {
     bench: &'a Bench,
-    link: Connection,
+    link: Connection<'a>,
     near: Rc<Buffer>,
     seed: u64,
 }

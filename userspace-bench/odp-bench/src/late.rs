@@ -244,7 +244,7 @@ fn one(
                 Place::Receive => {
                     link.receive(&far, at, LEN)?;
                     link.ok(Op::Send, &[pinned.sge(at, LEN)])?;
-                    link.received(bench)?;
+                    link.received()?;
                 }
             }
             Ok(())
@@ -311,7 +311,7 @@ fn one_page(bench: &Bench, name: &str, mode: Mode, end: End, qps: usize) -> Resu
         ));
     }
     let stage = Stage::new(bench, mode)?;
-    let links: Vec<Connection> = (0..qps)
+    let links: Vec<Connection<'_>> = (0..qps)
         .map(|_| stage.link(QpConfig::new(Transport::Rc)))
         .collect::<Result<_>>()
         .map_err(|error| lacking(format!("{qps} connections cannot be had: {error:#}")))?;

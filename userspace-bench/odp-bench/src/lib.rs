@@ -8,8 +8,11 @@
 //! What is compared is measured in turns in one case, so that whatever else the machine does affects both
 //! sides alike.
 
+mod act;
+mod advice;
 mod batch;
 mod environment;
+mod far;
 mod lane;
 mod machine;
 mod meters;
@@ -17,6 +20,7 @@ mod pages;
 pub mod placement;
 pub mod plan;
 mod problem;
+mod protocol;
 mod serve;
 mod setting;
 pub mod shape;

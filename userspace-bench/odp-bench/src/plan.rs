@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{
+    act::Act,
     lane::Lane,
     pages::{Kind, Pattern},
     setting::{Bench, Options},
-    target::{Act, Target},
+    target::Target,
     traffic, Case, Cost, TRAFFIC,
 };
 use odp_fixture::env::Mode;

@@ -5,73 +5,19 @@ use std::time::Instant;
 
 use anyhow::Result;
 use odp_results::run::Unit;
-use serde::{Deserialize, Serialize};
 
 use super::{
+    act::Act,
+    advice::Way,
     lane::Lane,
     pages::{Kind, Pattern},
-    problem::lacking,
     setting::Bench,
-    target::Act,
     Case, Cost,
 };
-use odp_fixture::env::{Buffer, Mode};
-use odp_verbs::{Advise, PREFETCH_FLUSH};
+use odp_fixture::env::Mode;
 use testkit::memory::PAGE;
 
 const SIZE: usize = 8 << 20;
-/// What one entry of a list of pieces may name of it.
-const PIECE: usize = 1 << 20;
-
-/// How the NIC's translations come to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Way {
-    /// By faults.
-    Demand,
-    /// By advice that is followed before the call returns.
-    Sync,
-    /// By advice that is followed while the accesses go on.
-    Async,
-    /// By advice to take what is resident.
-    NoFault,
-}
-
-impl Way {
-    const ALL: [Self; 4] = [Self::Demand, Self::Sync, Self::Async, Self::NoFault];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Demand => "demand",
-            Self::Sync => "sync",
-            Self::Async => "async",
-            Self::NoFault => "no-fault",
-        }
-    }
-
-    /// Gives the advice for all of `buffer`, in pieces.
-    pub(super) fn advise(self, bench: &Bench, buffer: &Buffer) -> Result<()> {
-        let (advice, flags) = match self {
-            Self::Demand => return Ok(()),
-            Self::Sync => (Advise::PrefetchWrite, PREFETCH_FLUSH),
-            Self::Async => (Advise::PrefetchWrite, 0),
-            Self::NoFault => (Advise::PrefetchNoFault, PREFETCH_FLUSH),
-        };
-        let pieces: Vec<_> = (0..buffer.memory.len() / PIECE)
-            .map(|piece| buffer.sge(piece * PIECE, PIECE))
-            .collect();
-        match bench.domain.advise(advice, flags, &pieces) {
-            Err(error) if is_no_advice(error.errno()) => {
-                Err(lacking("the driver has no ibv_advise_mr"))
-            }
-            result => Ok(result?),
-        }
-    }
-}
-
-/// Whether an error says that the driver, or the kernel, has no `ibv_advise_mr`.
-pub(super) fn is_no_advice(errno: Option<i32>) -> bool {
-    matches!(errno, Some(libc::EOPNOTSUPP | libc::ENOSYS))
-}
 
 /// Twenty rounds of all pages.
 const COST: Cost = Cost {
@@ -127,19 +73,4 @@ fn prefetch(bench: &Bench, name: &str, mode: Mode, kind: Kind, way: Way) -> Resu
         accesses,
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_piece_is_not_missing_advice() {
-        let says = [libc::EOPNOTSUPP, libc::ENOSYS, libc::EFAULT, libc::EINVAL];
-        assert_eq!(
-            says.map(|errno| is_no_advice(Some(errno))),
-            [true, true, false, false]
-        );
-        assert!(!is_no_advice(None));
-    }
 }

@@ -17,21 +17,19 @@ use odp_results::run::{Metric, Missing, Unit};
 
 use super::{
     environment::environment,
+    far::Far,
     meters::{self, meters},
     pages::Kind,
     problem::{lacking, Problem},
-    serve::Far,
     shape::Shape,
-    target::{Act, Connection, Other, Target},
+    target::{Connection, Other, Target},
 };
 use odp_fixture::{
     env::{anonymous, Buffer, Env, Mode},
     loopback::Loopback,
     peer::Peer,
 };
-use odp_verbs::{
-    Access, CompletionQueue, Mtu, OdpCaps, Op, QpConfig, QueuePair, Region, Transport,
-};
+use odp_verbs::{Access, Mtu, OdpCaps, Op, QpConfig, Region, Transport};
 use testkit::memory::Mapping;
 
 /// How to measure.
@@ -142,13 +140,6 @@ impl Bench {
     /// The largest packet that the peer takes, if there is one.
     pub fn peer_mtu(&self) -> Option<Mtu> {
         self.far.as_ref().map(|far| far.mtu)
-    }
-
-    /// Whether both ends of a connection can be made like that.
-    pub(super) fn probe(&self, config: QpConfig) -> odp_verbs::Result<()> {
-        let completions = CompletionQueue::new(&self.context, 2 * config.depth)?;
-        QueuePair::new(&self.domain, &completions, self.gid, config)?;
-        QueuePair::target(&self.domain, &completions, self.gid, config).map(drop)
     }
 
     /// Ends a case that makes sense on one machine only, if there are two.
@@ -284,7 +275,7 @@ impl Bench {
     }
 
     /// A reliable connection to whoever has the targets, with room for `depth` requests.
-    pub(super) fn link(&self, depth: u32) -> Result<Connection> {
+    pub(super) fn link(&self, depth: u32) -> Result<Connection<'_>> {
         self.link_as(QpConfig {
             depth,
             ..QpConfig::new(Transport::Rc)
@@ -292,9 +283,11 @@ impl Bench {
     }
 
     /// The same with a queue pair that is made in another way.
-    pub(super) fn link_as(&self, config: QpConfig) -> Result<Connection> {
+    pub(super) fn link_as(&self, config: QpConfig) -> Result<Connection<'_>> {
         if let Some(far) = &self.far {
-            return far.connect(self, config);
+            let (link, number) = far.connect(self, config)?;
+            let other = Other::There(far, number);
+            return Ok(Connection::new(link.qp, other, link.patience));
         }
         let Loopback { first, second, .. } = self.env.pair(config)?;
         Ok(Connection::new(first, Other::Here(second), self.patience))
@@ -304,38 +297,11 @@ impl Bench {
     pub(super) fn target(&self, mode: Mode, kind: Kind, len: usize) -> Result<Target<'_>> {
         self.needs(mode)?;
         match &self.far {
-            Some(far) => far.map(self, mode, kind, len),
+            Some(far) => {
+                let (id, first) = far.map(mode, kind, len)?;
+                Ok(Target::There(far, id, first))
+            }
             None => Ok(Target::Here(self, self.cover(mode, kind.map(len)?)?)),
-        }
-    }
-
-    /// Has the peer receive on its connection number `link` into its memory number `id`.
-    pub(super) fn peer_receives(
-        &self,
-        link: usize,
-        id: usize,
-        at: usize,
-        len: usize,
-    ) -> Result<()> {
-        match &self.far {
-            Some(far) => far.receives(link, id, at, len),
-            None => bail!("there is no peer"),
-        }
-    }
-
-    /// Waits until the peer has received a message on its connection number `link`.
-    pub(super) fn peer_received(&self, link: usize) -> Result<()> {
-        match &self.far {
-            Some(far) => far.received(link),
-            None => bail!("there is no peer"),
-        }
-    }
-
-    /// Has the peer receive a message that brings no data to where it is received on its connection number `link`.
-    pub(super) fn peer_receives_nothing(&self, link: usize) -> Result<()> {
-        match &self.far {
-            Some(far) => far.receives_nothing(link),
-            None => bail!("there is no peer"),
         }
     }
 
@@ -352,14 +318,6 @@ impl Bench {
     pub(super) fn peer_answered(&self) -> Result<()> {
         match &self.far {
             Some(far) => far.answered(),
-            None => bail!("there is no peer"),
-        }
-    }
-
-    /// Has the peer do something with its memory number `id`, and gives the nanoseconds that this took there.
-    pub(super) fn peer_does(&self, id: usize, act: Act) -> Result<f64> {
-        match &self.far {
-            Some(far) => far.does(id, act),
             None => bail!("there is no peer"),
         }
     }
@@ -411,7 +369,12 @@ pub(super) fn locked_memory() -> Option<u64> {
 
 impl Bench {
     /// Asks for `op` on `sges` of `link`, and gives the nanoseconds until it was complete.
-    pub(super) fn timed(&self, link: &Connection, op: Op, sges: &[odp_verbs::Sge]) -> Result<f64> {
+    pub(super) fn timed(
+        &self,
+        link: &Connection<'_>,
+        op: Op,
+        sges: &[odp_verbs::Sge],
+    ) -> Result<f64> {
         let begun = Instant::now();
         link.ok(op, sges)?;
         Ok(begun.elapsed().as_nanos() as f64)

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use anyhow::{bail, Result};
 
 use super::{
+    act::{Act, Piece},
     batch::Batch,
     lane::LEN,
     pages::Kind,
     problem::lacking,
     setting::Bench,
-    target::{Act, Connection, Piece, Target},
+    target::{Connection, Target},
     Case, Cost,
 };
 use odp_fixture::env::{Buffer, Mode};
@@ -64,7 +65,7 @@ fn storm(bench: &Bench, name: &str, mode: Mode, qps: usize) -> Result<()> {
 /// What shows how long it takes until accesses are as fast again as to pinned memory.
 pub(super) struct Recovery<'a> {
     bench: &'a Bench,
-    link: Connection,
+    link: Connection<'a>,
     near: Rc<Buffer>,
     pinned: Target<'a>,
     at: usize,

@@ -6,10 +6,11 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{
+    act::{Act, Piece},
     pages::{available, Kind},
     problem::lacking,
     setting::Bench,
-    target::{Act, Connection, Piece, Target},
+    target::{Connection, Target},
     Case, Cost,
 };
 use odp_fixture::env::{Buffer, Mode};
@@ -85,7 +86,7 @@ fn piece(message: usize) -> Piece {
 }
 
 /// Sends all messages; the nanoseconds for each.
-fn messages(link: &Connection, near: &Buffer, far: &Target<'_>) -> Result<f64> {
+fn messages(link: &Connection<'_>, near: &Buffer, far: &Target<'_>) -> Result<f64> {
     let begun = Instant::now();
     for piece in (0..MESSAGES).map(piece) {
         let to = Op::Write(far.remote(piece.offset));

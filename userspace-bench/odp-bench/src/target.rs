@@ -1,44 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The memory that accesses go to, in this process or in a peer's, and the connections to it.
 //!
-//! What has to be done with the memory by whoever owns it is an [`Act`]: it is done at once, or sent to the
-//! peer, who does it in the same way.
+//! A case asks for either without knowing whose it is.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Duration};
 
 use anyhow::{bail, Result};
-use serde::{Deserialize, Serialize};
 
-use super::{
-    pages::{populate, Kind},
-    prefetch::Way,
-    problem::wrong,
-    setting::Bench,
-};
-use odp_fixture::env::Buffer;
+use super::{act::Act, far::Far};
+use odp_fixture::env::{Buffer, Env};
 use odp_verbs::{Completion, Op, QueuePair, Remote, Sge, Status};
-use testkit::{memory::Advice, pattern::Pattern};
 
 /// The queue pair at the other end of a connection.
-pub(super) enum Other {
+pub(super) enum Other<'a> {
     /// This process's.
     Here(QueuePair),
     /// The peer's, by its number there.
-    There(usize),
+    There(&'a Far, usize),
 }
 
 /// A queue pair that is connected to one of the target's owner.
-pub(super) struct Connection {
+pub(super) struct Connection<'a> {
     pub(super) qp: QueuePair,
-    other: Other,
+    other: Other<'a>,
     patience: Duration,
 }
 
-impl Connection {
-    pub(super) fn new(qp: QueuePair, other: Other, patience: Duration) -> Self {
+impl<'a> Connection<'a> {
+    pub(super) fn new(qp: QueuePair, other: Other<'a>, patience: Duration) -> Self {
         Self {
             qp,
             other,
@@ -52,18 +41,18 @@ impl Connection {
             (Other::Here(qp), Target::Here(_, buffer)) => {
                 Ok(qp.post_recv(2, &[buffer.sge(offset, len)])?)
             }
-            (Other::There(link), Target::There(bench, id, _)) => {
-                bench.peer_receives(*link, *id, offset, len)
+            (Other::There(far, link), Target::There(_, id, _)) => {
+                far.receives(*link, *id, offset, len)
             }
             _ => bail!("the connection and the memory are not of the same machine"),
         }
     }
 
     /// The same for a message that brings no data to where it is received.
-    pub(super) fn receive_nothing(&self, bench: &Bench) -> Result<()> {
+    pub(super) fn receive_nothing(&self) -> Result<()> {
         match &self.other {
             Other::Here(qp) => Ok(qp.post_recv(2, &[])?),
-            Other::There(link) => bench.peer_receives_nothing(*link),
+            Other::There(far, link) => far.receives_nothing(*link),
         }
     }
 
@@ -71,19 +60,19 @@ impl Connection {
     pub(super) fn at_peer(&self) -> Option<usize> {
         match self.other {
             Other::Here(_) => None,
-            Other::There(link) => Some(link),
+            Other::There(_, link) => Some(link),
         }
     }
 
     /// Waits until the other side has received the next message.
-    pub(super) fn received(&self, bench: &Bench) -> Result<()> {
+    pub(super) fn received(&self) -> Result<()> {
         match &self.other {
             Other::Here(qp) => {
                 let completion = qp.completions().wait_awake(self.patience)?;
                 completion.expect(&[Status::SUCCESS])?;
                 Ok(())
             }
-            Other::There(link) => bench.peer_received(*link),
+            Other::There(far, link) => far.received(*link),
         }
     }
 
@@ -115,87 +104,12 @@ impl Connection {
     }
 }
 
-/// A few bytes of a pattern, and where they have to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Piece {
-    /// Where they begin in the pattern.
-    pub(super) position: usize,
-    /// Where they are in the memory.
-    pub(super) offset: usize,
-    /// How many they are.
-    pub(super) len: usize,
-}
-
-impl Piece {
-    /// `len` bytes that are in the memory where they are in the pattern.
-    pub(super) fn at(offset: usize, len: usize) -> Self {
-        Self {
-            position: offset,
-            offset,
-            len,
-        }
-    }
-}
-
-/// What the owner of memory does with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Act {
-    /// Throws all pages away.
-    Discard,
-    /// Has the CPU use every page.
-    Populate,
-    /// Fails if the memory is not of the kind that it was to be.
-    Confirm(Kind),
-    /// Puts bytes of the pattern of a seed where the pieces say.
-    Fill(u64, Vec<Piece>),
-    /// Fails if bytes of the pattern of a seed are not where the pieces say.
-    Check(u64, Vec<Piece>),
-    /// Advises its driver.
-    Advise(Way),
-}
-
-impl Act {
-    /// Does it with `buffer`, and says how long that took.
-    pub(super) fn timed(&self, bench: &Bench, buffer: &Buffer) -> Result<Duration> {
-        let begun = Instant::now();
-        self.perform(bench, buffer)?;
-        Ok(begun.elapsed())
-    }
-
-    /// Does it with `buffer`.
-    pub(super) fn perform(&self, bench: &Bench, buffer: &Buffer) -> Result<()> {
-        match self {
-            Self::Discard => {
-                let all = 0..buffer.memory.len();
-                buffer.memory.advise(all, Advice::DontNeed)?;
-            }
-            Self::Populate => populate(&buffer.memory),
-            Self::Confirm(kind) => kind.confirm(&buffer.memory)?,
-            Self::Fill(seed, pieces) => {
-                for piece in pieces {
-                    let bytes = Pattern::new(*seed).bytes(piece.position as u64, piece.len);
-                    buffer.memory.write(piece.offset, &bytes);
-                }
-            }
-            Self::Check(seed, pieces) => {
-                for piece in pieces {
-                    let (position, at) = (piece.position, piece.offset);
-                    let found = buffer.check_from(Pattern::new(*seed), position, at, piece.len);
-                    found.map_err(|mismatch| wrong(at, mismatch))?;
-                }
-            }
-            Self::Advise(way) => way.advise(bench, buffer)?,
-        }
-        Ok(())
-    }
-}
-
 /// Registered memory that accesses go to.
 pub(super) enum Target<'a> {
     /// This process's.
-    Here(&'a Bench, Rc<Buffer>),
+    Here(&'a Env, Rc<Buffer>),
     /// The peer's, by its number there.
-    There(&'a Bench, usize, Remote),
+    There(&'a Far, usize, Remote),
 }
 
 impl Target<'_> {
@@ -215,11 +129,11 @@ impl Target<'_> {
     /// The same, and the nanoseconds that it took, as the owner measures them: without the way there and back.
     pub(super) fn timed(&self, act: Act) -> Result<f64> {
         match self {
-            Self::Here(bench, buffer) => {
-                let took = act.timed(bench, buffer);
+            Self::Here(env, buffer) => {
+                let took = act.timed(env, buffer);
                 took.map(|time| time.as_nanos() as f64)
             }
-            Self::There(bench, id, _) => bench.peer_does(*id, act),
+            Self::There(far, id, _) => far.does(*id, act),
         }
     }
 }

@@ -13,12 +13,13 @@ use anyhow::{Context as _, Result};
 use odp_results::run::Unit;
 
 use super::{
+    act::{Act, Piece},
     pages::Kind,
     problem::{lacking, wrong},
     registration::label,
     setting::Bench,
     shape::{Operation, Shape, Until},
-    target::{Act, Connection, Piece, Target},
+    target::{Connection, Target},
     Case, Cost,
 };
 use odp_fixture::env::{Buffer, Mode};
@@ -129,7 +130,7 @@ struct Flow<'a> {
     bench: &'a Bench,
     shape: &'a Shape,
     size: usize,
-    links: Vec<Connection>,
+    links: Vec<Connection<'a>>,
     near: Rc<Buffer>,
 }
 
@@ -153,7 +154,7 @@ impl<'a> Flow<'a> {
     }
 
     /// The connections, and where their messages lie, here as there.
-    fn places(&self) -> impl Iterator<Item = (&Connection, usize)> {
+    fn places(&self) -> impl Iterator<Item = (&Connection<'a>, usize)> {
         (0..self.shape.at_once()).map(|number| {
             let link = &self.links[number % self.links.len()];
             let (header, place) = (self.shape.header(), self.bench.place(number));
@@ -255,7 +256,7 @@ impl<'a> Flow<'a> {
             .collect();
         if self.unreliable_write() {
             for (link, ..) in &ops {
-                link.receive_nothing(self.bench)?;
+                link.receive_nothing()?;
             }
         }
         self.expect_answers()?;
@@ -331,8 +332,7 @@ impl<'a> Flow<'a> {
     /// Waits until the other side has all messages.
     fn received(&self) -> Result<()> {
         for (link, _) in self.places() {
-            link.received(self.bench)
-                .context("a message did not arrive")?;
+            link.received().context("a message did not arrive")?;
         }
         Ok(())
     }

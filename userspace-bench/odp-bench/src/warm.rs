@@ -5,12 +5,13 @@ use anyhow::Result;
 use odp_results::run::Unit;
 
 use super::{
+    act::{Act, Piece},
     batch::Batch,
     lane::LEN,
     pages::Kind,
     registration::label,
     setting::Bench,
-    target::{Act, Piece, Target},
+    target::Target,
     Case, Cost,
 };
 use odp_fixture::env::Mode;

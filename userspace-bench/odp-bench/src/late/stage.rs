@@ -114,7 +114,7 @@ impl<'a> Stage<'a> {
         compare(&expected, &self.buffer.memory.bytes(0, PAGE), 0)
     }
 
-    pub(super) fn link(&self, config: QpConfig) -> Result<Connection> {
+    pub(super) fn link(&self, config: QpConfig) -> Result<Connection<'a>> {
         self.bench.link_as(config)
     }
 }
