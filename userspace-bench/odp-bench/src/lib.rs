@@ -7,6 +7,11 @@
 //!
 //! What is compared is measured in turns in one case, so that whatever else the machine does affects both
 //! sides alike.
+//!
+//! From below: `problem` has why a case ends, `act` what is done with memory; `far` speaks with the machine at the other
+//! end as `protocol` says, where `serve` answers; `target` is memory and connections wherever they are; `setting` has the
+//! [`Bench`], and `support` whether it does what is asked for. `lane` and `batch` are ways of access, and then come the
+//! suites.
 
 mod act;
 mod advice;
@@ -24,6 +29,7 @@ mod protocol;
 mod serve;
 mod setting;
 pub mod shape;
+pub mod support;
 mod sysfs;
 mod target;
 

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The messages of the suite `traffic`, as options describe them, and whether a device can have them: what is not
-//! possible is said before anything runs.
+//! The messages of the suite `traffic`, as options describe them, and which of them make sense. Whether a device has
+//! them says `support`.
 
 use std::fmt;
 
-use anyhow::{ensure, Context as _, Result};
+use anyhow::{ensure, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{pages::available, setting::Bench};
 use odp_fixture::loopback::GRH;
-use odp_results::run::Unit;
-use odp_verbs::{Limits, OdpCaps, OdpTransport, QpConfig, Transport};
+use odp_verbs::{OdpTransport, QpConfig, Transport};
 use testkit::memory::PAGE;
 
 /// What a message is.
@@ -40,7 +38,7 @@ impl Operation {
     }
 
     /// Whether `caps` have it on on-demand memory.
-    fn is_in(self, caps: OdpTransport) -> bool {
+    pub(super) fn is_in(self, caps: OdpTransport) -> bool {
         match self {
             Self::Write => caps.write,
             Self::Read => caps.read,
@@ -62,7 +60,7 @@ impl fmt::Display for Operation {
 }
 
 /// A transport as it is written in a name.
-fn name(transport: Transport) -> &'static str {
+pub(super) fn transport_name(transport: Transport) -> &'static str {
     match transport {
         Transport::Rc => "rc",
         Transport::Uc => "uc",
@@ -70,21 +68,6 @@ fn name(transport: Transport) -> &'static str {
         Transport::Xrc => "xrc",
         Transport::Dc => "dc",
     }
-}
-
-/// Fails if a device with `limits` has no queue pairs of `transport`.
-fn has(device: &str, limits: &Limits, caps: &OdpCaps, transport: Transport) -> Result<()> {
-    ensure!(
-        transport != Transport::Dc || caps.dc != OdpTransport::default(),
-        "--connection dc: {device} has no dynamic connections for on-demand memory, or its library (libmlx5) does not \
-         say so; choose rc"
-    );
-    ensure!(
-        transport != Transport::Xrc || limits.extended,
-        "--connection xrc: {device} has no extended reliable connections (`ibv_devinfo -v` shows XRC where there are \
-         some); choose rc"
-    );
-    Ok(())
 }
 
 /// Until when messages are measured.
@@ -135,7 +118,7 @@ impl Shape {
 
     /// What begins the names of its metrics. The size follows.
     pub(super) fn name(&self) -> String {
-        let mut name = format!("{}-{}", self.operation, name(self.transport));
+        let mut name = format!("{}-{}", self.operation, transport_name(self.transport));
         for (number, what) in [(self.qps, "qps"), (self.depth, "deep")] {
             if number > 1 {
                 name.push_str(&format!("-{number}-{what}"));
@@ -176,8 +159,8 @@ impl Shape {
     }
 
     /// Fails if no device could have such messages.
-    fn makes_sense(&self, mtu: usize) -> Result<()> {
-        let (operation, transport) = (self.operation, name(self.transport));
+    pub(super) fn makes_sense(&self, mtu: usize) -> Result<()> {
+        let (operation, transport) = (self.operation, transport_name(self.transport));
         ensure!(
             operation.is_of(self.transport),
             "--connection {transport}: there is no {operation} over it"
@@ -207,55 +190,6 @@ impl Shape {
             "--inline-size: a {operation} carries no data to the peer"
         );
         Ok(())
-    }
-
-    /// Fails if `bench` cannot have such messages, and says why.
-    pub fn check(&self, bench: &Bench) -> Result<()> {
-        self.makes_sense(bench.mtu.bytes())?;
-        let (operation, transport) = (self.operation, name(self.transport));
-        let device = bench.context.name();
-        let limits = bench.context.limits()?;
-        has(device, &limits, &bench.caps, self.transport)?;
-        let whose = match bench.is_pair() {
-            true => format!("{device} or the peer's device"),
-            false => device.to_owned(),
-        };
-        ensure!(
-            operation.is_in(bench.caps.of(self.transport)),
-            "{whose} has no {operation} over {transport} for on-demand memory: choose another --op or --connection"
-        );
-        ensure!(
-            2 * self.qps <= limits.queue_pairs as usize,
-            "--qp {}: {device} has {} queue pairs, and each needs one to talk to",
-            self.qps,
-            limits.queue_pairs
-        );
-        ensure!(
-            2 * self.depth <= limits.depth as usize,
-            "--tx-depth {}: a queue of {device} holds {} work requests, of which half is used",
-            self.depth,
-            limits.depth
-        );
-        for &size in &self.sizes {
-            bench.allows_message(size)?;
-            // A source and a target for each way of registering.
-            let needed = self.stride(size).saturating_mul(4 * self.at_once());
-            let free = available()?;
-            ensure!(
-                (needed as u64) < free,
-                "{} messages of {size} bytes at once: {} of memory are needed, {} are free",
-                self.at_once(),
-                Unit::Bytes.show(needed as f64),
-                Unit::Bytes.show(free as f64)
-            );
-        }
-        // What the device says of inline data is for the smallest work requests: to try tells more.
-        bench.probe(self.config()).with_context(|| {
-            format!(
-                "{device} makes no queue pair as it is asked for: {transport}, {} work requests, {} bytes inline",
-                2 * self.depth, self.inline
-            )
-        })
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     registration::label,
     setting::Bench,
     shape::{Operation, Shape, Until},
+    support,
     target::{Connection, Target},
     Case, Cost,
 };
@@ -72,9 +73,7 @@ pub(super) fn cost(usual: Cost, shape: &Shape) -> (Cost, f64) {
 fn traffic(bench: &Bench, state: State) -> Result<()> {
     let shape = &bench.options.shape;
     // What was asked for was checked before the first case: this is for what is as usual, and not to be had here.
-    shape
-        .check(bench)
-        .map_err(|error| lacking(format!("{error:#}")))?;
+    support::check(bench).map_err(|error| lacking(format!("{error:#}")))?;
     for &size in &shape.sizes {
         series(bench, shape, size, state)?;
     }

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure, Result};
 use odp_bench::{
     placement::Placement,
     shape::{self, Shape, Until},
-    Bench, Case, Options, TRAFFIC,
+    support, Bench, Case, Options, TRAFFIC,
 };
 use odp_fixture::env::Env;
 use odp_verbs::Transport;
@@ -172,7 +172,7 @@ pub fn check(arguments: &arguments::Run, bench: &Bench, cases: &[Case]) -> Resul
     let traffic = cases.iter().any(|case| case.suite() == TRAFFIC);
     // What is as usual and yet impossible here is skipped, as everywhere else.
     if traffic && !given(&arguments.messages).is_empty() {
-        bench.options.shape.check(bench)?;
+        support::check(bench)?;
     }
     Ok(())
 }
