@@ -20,9 +20,6 @@ const WARNING: u8 = 4;
 /// that has no module's name.
 const OURS: &[&str] = &["hmm", "mlx_odp", "rdma_rxe", "rust_kernel"];
 
-/// The devices of these modules, as the kernel names them before what is said of them.
-const DEVICES: &[&str] = &["rxe0: ", "infiniband rxe0: ", "rxe1: ", "infiniband rxe1: "];
-
 /// Pieces of lines by which the kernel says that something is wrong, at any level and any time.
 const ALARMS: &[&str] = &[
     "WARNING:",
@@ -191,12 +188,25 @@ fn counts(line: &Line<'_>) -> bool {
     }
 }
 
-/// Whether a line begins with the name of a module of ours, which a colon or a device's name follows, or with `rxe0`.
+/// Whether a line begins with the name of a module of ours, which a colon or a device's name follows, or with that of a
+/// device.
 fn is_ours(text: &str) -> bool {
     let end = text.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     let (name, rest) = text.split_at(end.unwrap_or(text.len()));
     let module = rest.starts_with([':', ' ']) && OURS.iter().any(|start| name.starts_with(start));
-    module || DEVICES.iter().any(|device| text.starts_with(device))
+    module || is_of_device(text)
+}
+
+/// Whether a line begins with the name of a soft-RoCE device, as rxe's own code and the kernel's write it. A VM may have
+/// many.
+fn is_of_device(text: &str) -> bool {
+    let text = text.strip_prefix("infiniband ").unwrap_or(text);
+    let number = text
+        .strip_prefix("rxe")
+        .and_then(|rest| rest.split_once(": "));
+    number.is_some_and(|(number, _)| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ const LIST: &[Allowed] = &[
         during: Some(&["vm/modules/parameters"]),
     },
     anywhere_as(
-        "the network device that rxe0 sits on, dummy or virtio, has no speed, and ib_core asks for it",
+        "the network device that a soft-RoCE device sits on, dummy or virtio, has no speed, and ib_core asks for it",
         &["roce% speed is unknown, defaulting to 1000"],
     ),
     anywhere_as(
@@ -79,12 +79,12 @@ const LIST: &[Allowed] = &[
     anywhere_as(
         "a program that is refused something is told so, and rxe's C code logs it, too",
         &[
-            "rxe0: rxe_create_cq: returned err = -%",
-            "rxe0: rxe_create_qp: returned err = -%",
-            "rxe0: pd#% rxe_reg_user_mr: returned err = -%",
-            "rxe0: pd#% rxe_reg_user_mr: access = 0x* not supported (0x*)",
-            "rxe0: mr#% rxe_rereg_user_mr:  access = 0x* not supported",
-            "rxe0: mr#% rxe_dereg_mr:  returned err = -%",
+            "rxe%: rxe_create_cq: returned err = -%",
+            "rxe%: rxe_create_qp: returned err = -%",
+            "rxe%: pd#% rxe_reg_user_mr: returned err = -%",
+            "rxe%: pd#% rxe_reg_user_mr: access = 0x* not supported (0x*)",
+            "rxe%: mr#% rxe_rereg_user_mr:  access = 0x* not supported",
+            "rxe%: mr#% rxe_dereg_mr:  returned err = -%",
             "rxe_reg_user_mr: % callbacks suppressed",
             "rxe_rereg_user_mr: % callbacks suppressed",
             "rxe_dereg_mr: % callbacks suppressed",
@@ -101,7 +101,7 @@ const LIST: &[Allowed] = &[
     Allowed {
         why: "threads of the test change one queue pair, and most come when it is in another state",
         lines: &[
-            "rxe0: qp#% rxe_modify_qp: returned err = -%",
+            "rxe%: qp#% rxe_modify_qp: returned err = -%",
             "rxe_modify_qp: % callbacks suppressed",
         ],
         during: Some(&["verbs/changed-at-once"]),
@@ -109,7 +109,7 @@ const LIST: &[Allowed] = &[
     Allowed {
         why: "the test lets a completion queue overflow: on purpose, or as what another process posts without end is \
               flushed",
-        lines: &["rxe0: cq#% rxe_cq_post: queue full"],
+        lines: &["rxe%: cq#% rxe_cq_post: queue full"],
         during: Some(&["verbs/waiting.cq-overflow", "verbs/teardown-queues-without-end"]),
     },
     Allowed {
@@ -131,12 +131,12 @@ const LIST: &[Allowed] = &[
     },
     Allowed {
         why: "the program asks a queue pair that it has not made ready, and is told so",
-        lines: &["rxe0: qp#% rxe_post_send: qp not ready to send"],
+        lines: &["rxe%: qp#% rxe_post_send: qp not ready to send"],
         during: Some(&["pyverbs/"]),
     },
     Allowed {
         why: "the device goes away while ib_core asks for its port",
-        lines: &["infiniband rxe0: ib_query_port failed (-19)"],
+        lines: &["infiniband rxe%: ib_query_port failed (-19)"],
         during: Some(&["vm/modules/come-and-go"]),
     },
     Allowed {

@@ -30,6 +30,7 @@ fn a_clean_log_has_no_complaints() {
 <6>[    7.510830] infiniband rxe0: set active
 <6>[    7.511045] infiniband rxe0: added roce0
 <3>[    8.260000] rxe0: pd#12 rxe_reg_user_mr: access = 0xcf not supported (0x3ff0035f)
+<3>[    8.265000] rxe3: pd#12 rxe_reg_user_mr: access = 0xcf not supported (0x3ff0035f)
 <3>[    8.270000] rxe0: qp#22 make_send_cqe: non-flush error status = 10
 <4>[    8.280000] make_send_cqe: 65 callbacks suppressed
 <3>[    8.290000] rxe0: mr#2750 rxe_dereg_mr:  returned err = -22
@@ -52,6 +53,8 @@ fn what_is_not_on_the_list_is_a_complaint() {
         "<6>[    8.000000] hmm_edu 0000:00:03.0: a remark",
         "<6>[    8.000000] infiniband rxe0: a remark",
         "<6>[    8.000000] rxe0: qp#17 a remark",
+        "<6>[    8.000000] rxe15: qp#17 a remark",
+        "<6>[    8.000000] infiniband rxe2: a remark",
         "<3>[    8.000000] EXT4-fs (vdb): VFS: Can't find ext4 filesystem",
         "** 17 printk messages dropped **",
         "a line of somebody else",
@@ -65,6 +68,8 @@ fn what_others_say_below_a_warning_is_none() {
     for line in [
         "<5>[    8.000000] a notice",
         "<6>[    8.000000] hmm-mirror (390): drop_caches: 3",
+        "<6>[    8.000000] rxe: a remark",
+        "<6>[    8.000000] rxe0x: a remark",
         "<12>[    8.000000] testbed: test verbs/x",
         "<12>[    8.000000] WARNING: said by a process",
         "<6>[    8.000000] ",
