@@ -54,9 +54,9 @@ const LINTS: &[Lint] = &[
         verdict(book::check(&job.world.repository)?)
     }),
     ("lint/commits", |job| {
-        match commits::check(&job.world.repository)? {
+        match commits::check(job.world.repository.root())? {
             Some(complaints) => verdict(complaints),
-            None => Ok(Verdict::Impossible("there is no git history".into())),
+            None => Ok(Verdict::Impossible(commits::no_history())),
         }
     }),
     ("lint/pages", |job| match pages::browser(job.world) {
