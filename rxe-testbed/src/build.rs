@@ -73,6 +73,19 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Compiles our modules; gives the directory where Kbuild left what it made, for those who need more than the modules.
+    pub(crate) fn compile(&self) -> Result<PathBuf> {
+        self.our_modules()?
+            .compile(&self.cache, &self.repository, &self.chroot, &self.kernel)
+    }
+
+    /// Our modules, which have to be among what was wanted.
+    pub(crate) fn our_modules(&self) -> Result<&Modules> {
+        self.modules
+            .as_ref()
+            .context("our modules were not asked for")
+    }
+
     /// The chroot's cargo.
     pub(crate) fn cargo(&self) -> Cargo<'_> {
         Cargo {

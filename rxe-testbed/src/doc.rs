@@ -41,14 +41,10 @@ pub(crate) fn write(world: &World) -> Result<[PathBuf; 2]> {
     let kernel = cargo.target()?.join("doc-kernel");
     std::fs::create_dir_all(&kernel).with_context(|| format!("making {}", kernel.display()))?;
     let _building = world.cache.lock_build()?;
-    let stage = modules::compile(
-        &world.cache,
-        &world.repository,
-        &world.chroot,
-        &world.kernel,
-    )?;
+    let stage = world.compile()?;
+    let modules = world.our_modules()?;
     modules::examples(&world.cache, &world.chroot, &world.kernel, &stage)?;
-    modules::document(&world.cache, &world.chroot, &world.kernel, &stage, &kernel)?;
+    modules.document(&world.cache, &world.chroot, &world.kernel, &stage, &kernel)?;
     let step = Step::start("documenting the programs");
     cargo.fetch(&step)?;
     process::run_logged(cargo.command(CARGO)?, &world.cache.log("doc"), &step)?;

@@ -9,7 +9,6 @@ use crate::chroot::Bind;
 use crate::cli::ModuleArguments;
 use crate::host;
 use crate::kernel::Choice;
-use crate::modules;
 use crate::process;
 use crate::series::Series;
 use crate::ui::Step;
@@ -35,7 +34,7 @@ pub(crate) fn run(arguments: &ModuleArguments, series: Option<Series>) -> Result
     })?;
     let _building = world.cache.lock_build()?;
     let kernel = &world.kernel;
-    let stage = modules::compile(&world.cache, &world.repository, &world.chroot, kernel)?;
+    let stage = world.compile()?;
     let step = Step::start(format!("building {}", folder.display()));
     let binds = [
         Bind::write(kernel.dir(), "/build/kernel"),

@@ -41,7 +41,7 @@ pub(crate) fn run(series: Option<Series>) -> Result<u8> {
 pub(crate) fn write(world: &World) -> Result<PathBuf> {
     let _building = world.cache.lock_build()?;
     let (cache, repository) = (&world.cache, &world.repository);
-    let stage = modules::compile(cache, repository, &world.chroot, &world.kernel)?;
+    let stage = world.compile()?;
     let step = Step::start("describing the crates");
     let scratch = cache.scratch()?;
     let name = "kernel.json";

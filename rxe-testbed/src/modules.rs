@@ -44,6 +44,12 @@ impl Crate {
         self.root.replace(".rs", ".o")
     }
 
+    /// The module for tests that it is a part of.
+    fn test(&self) -> Option<&'static str> {
+        let is_there = |(_, folder): &&(&str, &str)| self.root.starts_with(folder);
+        FOR_TESTS.iter().find(is_there).map(|(name, _)| *name)
+    }
+
     /// Whether others use it.
     fn is_used(&self) -> bool {
         CRATES.iter().any(|one| one.uses.contains(&self.name))
@@ -164,6 +170,41 @@ impl Modules {
             .is_ok_and(|key| cache.artefact(&kernel.own("modules"), &key).exists())
     }
 
+    /// Compiles what has changed since the last time, without what does not build, and gives the directory where Kbuild
+    /// left what it made.
+    pub(crate) fn compile(
+        &self,
+        cache: &Cache,
+        repository: &Repository,
+        chroot: &Chroot,
+        kernel: &Kernel,
+    ) -> Result<PathBuf> {
+        let step = Step::start("compiling the kernel modules");
+        let stage = stage(cache, repository, kernel)?;
+        let without = &self.left_out;
+        make(cache, chroot, kernel, &stage, without, &step)?;
+        step.done();
+        Ok(stage)
+    }
+
+    /// Writes the documentation of the crates' public items to `target`, from what was compiled in `stage`.
+    pub(crate) fn document(
+        &self,
+        cache: &Cache,
+        chroot: &Chroot,
+        kernel: &Kernel,
+        stage: &Path,
+        target: &Path,
+    ) -> Result<()> {
+        let step = Step::start("documenting the kernel modules");
+        let objects = documented(&self.left_out);
+        let out = [Bind::write(target, "/build/doc")];
+        let command = check_crates(chroot, kernel, stage, "doc", &objects, &out);
+        process::run_logged(command, &cache.log("rustdoc"), &step)?;
+        step.done();
+        Ok(())
+    }
+
     /// The directory with depmod's index.
     pub(crate) fn index(&self) -> PathBuf {
         self.dir.join("index")
@@ -256,39 +297,16 @@ fn is_remark(line: &str) -> bool {
         || line.contains("objtool: ") && line.contains("can't create __pfx_ symbol")
 }
 
-/// Compiles what has changed since the last time, and gives the directory where Kbuild left what it made.
-pub(crate) fn compile(
-    cache: &Cache,
-    repository: &Repository,
-    chroot: &Chroot,
-    kernel: &Kernel,
-) -> Result<PathBuf> {
-    let step = Step::start("compiling the kernel modules");
-    let stage = stage(cache, repository, kernel)?;
-    make(cache, chroot, kernel, &stage, &[], &step)?;
-    step.done();
-    Ok(stage)
-}
-
-/// Writes the documentation of the crates' public items to `target`.
-pub(crate) fn document(
-    cache: &Cache,
-    chroot: &Chroot,
-    kernel: &Kernel,
-    stage: &Path,
-    target: &Path,
-) -> Result<()> {
-    let step = Step::start("documenting the kernel modules");
-    // Of a crate that others use, what they see; of the others, all.
-    let (libraries, programs): (Vec<&Crate>, _) = CRATES.iter().partition(|one| one.is_used());
+/// The objects whose crates are documented, and `--private` before those of which everything is: of a crate that others
+/// use, what they see; of the others, all. What does not build has none.
+fn documented(left_out: &[&str]) -> Vec<String> {
+    let builds = |one: &&Crate| one.test().is_none_or(|name| !left_out.contains(&name));
+    let (libraries, programs): (Vec<&Crate>, Vec<&Crate>) =
+        CRATES.iter().filter(builds).partition(|one| one.is_used());
     let mut objects: Vec<String> = libraries.into_iter().map(Crate::object).collect();
     objects.push("--private".into());
     objects.extend(programs.into_iter().map(Crate::object));
-    let out = [Bind::write(target, "/build/doc")];
-    let command = check_crates(chroot, kernel, stage, "doc", &objects, &out);
-    process::run_logged(command, &cache.log("rustdoc"), &step)?;
-    step.done();
-    Ok(())
+    objects
 }
 
 fn key(repository: &Repository, kernel: &Kernel) -> Result<Key> {
@@ -377,26 +395,56 @@ fn make_what_builds(
     }
 }
 
-/// The modules for tests that did not build, by what make says of each file that it could not make. None if there are
-/// others, or if it says nothing of files.
+/// The modules for tests that did not build, by what make says of each file that it could not make, and modpost of each
+/// module that it refuses. None if there are others, or if nothing is said of files.
 fn failing_tests(log: &str) -> Option<Vec<&'static str>> {
     let mut names = Vec::new();
-    let files = log.lines().filter_map(|line| {
-        let (_, what) = line.split_once("*** [")?;
-        let (file, _) = what.rsplit_once("] Error ")?;
-        // After the rule's own place.
-        let file = file.rsplit_once(": ").map_or(file, |(_, file)| file);
-        // A folder or a target like `modules` fails because a file did.
-        let ending = Path::new(file).extension()?.to_str()?;
-        ["o", "rs", "h"].contains(&ending).then_some(file)
-    });
-    for file in files {
-        let (name, _) = FOR_TESTS.iter().find(|(_, folder)| file.contains(folder))?;
-        if !names.contains(name) {
-            names.push(*name);
+    let failed = log.lines().filter_map(not_made);
+    for file in failed.chain(log.lines().filter_map(refused)) {
+        let name = test_of(file)?;
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
     (!names.is_empty()).then_some(names)
+}
+
+/// The file that make could not make, if a line of its log says so.
+fn not_made(line: &str) -> Option<&str> {
+    let (_, what) = line.split_once("*** [")?;
+    let (file, _) = what.rsplit_once("] Error ")?;
+    // After the rule's own place.
+    let file = file.rsplit_once(": ").map_or(file, |(_, file)| file);
+    // A folder, a target like `modules`, or `Module.symvers` fails because something else did.
+    let ending = Path::new(file).extension()?.to_str()?;
+    ["o", "rs", "h", "c", "mod", "ko"]
+        .contains(&ending)
+        .then_some(file)
+}
+
+/// The module that modpost refuses, if a line says so: for a symbol that nobody exports, a namespace that is not imported,
+/// a licence that is missing. modpost names it as a file, or after the word `module`.
+fn refused(line: &str) -> Option<&str> {
+    let (_, what) = line.split_once("ERROR: modpost: ")?;
+    // A symbol stands in quotes, and may have any name.
+    let mut words = what
+        .split([' ', '[', ']', ',', ':'])
+        .filter(|word| !word.starts_with(['"', '\'']));
+    let mut last = "";
+    words.find(|word| {
+        let is_file = [".ko", ".o"].iter().any(|ending| word.ends_with(ending));
+        let found = is_file || last == "module" && !word.is_empty();
+        last = *word;
+        found
+    })
+}
+
+/// The module for tests that a file is of: a source or an object in its folder, or what is made of all of them.
+fn test_of(file: &str) -> Option<&'static str> {
+    let name = file.rsplit('/').next()?.split('.').next()?;
+    let mut all = FOR_TESTS.iter();
+    let found = all.find(|(test, folder)| file.contains(folder) || name == *test);
+    found.map(|(test, _)| *test)
 }
 
 /// Runs make in the chroot. What the compiler says goes to the terminal, warnings as well.
@@ -542,6 +590,54 @@ mod tests {
         assert_eq!(failing(&files), Some(vec!["hmm_oracle", "hmm_dmirror"]));
         assert_eq!(failing(&["hmm/edu/hmm_edu.o", "hmm/kernel/hmm.o"]), None);
         assert_eq!(failing(&[]), None);
+        // Of the whole module: the object of all objects, what modpost writes, the module.
+        for file in ["hmm_edu.o", "hmm_edu.mod.o", "hmm_edu.ko"] {
+            assert_eq!(failing(&[file]), Some(vec!["hmm_edu"]), "{file}");
+        }
+        for file in ["hmm.o", "hmm.ko", "rdma_rxe.mod.c"] {
+            assert_eq!(failing(&[file, "hmm_edu.ko"]), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_modpost_refuses_is_told_too() {
+        let failing = |lines: &[&str]| {
+            let lines: String = lines
+                .iter()
+                .map(|line| format!("ERROR: modpost: {line}\n"))
+                .collect();
+            failing_tests(&format!(
+                "{lines}WARNING: modpost: suppressed 3 unresolved symbol warnings because there were too many)\n\
+                 make[4]: *** [/build/kernel/tree/scripts/Makefile.modpost:147: Module.symvers] Error 1\n\
+                 make[3]: *** [/build/kernel/tree/Makefile:2086: modpost] Error 2\n"
+            ))
+        };
+        let edu = "\"hmm_none.ko\" [hmm_edu.ko] undefined!";
+        assert_eq!(failing(&[edu, edu]), Some(vec!["hmm_edu"]));
+        let in_place = "\"none\" [/build/modules/hmm_oracle.ko] undefined!";
+        assert_eq!(
+            failing(&[edu, in_place]),
+            Some(vec!["hmm_edu", "hmm_oracle"])
+        );
+        for line in [
+            "module hmm_edu uses symbol x from namespace Y, but does not import it.",
+            "missing MODULE_LICENSE() in hmm_edu.o",
+            "GPL-incompatible module hmm_edu.ko uses GPL-only symbol 'x'",
+        ] {
+            assert_eq!(failing(&[line]), Some(vec!["hmm_edu"]), "{line}");
+        }
+        assert_eq!(failing(&[edu, "\"none\" [hmm.ko] undefined!"]), None);
+        assert_eq!(failing(&["something else"]), None);
+    }
+
+    #[test]
+    fn what_does_not_build_is_not_documented() {
+        let all = documented(&[]);
+        let without = documented(&["hmm_edu", "hmm_oracle"]);
+        assert_eq!(all.len(), without.len() + 2);
+        assert!(all.contains(&"hmm/edu/hmm_edu.o".into()));
+        assert!(!without.iter().any(|object| object.contains("edu")));
+        assert!(without.contains(&"hmm/kernel/hmm.o".into()));
     }
 
     #[test]

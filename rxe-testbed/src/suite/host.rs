@@ -42,7 +42,10 @@ const LINTS: &[Lint] = &[
     ("lint/tests-clippy", tests_clippy),
     ("lint/kernel-clippy", kernel_clippy),
     ("lint/doc", |job| {
-        doc::write(job.world).map(|_| Verdict::Good)
+        doc::write(job.world)?;
+        // What does not build has no documentation, and none that is right.
+        job.world.our_modules()?.expect_all()?;
+        Ok(Verdict::Good)
     }),
     ("lint/licences", |job| {
         verdict(licences::check(&job.world.repository)?)
@@ -294,12 +297,7 @@ fn tests_clippy(job: &Job<'_>) -> Result<Verdict> {
 fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
     let world = job.world;
     let _building = world.cache.lock_build()?;
-    let stage = modules::compile(
-        &world.cache,
-        &world.repository,
-        &world.chroot,
-        &world.kernel,
-    )?;
+    let stage = world.compile()?;
     let warnings = modules::clippy(&world.cache, &world.chroot, &world.kernel, &stage)?;
     Ok(if warnings.is_empty() {
         Verdict::Good
