@@ -42,6 +42,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 const ENTER: &str = include_str!("../scripts/enter-chroot.sh");
+const UNPACK: &str = include_str!("../scripts/unpack-packages.sh");
 
 /// Variables of the host that programs in the chroot may need to reach the network.
 const PASSED_ON: &[&str] = &[
@@ -139,6 +140,25 @@ impl Chroot {
             Ok(())
         })?;
         Ok(Self { root, key })
+    }
+
+    /// The files of `packages` of the chroot's suite, which are not installed there. The cache keeps them as `kind`.
+    pub(crate) fn unpacked(&self, cache: &Cache, kind: &str, packages: &[&str]) -> Result<PathBuf> {
+        let _building = cache.lock_build()?;
+        let key = Key::builder()
+            .add("chroot", self.key.as_str())
+            .add_script("script", UNPACK)
+            .add("packages", packages.join(","))
+            .finish();
+        cache.ensure(kind, &key, |target| {
+            let step = Step::start(format!("downloading {kind}"));
+            let binds = [Bind::write(target, "/build/out")];
+            let command = self.script(&binds, UNPACK, packages);
+            process::run_logged(command, &cache.log(kind), &step)
+                .with_context(|| format!("downloading {kind}"))?;
+            step.done();
+            Ok(())
+        })
     }
 
     fn key_beside(&self, packages: &[&str]) -> Key {

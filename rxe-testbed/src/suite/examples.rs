@@ -22,6 +22,9 @@ const VERBS: &str = "examples/verbs";
 /// A driver on `hmm`.
 const DRIVER: &str = "examples/driver";
 
+/// What the program is built with, as the chroot has only the library itself. The cache keeps it.
+const HEADERS: &str = "libibverbs-dev";
+
 const BUILD: &str = include_str!("../../scripts/build-example.sh");
 
 /// The names of all tests. They are about who uses the testbed, not about the kernel.
@@ -56,10 +59,15 @@ fn example(job: &Job<'_>, name: &str) -> Result<()> {
 
 /// Builds the program as its user does, but with the chroot's compiler.
 fn build(job: &Job<'_>, folder: &Path) -> Result<()> {
+    let world = job.world;
+    let headers = world.chroot.unpacked(&world.cache, HEADERS, &[HEADERS])?;
     let step = Step::start("building the example");
-    let binds = [Bind::write(folder, "/build/example")];
+    let binds = [
+        Bind::write(folder, "/build/example"),
+        Bind::read(&headers, "/build/libibverbs"),
+    ];
     let log = job.results.join("example-build.log");
-    process::run_logged(job.world.chroot.script(&binds, BUILD, &[]), &log, &step)?;
+    process::run_logged(world.chroot.script(&binds, BUILD, &[]), &log, &step)?;
     step.done();
     Ok(())
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# Unpacks UCX as the chroot's suite has it in /build/out, with the libraries that the guest lacks.
+# Unpacks packages as the chroot's suite has them in /build/out, without what is for people.
 #
-#   collect-ucx.sh PACKAGE...          (in the chroot)
+#   unpack-packages.sh PACKAGE...          (in the chroot)
 set -eu
 cd /build/out
 apt-get -q -y -o APT::Sandbox::User=root download "$@"
