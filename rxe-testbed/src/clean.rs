@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `clean`: what can be rebuilt from what was downloaded, or the whole cache. What nobody could download again stays.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{bail, Result};
@@ -9,7 +10,6 @@ use crate::cache::Cache;
 use crate::host;
 use crate::kernel;
 use crate::memory::Memory;
-use crate::package;
 use crate::qemu;
 use crate::series::Version;
 
@@ -33,15 +33,8 @@ const REBUILT: &[&str] = &[
     "programs-failed",
 ];
 
-/// What takes downloads.
-const DOWNLOADED: &[&str] = &[
-    "kernel",
-    "guestroot",
-    "guestroot-more",
-    package::LINTIAN,
-    "ucx",
-    "kernel-version.json",
-];
+/// What else goes with `--all` and has no key in its name; what has one goes whatever its kind.
+const REST: &[&str] = &["bench", "kernel-version.json"];
 
 /// What the kernels are of no use without.
 const BELOW_KERNELS: &[&str] = &["chroot", kernel::MEMORY, "epoch"];
@@ -85,15 +78,21 @@ pub(crate) fn kept(cache: &Cache) -> Vec<(Version, PathBuf)> {
 
 /// What is removed.
 fn goes(cache: &Cache, all: bool, kept: &[(Version, PathBuf)]) -> Vec<PathBuf> {
-    let downloaded = if all { DOWNLOADED } else { &[] };
-    let below = match all && kept.is_empty() {
-        true => BELOW_KERNELS,
-        false => &[],
+    let of = |kinds: &[&str]| -> BTreeSet<PathBuf> {
+        kinds.iter().flat_map(|kind| cache.all_of(kind)).collect()
     };
-    let kinds = REBUILT.iter().chain(downloaded).chain(below);
-    let mut paths: Vec<PathBuf> = kinds.flat_map(|kind| cache.all_of(kind)).collect();
+    let mut paths = of(REBUILT);
+    if all {
+        paths.extend(of(REST));
+        paths.extend(cache.complete());
+        let below = of(BELOW_KERNELS);
+        match kept.is_empty() {
+            true => paths.extend(below),
+            false => paths.retain(|path| !below.contains(path)),
+        }
+    }
     paths.retain(|path| !kept.iter().any(|(_, place)| place == path));
-    paths
+    paths.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -113,6 +112,10 @@ mod tests {
             "kernel-7.3-debug",
             "guestroot",
             "modules-7.3",
+            "browser",
+            "lintian",
+            "qemu",
+            "something-new",
         ] {
             std::fs::create_dir(cache.path(format!("{kind}-{KEY}")))?;
         }
@@ -148,7 +151,9 @@ mod tests {
             "kernel-7.3-debug",
             "kernels.json",
         ];
-        let expected = [&["chroot", "epoch", "guestroot"][..], &kernels].concat();
+        let roots = ["browser", "chroot", "epoch", "guestroot"];
+        let others = ["lintian", "qemu", "something-new"];
+        let expected = [&roots[..], &kernels, &others].concat();
         assert_eq!(left(&cache, false)?, expected);
         assert!(left(&cache, true)?.is_empty());
         Ok(())

@@ -73,7 +73,7 @@ pub(crate) fn make(world: &World, out: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The root with lintian, in the cache.
-pub(crate) const LINTIAN: &str = "lintian";
+const LINTIAN: &str = "lintian";
 
 /// Whoever makes the packages may have an address that lintian does not like.
 const LOOK: &str = "lintian --allow-root --fail-on none \
