@@ -9,11 +9,12 @@
 //! - `use.lock`, shared, is held by every call once its artefacts are there. Old artefacts are
 //!   removed only when it can be had exclusively, so nobody loses the image of a running VM.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -288,12 +289,25 @@ impl Cache {
 
     /// All artefacts, of every kind.
     pub(crate) fn complete(&self) -> Vec<PathBuf> {
-        let is_one = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let parts = name.and_then(|name| name.rsplit_once('-'));
-            parts.is_some_and(|(_, key)| is_key(key))
-        };
+        let is_one = |path: &PathBuf| kind_of(path).is_some();
         entries(&self.root).into_iter().filter(is_one).collect()
+    }
+
+    /// Of each kind the artefact that was used last, unless that was before the `epoch`, a time in seconds since 1970, when
+    /// the archive had another state.
+    pub(crate) fn current(&self, epoch: u64) -> Vec<PathBuf> {
+        let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(epoch);
+        let mut newest: BTreeMap<String, (SystemTime, PathBuf)> = BTreeMap::new();
+        for path in self.complete() {
+            let Some((kind, used)) = kind_of(&path).zip(last_used(&path)) else {
+                continue;
+            };
+            let is_newer = newest.get(&kind).is_none_or(|(other, _)| *other < used);
+            if used >= epoch && is_newer {
+                newest.insert(kind, (used, path));
+            }
+        }
+        newest.into_values().map(|(_, path)| path).collect()
     }
 
     /// Everything of a kind: with a key or without, of any kernel.
@@ -345,6 +359,12 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir)
         .map(|found| found.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default()
+}
+
+/// The kind of what is named `KIND-KEY`.
+pub(crate) fn kind_of(path: &Path) -> Option<String> {
+    let (kind, key) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    is_key(key).then(|| kind.to_owned())
 }
 
 /// Whether a name is `KIND-KEY`: `kernel-version.json` is no kernel.
@@ -440,6 +460,27 @@ mod tests {
         assert!(a.exists() && !b.exists() && c.exists() && d.exists());
         let e = use_one("e", 1)?;
         assert_eq!(cache.artefacts("guest"), [e]);
+        Ok(())
+    }
+
+    #[test]
+    fn one_of_each_kind_is_current() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let cache = Cache::at(dir.path());
+        let make = |name: &str, used: u64| -> Result<PathBuf> {
+            let path = cache.path(name);
+            std::fs::create_dir(&path)?;
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(used);
+            File::open(&path)?.set_modified(time)?;
+            Ok(path)
+        };
+        let key = |digit: &str| digit.repeat(KEY_DIGITS);
+        make(&format!("kernel-7.3-{}", key("0")), 20)?;
+        let kernel = make(&format!("kernel-7.3-{}", key("1")), 30)?;
+        let debug = make(&format!("kernel-7.3-debug-{}", key("0")), 10)?;
+        make(&format!("image-7.2-{}", key("0")), 9)?;
+        make("logs", 40)?;
+        assert_eq!(cache.current(10), [kernel, debug]);
         Ok(())
     }
 

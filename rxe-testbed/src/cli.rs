@@ -206,7 +206,8 @@ pub(crate) struct CacheArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheAction {
-    /// Build what is missing, and write everything to FILE, a tar archive packed as its ending says: .tar.zst, .tar.gz
+    /// Build what is missing, and write what a later run needs to FILE, a tar archive packed as its ending says: .tar.zst,
+    /// .tar.gz
     Save {
         /// The file
         file: PathBuf,

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 
-use crate::cache::{files_under, Cache, Key};
+use crate::cache::{files_under, mark_used, Cache, Key};
 use crate::chroot::{Bind, Chroot};
 use crate::host;
 use crate::kernel::Kernel;
@@ -125,6 +125,7 @@ impl Modules {
         let key = key(repository, kernel)?;
         let complete = cache.artefact(&kernel.own("modules"), &key);
         if complete.exists() {
+            mark_used(&complete);
             let (dir, left_out) = (complete, Vec::new());
             return Ok(Self { dir, left_out });
         }

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `cache save` and `cache load`: all that is built, in one file, so that another machine need not build it.
+//! `cache save` and `cache load`: what is built, in one file, so that another machine need not build it. What no later run
+//! takes stays out of it: what was built for earlier sources or from an earlier state of the archive, and what only tells
+//! of the past.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 
 use crate::build::{self, Wanted};
-use crate::cache::{Cache, EPOCH};
+use crate::cache::{kind_of, Cache, EPOCH};
 use crate::cli::{CacheAction, CacheArguments};
 use crate::host;
 use crate::kernel;
@@ -18,12 +21,22 @@ use crate::ui::Step;
 /// What belongs to the artefacts: without it, nobody would know that these are the ones that are wanted.
 const BESIDE: &[&str] = &[EPOCH, kernel::MEMORY];
 
-/// The devices of the roots. Not everybody may make them, and where a root is used they are the host's.
-const DEVICES: &[&str] = &[
-    "chroot-*/dev/*",
-    "guestroot-*/dev/*",
-    "lintian-*/dev/*",
-    "browser-*/dev/*",
+/// The kinds that are built anew each time: modules without those that do not build.
+const NEVER_TAKEN: &str = "modules-part";
+
+/// The kinds that are Debian roots; `guestroot` has more than one.
+const ROOTS: &[&str] = &["chroot", "guestroot", "lintian", "browser"];
+
+/// What of a root is left out. Not everybody may make its devices, and where it is used they are the host's; apt makes its
+/// indexes anew; the rest is what was logged, or is temporary.
+const NOT_OF_A_ROOT: &[&str] = &[
+    "dev/*",
+    "tmp/*",
+    "var/tmp/*",
+    "var/cache/apt/*.bin",
+    "var/cache/apt/archives/*.deb",
+    "var/log/*.log",
+    "var/log/apt/*",
 ];
 
 /// Saves or loads.
@@ -54,15 +67,7 @@ pub(crate) fn run(arguments: &CacheArguments, series: Option<Series>) -> Result<
 /// Writes what is built to `file`, packed as its ending says, by tar in the `namespace` in which it was built: files may
 /// belong to others there.
 fn save(cache: &Cache, file: &Path, mut namespace: Command, step: &Step) -> Result<()> {
-    let mut names = Vec::new();
-    let beside = BESIDE.iter().map(|name| cache.path(name));
-    for path in cache.complete().into_iter().chain(beside) {
-        let name = path.file_name().filter(|_| path.exists());
-        names.extend(name.map(std::ffi::OsStr::to_owned));
-    }
-    if !names.iter().any(|name| name == EPOCH) {
-        bail!("the cache has nothing to save");
-    }
+    let names = taken(cache)?;
     // Under another name until it is whole: the ending has to be the same.
     let name = file.file_name().context("save: to which file?")?;
     let unfinished = file.with_file_name(format!(".unfinished-{}", name.to_string_lossy()));
@@ -75,8 +80,10 @@ fn save(cache: &Cache, file: &Path, mut namespace: Command, step: &Step) -> Resu
         "--numeric-owner",
     ]);
     namespace.args(["--anchored", "--no-wildcards-match-slash"]);
-    for pattern in DEVICES {
-        namespace.arg(format!("--exclude={pattern}"));
+    for root in ROOTS {
+        for pattern in NOT_OF_A_ROOT {
+            namespace.arg(format!("--exclude={root}-*/{pattern}"));
+        }
     }
     namespace.arg("--file").arg(&unfinished);
     namespace.arg("--directory").arg(cache.path(""));
@@ -87,6 +94,20 @@ fn save(cache: &Cache, file: &Path, mut namespace: Command, step: &Step) -> Resu
         let _ = std::fs::remove_file(&unfinished);
     }
     saved.with_context(|| format!("saving to {}", file.display()))
+}
+
+/// The names of what a later run takes.
+fn taken(cache: &Cache) -> Result<Vec<OsString>> {
+    let epoch = std::fs::read_to_string(cache.path(EPOCH));
+    let epoch = epoch.ok().and_then(|epoch| epoch.trim().parse().ok());
+    let epoch = epoch.context("the cache has nothing to save")?;
+    let mut paths = cache.current(epoch);
+    paths.retain(|path| kind_of(path).is_some_and(|kind| !kind.starts_with(NEVER_TAKEN)));
+    paths.extend(BESIDE.iter().map(|name| cache.path(name)));
+    let names = paths.iter().filter(|path| path.exists());
+    Ok(names
+        .filter_map(|path| Some(path.file_name()?.to_owned()))
+        .collect())
 }
 
 /// Fills a cache with what was saved. One in which something is built already is left as it is.
@@ -135,6 +156,7 @@ fn move_into(cache: &Cache, unpacked: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const KEY: &str = "0123456789abcdef";
 
@@ -156,7 +178,21 @@ mod tests {
         std::fs::write(chroot.join("dev/null"), "")?;
         std::fs::create_dir_all(chroot.join("usr/dev"))?;
         std::fs::write(chroot.join("usr/dev/file"), "content")?;
-        std::fs::create_dir(cache.path("stage-build-7.3"))?;
+        for file in ["tmp/file", "var/log/dpkg.log", "var/log/apt/term.log"] {
+            let file = chroot.join(file);
+            std::fs::create_dir_all(file.parent().context("a folder")?)?;
+            std::fs::write(file, "")?;
+        }
+        for name in ["stage-build-7.3", "results", "logs/old"] {
+            std::fs::create_dir(cache.path(name))?;
+        }
+        for kind in ["modules-7.3", "modules-part-7.3"] {
+            std::fs::create_dir(cache.path(format!("{kind}-{KEY}")))?;
+        }
+        // Of earlier sources.
+        let old = cache.path(format!("modules-7.3-{}", KEY.replace('0', "f")));
+        std::fs::create_dir(&old)?;
+        std::fs::File::open(&old)?.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(2))?;
         std::fs::write(cache.path(EPOCH), "1")?;
         Ok(())
     }
@@ -176,7 +212,18 @@ mod tests {
         assert_eq!(content, "content");
         assert_eq!(std::fs::read_to_string(second.path(EPOCH))?, "1");
         assert!(chroot.join("dev").is_dir() && !chroot.join("dev/null").exists());
-        assert!(!second.path("stage-build-7.3").exists());
+        let mut all: Vec<_> = std::fs::read_dir(second.path(""))?.collect::<Result<_, _>>()?;
+        all.sort_by_key(std::fs::DirEntry::file_name);
+        let names: Vec<_> = all.iter().map(std::fs::DirEntry::file_name).collect();
+        let [chroot_name, modules] = ["chroot", "modules-7.3"].map(|kind| format!("{kind}-{KEY}"));
+        assert_eq!(
+            names,
+            [&*chroot_name, EPOCH, "logs", &*modules, "saved.tar", "tmp"]
+        );
+        assert!(!second.path("logs/old").exists());
+        assert!(!chroot.join("tmp/file").exists() && !chroot.join("var/log/dpkg.log").exists());
+        assert!(chroot.join("var/log/apt").is_dir());
+        assert_eq!(std::fs::read_dir(chroot.join("var/log/apt"))?.count(), 0);
         assert!(!second.path("tmp/load").exists());
         let again = load(&second, &file, plain(), &step);
         assert!(again.is_err_and(|error| error.to_string().contains("already")));
