@@ -3,9 +3,12 @@
 //!
 //! On ours all of them have to work. How they fare on stock is said beside it.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 
 use super::guest::Boots;
+use super::one_test::failed;
 use super::report::Report;
 use super::side_by_side;
 use super::table::VmTest;
@@ -124,20 +127,28 @@ fn full(name: &str) -> String {
 
 /// Runs the programs that are wanted.
 pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
-    let wanted: Vec<VmTest> = CLIENTS
+    let mut wanted: Vec<VmTest> = CLIENTS
         .iter()
         .filter(|(name, _)| job.filter.takes(&full(name)))
         .map(test)
         .collect();
+    let mut puts = Vec::new();
+    let needs_ucx = |test: &VmTest| test.name.starts_with(UCX);
+    // What it takes is downloaded only if it is wanted.
+    if wanted.iter().any(needs_ucx) {
+        let started = Instant::now();
+        match ucx::put(job.world) {
+            Ok(put) => puts.push(put),
+            Err(error) => {
+                let without = wanted.iter().filter(|test| needs_ucx(test));
+                report.extend(without.map(|test| failed(&test.name, started, &error)));
+                wanted.retain(|test| !needs_ucx(test));
+            }
+        }
+    }
     if wanted.is_empty() {
         return Ok(());
     }
-    // What it takes is downloaded only if it is wanted.
-    let with_ucx = wanted.iter().any(|test| test.name.starts_with(UCX));
-    let puts = match with_ucx {
-        true => vec![ucx::put(job.world)?],
-        false => Vec::new(),
-    };
     let mut ours = Boots::new(job, Driver::Ours, "ours-clients");
     ours.puts.clone_from(&puts);
     let debug = job.world.kernel.variant == Variant::Debug;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
 
-use super::one_test::{record, run_one};
+use super::one_test::{failed, record, run_one};
 use super::report::Report;
 use super::{pinned, Job, Record};
 use crate::kernel::Variant;
@@ -222,8 +222,7 @@ fn layouts(job: &Job<'_>) -> Result<Record> {
     Ok(record(LAYOUTS, started, found.join("\n")))
 }
 
-/// Runs all tests of a VM: each goes on from where the one before it has left off. Without a driver there are none.
-fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
+fn boot(job: &Job<'_>, lane: &Lane) -> Result<Vm> {
     let name = lane.name;
     let step = Step::start(format!("booting the VM mlx5-{name}"));
     let config = Config {
@@ -237,6 +236,21 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
         vm.use_driver(Driver::Ours)?;
     }
     step.done();
+    Ok(vm)
+}
+
+/// Runs all tests of a VM: each goes on from where the one before it has left off. Without a driver there are none.
+fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
+    let name = lane.name;
+    let started = Instant::now();
+    let mut vm = match boot(job, lane) {
+        Ok(vm) => vm,
+        Err(error) => {
+            let (first, ..) = lane.tests[0];
+            report.add(failed(first, started, &error));
+            return Ok(());
+        }
+    };
     for (at, (test, script, seconds)) in lane.tests.iter().enumerate() {
         let started = Instant::now();
         let problem = run_one(&mut vm, test, script, *seconds);
@@ -248,7 +262,11 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
     }
     let started = Instant::now();
     let faults = match vm.nic() {
-        Some(nic) if lane.pages => unserved(&nic.ask(&json!({"ask": "faults"}))?),
+        // It ends with its VM, so one that has died answers nothing.
+        Some(nic) if lane.pages => match nic.ask(&json!({"ask": "faults"})) {
+            Ok(counts) => unserved(&counts),
+            Err(error) => Some(format!("{error:#}")),
+        },
         _ => None,
     };
     let nic = vm.take_nic();
@@ -259,7 +277,10 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
     complaints.truncate(20);
     report.add(record(&log_name, started, complaints.join("\n")));
     let mut wrong = match nic {
-        Some(nic) => unexpected(nic.end()?, lane.broken),
+        Some(nic) => match nic.end() {
+            Ok(found) => unexpected(found, lane.broken),
+            Err(error) => vec![format!("{error:#}")],
+        },
         None => vec!["the VM had no emulated ConnectX".into()],
     };
     wrong.extend(faults);

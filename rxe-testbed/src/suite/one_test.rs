@@ -27,6 +27,11 @@ pub(super) fn run_one(vm: &mut Vm, name: &str, script: &str, seconds: u64) -> Re
     }
 }
 
+/// A test that could not be run.
+pub(super) fn failed(name: &str, started: Instant, error: &anyhow::Error) -> Record {
+    record(name, started, format!("{error:#}"))
+}
+
 /// A test that passed if there is nothing to tell.
 pub(super) fn record(name: &str, started: Instant, detail: String) -> Record {
     let status = match detail.is_empty() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 
+use super::one_test::failed;
 use super::report::Report;
 use super::{table, Job, Record, Status};
 use crate::build::World;
@@ -48,9 +49,15 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let started = Instant::now();
-    let mut vm = boot(job.world)?;
+    let mut vm = match boot(job.world) {
+        Ok(vm) => vm,
+        Err(error) => {
+            report.add(failed(&full("run"), started, &error));
+            return Ok(());
+        }
+    };
     let ran = run_wanted(job, &mut vm, &wanted, all.len());
-    let leaks = leaks(job.world, &mut vm)?;
+    let leaks = leaks(job.world, &mut vm).unwrap_or_else(|error| Some(format!("{error:#}")));
     let log = vm.off()?;
     crate::vm::save_log(&log, &job.results.join("kernel-selftests.log"))?;
     match ran {
@@ -59,12 +66,7 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
                 report.add(verdict(test, results.get(test)));
             }
         }
-        Err(error) => report.add(Record {
-            name: full("run"),
-            status: Status::Fail,
-            time: Some(started.elapsed()),
-            detail: format!("{error:#}"),
-        }),
+        Err(error) => report.add(failed(&full("run"), started, &error)),
     }
     let mut complaints = klog::complaints(&log);
     complaints.truncate(20);
