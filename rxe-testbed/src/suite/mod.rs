@@ -89,7 +89,11 @@ const LONG: &[&str] = &[
     "hca/stock-faults/",
 ];
 
-/// Which tests are wanted: all but those that are [`LONG`] if it is empty.
+/// What the names of those tests begin with that take longer still: neither `--all` asks for them nor their tier's name, only
+/// a text that has what follows the tier's name.
+const BY_NAME: &[&str] = &[packages::DKMS];
+
+/// Which tests are wanted: all but those that are [`LONG`] or [`BY_NAME`] if it is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Vec<String>);
 
@@ -99,15 +103,26 @@ impl Filter {
         Self(vec![String::new()])
     }
 
+    /// It takes every test, also those that have to be asked for by name.
+    fn listed() -> Self {
+        let names = std::iter::once("").chain(BY_NAME.iter().copied());
+        Self(names.map(str::to_owned).collect())
+    }
+
     /// Whether a test is wanted: its name contains one of the filter's texts, or begins with it if that begins
     /// with a tier's name.
     pub(crate) fn takes(&self, name: &str) -> bool {
+        let by_name = BY_NAME.iter().find(|start| name.starts_with(**start));
+        let own = by_name.and_then(|start| start.split('/').next_back());
         if self.0.is_empty() {
-            return !LONG.iter().any(|long| name.starts_with(long));
+            return own.is_none() && !LONG.iter().any(|long| name.starts_with(long));
         }
-        let takes = |text: &String| match tier_of(text) {
-            Some(_) => name.starts_with(text.as_str()),
-            None => name.contains(text.as_str()),
+        let takes = |text: &String| {
+            let is_piece = match tier_of(text) {
+                Some(_) => name.starts_with(text.as_str()),
+                None => name.contains(text.as_str()),
+            };
+            is_piece && own.is_none_or(|own| text.contains(own))
         };
         self.0.iter().any(takes)
     }
@@ -136,9 +151,10 @@ pub(crate) struct Job<'a> {
 
 /// Runs the tests; gives the program's exit status.
 pub(crate) fn run(arguments: &TestArguments, series: Option<Series>) -> Result<u8> {
-    let filter = match arguments.filter.is_empty() && (arguments.all || arguments.list) {
-        true => Filter::all(),
-        false => Filter(arguments.filter.clone()),
+    let filter = match (arguments.filter.is_empty(), arguments.list, arguments.all) {
+        (true, true, _) => Filter::listed(),
+        (true, false, true) => Filter::all(),
+        _ => Filter(arguments.filter.clone()),
     };
     let glance = Glance::take(series, arguments.kernel)?;
     glance.check(&filter)?;
@@ -282,6 +298,31 @@ mod tests {
             assert!(takes(&[], name) && Filter::all().takes(name), "{name}");
         }
         assert!(takes(&["hca/"], "hca/memory/probe"));
+    }
+
+    #[test]
+    fn what_takes_longest_has_to_be_asked_for_by_its_name() {
+        let takes = |text: &str| {
+            let filter = Filter(vec![text.into()]);
+            [packages::DKMS, packages::DKMS_LOG].map(|name| filter.takes(name))
+        };
+        for text in ["packages/dkms", "dkms"] {
+            assert_eq!(takes(text), [true, true], "{text}");
+        }
+        assert_eq!(takes(packages::DKMS_LOG), [false, true]);
+        for text in [
+            "",
+            "packages/",
+            "packages/d",
+            "packages/install",
+            "dkms2",
+            "log",
+        ] {
+            assert_eq!(takes(text), [false, false], "{text}");
+        }
+        assert!(!Filter(Vec::new()).takes(packages::DKMS));
+        assert!(!Filter::all().takes(packages::DKMS));
+        assert!(Filter::listed().takes(packages::DKMS) && Filter::listed().takes("vm/x"));
     }
 
     #[test]
