@@ -111,10 +111,19 @@ fn maintainer(variable: impl Fn(&str) -> Option<String>) -> String {
     }
 }
 
+/// Where the tag of the version is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    /// Nowhere yet.
+    ToCome,
+    Here,
+    /// At an earlier commit: the version has not been raised since.
+    Earlier,
+}
+
 /// What git knows of the sources.
 struct Sources {
-    /// Whether they are exactly those of the version's tag.
-    tagged: bool,
+    tag: Tag,
     /// Whether a file differs from what was committed.
     changed: bool,
     /// When they were committed, as YYYYMMDD.HHMMSS in UTC.
@@ -122,14 +131,19 @@ struct Sources {
     commit: String,
 }
 
-/// The packages' version: that of `Cargo.toml` if the sources are those of its tag, or nobody knows; else one that is
-/// above it, and above those of all earlier commits.
+/// The packages' version: that of `Cargo.toml` if the sources are those of its tag, or nobody knows; else one that is above
+/// those of all earlier commits, and below it until it is released, above it from then on.
 fn version(repository: &Repository) -> String {
     let base = env!("CARGO_PKG_VERSION");
-    let tag = format!("v{base}");
+    let name = format!("v{base}");
+    let has = |which| Some(git(repository, &["tag", which, "HEAD", "--list", &name])? == name);
     let known = || {
         Some(Sources {
-            tagged: git(repository, &["tag", "--points-at", "HEAD", "--list", &tag])? == tag,
+            tag: match (has("--points-at")?, has("--merged")?) {
+                (true, _) => Tag::Here,
+                (false, true) => Tag::Earlier,
+                (false, false) => Tag::ToCome,
+            },
             changed: !git(repository, &["status", "--porcelain", "-uno"])?.is_empty(),
             time: git(
                 repository,
@@ -147,14 +161,20 @@ fn version(repository: &Repository) -> String {
 }
 
 fn version_of(base: &str, sources: Option<&Sources>) -> String {
-    match sources {
-        None => base.into(),
-        Some(sources) if sources.tagged && !sources.changed => base.into(),
-        Some(sources) => {
-            let changed = if sources.changed { ".changed" } else { "" };
-            format!("{base}+git{}.{}{changed}", sources.time, sources.commit)
-        }
-    }
+    let Some(sources) = sources else {
+        return base.into();
+    };
+    // For dpkg `~` is below nothing at all.
+    let sign = match sources.tag {
+        Tag::Here if !sources.changed => return base.into(),
+        Tag::ToCome => '~',
+        Tag::Here | Tag::Earlier => '+',
+    };
+    let changed = if sources.changed { ".changed" } else { "" };
+    format!(
+        "{base}{sign}git{}.{}{changed}",
+        sources.time, sources.commit
+    )
 }
 
 /// When the sources were changed last, as far as git knows.
@@ -198,7 +218,7 @@ mod tests {
 
     fn sources(time: &str, commit: &str) -> Sources {
         Sources {
-            tagged: false,
+            tag: Tag::ToCome,
             changed: false,
             time: time.into(),
             commit: commit.into(),
@@ -210,9 +230,14 @@ mod tests {
         let mut here = sources("20261130.052512", "b6b3c1c");
         assert_eq!(
             version_of("0.2.0", Some(&here)),
+            "0.2.0~git20261130.052512.b6b3c1c"
+        );
+        here.tag = Tag::Earlier;
+        assert_eq!(
+            version_of("0.2.0", Some(&here)),
             "0.2.0+git20261130.052512.b6b3c1c"
         );
-        here.tagged = true;
+        here.tag = Tag::Here;
         assert_eq!(version_of("0.2.0", Some(&here)), "0.2.0");
         here.changed = true;
         assert_eq!(
@@ -242,13 +267,19 @@ mod tests {
     /// By dpkg, which decides what is an upgrade.
     #[test]
     fn versions_grow() -> Result<()> {
-        let of = |base, time, commit| version_of(base, Some(&sources(time, commit)));
+        let of = |base, tag, time, commit| {
+            let here = sources(time, commit);
+            version_of(base, Some(&Sources { tag, ..here }))
+        };
+        let released = |base| of(base, Tag::Here, "20261202.000000", "c6b3c1c");
         let growing = [
-            "0.2.0".into(),
-            of("0.2.0", "20261130.052512", "f6b3c1c"),
-            of("0.2.0", "20261130.052513", "06b3c1c"),
-            of("0.2.0", "20261201.000000", "a6b3c1c"),
-            "0.2.1".into(),
+            of("0.2.0", Tag::ToCome, "20261130.052512", "f6b3c1c"),
+            of("0.2.0", Tag::ToCome, "20261130.052513", "06b3c1c"),
+            of("0.2.0", Tag::ToCome, "20261201.000000", "a6b3c1c"),
+            released("0.2.0"),
+            of("0.2.0", Tag::Earlier, "20261203.000000", "b6b3c1c"),
+            of("0.3.0", Tag::ToCome, "20261204.000000", "06b3c1c"),
+            released("0.3.0"),
         ];
         for pair in growing.windows(2) {
             let status = Command::new("dpkg")
