@@ -202,7 +202,9 @@ Description: on-demand paging for soft-RoCE, as sources for DKMS
  Debian's kernel headers lack what modules in Rust need: it is made from the
  kernel's source package, once for each release, which takes some minutes and
  2 GB in /var/cache/hmm-odp. A kernel for which its source, its compiler or its
- rustc is not installed is left alone, and keeps its own soft-RoCE.
+ rustc is not installed is left alone, and keeps its own soft-RoCE. Where the
+ modules are installed, DKMS puts the kernel's own rdma_rxe away, and gives it
+ back when they are removed.
 EOT
 
 # Prints what has the libraries that the programs of a folder are linked to, as Depends.
