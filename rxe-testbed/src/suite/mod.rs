@@ -84,6 +84,8 @@ const LONG: &[&str] = &[
     "lint/packages",
     "packages/",
     "examples/",
+    "hca/direct/odp-bench",
+    "hca/direct/test_odp",
     "hca/iommu/",
     "hca/memory/",
     "hca/stock-faults/",
