@@ -3,7 +3,7 @@
 # Cases of odp-bench with few samples: each is measured, all data is right, and nothing is skipped for which
 # this machine has all that it takes. Wants swap.
 #
-#   bench-suites [NTH]          every NTH case of each suite, from its first one on; all without
+#   bench-suites [NTH]          every NTH case, from the first one on; all without
 set -u
 nth=${1:-1}
 cd "$(mktemp -d -p /root)" || exit
@@ -11,9 +11,8 @@ cd "$(mktemp -d -p /root)" || exit
 echo 3 >/proc/sys/vm/drop_caches && echo 1 >/proc/sys/vm/compact_memory || exit
 
 mapfile -t suites < <(odp-bench list | sed -n 's/^\([a-z]*\)  .*/\1/p')
-for suite in "${suites[@]}"; do
-	odp-bench list "$suite" | awk "NR % $nth == 1 % $nth"
-done >cases
+odp-bench list "${suites[@]}" >all || exit
+awk "NR % $nth == 1 % $nth" all >cases
 mapfile -t cases <cases
 odp-bench run --effort 0.01 --quiet "${cases[@]}" 2>told || {
 	status=$?

@@ -76,11 +76,11 @@ pub(crate) enum Command {
     Port(PortArguments),
     /// Say which kernels there are: in the archive, and in the cache
     Series(SeriesArguments),
-    /// Write the documentation of all crates, those of the modules as well, and say where
+    /// Write the documentation of all crates, those of the modules as well, and say where; compile the examples in it
     Doc,
     /// Describe the modules' crates for rust-analyzer, and say what to tell the editor
     Ide,
-    /// Write all that is built to a file, or fill an empty cache from one
+    /// Write what a later run needs to a file, or fill an empty cache from one
     Cache(CacheArguments),
     /// Remove from the cache what is rebuilt without the network
     Clean {
@@ -102,8 +102,8 @@ pub(crate) struct TestArguments {
     /// Only print the names
     #[arg(long)]
     pub(crate) list: bool,
-    /// Also the tests that take long: the packages, the examples, the command line, odp-bench's options, Debian's mlx5
-    /// drivers in every way
+    /// Also the tests that take long: the packages, the examples, the command line, all of odp-bench and its options, the
+    /// times of hmm's walk, Debian's mlx5 drivers in every way. packages/dkms has to be asked for by its name
     #[arg(long, conflicts_with = "filter")]
     pub(crate) all: bool,
 }

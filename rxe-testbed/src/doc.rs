@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `cargo testbed doc`: the documentation of all crates, by rustdoc: of the modules as Kbuild compiles them, and of what
 //! runs outside of the kernel. Of `hmm` and `mlx_odp` it has what their users see, of the others everything. A warning is
-//! an error.
+//! an error; so is an example of the modules' that does not compile.
 
 use std::path::PathBuf;
 

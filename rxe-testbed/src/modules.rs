@@ -24,6 +24,9 @@ const NOT_SOURCES: &[&str] = &["target", ".git", "diff", "tests"];
 /// Present while make runs. A make that was killed may have left half an object behind.
 const INTERRUPTED: &str = ".building";
 
+/// In the folder of built modules: the warnings of their build.
+const WARNINGS: &str = "warnings";
+
 const BUILD: &str = include_str!("../scripts/build-modules.sh");
 const INDEX: &str = include_str!("../scripts/index-modules.sh");
 const CHECK_CRATES: &str = include_str!("../scripts/check-crates.sh");
@@ -145,6 +148,10 @@ impl Modules {
         };
         let dir = cache.ensure(&kernel.own(kind), &key, |target| {
             collect(&stage, &target.join("updates"), &left_out)?;
+            let said = process::read_lossy(&cache.log("modules"))?;
+            let warnings: Vec<&str> = said.lines().filter(|line| is_warning(line)).collect();
+            std::fs::write(target.join(WARNINGS), warnings.join("\n"))
+                .context("keeping the build's warnings")?;
             let binds = [
                 Bind::read(kernel.dir(), "/build/kernel"),
                 Bind::write(target, "/build/out"),
@@ -155,6 +162,12 @@ impl Modules {
         })?;
         step.done();
         Ok(Self { dir, left_out })
+    }
+
+    /// What the compilers and objtool had to say when they were built, of what was compiled then.
+    pub(crate) fn warnings(&self) -> Result<Vec<String>> {
+        let text = process::read_lossy(&self.dir.join(WARNINGS))?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Fails if some of them do not build.
@@ -282,7 +295,7 @@ fn check_crates(
     chroot.script(&all, CHECK_CRATES, &arguments)
 }
 
-/// Whether a line of a build's log is the first of a warning or an error, of clippy or of the C compiler.
+/// Whether a line of a build's log is the first of a warning or an error, of rustc, clippy, the C compiler or objtool.
 fn is_warning(line: &str) -> bool {
     let of_c = [": warning: ", ": error: "];
     line.starts_with("warning:")

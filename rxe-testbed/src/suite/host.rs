@@ -133,12 +133,24 @@ fn cargo(world: &World, arguments: &[&str]) -> Command {
 /// `cargo test` of a crate, where it belongs.
 fn cargo_test(world: &World, name: &str, arguments: &[&str]) -> Result<Command> {
     if !CRATES.contains(&name) {
-        // As the programs for the VM are built: what they depend on is at hand.
-        let all = [&["test", "--release", "-p", name], OFFLINE, arguments].concat();
+        // As the programs for the VM are built: what they depend on is at hand. Our own code has its checks.
+        let checks = checks_of(programs::LIBRARIES.iter().chain(programs::PROGRAMS));
+        let mut all = vec!["test", "--release", "-p", name];
+        all.extend(checks.iter().flat_map(|check| ["--config", check]));
+        all.extend(OFFLINE.iter().chain(arguments));
         return world.cargo().command(&all);
     }
     let all = [&["test", "--locked", "-p", name], arguments].concat();
     Ok(cargo(world, &all))
+}
+
+/// The settings for cargo that have packages check for overflow, and what is asserted, in a release.
+fn checks_of<'a>(packages: impl Iterator<Item = &'a &'a str>) -> Vec<String> {
+    let settings = |name| {
+        let setting = move |kind| format!("profile.release.package.{name}.{kind}=true");
+        ["overflow-checks", "debug-assertions"].map(setting)
+    };
+    packages.flat_map(settings).collect()
 }
 
 fn crate_test_names(world: &World, name: &str) -> Result<Vec<String>> {
@@ -298,7 +310,13 @@ fn kernel_clippy(job: &Job<'_>) -> Result<Verdict> {
     let world = job.world;
     let _building = world.cache.lock_build()?;
     let stage = world.compile()?;
-    let warnings = modules::clippy(&world.cache, &world.chroot, &world.kernel, &stage)?;
+    let mut warnings = world.our_modules()?.warnings()?;
+    warnings.extend(modules::clippy(
+        &world.cache,
+        &world.chroot,
+        &world.kernel,
+        &stage,
+    )?);
     Ok(if warnings.is_empty() {
         Verdict::Good
     } else {

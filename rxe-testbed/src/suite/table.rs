@@ -111,8 +111,8 @@ const ROWS: &[Row<'_>] = &[
     ),
     ("bench/odp-errors", "bench-errors", 300),
     ("bench/odp-options", "bench-options", 600),
-    ("bench/odp-suites", "with-swap 256 bench-suites 6", 900),
-    ("bench/odp-suites-whole", "with-swap 256 bench-suites", 900),
+    ("bench/odp-suites", "with-swap 256 bench-suites 5", 900),
+    ("bench/odp-whole", "with-swap 256 bench-suites", 900),
     (
         // Three kinds of regions warm, two that fault, four registrations.
         "bench/odp-criterion",
