@@ -279,9 +279,10 @@ fn refusals(legs: &[Leg]) -> String {
 fn heading(legs: &[Leg], pair: bool) -> String {
     let about = |key: &str| legs.iter().find_map(|leg| leg.run.environment.get(key));
     let release = about("kernel").map_or("", String::as_str);
-    let accelerator = match about("emulation") {
-        Some(_) => Accelerator::Tcg,
-        None => Accelerator::Kvm,
+    let in_software = |text: &String| text.contains("in software");
+    let accelerator = match about("emulation").is_some_and(in_software) {
+        true => Accelerator::Tcg,
+        false => Accelerator::Kvm,
     };
     let icount = counted(legs);
     let what = match icount {

@@ -47,6 +47,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// Less is not worth while.
+    pub const LEAST: f64 = 0.01;
+
     /// So many seconds whatever the effort, and so many with the usual one.
     pub fn of(fixed: f64, usual: f64) -> Self {
         Self {
@@ -67,7 +70,7 @@ impl Estimate {
     pub fn effort_for(&self, time: Duration) -> Option<f64> {
         let rest = time.as_secs_f64() - self.fixed;
         let effort = rest / (self.usual + Cost::ROUNDS as f64 * self.round);
-        (effort >= 0.01 && self.with(effort) <= time.mul_f64(1.1)).then_some(effort)
+        (effort >= Self::LEAST && self.with(effort) <= time.mul_f64(1.1)).then_some(effort)
     }
 }
 

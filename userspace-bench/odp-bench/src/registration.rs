@@ -95,7 +95,7 @@ fn sized(bench: &Bench, mode: Mode, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// How often a region is registered, also a large one that takes seconds: of fewer than 14 independent samples none can
+/// How often a region is registered, also a large one that takes seconds: of fewer than 15 independent samples none can
 /// stand out among all metrics.
 const ROUNDS: usize = 30;
 

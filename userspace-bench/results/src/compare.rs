@@ -345,12 +345,13 @@ impl Comparison {
 
 /// What of the environment changes figures by itself, of this machine or of the peer. The kernel and the driver do, too,
 /// but are what is compared.
-const DECISIVE: [&str; 21] = [
+const DECISIVE: [&str; 22] = [
     "cpu",
     "emulation",
     "cpus",
     "cpus allowed",
     "device",
+    "board",
     "link",
     "rate",
     "mtu",
@@ -375,9 +376,14 @@ pub(crate) fn differences(old: &Run, new: &Run) -> Vec<String> {
     if old.aligned != new.aligned {
         found.push("one run was limited to aligned accesses, the other was not".into());
     }
+    let is_pair = |run: &Run| run.environment.contains_key("peer");
+    // A baseline does not say where it was measured.
+    let both_say = !old.environment.is_empty() && !new.environment.is_empty();
+    if both_say && is_pair(old) != is_pair(new) {
+        found.push("one run was between two machines, the other was not".into());
+    }
     for (name, before) in &old.environment {
         let own = name.strip_prefix("peer ").unwrap_or(name);
-        // A baseline does not say where it was measured.
         let now = new.environment.get(name);
         if let Some(now) = now.filter(|now| DECISIVE.contains(&own) && *now != before) {
             found.push(format!("{name} differs: {before:?}, then {now:?}"));
@@ -765,6 +771,13 @@ mod tests {
         for name in ["date", "kernel", "peer kernel", "peer"] {
             assert!(remarks(name).is_empty(), "{name}");
         }
+        let alone = with("cpu", "a");
+        let mut pair = alone.clone();
+        pair.environment.insert("peer".into(), "there".into());
+        assert_eq!(
+            Comparison::new(&alone, &pair, 0.05).remarks,
+            ["one run was between two machines, the other was not"]
+        );
         let whole = run(1.0, Unit::Nanoseconds);
         let mut cut_off = whole.clone();
         cut_off.state = State::Unfinished;

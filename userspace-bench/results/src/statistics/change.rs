@@ -179,18 +179,27 @@ impl Change {
         shown
     }
 
-    /// How many samples more either side should have, so that the interval reaches no farther from the best guess
-    /// than `limit` is from no change: roughly, as an interval of four times as many samples is half as wide.
+    /// How many samples more either side should have, so that the interval leaves out `limit`, or no change, if the best
+    /// guess stays what it is: roughly, as an interval of four times as many samples is half as wide.
     pub fn lacking(&self, limit: f64, tail: f64) -> u64 {
         let least = [&self.old, &self.new].map(|side| side.lacking(tail));
-        let wanted = (limit - self.none()).abs();
         let Some(interval) = self.within(tail) else {
             return least[0].max(least[1]);
         };
-        let half = (interval.high - self.value()).max(self.value() - interval.low);
+        let (value, none) = (self.value(), self.none());
+        // How far the interval reaches from the best guess on either side, and how far it may at most.
+        let (above, below) = (interval.high - value, value - interval.low);
+        let reaches = match limit > none {
+            true => [(above, limit - value), (below, value - none)],
+            false => [(below, value - limit), (above, none - value)],
+        };
+        let times = reaches.map(|(reach, most)| match most > 0.0 {
+            true => (reach / most).powi(2),
+            false => f64::INFINITY,
+        });
         let [old, new] = self.sides().map(Series::count);
         let count = old.min(new) as f64;
-        let more = count * (half / wanted).powi(2) - count;
+        let more = count * times[0].min(times[1]) - count;
         // Nobody can tell where an interval has no end, or where nothing is tolerated: twice as many are a try.
         match more.is_finite() {
             true => more.max(1.0) as u64,
@@ -213,5 +222,29 @@ fn mover((old, of_old): (f64, Interval), (new, of_new): (f64, Interval)) -> Inte
     Interval {
         low: new - old - (new - of_new.low).hypot(of_old.high - old),
         high: new - old + (of_new.high - new).hypot(old - of_old.low),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::TAIL;
+
+    /// Samples that lie evenly around `middle`, up to 20 away.
+    fn around(middle: f64) -> Series {
+        let samples: Vec<f64> = (0..41)
+            .map(|i| middle + f64::from(i * 7 % 41 - 20))
+            .collect();
+        Series::of(&samples).expect("they are numbers")
+    }
+
+    #[test]
+    fn most_samples_are_lacking_midway() {
+        let lacking = |middle| Change::new(around(100.0), around(middle), TAIL).lacking(1.05, TAIL);
+        let midway = lacking(102.5);
+        // It is easier to tell that there is a change if it is large, and that it is tolerable if it is small.
+        assert!(2 * lacking(104.5) < midway);
+        assert!(2 * lacking(100.5) < midway);
+        assert!(lacking(95.0) < lacking(100.5), "on the other side");
     }
 }

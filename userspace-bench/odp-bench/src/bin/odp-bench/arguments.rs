@@ -88,7 +88,7 @@ pub struct Run {
     /// How many samples to take, as a share of the usual number; if not given, 1, or less if --time is too short for that
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub effort: Option<f64>,
-    /// How many accesses to make before those that are measured; if not given, 2 to 100, as a case needs
+    /// How many accesses to make before those that are measured; if not given, 1 to 100, as a case needs
     #[arg(long, value_name = "NUMBER")]
     pub warm_up: Option<usize>,
     /// How long it may take, as `90s` or `5m`: as many samples are taken as fit, if --effort does not say how many. No

@@ -179,7 +179,16 @@ fn planned(estimate: &Estimate, arguments: &arguments::Run) -> (f64, String) {
                 "{told}, of which --time allows {time}: --effort {fits:.2} would leave none out"
             ),
         ),
-        (None, _) => (effort, format!("{told}, of which --time allows {time}")),
+        // As many cases as fit, then.
+        (None, None) => {
+            let least = Estimate::LEAST;
+            let needed = about(estimate.with(least));
+            (
+                least,
+                format!("about {needed} even with --effort {least}, of which --time allows {time}"),
+            )
+        }
+        (None, Some(_)) => (effort, format!("{told}, of which --time allows {time}")),
     }
 }
 
@@ -336,7 +345,10 @@ mod tests {
             told.contains("of which --time allows 20s: --effort 0.15"),
             "{told}"
         );
-        assert_eq!(planned("--time 1s").0, 1.0);
+        let (effort, told) = planned("--time 1s");
+        assert_eq!(effort, Estimate::LEAST);
+        assert!(told.contains("even with --effort 0.01"), "{told}");
+        assert_eq!(planned("--time 1s --effort 0.5").0, 0.5);
     }
 
     #[test]
