@@ -33,8 +33,8 @@ const REBUILT: &[&str] = &[
     "programs-failed",
 ];
 
-/// What else goes with `--all` and has no key in its name; what has one goes whatever its kind.
-const REST: &[&str] = &["bench", "kernel-version.json"];
+/// What else goes with `--all` and has no key in its name; what has one goes whatever its kind. Measurements stay.
+const REST: &[&str] = &["kernel-version.json"];
 
 /// What the kernels are of no use without.
 const BELOW_KERNELS: &[&str] = &["chroot", kernel::MEMORY, "epoch"];

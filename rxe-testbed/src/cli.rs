@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Cache(CacheArguments),
     /// Remove from the cache what is rebuilt without the network
     Clean {
-        /// Also remove what was downloaded: the chroot, the kernel, the guest
+        /// Also remove what was downloaded: the chroot, the kernel, the guest. Measurements stay
         #[arg(long)]
         all: bool,
     },

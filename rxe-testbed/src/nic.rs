@@ -17,7 +17,7 @@ use odp_hca::{Options, Profile};
 use serde_json::Value;
 
 use crate::build::World;
-use crate::cache::Key;
+use crate::cache::{mark_used, Key};
 use crate::chroot::Bind;
 use crate::process;
 use crate::ui::Step;
@@ -117,6 +117,7 @@ fn newer_qemu(world: &World) -> Result<PathBuf> {
     let cache = &world.cache;
     let ready = cache.artefact("qemu", &key);
     if ready.exists() {
+        mark_used(&ready);
         return Ok(ready);
     }
     let _building = cache.lock_build()?;

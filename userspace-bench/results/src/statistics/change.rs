@@ -193,7 +193,8 @@ impl Change {
             true => [(above, limit - value), (below, value - none)],
             false => [(below, value - limit), (above, none - value)],
         };
-        let times = reaches.map(|(reach, most)| match most > 0.0 {
+        // Where nothing is tolerated, no interval tells the two apart.
+        let times = reaches.map(|(reach, most)| match most > 0.0 && limit != none {
             true => (reach / most).powi(2),
             false => f64::INFINITY,
         });
