@@ -125,7 +125,7 @@ impl ByteRange {
         }
     }
 
-    /// Those after the first `count`; none if there are not more.
+    /// The bytes after the first `count`; empty if there are none.
     #[inline]
     pub const fn after(&self, count: u64) -> Self {
         let count = if count < self.len { count } else { self.len };

@@ -15,6 +15,10 @@ pub struct Full;
 /// Where a walk puts what it finds, in ascending order.
 pub trait Collect {
     /// Adds pages that the device can use. Without room for them, the walk ends before them.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`].
     fn mapped(&mut self, run: Run) -> Result<(), Full>;
 
     /// Adds the pages of one entry, and those of the entries that follow it: each maps `1 << first.order` pages

@@ -19,7 +19,7 @@ use crate::run::Run;
 use crate::walk::FaultError;
 use crate::xlt::{Filled, NoRoom, Pages, Room, Slot, Xlt};
 
-/// How the pages of a chunk are made reachable for a device, and let go of. Under the chunk's lock.
+/// Maps and unmaps the pages of a chunk for a device. Under the chunk's lock.
 ///
 /// The entries that map a run say what goes together: a run of order 0 may be unmapped page by page, a huge one only as
 /// a whole.
@@ -103,7 +103,7 @@ where
         self.state == State::InUse && self.xlt.has_any(range)
     }
 
-    /// Gives `device` the pages of `found` that it has not got yet, with no more rights than `limit`.
+    /// Gives `device` the pages of `found` that it does not have yet, with no more rights than `limit`.
     ///
     /// # Errors
     ///
@@ -257,7 +257,7 @@ where
         }
     }
 
-    /// Lets go of what the device has forgotten; returns how many pages that were.
+    /// Unmaps the pages that the device has forgotten; returns how many there were.
     fn forget(&mut self, zapped: Zapped<'_>) -> u64 {
         let (pages, held) = (zapped.pages(), self.state == State::Held);
         let dma = &mut self.dma;

@@ -4,13 +4,12 @@
 //!
 //! An event comes before the change, and the device complies before the callback returns. Every event makes
 //! faults under way on its pages repeat.
-//!
-//! Source: `enum mmu_notifier_event` in the kernel's `include/linux/mmu_notifier.h` and the places in
-//! `mm/` that raise each.
 
 /// The reason for an invalidation.
 ///
 /// Pages that the device wrote are marked dirty when their translations go or become read-only.
+///
+/// Source: `enum mmu_notifier_event`, `include/linux/mmu_notifier.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The range is unmapped or moved (`munmap`, `mremap`). All translations go, and nothing will be

@@ -2,51 +2,7 @@
 
 //! The order in which a page leaves a device that has translations of its own, as types.
 //!
-//! Such a device (a ConnectX) reads memory through a table in the device, without the CPU. Taking a translation out
-//! of that table is a request that the device completes some time later. Until then it may be using the page. So:
-//!
-//! 1. The driver is given a [`Zap`]: the pages that the device has to forget.
-//! 2. The device confirms that it has forgotten them. [`Zap::confirmed`] makes a [`Zapped`] of the request.
-//! 3. Unmapping and freeing the pages requires a [`Zapped`].
-//!
-//! A driver whose device does not confirm gives the [`Zap`] back, and is asked to cut the device off
-//! ([`DeviceChunk::cut_off`]). If that is not confirmed either, the pages stay mapped and are never freed.
-//!
-//! Unmapping before the device has confirmed does not compile:
-//!
-//! ```compile_fail,E0308
-//! # use hmm::{Run, Zap};
-//! # use hmm::device_xlt::Dma;
-//! fn unmapped_before_the_zap(dma: &mut impl Dma, run: &Run, zap: Zap<'_>) {
-//!     dma.unmap(run, &zap);
-//! }
-//! ```
-//!
-//! Nor does a fence that nobody asked for, or one that is used again for other pages:
-//!
-//! ```compile_fail,E0451
-//! # use hmm::{PageRange, Zapped};
-//! fn a_fence_of_ones_own(pages: PageRange) {
-//!     let zapped = Zapped { pages, _brand: core::marker::PhantomData };
-//! }
-//! ```
-//!
-//! ```compile_fail
-//! # use hmm::{DeviceChunk, Entries, FaultError, Zap, Zapped};
-//! struct Hoards<'k>(Option<Zapped<'k>>);
-//! impl<'k> DeviceChunk for Hoards<'k> {
-//!     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> {
-//!         Ok(())
-//!     }
-//!     fn zap<'z>(&mut self, zap: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> {
-//!         self.0 = Some(zap.confirmed()); // `'z` is not `'k`
-//!         unreachable!()
-//!     }
-//!     fn cut_off<'z>(&mut self, zap: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> {
-//!         Err(zap)
-//!     }
-//! }
-//! ```
+//! The steps are those of [`Zap`].
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -59,6 +15,53 @@ use crate::walk::FaultError;
 type Brand<'z> = PhantomData<Cell<&'z ()>>;
 
 /// The pages that a device has to forget.
+///
+/// A device with translations of its own (a ConnectX) reads memory through a table in the device, without the CPU.
+/// Taking a translation out of that table is a request that the device completes some time later. Until then it may be
+/// using the page. So:
+///
+/// 1. The driver is given a [`Zap`]: the pages that the device has to forget.
+/// 2. The device confirms that it has forgotten them. [`Zap::confirmed`] makes a [`Zapped`] of the request.
+/// 3. Unmapping and freeing the pages requires a [`Zapped`].
+///
+/// A driver whose device does not confirm gives the [`Zap`] back, and is asked to cut the device off
+/// ([`DeviceChunk::cut_off`]). If that is not confirmed either, the pages stay mapped and are never freed.
+///
+/// Unmapping before the device has confirmed does not compile:
+///
+/// ```compile_fail,E0308
+/// # use hmm::{Run, Zap};
+/// # use hmm::device_xlt::Dma;
+/// fn unmapped_before_the_zap(dma: &mut impl Dma, run: &Run, zap: Zap<'_>) {
+///     dma.unmap(run, &zap);
+/// }
+/// ```
+///
+/// Nor does a fence that nobody asked for, or one that is used again for other pages:
+///
+/// ```compile_fail,E0451
+/// # use hmm::{PageRange, Zapped};
+/// fn a_fence_of_ones_own(pages: PageRange) {
+///     let zapped = Zapped { pages, _brand: core::marker::PhantomData };
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use hmm::{DeviceChunk, Entries, FaultError, Zap, Zapped};
+/// struct Hoards<'k>(Option<Zapped<'k>>);
+/// impl<'k> DeviceChunk for Hoards<'k> {
+///     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> {
+///         Ok(())
+///     }
+///     fn zap<'z>(&mut self, zap: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> {
+///         self.0 = Some(zap.confirmed()); // `'z` is not `'k`
+///         unreachable!()
+///     }
+///     fn cut_off<'z>(&mut self, zap: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> {
+///         Err(zap)
+///     }
+/// }
+/// ```
 #[must_use = "the device has to confirm, or the request goes back"]
 #[derive(Debug)]
 pub struct Zap<'z> {
@@ -107,7 +110,7 @@ impl Zapped<'_> {
     }
 }
 
-/// What a device has to know to reach a page.
+/// A page's address and rights for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The device's address of the page's first byte.
@@ -122,7 +125,7 @@ pub(crate) trait Lookup {
     fn translation(&self, page: PageIndex) -> Option<Translation>;
 }
 
-/// The translations of a chunk as the device has to have them, and which of them are not as it has them.
+/// The translations that the device must have, and which of them it does not have yet.
 pub struct Entries<'t> {
     changed: PageRange,
     gone: PageRange,
@@ -234,7 +237,7 @@ pub trait DeviceChunk {
     /// to forget them.
     fn enter(&mut self, entries: &Entries<'_>) -> Result<(), FaultError>;
 
-    /// Has the device forget the pages of `zap`. `entries` are the translations that it keeps.
+    /// Makes the device forget the pages of `zap`. `entries` are the translations that it keeps.
     ///
     /// # Errors
     ///

@@ -50,8 +50,8 @@ impl Geometry {
     }
 
     /// The least memory, in bytes, with which a mirror works well: that of four chunks in which every
-    /// page has a translation of its own, and not less than 1 MiB. With less, what is in use would be
-    /// taken down for what is in use.
+    /// page has a translation of its own, and not less than 1 MiB. With less, the reaper would
+    /// evict chunks in use to make room for others in use.
     #[inline]
     pub const fn least_memory(&self) -> usize {
         const TRANSLATION: usize = 8;

@@ -15,7 +15,7 @@ use crate::run::Run;
 
 /// A [`PageState`] in one word: 0, or a frame number, shifted, with flags below it.
 ///
-/// Of a page, what a [`crate::xlt::Slot`] keeps is at the same place there.
+/// A `Slot` keeps the frame and the rights in the same bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct HmmPfn(u64);

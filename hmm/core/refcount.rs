@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The reference count of a part of a mirror, with the mark that it was accessed.
+//! The reference count of a chunk, with the mark that it was accessed.
 //!
-//! A part is found in a map under RCU, without a lock. A user that sleeps while it needs the part takes a
-//! reference. The reaper removes a part from the map only after [`Refcount::retire`], which fails while
-//! there are references. [`Refcount::try_get`] fails from then on, and the caller makes the part anew. A
-//! retired part is freed after a grace period.
+//! A chunk is found in a map under RCU, without a lock. A user that sleeps while it needs the chunk takes a
+//! reference. The reaper removes a chunk from the map only after [`Refcount::retire`], which fails while
+//! there are references. [`Refcount::try_get`] fails from then on, and the caller makes the chunk anew. A
+//! retired chunk is freed after a grace period.
 //!
 //! `refcount/tests.rs` explores this under many thread schedules, together with the faults and
 //! invalidations of [`crate::seq`].
@@ -22,16 +22,16 @@ const ACCESSED: u32 = 1 << 30;
 /// The other bits count references.
 const ONE: u32 = 1;
 
-/// References to a part of a mirror, its accessed bit, and whether it is retired.
+/// References to a chunk, its accessed bit, and whether it is retired.
 #[derive(Debug)]
 pub struct Refcount(AtomicU32);
 
 /// What the reaper may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reap {
-    /// A part without references that was not accessed since [`Refcount::test_and_clear_accessed`].
+    /// A chunk without references that was not accessed since [`Refcount::test_and_clear_accessed`].
     Idle,
-    /// A part without references.
+    /// A chunk without references.
     Unreferenced,
 }
 
@@ -41,12 +41,12 @@ impl Refcount {
         Self(AtomicU32::new(ACCESSED | ONE))
     }
 
-    /// Takes a reference, to be followed by one [`Refcount::put`]; marks the part as accessed. Returns
-    /// `false` if the part has been retired.
+    /// Takes a reference, to be followed by one [`Refcount::put`]; marks the chunk as accessed. Returns
+    /// `false` if the chunk has been retired.
     #[inline]
     pub fn try_get(&self) -> bool {
         let referenced = |word: u32| (word & RETIRED == 0).then(|| (word + ONE) | ACCESSED);
-        // Acquire: what earlier owners of a reference did to the part is seen. `retire` needs the
+        // Acquire: what earlier owners of a reference did to the chunk is seen. `retire` needs the
         // atomicity alone, for which Relaxed would do.
         self.0
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, referenced)
@@ -56,11 +56,11 @@ impl Refcount {
     /// Gives a reference back.
     #[inline]
     pub fn put(&self) {
-        // Release: what was done under this reference is done before the part can be retired.
+        // Release: what was done under this reference is done before the chunk can be retired.
         self.0.fetch_sub(ONE, Ordering::Release);
     }
 
-    /// Marks the part as accessed. Writes only if it is not marked yet, so that many can call this at once
+    /// Marks the chunk as accessed. Writes only if it is not marked yet, so that many can call this at once
     /// without sharing a dirty cache line.
     #[inline]
     pub fn mark_accessed(&self) {
@@ -70,12 +70,12 @@ impl Refcount {
         }
     }
 
-    /// Whether the part was accessed since the last call.
+    /// Whether the chunk was accessed since the last call.
     pub fn test_and_clear_accessed(&self) -> bool {
         self.0.fetch_and(!ACCESSED, Ordering::Relaxed) & ACCESSED != 0
     }
 
-    /// Retires the part, if `reap` allows it. Succeeds once.
+    /// Retires the chunk, if `reap` allows it. Succeeds once.
     pub fn retire(&self, reap: Reap) -> bool {
         let ignored = match reap {
             Reap::Idle => 0,

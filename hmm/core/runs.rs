@@ -36,6 +36,10 @@ impl<S: BorrowMut<[Run]>> Runs<S> {
     }
 
     /// Appends `run`, or lengthens the last run where it continues that one.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`].
     #[inline]
     pub fn push(&mut self, run: Run) -> Result<(), Full> {
         let room = self.room.borrow_mut();

@@ -2,44 +2,7 @@
 
 //! The sequence protocol between a fault and the invalidations that race with it, as types.
 //!
-//! 1. [`Sequence::begin`] notes the sequence number and waits until no invalidation of the domain is under way.
-//! 2. A walk collects pages into an [`Unread`] result. Its frames may be stale, so nothing shows them. The
-//!    sequence and the result are a [`Faulted`].
-//! 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found, it returns
-//!    a [`ValidRange`], which owns the lock: an invalidation of its pages waits until it is dropped.
-//!
-//! A sequence is used once: each step consumes the one before. [`until_valid`] does all of them.
-//!
-//! ```compile_fail,E0599
-//! # use hmm::{Domain, Faulted, Runs};
-//! fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D, Runs>) {
-//!     faulted.result(); // only a `ValidRange` has one
-//! }
-//! ```
-//!
-//! ```compile_fail,E0616
-//! # use hmm::{Runs, Unread};
-//! fn pfns_of_a_walk(unread: &Unread<Runs>) {
-//!     let _ = &unread.result; // private
-//! }
-//! ```
-//!
-//! ```compile_fail,E0382
-//! # use hmm::{Domain, PageRange, Runs, Sequence, Unread};
-//! fn sequence_used_twice<D: Domain>(seq: Sequence<'_, D>, done: PageRange) {
-//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
-//!     let _ = seq.faulted(Unread::new(Runs::new()), done);
-//! }
-//! ```
-//!
-//! ```compile_fail,E0505
-//! # use hmm::{Domain, Runs, ValidRange};
-//! fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D, Runs>) {
-//!     let runs = valid.result();
-//!     drop(valid);
-//!     let _ = runs.as_slice();
-//! }
-//! ```
+//! The steps are those of [`Sequence`]; [`until_valid`] does all of them.
 
 use core::iter::FusedIterator;
 use core::ops::{Deref, DerefMut};
@@ -57,7 +20,7 @@ pub trait Domain {
     where
         Self: 'd;
 
-    /// Waits until no invalidation is under way; returns the sequence number.
+    /// Waits until no invalidation is under way; returns the sequence number. Sleeps.
     fn read_begin(&self) -> u64;
 
     /// Takes the lock.
@@ -220,15 +183,15 @@ pub trait WatchedLock<T> {
     /// Takes the lock if nobody has it. Does not sleep.
     fn try_lock(&self) -> Option<Self::Guard<'_>>;
 
-    /// Has `look` look at the data. The lock may be held shared for it.
+    /// Calls `look` on the data. The lock may be held shared for it.
     fn look<R>(&self, look: impl FnOnce(&Watched<T>) -> R) -> R;
 
     /// The same where nothing may sleep; `None` if somebody holds the lock, and may sleep.
     fn try_look<R>(&self, look: impl FnOnce(&Watched<T>) -> R) -> Option<R>;
 }
 
-/// What the notifier's callback does: takes the lock, closes the sequence, has `zap` take the translations away.
-/// Returns whether the invalidation may go on; if not, nothing has been done.
+/// The body of the notifier's callback: takes the lock, closes the sequence and calls `zap`. Returns false, with
+/// nothing done, if the invalidation is refused.
 ///
 /// An invalidation that is not `blockable` must not wait (the OOM reaper: those it would wait for may wait for the
 /// memory that it frees). Where the lock sleeps, it goes on only if nobody holds the lock and the device `uses` none of
@@ -259,14 +222,54 @@ pub fn invalidate<T, L: WatchedLock<T>>(
 /// An invalidation came in between. Gives the room for the result back.
 pub struct Collided<R>(Unread<R>);
 
-/// The sequence of a fault that has begun and has no result yet.
+/// The sequence of one fault. `fault_until_valid` does all of these steps; a driver needs them only for its own retry
+/// loop.
+///
+/// 1. [`Sequence::begin`] notes the sequence number and waits until no invalidation of the domain is under way.
+/// 2. A walk collects pages into an [`Unread`] result. Its frames may be stale, so nothing shows them. The
+///    sequence and the result are a [`Faulted`].
+/// 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found, it returns
+///    a [`ValidRange`], which owns the lock: an invalidation of its pages waits until it is dropped.
+///
+/// A sequence is used once: each step consumes the one before.
+///
+/// ```compile_fail,E0599
+/// # use hmm::{Domain, Faulted, Runs};
+/// fn pfns_before_validation<D: Domain>(faulted: &Faulted<'_, D, Runs>) {
+///     faulted.result(); // only a `ValidRange` has one
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use hmm::{Runs, Unread};
+/// fn pfns_of_a_walk(unread: &Unread<Runs>) {
+///     let _ = &unread.result; // private
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use hmm::{Domain, PageRange, Runs, Sequence, Unread};
+/// fn sequence_used_twice<D: Domain>(seq: Sequence<'_, D>, done: PageRange) {
+///     let _ = seq.faulted(Unread::new(Runs::new()), done);
+///     let _ = seq.faulted(Unread::new(Runs::new()), done);
+/// }
+/// ```
+///
+/// ```compile_fail,E0505
+/// # use hmm::{Domain, Runs, ValidRange};
+/// fn pfns_outlive_the_guard<'d, D: Domain>(valid: ValidRange<'d, D, Runs>) {
+///     let runs = valid.result();
+///     drop(valid);
+///     let _ = runs.as_slice();
+/// }
+/// ```
 pub struct Sequence<'d, D: Domain> {
     domain: &'d D,
     seq: u64,
 }
 
 impl<'d, D: Domain> Sequence<'d, D> {
-    /// Begins, and waits for invalidations under way.
+    /// Begins, and waits for invalidations under way. Sleeps.
     pub fn begin(domain: &'d D) -> Self {
         let seq = domain.read_begin();
         Self { domain, seq }
@@ -367,6 +370,10 @@ pub struct Faulted<'d, D: Domain, R> {
 
 impl<'d, D: Domain, R> Faulted<'d, D, R> {
     /// Takes the lock and checks that no invalidation came in between.
+    ///
+    /// # Errors
+    ///
+    /// [`Collided`], with the room for the result.
     pub fn validate(self) -> Result<ValidRange<'d, D, R>, Collided<R>> {
         let Sequence { domain, seq } = self.seq;
         let guard = domain.lock();

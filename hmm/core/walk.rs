@@ -136,7 +136,7 @@ pub struct Request<W = Policy> {
     pub wanted: PageRange,
     /// The policy for them, or a policy for each.
     pub wants: W,
-    /// How many pages right after them are reported, too, as far as they are resident: fault-around.
+    /// How many pages after them to report as well if they are resident: fault-around.
     pub around: u64,
     /// The owner of device memory that is reported instead of being brought back.
     pub owner: Owner,
@@ -325,7 +325,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
         }
     }
 
-    /// Has `page`, whose entry is `found`, faulted in, and absent pages after it.
+    /// Faults in `page`, whose entry is `found`, and absent pages after it.
     fn fault(
         &mut self,
         page: PageIndex,

@@ -9,7 +9,7 @@
 //!
 //! | file           | holds                                                                 |
 //! |----------------|-----------------------------------------------------------------------|
-//! | [`vram`]       | the device's own memory, and the copies to and from it                |
+//! | [`vram`]       | a device: its own memory, and the copies to and from it               |
 //! | [`page_table`] | what the device may use of one address space, and its invalidation    |
 //! | [`session`]    | an open file: one address space on one device; faults                 |
 //! | [`access`]     | the device reads, writes, takes pages exclusively                     |
@@ -38,13 +38,12 @@ mod vram;
 mod uapi_bindings;
 use uapi_bindings as uapi;
 
-use hmm::Pool;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::node::Node;
 use crate::session::Session;
-use crate::vram::Vram;
+use crate::vram::Device;
 
 module! {
     type: DmirrorModule,
@@ -52,24 +51,6 @@ module! {
     authors: ["hmm-odp"],
     description: "A test device for HMM in Rust",
     license: "GPL v2",
-}
-
-/// One device.
-#[pin_data]
-struct Device {
-    #[pin]
-    pool: Pool<Vram>,
-}
-
-/// Pages of a device's memory: 512 MiB, twice what the largest test uses.
-const PAGES: u64 = 1 << 17;
-
-impl Device {
-    fn new() -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            pool <- Pool::new(c"hmm_dmirror", PAGES, Vram::new(PAGES)),
-        })
-    }
 }
 
 struct DmirrorModule {

@@ -14,7 +14,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
-use crate::Device;
+use crate::vram::Device;
 
 /// A registered file, each open one a `T`.
 ///

@@ -21,7 +21,7 @@ use crate::command::Command;
 use crate::node::Node;
 use crate::page_table::{PageTable, Place, Slot, Spare};
 use crate::uapi;
-use crate::Device;
+use crate::vram::Device;
 
 /// The address space of the process that opened the file, on the device that it opened.
 #[pin_data]
@@ -64,8 +64,7 @@ impl Session {
         self.mm.mmget_not_zero().ok_or(ESRCH)
     }
 
-    /// Has the CPU's fault handler bring in what the device needs for `access`, and enters it into the
-    /// device's table.
+    /// Faults in what the device needs for `access`, and enters it into the device's table.
     pub(crate) fn fault(&self, mm: &MmWithUser, range: PageRange, access: Access) -> Result {
         self.look(mm, range, Policy::Fault(access), |_| true)
     }

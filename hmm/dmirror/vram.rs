@@ -3,10 +3,28 @@
 //! The device's own memory. As there is no device, pages of system memory play its part; they come
 //! and go with the pages that are in use.
 
-use hmm::{DeviceMemory, Extent, SystemPages};
+use hmm::{DeviceMemory, Extent, Pool, SystemPages};
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, SpinLock};
+
+/// Pages of a device's memory: 512 MiB, twice what the largest test uses.
+const PAGES: u64 = 1 << 17;
+
+/// One device.
+#[pin_data]
+pub(crate) struct Device {
+    #[pin]
+    pub(crate) pool: Pool<Vram>,
+}
+
+impl Device {
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            pool <- Pool::new(c"hmm_dmirror", PAGES, Vram::new(PAGES)),
+        })
+    }
+}
 
 /// Pages of a row.
 const ROW: u64 = 512;

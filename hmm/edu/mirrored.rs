@@ -46,7 +46,7 @@ impl Session {
         })
     }
 
-    /// Has the pages there, with the rights for `access`, and on the device.
+    /// Faults in the pages with the rights for `access`, and enters them on the device.
     pub(crate) fn map(&self, pages: PageRange, access: Access) -> Result {
         let go_on = |_: PageIndex, _: u64| ControlFlow::Continue(());
         let permitted = self.mirror.owned().permit(access)?;

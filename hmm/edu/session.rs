@@ -37,7 +37,7 @@ impl Session {
         })
     }
 
-    /// Has the pages there, with the rights for `access`, and maps them for the device.
+    /// Faults in the pages with the rights for `access`, and maps them for the device.
     pub(crate) fn map(&self, mm: &MmWithUser, pages: PageRange, access: Access) -> Result {
         let mut rest = pages;
         while !rest.is_empty() {

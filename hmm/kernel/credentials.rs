@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The credentials that a fault uses: those of the task that registered the memory.
-//!
-//! The kernel's workers serve a device's faults, and they are root's. With root's credentials a fault would get
-//! the blocks that a file system reserves for root, exceed quotas, and be refused by a FUSE file system that
-//! serves only its user.
 
 use core::ptr::NonNull;
 
@@ -16,6 +12,10 @@ use kernel::types::NotThreadSafe;
 use crate::shim;
 
 /// The credentials of a task, with a reference.
+///
+/// The kernel's workers serve a device's faults, and they are root's. With root's credentials a fault would get
+/// the blocks that a file system reserves for root, exceed quotas, and be refused by a FUSE file system that
+/// serves only its user.
 pub struct Credentials(ARef<Credential>);
 
 impl Credentials {

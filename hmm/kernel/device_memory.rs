@@ -39,6 +39,9 @@ pub struct Extent {
 /// A driver's operations on its device's memory.
 ///
 /// All of them are called for pages that nobody else uses at that time. `freed` must not sleep.
+///
+/// `to_device` and `to_system` may sleep. The pages are locked and, except for evictions, the mmap lock is held:
+/// neither may take that lock or fault. `to_system` also runs in a page fault of the CPU. A page is 4 KiB.
 pub trait DeviceMemory: Send + Sync + 'static {
     /// Copies pages to the device, or fills the device's with zeroes if there are none to copy.
     ///
@@ -248,7 +251,8 @@ impl<M: DeviceMemory> Pool<M> {
         self.frames.lock().used()
     }
 
-    /// Moves the pages in `range` of the process to the device; returns how many moved.
+    /// Moves the pages in `range` of the process to the device; returns how many pages of 4 KiB moved (512 for a huge
+    /// page).
     ///
     /// Pages that cannot move stay: those that are on a device already, are pinned, belong to files,
     /// or find no room. Addresses of anonymous memory that have no page yet get one on the device.
@@ -263,7 +267,7 @@ impl<M: DeviceMemory> Pool<M> {
     }
 
     /// Moves the pages in `range` of the process that are in this pool back to system memory; returns
-    /// how many moved. Sleeps; the mmap lock must not be held.
+    /// how many pages of 4 KiB moved (512 for a huge page). Sleeps; the mmap lock must not be held.
     ///
     /// # Errors
     ///

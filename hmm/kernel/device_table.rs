@@ -2,58 +2,8 @@
 
 //! Mirrors of devices that have translations of their own, and have to be waited for until they forget one.
 //!
-//! A fault takes this path: [`Mirror::resolve`] → the pages are found, valid and the chunk's lock, a mutex, held →
-//! [`DeviceXlt::enter`]: into the table, mapped for DMA, [`DeviceChunk::enter`] → the lock is released. Then the driver
-//! resumes the device.
-//!
-//! An invalidation takes this path: the mutex → [`DeviceXlt::revoke`]: [`DeviceChunk::zap`] waits for the device, the
-//! pages are unmapped, marked dirty and taken out of the table. Write protection takes them away, too. An
-//! invalidation that must not sleep is refused while the device uses any of its pages.
-//!
-//! A driver implements [`MirrorDevice`] for a region and [`DeviceChunk`] for what the device has for one of its chunks.
-//! Where a region is one key of the device, a chunk is a part of the key, which [`MirrorDevice`] has; where it is a
-//! parent key with children, [`MirrorDevice::open`] finds or makes the child that the chunk is a part of, and the
-//! children go with the last of their chunks.
-//!
-//! ```no_run
-//! # #![no_std]
-//! # use hmm::{Access, DeviceChunk, Entries, FaultError, Limits, Mirror, MirrorDevice, Observer, PageRange, Perm};
-//! # use hmm::{Waiting, Zap, Zapped};
-//! # use kernel::device::{Bound, Device};
-//! # use kernel::error::Result;
-//! # use kernel::mm::Mm;
-//! # use kernel::sync::Arc;
-//! # struct Part { pages: PageRange, key: u32 }
-//! # impl DeviceChunk for Part {
-//! #     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> { unimplemented!() }
-//! #     fn zap<'z>(&mut self, _: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
-//! #     fn cut_off<'z>(&mut self, _: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
-//! # }
-//! # struct Region;
-//! # impl Region {
-//! #     fn key_of(&self, _pages: PageRange) -> Result<u32> { unimplemented!() }
-//! #     fn resume(&self, _outcome: Result<(), FaultError>) {}
-//! # }
-//! impl MirrorDevice for Region {
-//!     type Chunk = Part; // the example at `DeviceChunk`
-//!
-//!     fn open(&self, pages: PageRange) -> Result<Part> {
-//!         // One key, or the child that the pages are in.
-//!         Ok(Part { pages, key: self.key_of(pages)? })
-//!     }
-//! }
-//!
-//! # fn serve<O: Observer>(
-//! #     mm: &Mm, span: PageRange, observer: Arc<O>, region: Arc<Region>, dma: &'static Device<Bound>, pages: PageRange,
-//! # ) -> Result {
-//! let mirror = Mirror::on_device(mm, span, Perm::ReadWrite, Limits::default(), observer, region.clone(), dma)?;
-//! // For each page fault event of the device:
-//! let permitted = mirror.owned().permit(Access::Write)?;
-//! region.resume(mirror.resolve(pages, permitted, Waiting::Allowed));
-//! # Ok(())
-//! # }
-//! # fn main() {}
-//! ```
+//! It stands between [`Mirror`], which finds the pages, and [`DeviceXlt`], which keeps the table and what the device
+//! has of it the same. A driver's part is [`MirrorDevice`] and [`DeviceChunk`].
 
 use core::mem::ManuallyDrop;
 
@@ -79,12 +29,65 @@ use crate::walk::{FaultError, Waiting};
 use crate::xlt::Filled;
 
 /// What a device has for a region: one key for all of its chunks, or a parent of keys for some of them each.
+///
+/// A driver implements this for a region and [`DeviceChunk`] for what the device has for one of its chunks. Where a
+/// region is one key of the device, a chunk is a part of the key, which the region has; where it is a parent key with
+/// children, [`MirrorDevice::open`] finds or makes the child that the chunk is a part of, and the children go with the
+/// last of their chunks.
+///
+/// A fault takes this path: [`Mirror::resolve`] → the pages are found, valid and the chunk's lock, a mutex, held → they
+/// are entered into the mirror's table and mapped for DMA → [`DeviceChunk::enter`] → the lock is released. Then the
+/// driver resumes the device.
+///
+/// An invalidation takes this path: the mutex → [`DeviceChunk::zap`] waits for the device → the pages are unmapped,
+/// marked dirty and taken out of the table. Write protection takes them away, too.
+///
+/// ```no_run
+/// # #![no_std]
+/// # use hmm::{Access, DeviceChunk, Entries, FaultError, Limits, Mirror, MirrorDevice, Observer, PageRange, Perm};
+/// # use hmm::{Waiting, Zap, Zapped};
+/// # use kernel::device::{Bound, Device};
+/// # use kernel::error::Result;
+/// # use kernel::mm::Mm;
+/// # use kernel::sync::Arc;
+/// # struct Part { pages: PageRange, key: u32 }
+/// # impl DeviceChunk for Part {
+/// #     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> { unimplemented!() }
+/// #     fn zap<'z>(&mut self, _: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
+/// #     fn cut_off<'z>(&mut self, _: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
+/// # }
+/// # struct Region;
+/// # impl Region {
+/// #     fn key_of(&self, _pages: PageRange) -> Result<u32> { unimplemented!() }
+/// #     fn resume(&self, _outcome: Result<(), FaultError>) {}
+/// # }
+/// impl MirrorDevice for Region {
+///     type Chunk = Part; // the example at `DeviceChunk`
+///
+///     fn open(&self, pages: PageRange) -> Result<Part> {
+///         // One key, or the child that the pages are in.
+///         Ok(Part { pages, key: self.key_of(pages)? })
+///     }
+/// }
+///
+/// # fn serve<O: Observer>(
+/// #     mm: &Mm, span: PageRange, observer: Arc<O>, region: Arc<Region>, dma: &'static Device<Bound>,
+/// #     pages: PageRange,
+/// # ) -> Result {
+/// let mirror = Mirror::on_device(mm, span, Perm::ReadWrite, Limits::default(), observer, region.clone(), dma)?;
+/// // For each page fault event of the device:
+/// let permitted = mirror.owned().permit(Access::Write)?;
+/// region.resume(mirror.resolve(pages, permitted, Waiting::Allowed));
+/// # Ok(())
+/// # }
+/// # fn main() {}
+/// ```
 pub trait MirrorDevice: Send + Sync + 'static {
     /// What it has for one chunk.
     type Chunk: DeviceChunk + Send + Sync + Unpin + 'static;
 
-    /// Makes the device ready for the chunk of `pages`, none of which it has a translation for. Sleeps. Of one mirror,
-    /// one chunk is opened at a time.
+    /// Makes the device ready for the chunk of `pages`, none of which it has a translation for. Sleeps. May allocate
+    /// with `GFP_KERNEL`. Of one mirror, one chunk is opened at a time.
     ///
     /// The result is dropped at the chunk's end, outside of the chunk's lock: after the device has forgotten all pages
     /// or has been cut off. Only then are the same pages opened again. (If neither was confirmed, it is never dropped,
@@ -170,8 +173,8 @@ impl<C: DeviceChunk + Send + Sync + Unpin + 'static> Table for DeviceTable<C> {
 }
 
 impl<C: DeviceChunk> Drop for DeviceTable<C> {
-    /// If the device cannot be kept from the pages, they stay mapped, their frames are held, and all that is about them
-    /// is leaked: nobody will ever know when they may go.
+    /// If the device cannot be kept from the pages, they stay mapped, their frames are held, and the table and `chunk`
+    /// are leaked, as it is never known when they can be freed.
     fn drop(&mut self) {
         let (_, forgotten) = self.xlt.close(&mut *self.chunk);
         if forgotten {
@@ -187,7 +190,8 @@ impl<C: DeviceChunk> Drop for DeviceTable<C> {
 impl<O: Observer, D: MirrorDevice> Mirror<O, OnDevice<D>> {
     /// A mirror of `span` in `mm` for `device`, which reaches memory as `dma` does; otherwise as [`Mirror::new`].
     ///
-    /// The mirror has to be dropped before `dma` is unbound.
+    /// The mirror has to be dropped before `dma` is unbound. An invalidation that must not sleep is refused while the
+    /// device has any of its pages.
     ///
     /// # Errors
     ///
@@ -207,7 +211,7 @@ impl<O: Observer, D: MirrorDevice> Mirror<O, OnDevice<D>> {
         Self::with_backing(mm, span, limit, limits, observer, OnDevice { device, dma })
     }
 
-    /// Serves a fault of the device: has the pages of `wanted`, as far as the PMD goes, entered for an access that
+    /// Serves a fault of the device: enters the pages of `wanted` that are in the first page's PMD, for an access that
     /// [`Owned::permit`](crate::Owned::permit) has `permitted`. When this returns `Ok`, the device has been given the
     /// first of them, and may be resumed; it faults again if that has gone meanwhile. Sleeps, but waits for nobody
     /// except the device if `waiting` forbids it. The caller holds no lock.

@@ -176,7 +176,7 @@ impl<'d> DmaRange<'d> {
         }
     }
 
-    /// The frame that the device's IOMMU translates `addr` to, if any. For diagnosis.
+    /// The frame that the device's IOMMU translates `addr` to, if any. For diagnosis. Does not sleep.
     pub fn translated(&self, addr: u64) -> Option<Pfn> {
         // SAFETY: A bound device, by its type.
         let phys = unsafe { shim::hmm_shim_dma_translated(raw(self.device), addr) };

@@ -12,12 +12,7 @@
 //! the entry → the notifier's lock → if an invalidation came in between (also one of the kernel's own
 //! doing, when it splits a huge page for this), all over again.
 //!
-//! Exclusive access ends with any event for the page, also with one that
-//! [leaves](crate::Event::leaves) read-only translations: after a fork the CPU may read again.
-//!
 //! Lock order: the mmap lock, the page's, the notifier's. The guard of the last two is [`Exclusive`].
-//!
-//! Kernel header: `include/linux/rmap.h` (`make_device_exclusive`).
 
 use core::ptr::NonNull;
 
@@ -43,6 +38,11 @@ use crate::walk::{FaultError, Request};
 ///
 /// The driver enters the page into the device's page table, under the lock, and drops this. From then on an access
 /// of the CPU is an invalidation.
+///
+/// Exclusive access ends with any event for the page, also with one that [leaves](crate::Event::leaves) read-only
+/// translations: after a fork the CPU may read again.
+///
+/// Kernel header: `include/linux/rmap.h` (`make_device_exclusive`).
 pub struct Exclusive<'d, T: Invalidate> {
     // Its lock is released before the page.
     valid: ValidRange<'d, IntervalNotifier<T>, LockedFolio>,

@@ -3,9 +3,9 @@
 //! Reading the pages of files before they are faulted in.
 //!
 //! The fault handler needs the address space, and a thread that waits in it keeps that alive, with all that the process
-//! has mapped: also the queues of its RDMA device, and by these the device's file. A file system whose server does not
-//! answer lets go of nobody, not even of a thread that is killed. So what has to be read is read before, into the page
-//! cache, with nothing but the file; then the fault handler finds it there.
+//! has mapped: also the queues of its RDMA device, and by these the device's file. A thread that waits for a file
+//! system without a server cannot even be killed. So file pages are read into the page cache first, with a reference to
+//! the file only.
 
 use core::ptr::NonNull;
 

@@ -6,18 +6,24 @@
 //! page table when the device faults, and removes them before the CPU takes them away. The API, in the order in
 //! which a driver needs it:
 //!
-//! | the driver                                  | with                                                     |
-//! |---------------------------------------------|----------------------------------------------------------|
-//! | names pages                                 | [`PageIndex`], [`PageRange`], [`user_pages`]             |
+//! | the driver                                  | with                                                              |
+//! |---------------------------------------------|-------------------------------------------------------------------|
+//! | names pages                                 | [`PageIndex`], [`PageRange`], [`user_pages`]                      |
 //! | keeps its page table under a lock that invalidations take | [`IntervalNotifier`], [`Invalidate`], [`Event`], [`Leaves`] |
-//! | says which lock that is                     | [`Spin`], [`Sleep`]                                      |
-//! | says what it wants of pages                 | [`Request`], [`Policy`], [`Requests`], [`Owner`]         |
-//! | faults                                      | [`fault_until_valid`], [`TimeLimit`], [`FaultError`]     |
-//! | gets the result                             | [`ValidRange`], as [`Runs`] or a [`PfnArray`]            |
-//! | lets its device, if it is software, access a page | [`MappedPage`], [`Bytes`], [`mark_dirty`]          |
-//! | maps the pages for DMA                      | [`DmaRange`], [`Mapping`], [`DmaRun`]                    |
-//! | has memory of its own that pages move to    | [`Pool`], [`DeviceMemory`]                               |
-//! | takes a page away from the CPU for atomics  | [`make_exclusive`], [`Exclusive`]                        |
+//! | says which lock that is                     | [`Spin`], [`Sleep`]                                               |
+//! | says what it wants of pages                 | [`Request`], [`Policy`], [`Requests`], [`Owner`]                  |
+//! | gives and checks rights                     | [`Access`], [`Perm`], [`Permitted`]                               |
+//! | faults                                      | [`fault_until_valid`], [`TimeLimit`], [`FaultError`]              |
+//! | gets the result                             | [`ValidRange`], as [`Runs`] or a [`PfnArray`]                     |
+//! | reads a result                              | [`Run`], [`PageState`], [`HmmPfn`], [`Memory`], [`Refusal`]       |
+//! | repeats a fault itself                      | [`Sequence`], [`Unread`], [`Faulted`], [`Domain`], [`Collect`]    |
+//! | lets its device, if it is software, access a page | [`MappedPage`], [`Bytes`], [`mark_dirty`]                   |
+//! | maps pages for DMA | [`DmaRange`], [`Mapping`], [`DmaRun`], [`Addressing`], [`Route`], [`Parts`], [`DmaError`]  |
+//! | has memory of its own that pages move to    | [`Pool`], [`DeviceMemory`], [`Extent`], [`SystemPages`], [`Huge`] |
+//! | takes a page away from the CPU for atomics  | [`make_exclusive`], [`Exclusive`]                                 |
+//! | acts as the process                         | [`Owned`], [`Credentials`]                                        |
+//!
+//! A driver to begin with: `examples/driver/toy.rs`.
 //!
 //! If the device's page table can be one in the kernel's memory, a [`Mirror`] does most of this:
 //! [`Mirror::access`] is the device's access, with faults, limits ([`Limits`], [`Geometry`]) and reports

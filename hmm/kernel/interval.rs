@@ -3,12 +3,10 @@
 //! Interval notifiers: callbacks for a range of addresses, before the CPU takes pages of it away.
 //!
 //! [`IntervalNotifier`] owns the driver's data about the range and the lock over it, under which faults
-//! validate. It is registered for as long as it lives; dropping it returns when no callback runs or can start.
+//! validate. It is registered for as long as it lives.
 //!
 //! An invalidation takes this path: the kernel → `invalidate_callback` → [`invalidate`]: the exclusive lock, the
 //! history that a fault under way compares with, [`Invalidate::invalidate`].
-//!
-//! Kernel header: `include/linux/mmu_notifier.h`.
 
 use kernel::bindings;
 use kernel::error::to_result;
@@ -75,15 +73,16 @@ pub trait Invalidate: Send + Sync + Unpin + 'static {
     /// Removes the device's translations of `range`, or its right to write, as [`Event::leaves`] says. When
     /// this returns, the device does not use what went. Pages that it wrote are marked dirty here.
     ///
-    /// `range` is cut to the notifier's own. Must not sleep under [`Spin`].
+    /// `range` is cut to the notifier's own. Must not sleep under [`Spin`]. The kernel may hold the mmap lock, a
+    /// folio's lock or reverse-map locks.
     fn invalidate(&mut self, range: PageRange, event: Event);
 
     /// Removes all translations: called once, before the notifier is unregistered. There are no faults in the
     /// range any more, but invalidations may still come. Must not sleep under [`Spin`].
     fn retire(&mut self);
 
-    /// Whether the device has translations of `range`. Asked under [`Sleep`](crate::Sleep) only, for an invalidation
-    /// that must not sleep: it is refused then, and tried again by whoever it is for. Must not sleep.
+    /// Whether the device has translations of `range`. Called under [`Sleep`](crate::Sleep) only, for an invalidation
+    /// that must not sleep. If true, it is refused and its caller tries again. Must not sleep.
     fn uses(&self, _range: PageRange) -> bool {
         true
     }
@@ -99,6 +98,10 @@ pub type Locked<'d, T> = <LockOf<T> as WatchedLock<T>>::Guard<'d>;
 /// `struct mmu_interval_notifier` and the driver's lock.
 ///
 /// The lock is the one that [`Invalidate::Lock`] names.
+///
+/// Dropping it calls [`Invalidate::retire`] and sleeps until no callback runs or can start.
+///
+/// Kernel header: `include/linux/mmu_notifier.h`.
 ///
 /// # Invariants
 ///
@@ -134,7 +137,8 @@ impl<T: Invalidate> IntervalNotifier<T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the range is empty or not all of it can be mapped by user space; `ENOMEM`.
+    /// `EINVAL` if the range is empty or not all of it can be mapped by user space; `ENOMEM`; `EINTR` if a signal is
+    /// pending.
     pub fn new(
         mm: &MmWithUser,
         range: PageRange,
@@ -194,7 +198,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         self.state.lock()
     }
 
-    /// Has `look` look at the data under the lock, shared if that can be. Sleeps if the lock does.
+    /// Calls `look` on the data under the lock, shared if that can be. Sleeps if the lock does.
     #[inline]
     pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         self.state.look(|watched| look(watched))

@@ -14,7 +14,7 @@ pub struct Limits {
 
 impl Limits {
     /// The translations of one mirror may take `memory` bytes, at least [`Geometry::least_memory`]. Above the
-    /// limit the least recently used chunks are removed; an access under way may exceed it for that time.
+    /// limit the least recently used chunks are removed; an access under way may exceed it until it ends.
     pub fn new(memory: usize) -> Self {
         Self {
             memory,

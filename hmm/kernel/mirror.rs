@@ -265,7 +265,7 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
         result
     }
 
-    /// Has `look` look at the chunk of `page` under its lock; `None` if there is none.
+    /// Calls `look` on the chunk of `page` under its lock; `None` if there is none.
     pub(crate) fn look<R>(
         &self,
         page: PageIndex,

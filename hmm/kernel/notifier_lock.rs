@@ -2,7 +2,7 @@
 
 //! The locks that an [`IntervalNotifier`](crate::IntervalNotifier) may have: [`Spin`] or [`Sleep`].
 //!
-//! Which one it is says [`Invalidate::Lock`](crate::Invalidate::Lock): a device that forgets a page at once, or one
+//! [`Invalidate::Lock`](crate::Invalidate::Lock) says which one: for a device that forgets a page at once, or for one
 //! that has to be waited for. What both do is [`WatchedLock`], and what the notifier's callback does with either is
 //! [`crate::seq::invalidate`].
 

@@ -362,7 +362,7 @@ impl<'a, 's> LockedMm<'a, 's> {
                 0 => (First::Pte(NonNull::new_unchecked(place.ptes)), PMD_ORDER),
                 PMD_ORDER => (First::Pmd(NonNull::new_unchecked(place.pmds)), PUD_ORDER),
                 _ => {
-                    // A table it is not, or the descent would have gone on.
+                    // Not a table, or the descent would have continued.
                     let entry = entry_of(place.entry).unwrap_or(Entry::Bad);
                     return Some(Found::around(page, order, entry));
                 }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Populating the CPU's page table: the part of a fault that may wait.
-//!
-//! A device's fault often runs where others wait for it, and must not wait itself ([`Waiting::Forbidden`]).
-//! [`Owned::populate`] brings the pages in, in a thread that nobody waits for; then the device tries again. It
-//! holds nothing of the device's or its mirror's: only the address space and the credentials.
 
 use kernel::mm::{Mm, MmWithUser};
 use kernel::prelude::*;
@@ -25,6 +21,10 @@ use crate::walk::{walk, FaultError, Waiting};
 
 /// An address space, with the credentials of the task that registered a part of it, and the access it granted the
 /// device.
+///
+/// A device's fault often runs where others wait for it, and must not wait itself ([`Waiting::Forbidden`]).
+/// [`Owned::populate`] brings the pages in, in a thread that nobody waits for; then the device tries again. It
+/// holds nothing of the device's or its mirror's: only the address space and the credentials.
 pub struct Owned {
     mm: ARef<Mm>,
     credentials: Credentials,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Of a process: which addresses it may map, and whether it is being killed.
+//! Which addresses a process may map, and whether it is being killed.
 
 use kernel::mm::Mm;
 

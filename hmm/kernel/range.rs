@@ -32,7 +32,7 @@ pub struct TimeLimit {
 }
 
 impl TimeLimit {
-    /// Ten times what drivers in C allow (`HMM_RANGE_DEFAULT_TIMEOUT`): a fault on many pages that
+    /// 10 s. Ten times what drivers in C allow (`HMM_RANGE_DEFAULT_TIMEOUT`): a fault on many pages that
     /// have to be copied collides with its own copies, one by one, and each may wait for swap.
     pub const USUAL: Delta = Delta::from_millis(10_000);
 
@@ -77,7 +77,8 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps.
+/// [`Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps. The caller holds neither the mmap lock
+/// nor a notifier's.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
 /// for ([`ValidRange::done`]). It holds the domain's lock: the pages found stay valid until it is dropped.
@@ -121,6 +122,7 @@ impl Deadline for TimeLimit {
 /// - [`FaultError::TimedOut`] (`ETIMEDOUT`): invalidations of these pages kept coming in between for
 ///   the time of `limit`.
 /// - [`FaultError::Interrupted`] (`EINTR`): the calling thread has been killed.
+/// - [`FaultError::NoMemory`] (`ENOMEM`): no memory for a page.
 ///
 /// The C counterpart is `hmm_range_fault` in `mm/hmm.c`, with the loop that its callers write.
 pub fn fault_until_valid<'d, T: Invalidate, W: Wants, R: Collect>(
@@ -198,7 +200,7 @@ pub(crate) fn range_fault<D: Domain, W: Wants, R: Collect>(
     serve(&mut space, request, found)
 }
 
-/// Has `look` look at the address space as it is. Takes and releases the mmap lock for reading; sleeps.
+/// Calls `look` on the address space as it is. Takes and releases the mmap lock for reading; sleeps.
 fn with_locked<R>(
     mm: &MmWithUser,
     waiting: Waiting,

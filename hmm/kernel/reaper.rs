@@ -59,10 +59,13 @@ static REAPER_TIMER: LockClass = unsafe { LockClass::new(c"hmm::reaper::reaper_t
 
 /// A chunk of a mirror with observer `O` and tables of `B`, with its notifier.
 ///
-/// It has a reference to the [`Chunks`] whose map owns it: a cycle, which ends with the chunk. The reaper drops those that
-/// it has retired, after a grace period; the drop of the [`Mirror`](crate::Mirror) calls [`Chunks::close`], which drops
-/// those in the map and waits for the reaper. No chunk can be made then, as that takes a borrow of the mirror. So none
-/// outlives its mirror, and the [`Chunks`] go with the last reference, the mirror's or the reaper's work item's.
+/// It has a reference to the [`Chunks`] whose map owns it: a cycle, which ends with the chunk. The reaper drops those
+/// that it has retired, after a grace period; the drop of the [`Mirror`](crate::Mirror) calls [`Chunks::close`], which
+/// drops those in the map and waits for the reaper. No chunk can be made then, as that takes a borrow of the mirror. So
+/// none outlives its mirror, and the [`Chunks`] go with the last reference, the mirror's or the reaper's work item's.
+///
+/// The reference is not weak because the kernel's `Arc` has no weak references, and [`Parent::emptied`] has to schedule
+/// a work item that owns an `Arc<Chunks>`.
 pub(crate) type MirrorChunk<O, B> = WatchedChunk<Arc<Chunks<O, B>>, <B as Backing>::Table>;
 
 /// The chunks of one mirror by number.

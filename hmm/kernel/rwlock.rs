@@ -2,11 +2,8 @@
 
 //! A reader-writer spinlock around a value; the kernel crate has none yet.
 //!
-//! It is the kernel's queued rwlock: readers share it with one atomic addition, and a waiting writer
-//! holds later readers off, so that an invalidation is never starved by the device's accesses.
-//! Nothing may sleep while a guard lives. Not for use in interrupts.
-//!
-//! Kernel header: `include/linux/rwlock.h`.
+//! It is the kernel's queued rwlock: readers share it with one atomic addition, and an invalidation is never starved by
+//! the device's accesses.
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -17,7 +14,9 @@ use kernel::types::{NotThreadSafe, Opaque};
 
 use crate::shim;
 
-/// A value that many may read or one may change.
+/// A value under the kernel's queued reader-writer spinlock (`include/linux/rwlock.h`).
+///
+/// A waiting writer holds later readers off. The holder of a guard must not sleep. Not for use in interrupts.
 #[pin_data]
 pub struct RwLock<T> {
     #[pin]
@@ -102,7 +101,7 @@ pub(crate) unsafe trait SharedLock {
     unsafe fn taken(&self) -> ReadGuard<'_, Self::Data>;
 }
 
-/// The right to read.
+/// The lock, held for reading.
 ///
 /// # Invariants
 ///
@@ -130,7 +129,7 @@ impl<T> Drop for ReadGuard<'_, T> {
     }
 }
 
-/// The right to change.
+/// The lock, held for writing.
 ///
 /// # Invariants
 ///

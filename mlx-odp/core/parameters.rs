@@ -46,7 +46,7 @@ impl Parameters {
     ///
     /// # Errors
     ///
-    /// The first that is not.
+    /// The first parameter out of range.
     pub fn check(&self) -> Result<(), Bad> {
         let bad = |name, value, allowed| {
             Err(Bad {

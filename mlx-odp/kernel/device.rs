@@ -42,9 +42,9 @@ pub(crate) trait AnyRegion: Send + Sync {
     /// The process that registered it.
     fn pid(&self) -> Pid;
 
-    /// Prefetches `pages` of it, for the access that is `permitted` or those that are resident, until a fault has to
-    /// sleep or `go_on`, which is called at least every 2 MiB, returns false. Returns the page that it has reached and
-    /// why it stopped there; adds the number of new translations to `added`.
+    /// Prefetches: faults in `pages` for the `permitted` access; with `None` maps only resident ones. Ends when a fault
+    /// has to sleep, or `go_on`, which is called at least every 2 MiB, returns false. Returns the page that it has
+    /// reached and why it stopped there; adds the number of new translations to `added`.
     fn prefetch_at_once(
         &self,
         pages: PageRange,

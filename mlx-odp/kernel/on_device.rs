@@ -12,8 +12,8 @@ use crate::fault::{AccessError, Wanted};
 use crate::region::Region;
 
 impl<D: MirrorDevice> Region<OnDevice<D>> {
-    /// Has the NIC given the pages of `bytes`, which are of this region and at least one, for `access`: those of the first
-    /// `needed` bytes in any case, the others if they can be had. May sleep, but waits only for the NIC.
+    /// Gives the NIC the pages of `bytes`, which is not empty and is in this region, for `access`. Those of the first
+    /// `needed` bytes are required, the others optional. May sleep, but waits only for the NIC.
     ///
     /// # Errors
     ///

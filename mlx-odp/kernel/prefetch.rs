@@ -65,7 +65,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// `EFAULT` if they are not all in the region; that of a fault if the NIC may not write and `advice` is to.
+    /// `EFAULT` if they are not all in the region; `EPERM` if `advice` is for writing and the NIC may not write.
     pub fn new<B: Backing>(
         region: &Region<B>,
         iova: u64,
@@ -137,7 +137,7 @@ impl Target {
         Ok(())
     }
 
-    /// Has a job bring `wanted` in, and waits for it. A fatal signal ends the wait.
+    /// Makes a job bring `wanted` in, and waits for it. A fatal signal ends the wait.
     fn wait_for(&self, wanted: Wanted) -> Result<(), FaultError> {
         let done = Arc::pin_init(Done::new(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
         let ticket = Ticket::raise(

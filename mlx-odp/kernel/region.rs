@@ -105,7 +105,7 @@ impl<B: Backing> Region<B> {
         self.region_stats.collided();
     }
 
-    /// Has a worker bring in `wanted` and resume the request afterwards. The NIC has parked, or is about to park, the
+    /// Makes a worker bring in `wanted` and resume the request afterwards. The NIC has parked, or is about to park, the
     /// request.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::trace::Moment;
 
 /// The NIC's side: finds a parked request again.
 pub trait Resume: Send + Sync {
-    /// Has the NIC repeat the access. Called once, under a spinlock.
+    /// Makes the NIC repeat the access. Called once, under a spinlock.
     fn resume(&self);
 }
 
@@ -119,7 +119,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Has a worker bring `wanted` into `owned`, and resume `waiter` when the pages that it awaits are present.
+    /// Makes a worker bring `wanted` into `owned`, and resume `waiter` when the pages that it awaits are present.
     ///
     /// # Errors
     ///

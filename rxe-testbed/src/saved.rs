@@ -104,7 +104,10 @@ fn taken(cache: &Cache) -> Result<Vec<OsString>> {
     let mut paths = cache.current(epoch);
     paths.retain(|path| kind_of(path).is_some_and(|kind| !kind.starts_with(NEVER_TAKEN)));
     paths.extend(BESIDE.iter().map(|name| cache.path(name)));
-    if !paths.iter().any(|path| kind_of(path).as_deref() == Some("chroot")) {
+    if !paths
+        .iter()
+        .any(|path| kind_of(path).as_deref() == Some("chroot"))
+    {
         bail!("nothing has been built since the cache's beginning: `cargo testbed build` does");
     }
     let names = paths.iter().filter(|path| path.exists());

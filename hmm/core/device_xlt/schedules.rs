@@ -57,7 +57,7 @@ struct Hardware {
 }
 
 impl Hardware {
-    /// Has the device forget the page.
+    /// The device forgets the page.
     fn forget(&self) {
         self.state.lock().unwrap().0 = None;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A migration under way, between the kernel's having taken pages out of the page tables and its
-//! putting them, or their replacements, back.
+//! A migration in progress: the kernel has removed the pages from the page tables and has not yet put them, or their
+//! replacements, back.
 //!
 //! The kernel describes each page of the range by a word, and expects one word for each replacement:
 //! the frame, shifted, and flags. A huge page is described by its first word alone.

@@ -5,6 +5,7 @@
 //! `/dev/hmm_oracle` runs both over the same range of the caller's address space and reports what
 //! each found ([`compare`]), or measures them ([`measure`]). `../diff` decides whether they agree. A
 //! file of it can also be a mirror ([`handle`]), with the program in the role of the device.
+//! Both are in one module because they share the device file and the argument checks.
 //! The module is no part of the driver: it shows physical addresses, so only root may use it.
 
 #![deny(clippy::undocumented_unsafe_blocks)]

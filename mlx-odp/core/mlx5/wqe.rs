@@ -209,7 +209,7 @@ fn skip(wqe: &[u8], segments: usize) -> Result<&[u8], BadWqe> {
 }
 
 impl DataSegments<'_> {
-    /// Takes the bytes that the NIC has moved off `len`; returns how many these are.
+    /// Returns how many of the next `len` bytes the NIC has moved, and counts these as done.
     fn take_committed(&mut self, len: u64) -> u64 {
         let done = self.committed.min(len);
         self.committed -= done;

@@ -2,8 +2,8 @@
 
 //! Page faults, from the event to the command that resumes the request.
 //!
-//! An event becomes a [`Fault`], a work item of the device's own queue. It finds out what memory the request needs, has
-//! the regions bring it in, and resumes the request. It holds the keys of the regions meanwhile, so it waits
+//! An event becomes a [`Fault`], a work item of the device's own queue. It finds out what memory the request needs,
+//! makes the regions bring it in, and resumes the request. It holds the keys of the regions meanwhile, so it waits
 //! only for the device: if a page has to come from a disk, a file system or another process, it puts everything and
 //! leaves the page to a job of the region's user ([`mlx_odp::Ticket`]). When that has ended, the work item runs again,
 //! from the beginning: keys, queues and pages may have changed. So a fault that waits keeps no worker, no key and no
@@ -51,8 +51,8 @@ struct Fault {
     dev: DevicePtr,
     fault: PageFault,
     resumed: AtomicBool,
-    /// Which queue a WQE was in when it was first looked for; 0 before that. It may have gone meanwhile, and another one
-    /// have its number.
+    /// Which queue a WQE was in when it was first looked for; 0 before that. It may have been destroyed since and its
+    /// number reused.
     queue: AtomicUsize,
     /// The page that it waits for.
     #[pin]
@@ -105,7 +105,7 @@ unsafe extern "C" fn mlx_odp_mlx5_event(dev: *mut mlx5::mlx5_ib_dev, eqe: *const
 }
 
 impl Fault {
-    /// Has a worker serve it.
+    /// Queues it for a worker, which serves it.
     fn queue(self: Arc<Self>) {
         // SAFETY: The device has its work queue for as long as there are faults.
         let queue = unsafe { Queue::from_raw(mlx5::mlx5_odp_shim_queue(self.dev.0).cast()) };
@@ -113,7 +113,7 @@ impl Fault {
         let _ = queue.enqueue(self);
     }
 
-    /// Whether the page that it has waited for, if it has, is there.
+    /// Whether the page it waited for is present. True if it waited for none.
     fn waited(&self) -> bool {
         let ticket = self.ticket.lock().take();
         // Without the lock: dropping a ticket sleeps.
@@ -237,7 +237,7 @@ impl Fault {
         }
     }
 
-    /// Has the regions that `named` leads to bring in what is wanted of it. Breaks if no more is wanted.
+    /// Makes the regions that `named` leads to bring in what is wanted of it. Breaks if no more is wanted.
     fn bring(
         self: &Arc<Self>,
         named: Named,
@@ -278,7 +278,7 @@ impl Fault {
         }
     }
 
-    /// Has the region `held` bring in the `len` bytes from `iova`, as far as they are wanted.
+    /// Makes the region `held` bring in the `len` bytes from `iova`, as far as they are wanted.
     fn bring_in(
         self: &Arc<Self>,
         held: &HeldRegion,
@@ -300,7 +300,7 @@ impl Fault {
         })
     }
 
-    /// Has `region`, which is `held`, bring in `bytes` of it. Returns false if they cannot be had, and none is needed.
+    /// Makes `region`, which is `held`, bring in `bytes` of it. Returns false if they cannot be had and none is needed.
     fn bring_bytes(
         self: &Arc<Self>,
         held: &HeldRegion,
@@ -329,7 +329,7 @@ impl Fault {
         ticket.map_or(Unserved::Refused, Unserved::Waits)
     }
 
-    /// Ends the fault as it was served, or has it wait.
+    /// Ends the fault as it was served, or lets it wait.
     fn answer(&self, served: Result<(), Unserved>) {
         match served {
             Ok(()) => self.end(false),
@@ -371,7 +371,7 @@ impl Demand {
     }
 }
 
-/// Resumes a fault that waits for a page: has it served once more.
+/// Resumes a fault that waits for a page: queues it once more.
 struct Waiter(Arc<Fault>);
 
 impl mlx_odp::Resume for Waiter {

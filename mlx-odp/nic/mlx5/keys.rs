@@ -98,9 +98,8 @@ impl HeldRegion {
         Self::new(unsafe { Mkey::find_root(dev, key) }.ok_or(EFAULT)?)
     }
 
-    /// Whether a fault of memory that may only be read is one of a request that writes. The device does not say. `had`
-    /// is whether it had the page before: then it is such a request, or one that has come while another one was served.
-    /// The former comes again at once.
+    /// Whether a fault on read-only memory comes from a write. The device does not say. `had` is whether it had the
+    /// page before: then it is a write, or it has come while another fault was served. The former comes again at once.
     pub(crate) fn writes(&self, address: u64, had: bool) -> bool {
         // SAFETY: The key is held, and with it the MR.
         let umem = unsafe { umem_of(self.mr) };

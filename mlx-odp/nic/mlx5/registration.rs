@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Registrations of regions that are more than one key: implicit ones, and large explicit ones. mr.c registers the
-//! others, and has [`crate::umem`] give it their memory.
+//! others, and gets their memory from [`crate::umem`].
 //!
-//! None takes longer for a larger region, but for the 16 bytes of the root that 16 GiB take.
+//! Registration costs the same for any size, except for the root's entries: 16 bytes for each 16 GiB, or at most
+//! 8 KiB where they are leaves.
 
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;

@@ -41,7 +41,7 @@ use crate::umem_head::UmemHead;
 pub(crate) struct NullEntry {
     /// A key without memory.
     pub(crate) key: u32,
-    /// A fault names it, so that the address has to say where.
+    /// Faults name this key, so each entry's address must say which part it stands for.
     pub(crate) faults: bool,
 }
 
@@ -269,7 +269,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Has the entry above lead to the key of `node`.
+    /// Makes the entry above lead to the key of `node`.
     ///
     /// # Errors
     ///

@@ -3,6 +3,9 @@
 //! The counters of a port: rxe's own, followed by ours over all regions of the device.
 //!
 //! The RDMA core shows them as `rdma statistic show link` and in sysfs, as files of `hw_counters`.
+//!
+//! It stays here: the counters before ours are rxe's, and the core's structures are those of rxe's bindings; mlx5_ib
+//! has counters of its own.
 
 use core::ptr::NonNull;
 

@@ -180,7 +180,7 @@ impl QueuePair {
         }
     }
 
-    /// Has the responder send an RNR NAK for this packet, or for the current one.
+    /// Makes the responder send an RNR NAK for this packet, or for the current one.
     pub(crate) fn tell_not_ready(&mut self, psn: Option<u32>) {
         let tries = self.responder.tries;
         self.not_ready = Some(NotReady { psn, tries });

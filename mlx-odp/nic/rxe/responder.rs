@@ -39,10 +39,10 @@ const KEPT: u32 =
     READ | FLUSH | rxe::rxe_hdr_mask_RXE_ATOMIC_MASK | rxe::rxe_hdr_mask_RXE_ATOMIC_WRITE_MASK;
 
 /// Called where rxe's responder has found that a request was repeated, and is about to look for what it keeps of the
-/// READs, atomics and FLUSHes that it has answered. rxe looks for the sequence number only. What it finds of another
-/// operation it would take for that of this one: a part of a FLUSH's address, for instance, for the key of a READ, which
-/// is not checked again. So that is forgotten, and what is kept of a READ that this one does not repeat: no peer sends
-/// that.
+/// READs, atomics and FLUSHes that it has answered. rxe looks for the sequence number only. It would take an entry of
+/// another operation for one of this operation: a part of a FLUSH's address, for instance, for the key of a READ, which
+/// is not checked again. So such an entry is forgotten, and so is that of a READ that this one does not repeat: no peer
+/// sends that.
 ///
 /// # Safety
 ///

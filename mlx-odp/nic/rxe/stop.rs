@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An access has to wait for its page: parks its request, and has rxe leave it ([`parked`]).
+//! An access has to wait for its page: parks its request, and makes rxe leave it ([`parked`]).
 
 use mlx_odp::{AccessError, Region};
 

@@ -55,7 +55,7 @@ unsafe extern "C" fn mlx_odp_rxe_wqe_failed(qp: *mut rxe::rxe_qp) {
         } else if nothing_was_sent(wqe) {
             put_back(wqe);
             (*qp).req.wqe_index = failed as i32;
-            // Whatever completes next has the requester run again, as for a fence.
+            // Whatever completes next makes the requester run again, as for a fence.
             (*qp).req.wait_fence = 1;
             true
         } else {

@@ -18,7 +18,7 @@ use odp_fixture::{
 use serde::{Deserialize, Serialize};
 use testkit::process::{self, End, Helper, Parent};
 
-use crate::{waiting, Arguments};
+use crate::{arguments::Arguments, waiting};
 
 /// What the process that asks has to say.
 #[derive(Debug, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use testkit::{
 };
 
 use super::{Leave, Message, Plan, PROMPT, ROLE};
-use crate::{keeper::role, Arguments};
+use crate::{arguments::Arguments, keeper::role};
 
 /// How many pages a process has to itself, and how many processes use one file.
 const OWN: usize = 256;

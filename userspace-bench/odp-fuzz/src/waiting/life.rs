@@ -25,7 +25,7 @@ use super::{
     case::{Case, Fate},
     Leave, Message, Plan,
 };
-use crate::{dice::Dice, Arguments};
+use crate::{arguments::Arguments, dice::Dice};
 
 /// How many cases there are at once at most: fewer than the driver lets one user's faults wait.
 const AT_ONCE: usize = 8;

@@ -36,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const PAGES: usize = 64;
 
-/// Has the pages swapped out. A page that somebody holds at the moment takes another try.
+/// Swaps the pages out. A page that somebody holds at the moment takes another try.
 fn page_out(scene: &Scene) -> Result<()> {
     let mut left = 0;
     let done = within(PATIENCE, || {

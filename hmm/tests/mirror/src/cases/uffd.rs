@@ -67,7 +67,7 @@ fn scene() -> Result<(Scene, Userfaultfd)> {
     Ok((scene, server))
 }
 
-/// Has it serve faults of `mode` in all of `area`.
+/// Registers all of `area` with it, for faults of `mode`.
 fn serve(server: &Userfaultfd, area: &Area, mode: Mode) -> Result<()> {
     server.register(area.start(), area.len() as u64, mode)
 }
