@@ -111,9 +111,14 @@ impl Filter {
         Self(names.map(str::to_owned).collect())
     }
 
+    /// Whether nobody asked for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether nobody asked for anything, and a test is not run then.
     pub(crate) fn leaves_out(&self, name: &str) -> bool {
-        self.0.is_empty() && !self.takes(name)
+        self.is_empty() && !self.takes(name)
     }
 
     /// Whether a test is wanted: its name contains one of the filter's texts, or begins with it if that begins
