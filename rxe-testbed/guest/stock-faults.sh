@@ -75,7 +75,7 @@ case_of() {
 }
 
 complaints() {
-	dmesg --level emerg,alert,crit,err,warn | tail -n "+$1" | grep -v 'cut here' | head -n 1
+	dmesg --level emerg,alert,crit,err,warn | tail -n "+$1" | grep -v -e 'cut here' -e 'speed is unknown' | head -n 1
 }
 
 show() {
@@ -103,9 +103,9 @@ implicit() {
 		from pyverbs.device import Context
 		from pyverbs.mr import MR
 		from pyverbs.pd import PD
-		import pyverbs.enums as e
+		from pyverbs.libibverbs_enums import ibv_access_flags as Access
 		with Context(name='rxe0') as context, PD(context) as pd:
-		    MR(pd, 0, e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_ON_DEMAND, implicit=True)
+		    MR(pd, 0, Access.IBV_ACCESS_LOCAL_WRITE | Access.IBV_ACCESS_ON_DEMAND, implicit=True)
 		    print('right')
 	END
 }
