@@ -52,13 +52,13 @@ use crate::xlt::Filled;
 /// # use kernel::sync::Arc;
 /// # struct Part { pages: PageRange, key: u32 }
 /// # impl DeviceChunk for Part {
-/// #     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> { unimplemented!() }
-/// #     fn zap<'z>(&mut self, _: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
-/// #     fn cut_off<'z>(&mut self, _: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> { unimplemented!() }
+/// #     fn enter(&mut self, _: &Entries<'_>) -> Result<(), FaultError> { Ok(()) }
+/// #     fn zap<'z>(&mut self, zap: Zap<'z>, _: &Entries<'_>) -> Result<Zapped<'z>, Zap<'z>> { Err(zap) }
+/// #     fn cut_off<'z>(&mut self, zap: Zap<'z>) -> Result<Zapped<'z>, Zap<'z>> { Err(zap) }
 /// # }
 /// # struct Region;
 /// # impl Region {
-/// #     fn key_of(&self, _pages: PageRange) -> Result<u32> { unimplemented!() }
+/// #     fn key_of(&self, _pages: PageRange) -> Result<u32> { Ok(0) }
 /// #     fn resume(&self, _outcome: Result<(), FaultError>) {}
 /// # }
 /// impl MirrorDevice for Region {

@@ -31,9 +31,9 @@ use crate::shim;
 /// ```no_run
 /// # #![no_std]
 /// # use hmm::{Event, Invalidate, Leaves, PageRange, Spin};
-/// # struct PageTable;
+/// # struct PageTable(PageRange);
 /// # impl PageTable {
-/// #     fn all(&self) -> PageRange { unimplemented!() }
+/// #     fn all(&self) -> PageRange { self.0 }
 /// #     fn zap(&mut self, _range: PageRange) {}
 /// #     fn write_protect(&mut self, _range: PageRange) {}
 /// # }
