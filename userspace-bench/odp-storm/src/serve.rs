@@ -14,12 +14,12 @@ pub fn serve(ground: &Ground, field: &Field, mut dice: Dice) -> Result<()> {
     let faults = ground.faults.as_ref().context("nothing to serve")?;
     let mut due: Vec<(Instant, u64)> = Vec::new();
     while !field.is_closed() {
-        if faults.asked_within(Some(LOOK))? {
+        if let Some(page) = faults.next_within(LOOK)? {
             let late = match field.is_over() {
                 true => Duration::ZERO,
                 false => pause(&mut dice),
             };
-            due.push((Instant::now() + late, faults.wait()?));
+            due.push((Instant::now() + late, page));
         }
         let now = Instant::now();
         let ready: Vec<_>;

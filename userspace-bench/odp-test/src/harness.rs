@@ -254,7 +254,11 @@ fn verdict(finished: &Finished) -> Verdict {
         End::Status(_) if !said.is_empty() => Verdict::Failed(said),
         End::Status(status) => Verdict::Failed(format!("ended with status {status}")),
         End::Signal(signal) => Verdict::Failed(format!("killed by signal {signal} {said}")),
-        End::Hung => Verdict::Failed(format!("hung for {} s", finished.took.as_secs())),
+        End::Hung => Verdict::Failed(format!(
+            "hung for {} s ({})",
+            finished.took.as_secs(),
+            finished.threads.join("; ")
+        )),
     }
 }
 

@@ -118,9 +118,8 @@ fn reset_with_requests(env: &Env, mode: Mode) -> Result<()> {
 /// Serves the faults of `faults` with zeroes until `over`.
 fn serve(faults: &Userfault, over: &AtomicBool) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
-        if faults.asked_within(Some(Duration::from_millis(20)))? {
-            // Somebody else's may have brought it meanwhile, so this may wait for the next.
-            faults.give(faults.wait()?, &[0; PAGE])?;
+        if let Some(page) = faults.next_within(Duration::from_millis(20))? {
+            faults.give(page, &[0; PAGE])?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::{
         fd::AsRawFd,
         unix::{net::UnixStream, process::ExitStatusExt},
     },
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -43,6 +44,8 @@ pub struct Finished {
     pub stderr: String,
     /// How long it took.
     pub took: Duration,
+    /// If it hung: where in the kernel each of its threads was then, the innermost function first.
+    pub threads: Vec<String>,
 }
 
 /// Runs `command` for at most `limit`, as all limits here on an [ordinary kernel](patience).
@@ -55,9 +58,11 @@ pub fn supervise(mut command: Command, limit: Duration) -> io::Result<Finished> 
     let mut child = command.spawn()?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
+    let mut threads = Vec::new();
     let end = match wait(&mut child, limit)? {
         Some(status) => end(status),
         None => {
+            threads = threads_of(child.id());
             child.kill()?;
             wait(&mut child, GRACE)?;
             End::Hung
@@ -69,7 +74,33 @@ pub fn supervise(mut command: Command, limit: Duration) -> io::Result<Finished> 
         stdout: text(&stdout),
         stderr: text(&stderr),
         took,
+        threads,
     })
+}
+
+/// Where in the kernel each thread of `process` is, as far as the kernel tells this process.
+fn threads_of(process: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks.map(|task| place(&task.path())).collect()
+}
+
+/// The innermost functions of the thread whose folder in `/proc` is `task`, and its name.
+fn place(task: &Path) -> String {
+    const INNERMOST: usize = 5;
+    let read = |file| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+    // "[<0>] function+0x12/0x34"
+    let stack = read("stack");
+    let functions = stack.lines().filter_map(|line| {
+        let function = line.split_whitespace().nth(1)?;
+        function.split('+').next()
+    });
+    let functions: Vec<_> = functions.take(INNERMOST).collect();
+    let place = match functions.is_empty() {
+        true => read("wchan"),
+        false => functions.join(" < "),
+    };
+    format!("{}: {}", read("comm").trim(), place.trim())
 }
 
 fn end(status: ExitStatus) -> End {

@@ -32,7 +32,16 @@ impl Userfault {
         self.0.asked_within(limit)
     }
 
-    /// Waits until somebody asks for a page; its address.
+    /// The address of a page that somebody asks for before `limit`. None, too, if whoever asked has gone meanwhile, or
+    /// another thread serves it: who asks first and takes the fault then may wait for ever.
+    pub fn next_within(&self, limit: Duration) -> Result<Option<u64>> {
+        if !self.asked_within(Some(limit))? {
+            return Ok(None);
+        }
+        Ok(self.0.next_if_any()?.map(|fault| fault.va))
+    }
+
+    /// Waits until somebody asks for a page; its address. For one that does not go away before it is served.
     pub fn wait(&self) -> Result<u64> {
         loop {
             self.asked_within(None)?;

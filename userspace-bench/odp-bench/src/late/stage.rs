@@ -187,12 +187,14 @@ fn serve(
     over: &AtomicBool,
 ) -> Result<Option<Duration>> {
     const LOOK: Duration = Duration::from_millis(5);
-    while !faults.asked_within(Some(LOOK))? {
+    let address = loop {
+        if let Some(address) = faults.next_within(LOOK)? {
+            break address;
+        }
         if over.load(Ordering::Acquire) {
             return Ok(None);
         }
-    }
-    let address = faults.wait()?;
+    };
     let asked = Instant::now();
     // A sleep is longer than so short a time.
     match delay < Duration::from_micros(200) {
