@@ -219,11 +219,12 @@ unsafe fn on_word<T>(
         Some(region) if unsafe { (*mr).state } == rxe::rxe_mr_state_RXE_MR_STATE_VALID => region,
         _ => return rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
     };
-    if !region.contains(iova, WORD as u64) {
-        return rxe::resp_states_RESPST_ERR_RKEY_VIOLATION;
-    }
     if iova % WORD as u64 != 0 {
-        return rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC;
+        // A word that is not the region's is refused as such, aligned or not.
+        return match region.contains(iova, WORD as u64) {
+            true => rxe::resp_states_RESPST_ERR_MISALIGNED_ATOMIC,
+            false => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
+        };
     }
     let mut result = None;
     match region.access(iova, WORD, Access::Write, |_, bytes| {
