@@ -205,6 +205,42 @@ mm/rmap.c try_to_unmap
         Ok(())
     }
 
+    /// The kernel's files whose objects `Kbuild` leaves out, as ours take their place.
+    const REPLACED: &[&str] = &[
+        "drivers/infiniband/sw/rxe/rxe_odp.c",
+        "drivers/infiniband/sw/rxe/rxe_mw.c",
+        "drivers/infiniband/hw/mlx5/odp.c",
+    ];
+
+    /// The objects that the lines of `Kbuild` leave out of a list of the kernel's: `$(filter-out OBJECT …, $(…))`.
+    fn left_out(kbuild: &str) -> impl Iterator<Item = &str> {
+        let lists = kbuild.split("$(filter-out ").skip(1);
+        lists
+            .filter_map(|text| text.split_once(','))
+            .flat_map(|(objects, _)| objects.split_whitespace())
+            .filter_map(|object| object.strip_suffix(".o"))
+    }
+
+    #[test]
+    fn the_functions_of_a_file_that_is_replaced_are_in_it() -> Result<()> {
+        let list = List::parse(include_str!("../../relied-on.txt"))?;
+        let items = || list.groups.iter().flat_map(|group| &group.items);
+        for file in REPLACED {
+            let listed = items().filter(|item| item.file == *file).count();
+            assert!(listed > 5, "{listed} functions of {file}");
+        }
+        let replaced = |object: &str| {
+            let file = format!("/{object}.c");
+            REPLACED.iter().filter(|name| name.ends_with(&file)).count()
+        };
+        let all: Vec<&str> = left_out(include_str!("../../../Kbuild")).collect();
+        assert_eq!(all.len(), REPLACED.len(), "{all:?}");
+        for object in all {
+            assert_eq!(replaced(object), 1, "{object}.o");
+        }
+        Ok(())
+    }
+
     #[test]
     fn redirections_are_found() {
         let text = "# -Dcomment=mlx_odp_x\nCFLAGS_a.o := -Dfirst=mlx_odp_first \\\n\t-Dsecond=mlx_odp_rxe_s -DX=1\n";
