@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Two runs metric by metric: faster, slower, no difference, or not enough samples to say.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use crate::{
     run::{Metric, Run, State, Unit},
@@ -143,6 +146,8 @@ pub struct Comparison {
     pub alone: Vec<String>,
     /// What both have, but in units that cannot be compared.
     pub other_unit: Vec<String>,
+    /// Of several runs of either side: what some have, but not all in one unit.
+    pub not_in_all: Vec<String>,
     /// What makes the comparison doubtful.
     pub remarks: Vec<String>,
     /// Whether all of a baseline has to be there.
@@ -248,13 +253,23 @@ impl Comparison {
             }
             (medians(runs), remarks)
         });
-        let [(old, mut remarks), (new, of_new)] = sides;
-        let mut comparison = Self::new(&old, &new, threshold);
+        let [(old_medians, mut remarks), (new_medians, of_new)] = sides;
+        let mut comparison = Self::new(&old_medians, &new_medians, threshold);
         comparison.runs = true;
+        comparison.not_in_all = comparison.not_compared(old.iter().chain(new));
+        comparison.alone.clear();
         remarks.extend(of_new);
-        remarks.extend(differences(&old, &new));
+        remarks.extend(differences(&old_medians, &new_medians));
         comparison.remarks = remarks;
         comparison
+    }
+
+    /// The metrics of `runs` of which nothing else is said, each once.
+    fn not_compared<'a>(&self, runs: impl Iterator<Item = &'a Run>) -> Vec<String> {
+        let lines = self.lines.iter().map(|line| &line.name);
+        let mut said: BTreeSet<&String> = lines.chain(&self.other_unit).collect();
+        let names = runs.flat_map(|run| &run.metrics).map(|metric| &metric.name);
+        names.filter(|name| said.insert(*name)).cloned().collect()
     }
 
     /// How many metrics have become worse than is tolerated, or are not what the baseline has.
@@ -318,6 +333,8 @@ impl Comparison {
         for line in self.lines.iter().filter(|line| line.is_told()) {
             let mark = match (line.regression, line.suspicious) {
                 (true, _) => "  REGRESSION",
+                // Its verdict says so.
+                _ if matches!(line.verdict, Verdict::TooFewAmong(..)) => "",
                 (_, true) => "  (but among so many one may be so by accident)",
                 _ => "",
             };
@@ -338,6 +355,9 @@ impl Comparison {
         }
         for name in &self.alone {
             let _ = writeln!(text, "{name:<width$}  in one of the two only");
+        }
+        for name in &self.not_in_all {
+            let _ = writeln!(text, "{name:<width$}  not in all runs: not compared");
         }
         text
     }
@@ -711,9 +731,10 @@ mod tests {
             panic!("{line:?}");
         };
         assert!((4..=12).contains(&more) && !line.regression, "{line:?}");
-        assert!(comparison
-            .table()
-            .contains("not enough samples among 300 figures"));
+        let table = comparison.table();
+        assert!(table.contains("not enough samples among 300 figures"));
+        // Once.
+        assert!(!table.contains("by accident"), "{table}");
         assert!(comparison.uncertain() > 0);
     }
 
@@ -828,7 +849,9 @@ mod tests {
         old[0].environment.insert("cpu".into(), "one".into());
         old[3].state = State::Finished;
         let comparison = Comparison::of_runs(&old, &boots(100.0, 6), 0.05);
-        assert!(comparison.lines.is_empty() && comparison.alone == ["warm/x"]);
+        assert!(comparison.lines.is_empty() && comparison.alone.is_empty());
+        assert_eq!(comparison.not_in_all, ["warm/x"]);
+        assert!(comparison.table().contains("not in all runs"));
         let has = |text: &str| comparison.remarks.iter().any(|remark| remark == text);
         assert!(has(
             "run 6 of the old ones: cpu differs: \"one\", then \"another\""

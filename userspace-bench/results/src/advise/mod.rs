@@ -12,7 +12,10 @@
 mod figure;
 
 use self::figure::{Figure, Quotient};
-use crate::{run::Run, statistics::TAIL};
+use crate::{
+    run::{Missing, Run},
+    statistics::TAIL,
+};
 
 /// The cases that the advice rests on: what to run if nothing else is of interest.
 pub const CASES: [&str; 12] = [
@@ -122,7 +125,7 @@ pub fn advise(run: &Run) -> String {
         ("Memory", memory(&figures)),
         ("Pages used", pages_used(&figures)),
         ("Uses", uses(&figures)),
-        ("What helps", helps(&figures)),
+        ("What helps", helps(&figures, run)),
         ("So", so(&figures)),
     ];
     let mut text = String::new();
@@ -240,20 +243,45 @@ fn uses(figures: &Figures) -> Option<String> {
     ))
 }
 
-fn helps(figures: &Figures) -> Option<String> {
+/// Why there are no figures of `case`, and whether that is told of it.
+fn absent(run: &Run, case: &str) -> (String, bool) {
+    let of_it = |missing: &&Missing| missing.case.starts_with(case);
+    let skipped = run.skipped.iter().find(of_it);
+    match skipped.or_else(|| run.failed.iter().find(of_it)) {
+        Some(missing) => (format!("cannot be told: {}", missing.why), true),
+        None => ("not measured".into(), false),
+    }
+}
+
+fn helps(figures: &Figures, run: &Run) -> Option<String> {
     let fault = figures.fault.as_ref();
     let candidates = [
         (
             "prefetch",
+            "prefetch/explicit/4k/",
             figures.prefetch.as_ref().zip(figures.demand.as_ref()),
         ),
-        ("huge pages", figures.huge.as_ref().zip(fault)),
-        ("implicit", figures.implicit.as_ref().zip(fault)),
+        (
+            "huge pages",
+            "fault/explicit/thp/untouched/",
+            figures.huge.as_ref().zip(fault),
+        ),
+        (
+            "implicit",
+            "fault/implicit/4k/untouched/",
+            figures.implicit.as_ref().zip(fault),
+        ),
     ];
-    let told: Vec<String> = candidates
+    let mut is_told = false;
+    let lines: Vec<String> = candidates
         .into_iter()
-        .filter_map(|(name, pair)| {
-            let (new, old) = pair?;
+        .map(|(name, case, pair)| {
+            let Some((new, old)) = pair else {
+                let (why, told) = absent(run, case);
+                is_told |= told;
+                return format!("{name} {why}");
+            };
+            is_told = true;
             let word = match () {
                 () if new.is_less_than(old) => "yes",
                 () if old.is_less_than(new) => "no",
@@ -265,10 +293,10 @@ fn helps(figures: &Figures) -> Option<String> {
                 Some(_) => ratio.shown(),
                 None => new.longer().trim_end_matches(',').to_owned(),
             };
-            Some(format!("{name} {word} ({figure})"))
+            format!("{name} {word} ({figure})")
         })
         .collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    is_told.then(|| lines.join(", "))
 }
 
 /// By how much a warm access may differ and still be called as fast.
@@ -466,6 +494,30 @@ mod tests {
         }
         assert!(line(&text, "Registering").contains("pinned"));
         assert!(text.ends_with(&format!("odp-bench run {}\n", CASES.join(" "))));
+    }
+
+    #[test]
+    fn what_the_device_lacks_is_said() {
+        let mut run = run(200.0, 2000.0, 1.0);
+        let helps = |run: &Run| line(&advise(run), "What helps").to_owned();
+        run.metrics.retain(|metric| {
+            !metric.name.starts_with("fault/implicit/") && metric.suite() != "prefetch"
+        });
+        run.skipped.push(Missing {
+            case: "fault/implicit/4k/untouched/random".into(),
+            why: "the device has no implicit on-demand paging".into(),
+        });
+        let text = helps(&run);
+        assert!(
+            text.contains("prefetch not measured, huge pages yes"),
+            "{text}"
+        );
+        let why = "implicit cannot be told: the device has no implicit on-demand paging";
+        assert!(text.ends_with(why), "{text}");
+        // Of nothing there is nothing to say.
+        run.skipped.clear();
+        run.metrics.retain(|metric| metric.suite() != "fault");
+        assert!(helps(&run).ends_with("  not measured"));
     }
 
     #[test]

@@ -163,11 +163,12 @@ impl Series {
         (needed.ceil() as u64).saturating_sub(self.count() as u64)
     }
 
-    /// How many samples count as one for the percentile `part`.
+    /// How many samples count as one for the percentile `part`: at least as many as for the median, as so few lie beyond a
+    /// percentile far out that these alone do not show how they hang together, or that the machine drifts.
     pub(super) fn inflation(&self, part: f64) -> f64 {
         match part {
             0.5 => self.inflation,
-            _ => inflation(&self.samples, self.quantile(part)),
+            _ => inflation(&self.samples, self.quantile(part)).max(self.inflation),
         }
     }
 

@@ -168,8 +168,13 @@ struct Counts {
     called: [u32; 2],
 }
 
-/// Compares two series of `world`, the second one `factor` times as long, `tries` times.
+/// Compares the medians of two series of `world`, the second one `factor` times as long, `tries` times.
 fn compare(world: &World, count: usize, factor: f64, tries: u32) -> Counts {
+    compare_part(world, 0.5, count, factor, tries)
+}
+
+/// The same of the percentile `part`.
+fn compare_part(world: &World, part: f64, count: usize, factor: f64, tries: u32) -> Counts {
     let mut dice = Dice::with_seed(count as u64 ^ factor.to_bits());
     let mut counts = Counts::default();
     for _ in 0..tries {
@@ -177,7 +182,7 @@ fn compare(world: &World, count: usize, factor: f64, tries: u32) -> Counts {
         let mut new = (world.draw)(&mut dice, count);
         new.iter_mut().for_each(|sample| *sample *= factor);
         let of = |samples: &[f64]| Series::of(samples).unwrap();
-        let change = Change::new(of(&old), of(&new), TAIL);
+        let change = Change::of_part(of(&old), of(&new), part, TAIL);
         counts.tried += 1;
         match change.within(TAIL) {
             None => counts.too_few += 1,
@@ -231,6 +236,49 @@ fn level_holds(counts: &[usize], tries: u32) {
 #[test]
 fn no_more_is_called_a_change_than_the_level_says() {
     level_holds(&[1, 6, 20, 100, 400], tries(2000));
+}
+
+/// The same of the percentile `part`.
+fn level_holds_of(part: f64, counts: &[usize], tries: u32) {
+    let mut broken = Vec::new();
+    for world in WORLDS {
+        for &count in counts {
+            let Counts { called, .. } = compare_part(world, part, count, 1.0, tries);
+            let most = most(TAIL, tries);
+            if called.iter().any(|n| *n > most) {
+                let name = world.name;
+                broken.push(format!("{name}, {part} of {count}: {called:?} of {most}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn nor_is_it_of_a_tail() {
+    level_holds_of(0.99, &[100, 400, 2000], tries(2000));
+}
+
+#[test]
+#[ignore = "takes some minutes, with optimisation"]
+fn nor_is_it_of_a_long_tail() {
+    level_holds_of(0.99, &[10_000], tries(1000));
+    level_holds_of(0.999, &[4000, 10_000, 40_000], tries(500));
+}
+
+#[test]
+fn a_tail_that_is_half_as_long_again_is_found() {
+    for (name, part, count, least) in [
+        ("normal", 0.99, 1000, 95),
+        ("lognormal", 0.99, 10_000, 80),
+        ("two modes", 0.99, 1000, 95),
+        ("normal", 0.999, 10_000, 95),
+    ] {
+        let world = WORLDS.iter().find(|world| world.name == name).unwrap();
+        let Counts { called, .. } = compare_part(world, part, count, 1.5, 50);
+        assert!(2 * called[0] >= least, "{name}, {part}: {called:?}");
+        assert_eq!(called[1], 0, "{name}");
+    }
 }
 
 #[test]
@@ -377,23 +425,38 @@ fn thirty_independent_samples_are_enough_to_say_something() {
     }
 }
 
+/// A line of the documentation's table: for each count how many of 100 pairs are called different that are not, and how
+/// many are found slower whose second series is `factor` times as long.
+fn row(world: &World, part: f64, counts: &[usize], factor: f64) -> String {
+    let mut row = format!("| {} |", world.name);
+    for &count in counts {
+        let tries = (8_000_000 / count).clamp(400, 1000) as u32;
+        let percent = |n: u32| 100.0 * f64::from(n) / f64::from(tries);
+        let none = compare_part(world, part, count, 1.0, tries);
+        let some = compare_part(world, part, count, factor, tries);
+        let cell = match none.too_few {
+            few if few > tries / 2 => " - |".into(),
+            _ => {
+                let wrong = percent(none.called[0] + none.called[1]);
+                format!(" {wrong:.1} / {:.0} |", percent(some.called[0]))
+            }
+        };
+        row += &cell;
+    }
+    row
+}
+
 #[test]
-#[ignore = "takes a minute: the figures of the documentation"]
+#[ignore = "takes some minutes, with optimisation: the figures of the documentation"]
 fn figures() {
-    for world in WORLDS {
-        for count in [6, 10, 20, 50, 100, 400, 1000, 10_000, 100_000, 1_000_000] {
-            let tries = (4_000_000 / count).clamp(20, 1000) as u32;
-            let none = compare(world, count, 1.0, tries);
-            let some = compare(world, count, 1.1, tries);
-            let percent = |n: u32| 100.0 * f64::from(n) / f64::from(tries);
-            println!(
-                "{:<16}{count:>8}  few {:>5.1}  false {:>5.1} {:>5.1}  found {:>5.1}",
-                world.name,
-                percent(none.too_few),
-                percent(none.called[0]),
-                percent(none.called[1]),
-                percent(some.called[0])
-            );
+    for (title, part, counts, factor) in [
+        ("median, 1.1", 0.5, &[20, 100, 400, 1000, 10_000][..], 1.1),
+        ("p99, 1.5", 0.99, &[400, 1000, 4000, 10_000][..], 1.5),
+        ("p99.9, 1.5", 0.999, &[4000, 10_000, 40_000][..], 1.5),
+    ] {
+        println!("{title}: {counts:?}");
+        for world in WORLDS {
+            println!("{}", row(world, part, counts, factor));
         }
     }
 }

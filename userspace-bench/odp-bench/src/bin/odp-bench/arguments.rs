@@ -88,11 +88,12 @@ pub struct Run {
     /// How many samples to take, as a share of the usual number; if not given, 1, or less if --time is too short for that
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub effort: Option<f64>,
-    /// How many accesses to make before those that are measured; if not given, 1 to 100, as a case needs
+    /// How many accesses to make before those that are measured; if not given, 1 to 100, as a case needs. The suites
+    /// registration, stream, churn and storm have none
     #[arg(long, value_name = "NUMBER")]
     pub warm_up: Option<usize>,
     /// How long it may take, as `90s` or `5m`: as many samples are taken as fit, if --effort does not say how many. No
-    /// case begins after that; those that are left are told as skipped
+    /// case begins after that; those that are left are told as skipped. Each of several devices has this time
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub time: Option<Duration>,
     /// A folder on a disk, for pages that have to be read from one

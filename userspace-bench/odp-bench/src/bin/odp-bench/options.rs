@@ -28,21 +28,60 @@ fn given(messages: &Messages) -> Vec<&'static str> {
     given.map(|(name, _)| name).collect()
 }
 
+/// The suite whose pages come late.
+const LATE: &str = "late";
+
+/// The suites that have no access before those that are measured: each sample has an untouched region, or is of many.
+const NOT_WARMED_UP: [&str; 4] = ["registration", "stream", "churn", "storm"];
+
 /// The suites to run: those that are named; where messages are described and none is named, that which sends them.
 pub fn names(arguments: &arguments::Run) -> Result<Vec<String>> {
     let options = given(&arguments.messages);
-    if let (true, Some(option)) = (arguments.server, options.first()) {
-        bail!("{option} describes messages: give it to the one that measures");
+    if arguments.server {
+        return match options.first().copied().or(measuring(arguments)) {
+            Some(option) => {
+                bail!("{option} says what is measured: give it to the one that measures")
+            }
+            None => Ok(Vec::new()),
+        };
     }
-    let is_traffic = |name: &String| name.split('/').next() == Some(TRAFFIC);
-    match (options.first(), arguments.names.as_slice()) {
-        (Some(_), []) => Ok(vec![TRAFFIC.into()]),
-        (Some(option), names) if !names.iter().any(is_traffic) => bail!(
-            "{option} describes the messages of the suite {TRAFFIC}; those of {} are always the same",
-            names.join(" and ")
+    let named = |suites: &[&str]| {
+        let suite = |name: &String| name.split('/').next().is_some_and(|s| suites.contains(&s));
+        arguments
+            .names
+            .iter()
+            .filter(move |name| suite(name))
+            .count()
+    };
+    let (all, names) = (arguments.names.len(), arguments.names.join(" and "));
+    if !arguments.delay.is_empty() && all > 0 && named(&[LATE]) == 0 {
+        bail!("--delay is for the suite {LATE}; {names} withholds no page");
+    }
+    if arguments.warm_up.is_some() && all > 0 && named(&NOT_WARMED_UP) == all {
+        bail!("--warm-up: {names} has no access before those that are measured");
+    }
+    match options.first() {
+        Some(_) if all == 0 => Ok(vec![TRAFFIC.into()]),
+        Some(option) if named(&[TRAFFIC]) == 0 => bail!(
+            "{option} describes the messages of the suite {TRAFFIC}; those of {names} are always the same"
         ),
-        (_, names) => Ok(names.to_vec()),
+        _ => Ok(arguments.names.clone()),
     }
+}
+
+/// The first option that is given of those that say how to measure, of which there are none for a server.
+fn measuring(arguments: &arguments::Run) -> Option<&'static str> {
+    let all = [
+        ("--delay", !arguments.delay.is_empty()),
+        ("--warm-up", arguments.warm_up.is_some()),
+        ("--effort", arguments.effort.is_some()),
+        ("--time", arguments.time.is_some()),
+        ("--instruction", arguments.instruction.is_some()),
+        ("--quiet", arguments.quiet),
+    ];
+    all.into_iter()
+        .find(|(_, given)| *given)
+        .map(|(name, _)| name)
 }
 
 /// How to measure; where is not known yet.
@@ -200,7 +239,41 @@ mod tests {
         assert_eq!(names(&run("-s 64 warm traffic/cold")).unwrap().len(), 2);
         let error = names(&run("--tx-depth 2 warm")).unwrap_err().to_string();
         assert!(error.starts_with("--tx-depth describes"), "{error}");
-        assert!(names(&run("--server -q 2")).is_err());
+        for option in ["-q 2", "--delay 1ms", "--effort 2", "--time 1m", "--quiet"] {
+            assert!(
+                names(&run(&format!("--server {option}"))).is_err(),
+                "{option}"
+            );
+        }
+        assert!(names(&run("--server")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_option_that_nothing_heeds_is_refused() {
+        for words in [
+            "--delay 1ms warm",
+            "--warm-up 3 storm",
+            "--warm-up 3 stream churn",
+        ] {
+            let error = names(&run(words)).unwrap_err().to_string();
+            let option = words.split(' ').next().unwrap();
+            assert!(error.starts_with(option), "{error}");
+        }
+        for words in [
+            "--delay 1ms",
+            "--delay 1ms warm late/write",
+            "--warm-up 3",
+            "--warm-up 3 storm warm",
+        ] {
+            assert!(names(&run(words)).is_ok(), "{words}");
+        }
+        // Each is a suite.
+        for name in NOT_WARMED_UP.iter().chain(&[LATE]) {
+            assert!(
+                odp_bench::SUITES.iter().any(|suite| suite.name == *name),
+                "{name}"
+            );
+        }
     }
 
     #[test]

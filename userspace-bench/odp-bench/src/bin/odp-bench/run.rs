@@ -96,14 +96,16 @@ fn on_one(arguments: &arguments::Run) -> Outcome {
         }
     };
     options::check(arguments, &bench, &cases)?;
+    bench.options.effort = foretell(arguments, &bench, &cases);
     let mut run = Run::new(arguments.aligned, bench.environment());
+    let effort = bench.options.effort.to_string();
+    run.environment.insert("effort".into(), effort);
     if let Some(host) = &arguments.connect {
         run.environment.insert("peer".into(), host.clone());
     }
     // That it cannot be written is told now rather than at the end.
     let mut notes = Notes::begin(&run, &arguments.json)?;
     draw(&run, arguments)?;
-    bench.options.effort = foretell(arguments, &bench, &cases);
     let progress = progress(cases.len() as u64);
     let begun = Instant::now();
     for case in &cases {
@@ -127,6 +129,8 @@ fn on_one(arguments: &arguments::Run) -> Outcome {
         }
     }
     progress.finish_and_clear();
+    // Beside what was foretold.
+    eprintln!("# that took {}", about(begun.elapsed()));
     run.state = State::Finished;
     conclude(&run, notes, arguments)
 }
