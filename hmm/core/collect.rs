@@ -34,6 +34,9 @@ pub trait Collect {
         let _ = pages;
     }
 
+    /// The CPU's fault handler has been called: not all pages were resident.
+    fn handler_called(&mut self) {}
+
     /// Removes everything: the walk is repeated.
     fn clear(&mut self);
 }

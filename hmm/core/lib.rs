@@ -56,6 +56,8 @@ pub mod fault_around;
 #[doc(hidden)]
 pub mod frames;
 #[doc(hidden)]
+pub mod look_around;
+#[doc(hidden)]
 pub mod pmd_pages;
 #[doc(hidden)]
 pub mod refcount;

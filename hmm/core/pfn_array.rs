@@ -67,6 +67,12 @@ impl HmmPfn {
         core::iter::successors(Some(self), |word| Some(word.add(1)))
     }
 
+    /// The frame, if it is a page.
+    #[inline]
+    pub(crate) fn frame(self) -> Option<Pfn> {
+        self.is_mapped().then_some(Pfn::new(self.0 >> PFN_SHIFT))
+    }
+
     /// Whether it is a page.
     #[inline]
     pub(crate) fn is_mapped(self) -> bool {

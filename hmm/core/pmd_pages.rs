@@ -28,6 +28,7 @@ pub struct PmdPages<'a> {
     pfns: PfnArray<'a>,
     filled: u32,
     kind: Kind,
+    handler_called: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,15 @@ impl<'a> PmdPages<'a> {
             // INVARIANT: Nothing was found.
             filled: 0,
             kind: Kind::Nothing,
+            handler_called: false,
         }
+    }
+
+    /// Whether all that was found was resident. Also after [`Collect::clear`]: what the fault handler has brought in is
+    /// not called so when it is found again.
+    #[inline]
+    pub fn was_resident(&self) -> bool {
+        !self.handler_called
     }
 
     /// The entry, of a PMD at least, if that is what was found.
@@ -66,6 +75,18 @@ impl<'a> PmdPages<'a> {
     #[inline]
     pub fn single(&self) -> PfnSlice<'_> {
         self.pfns.first(self.filled as usize)
+    }
+
+    /// The frame of the first page that there is room for, if it was found as a single one.
+    #[inline]
+    pub fn first(&self) -> Option<Pfn> {
+        self.single().pfns().first()?.frame()
+    }
+
+    /// How many pages there is room for.
+    #[inline]
+    pub fn room(&self) -> u64 {
+        self.pfns.range().len()
     }
 
     /// The first page that there is room for.
@@ -161,6 +182,11 @@ impl Collect for PmdPages<'_> {
         let done = self.pfns.entries(first, following);
         self.written_before(first.start.saturating_add(done.taken << first.order));
         done
+    }
+
+    #[inline]
+    fn handler_called(&mut self) {
+        self.handler_called = true;
     }
 
     #[inline]

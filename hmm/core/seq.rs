@@ -354,6 +354,11 @@ impl<R: Collect> Collect for Unread<R> {
         self.result.unusable(pages);
     }
 
+    #[inline]
+    fn handler_called(&mut self) {
+        self.result.handler_called();
+    }
+
     fn clear(&mut self) {
         self.result.clear();
         self.hull = NOTHING;

@@ -340,6 +340,7 @@ impl<'a, S: AddressSpace, W: Wants, C: Collect> Walk<'a, S, W, C> {
             return Err(FaultError::Collided);
         }
         let pages = self.next_burst(page, found, until);
+        self.found.handler_called();
         let handled = self.space.fault(pages, access)?;
         if handled == Handled::LockHeld && pages.end() >= until {
             // A check would save nothing any more: the validation of the result finds a collision.

@@ -26,9 +26,14 @@ pub struct Slot(AtomicU64);
 
 /// The device wrote through this translation. No [`HmmPfn`] has this bit.
 const WRITTEN: u64 = 1 << 2;
+/// In the place of [`VALID`]: the page was taken along by a fault on another one, and the device has not used it yet. No
+/// translation of an [`HmmPfn`] has this bit.
+const UNUSED: u64 = 1 << 3;
+/// There is a translation. While it is used for the first time it may have both.
+const PRESENT: u64 = VALID | UNUSED;
 
 impl Slot {
-    /// The frame if `access` is allowed; records a write.
+    /// The frame if `access` is allowed; records a write. `None` of what was taken along, until its first use.
     #[inline]
     fn translate(&self, access: Access) -> Option<Pfn> {
         // Relaxed: every caller holds the lock, which orders the slot against fill and zap.
@@ -47,6 +52,29 @@ impl Slot {
         Some(Pfn::new(value >> PFN_SHIFT))
     }
 
+    /// Enters the page `found`, unless there is a translation; the device has not asked for it. Returns whether it was
+    /// entered.
+    fn take_along(&mut self, found: HmmPfn, limit: Perm) -> bool {
+        let slot = self.0.get_mut();
+        let translation = found.translation(limit);
+        let is_new = *slot & PRESENT == 0 && translation & VALID != 0;
+        if is_new {
+            *slot = translation ^ PRESENT;
+        }
+        is_new
+    }
+
+    /// Makes what was taken along a translation like any other; returns whether it was taken along: of several first uses
+    /// at once, one is told so.
+    fn first_use(&self) -> bool {
+        // Relaxed, as above.
+        if self.0.load(Ordering::Relaxed) & UNUSED == 0 {
+            return false;
+        }
+        self.0.fetch_or(VALID, Ordering::Relaxed);
+        self.0.fetch_and(!UNUSED, Ordering::Relaxed) & UNUSED != 0
+    }
+
     /// Enters the page `found`, with no more rights than `limit`; returns whether there was no translation before.
     #[inline]
     fn fill(&mut self, found: HmmPfn, limit: Perm) -> bool {
@@ -54,13 +82,13 @@ impl Slot {
         let old = *slot;
         // The mark of a write stays until the slot is zapped, also if the page is entered again.
         *slot = found.translation(limit) | (old & WRITTEN);
-        old & VALID == 0
+        old & PRESENT == 0
     }
 
     /// Removes the translation; returns its frame and whether the device wrote there.
     fn zap(&mut self) -> Option<(Pfn, bool)> {
         let old = core::mem::take(self.0.get_mut());
-        (old & VALID != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
+        (old & PRESENT != 0).then_some((Pfn::new(old >> PFN_SHIFT), old & WRITTEN != 0))
     }
 
     /// Removes the right to write. If there was one, now or when the device wrote, returns the frame and whether
@@ -78,7 +106,7 @@ impl Slot {
     fn get(&self) -> Option<(Pfn, Perm)> {
         let value = self.0.load(Ordering::Relaxed);
         let perm = Perm::from_writable(value & WRITABLE != 0);
-        (value & VALID != 0).then_some((Pfn::new(value >> PFN_SHIFT), perm))
+        (value & PRESENT != 0).then_some((Pfn::new(value >> PFN_SHIFT), perm))
     }
 }
 
@@ -238,7 +266,8 @@ where
         pmd.is_some_and(|pmd| self.pages_of(pmd).is_some())
     }
 
-    /// The frame of `page` if its translation allows `access`; records a write.
+    /// The frame of `page` if its translation allows `access`; records a write. `None` also if the page was taken along
+    /// ([`Xlt::take_along`]), until its [first use](Xlt::first_use).
     #[inline]
     pub fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
         let pmd = self.pmd_index(page)?;
@@ -248,6 +277,15 @@ where
         }
         let slots = self.pages_of(pmd)?;
         slots.get(self.slot_index(pmd, page))?.translate(access)
+    }
+
+    /// As [`Xlt::translate`], which has said `None`, also of a page that was taken along: from now on that is as any other.
+    /// Returns whether this is its first use, too.
+    pub fn first_use(&self, page: PageIndex, access: Access) -> Option<(Pfn, bool)> {
+        let pmd = self.pmd_index(page)?;
+        let slot = self.pages_of(pmd)?.get(self.slot_index(pmd, page))?;
+        let is_first = slot.first_use();
+        Some((slot.translate(access)?, is_first))
     }
 
     /// The frame of `page` and the device's rights, if there is a translation. Records nothing.
@@ -395,6 +433,27 @@ where
                 added += u64::from(slot.fill(found, limit));
             }
         }
+        *used += added;
+        Some(added)
+    }
+
+    /// Enters those of `found`, single pages in one PMD, that have no translation, if there are slots for them; returns
+    /// how many.
+    pub fn take_along(&mut self, found: PfnSlice<'_>, limit: Perm) -> u64 {
+        let added = self.take_along_in_slots(found, limit).unwrap_or(0);
+        self.used += added as u32;
+        added
+    }
+
+    fn take_along_in_slots(&mut self, found: PfnSlice<'_>, limit: Perm) -> Option<u64> {
+        let pages = found.range();
+        let pmd = self.pmd_index(pages.start())?;
+        let from = self.slot_index(pmd, pages.start());
+        let Pages { slots, used } = self.pages.as_mut()?.get_mut(pmd)?;
+        let slots = slots.as_mut()?.get_mut(from..from + pages.len() as usize)?;
+        let pairs = slots.iter_mut().zip(found.pfns());
+        let taken = pairs.filter_map(|(slot, found)| slot.take_along(*found, limit).then_some(()));
+        let added = taken.count() as u64;
         *used += added;
         Some(added)
     }

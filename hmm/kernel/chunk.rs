@@ -74,6 +74,17 @@ impl<P: Parent, T: Table> Chunk<P, T> {
         self.change(|table| table.fill(found, limit, room))
     }
 
+    /// See [`Table::block_around`].
+    #[inline]
+    pub(crate) fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
+        self.table.block_around(found, largest)
+    }
+
+    /// See [`Table::take_along`]: it allocates nothing.
+    pub(crate) fn take_along(&mut self, found: &PmdPages<'_>, limit: Perm) -> u64 {
+        self.table.take_along(found, limit)
+    }
+
     /// Removes all translations, and returns how many there were.
     pub(crate) fn give_up(&mut self) -> u64 {
         self.change(T::close)

@@ -105,6 +105,12 @@ mod fault_around;
     unreachable_pub,
     reason = "the tests on the host use more of it than the API has"
 )]
+#[path = "../core/look_around.rs"]
+mod look_around;
+#[expect(
+    unreachable_pub,
+    reason = "the tests on the host use more of it than the API has"
+)]
 #[path = "../core/frames.rs"]
 mod frames;
 #[path = "../core/geometry.rs"]

@@ -39,6 +39,7 @@ use crate::fault_around::FaultAround;
 use crate::geometry::Geometry;
 use crate::interval;
 use crate::limits::Limits;
+use crate::look_around::LookAround;
 use crate::observer::Observer;
 use crate::page::{Bytes, MappedPage};
 use crate::pfn::{Access, Perm, Permitted};
@@ -51,7 +52,7 @@ use crate::process::user_pages;
 use crate::range::{any_resident, has_vma, range_fault, LockEscalation, TimeLimit};
 use crate::reaper::{Chunks, MirrorChunk};
 use crate::room::RoomForFault;
-use crate::seq::{until_valid, ValidRange};
+use crate::seq::{until_valid, Sequence, Unread, ValidRange};
 use crate::table::{Backing, Software, Table};
 use crate::walk::{FaultError, Request, Waiting};
 
@@ -88,6 +89,12 @@ pub struct Mirror<O: Observer, B: Backing = Software> {
     fault_around: FaultAround,
     chunks: Arc<Chunks<O, B>>,
 }
+
+/// Room for the largest block that is looked at around a page: on the stack.
+const LARGEST_BLOCK: usize = 1 << LookAround::ORDER;
+
+/// So many pages are few beside those of a block: a fault on them looks around.
+const FEW: u64 = LARGEST_BLOCK as u64 / 4;
 
 /// The result of a fault, in room borrowed for `'w`.
 type Found<'d, 'w, O, B> = ValidRange<'d, MirrorChunk<O, B>, PmdPages<'w>>;
@@ -249,7 +256,8 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     ) -> Result<(), FaultError> {
         let observer = self.observer();
         let mut fault = Some(observer.fault_begins(wanted.start(), permitted.access()));
-        let result = self.fault_in(wanted, permitted, waiting, |chunk, added, around| {
+        let mut block = None;
+        let result = self.fault_in(wanted, permitted, waiting, |chunk, found, added, around| {
             // The fault asked for this page with this access, which is permitted: it is there.
             if !use_first(chunk) {
                 return Err(FaultError::Refused(Refusal::NoPage));
@@ -257,10 +265,17 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
             if let Some(fault) = fault.take() {
                 observer.fault_served(fault, added, around);
             }
+            // One on many pages has these, and one in order has looked at what follows.
+            if found.room() <= FEW {
+                block = chunk.block_around(found, self.geometry.fault_around());
+            }
             Ok(())
         });
         if let (Err(error), Some(fault)) = (result, fault.take()) {
             observer.fault_failed(fault, error);
+        }
+        if let Some(order) = block {
+            self.look_around(wanted.start(), order, waiting);
         }
         result
     }
@@ -277,14 +292,19 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     }
 
     /// Faults in the first page of `wanted`, and with it those that follow in the same PMD, if they can be had.
-    /// Calls `served` under the chunk's lock with the chunk, the number of pages added, and how many of these
-    /// were not wanted.
+    /// Calls `served` under the chunk's lock with the chunk, what was found, the number of pages added, and how many of
+    /// these were not wanted.
     fn fault_in(
         &self,
         wanted: PageRange,
         permitted: Permitted,
         waiting: Waiting,
-        served: impl FnOnce(&MirrorData<O, B>, u64, u64) -> Result<(), FaultError>,
+        served: impl FnOnce(
+            &MirrorData<O, B>,
+            &PmdPages<'_>,
+            u64,
+            u64,
+        ) -> Result<(), FaultError>,
     ) -> Result<(), FaultError> {
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
@@ -306,7 +326,51 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
         self.fault_around
             .record(request.wanted, request.around, reached);
         let around = added.saturating_sub(request.wanted.len());
-        served(valid.guard(), added, around)
+        served(valid.guard(), valid.result(), added, around)
+    }
+
+    /// Enters the resident pages of the block of `1 << order` around `page`, for which a fault has been served: tried once,
+    /// without allocating anything.
+    #[cold]
+    #[inline(never)]
+    fn look_around(&self, page: PageIndex, order: u32, waiting: Waiting) {
+        let start = PageIndex::new(page.get() >> order << order);
+        let block = PageRange::new(start, start.saturating_add(1 << order));
+        let block = block.intersection(&self.pmd(page));
+        self.observer().looks_around(|| {
+            let Some(chunk) = self.chunks.map().get(self.chunk_number(page)) else {
+                return 0;
+            };
+            let mut pfns = [HmmPfn::ABSENT; LARGEST_BLOCK];
+            let pages = PmdPages::new(block, &mut pfns);
+            let Ok(mut valid) = self.find_resident(&chunk, block, waiting, pages) else {
+                return 0;
+            };
+            let (found, chunk) = valid.split();
+            let taken = chunk.take_along(found, self.owned.limit());
+            // What comes next is in order.
+            let one = PageRange::new(page, page.saturating_add(1));
+            let reached = found.reached_from(one.end());
+            self.fault_around.record(one, 0, reached);
+            taken
+        });
+    }
+
+    /// Finds the resident pages of `block`, if no invalidation comes in between.
+    fn find_resident<'d, 'w>(
+        &self,
+        chunk: &'d MirrorChunk<O, B>,
+        block: PageRange,
+        waiting: Waiting,
+        pages: PmdPages<'w>,
+    ) -> Result<Found<'d, 'w, O, B>, FaultError> {
+        let mm = self.owned.user()?;
+        let request = Request::new(block, Policy::Snapshot);
+        let seq = Sequence::begin(chunk);
+        let mut found = Unread::new(pages);
+        let done = range_fault(&mm, &seq, &mut None, &request, waiting, &mut found)?;
+        let valid = seq.faulted(found, done).validate();
+        valid.map_err(|_| FaultError::Collided)
     }
 
     /// Whether a page other than the first may have caused the failure. Fault-around pages are never faulted in, so they

@@ -162,6 +162,17 @@ pub unsafe fn mark_dirty(pfn: Pfn) {
     unsafe { bindings::set_page_dirty(page(pfn)) };
 }
 
+/// log2 of how many pages the folio of `pfn` has: what the CPU's fault handler brought in at once.
+///
+/// # Safety
+///
+/// `pfn` has a `struct page` which is still the user's.
+#[inline]
+pub(crate) unsafe fn folio_order(pfn: Pfn) -> u32 {
+    // SAFETY: By the contract: a folio that is mapped is not split.
+    unsafe { shim::hmm_shim_folio_order_of(pfn.get() as usize) }
+}
+
 /// Whether `pfn` is the zero page.
 pub fn is_zero_page(pfn: Pfn) -> bool {
     // SAFETY: Compares the number, nothing else.

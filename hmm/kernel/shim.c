@@ -543,6 +543,11 @@ unsigned long hmm_shim_ram(void)
 	return totalram_pages() << PAGE_SHIFT;
 }
 
+unsigned int hmm_shim_folio_order_of(unsigned long pfn)
+{
+	return folio_order(page_folio(pfn_to_page(pfn)));
+}
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm)
 {
 	return mm->task_size;

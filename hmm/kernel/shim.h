@@ -144,6 +144,9 @@ void *hmm_shim_xa_read_lock(struct xarray *xa, unsigned long index, unsigned lon
 /* How much memory the machine has, in bytes. */
 unsigned long hmm_shim_ram(void);
 
+/* log2 of how many pages the folio of @pfn has, which stays what it is. */
+unsigned int hmm_shim_folio_order_of(unsigned long pfn);
+
 unsigned long hmm_shim_task_size(const struct mm_struct *mm);
 
 void hmm_shim_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);

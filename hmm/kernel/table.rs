@@ -8,8 +8,9 @@
 use kernel::prelude::*;
 
 use crate::addr::{PageIndex, PageRange};
+use crate::look_around::LookAround;
 use crate::notifier_lock::{NotifierLock, Spin};
-use crate::page::mark_dirty;
+use crate::page::{folio_order, mark_dirty};
 use crate::pfn::{Access, Perm, Pfn};
 use crate::pmd_pages::PmdPages;
 use crate::room::{empty_slots, AtOnce, RoomForFault, Translations};
@@ -59,6 +60,20 @@ pub trait Table: Send + Sync + Unpin + Sized + 'static {
         room: &mut RoomForFault,
     ) -> Result<Filled, FaultError>;
 
+    /// A fault has been served with `found`, and may map `largest` pages besides: log2 of the size of the aligned block
+    /// around the first one whose resident pages it is to take along, if any.
+    fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
+        let _ = (found, largest);
+        None
+    }
+
+    /// Enters those pages of `found`, with no more rights than `limit`, that have no translation, as far as there is
+    /// room for them; returns how many.
+    fn take_along(&mut self, found: &PmdPages<'_>, limit: Perm) -> u64 {
+        let _ = (found, limit);
+        0
+    }
+
     /// Removes the translations of `range`, marks pages that the device wrote dirty, and returns how many there were.
     fn zap(&mut self, range: PageRange) -> u64;
 
@@ -82,7 +97,10 @@ impl Backing for Software {
 
     fn open(&self, range: PageRange) -> Result<SoftwareTable, FaultError> {
         let xlt = translations(range).map_err(|_| FaultError::NoMemory)?;
-        Ok(SoftwareTable(xlt))
+        Ok(SoftwareTable {
+            xlt,
+            look_around: LookAround::new(),
+        })
     }
 }
 
@@ -100,13 +118,30 @@ pub(crate) fn translations(range: PageRange) -> Result<Translations> {
 
 /// Translations that are in the kernel's memory alone.
 // A type of its own also keeps the names of generic functions within the kernel's limit.
-pub struct SoftwareTable(Translations);
+pub struct SoftwareTable {
+    xlt: Translations,
+    look_around: LookAround,
+}
 
 impl SoftwareTable {
     /// The frame of `page` if its translation allows `access`; see [`Xlt::translate`].
     #[inline]
     pub(crate) fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
-        self.0.translate(page, access)
+        match self.xlt.translate(page, access) {
+            None if self.look_around.has_taken() => self.first_use(page, access),
+            found => found,
+        }
+    }
+
+    /// The same of a page that the device may use for the first time.
+    #[cold]
+    #[inline(never)]
+    fn first_use(&self, page: PageIndex, access: Access) -> Option<Pfn> {
+        let (found, is_first) = self.xlt.first_use(page, access)?;
+        if is_first {
+            self.look_around.used();
+        }
+        Some(found)
     }
 }
 
@@ -115,12 +150,12 @@ impl Table for SoftwareTable {
 
     #[inline]
     fn xlt(&self) -> &Translations {
-        &self.0
+        &self.xlt
     }
 
     #[inline]
     fn memory(&self) -> usize {
-        self.0.memory()
+        self.xlt.memory()
     }
 
     #[inline]
@@ -131,30 +166,50 @@ impl Table for SoftwareTable {
         room: &mut RoomForFault,
     ) -> Result<Filled, FaultError> {
         Ok(match found.huge() {
-            Some(run) => self.0.fill(&run, limit, room),
-            None => self.0.fill_single(found.single(), limit, room),
+            Some(run) => self.xlt.fill(&run, limit, room),
+            None => self.xlt.fill_single(found.single(), limit, room),
         })
     }
 
     #[inline]
+    fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
+        // None of a huge entry, all of which there is.
+        let pfn = found.first()?;
+        match found.was_resident() {
+            true => self.look_around.block(self.xlt.range().len(), largest),
+            // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has to come
+            // through the chunk's lock first, whose guard `self` was borrowed from.
+            false => self
+                .look_around
+                .block_of_folio(|| unsafe { folio_order(pfn) }, largest),
+        }
+    }
+
+    fn take_along(&mut self, found: &PmdPages<'_>, limit: Perm) -> u64 {
+        let pages = self.xlt.take_along(found.single(), limit);
+        self.look_around.took(pages);
+        pages
+    }
+
+    #[inline]
     fn zap(&mut self, range: PageRange) -> u64 {
-        self.0.zap(range, &mut AtOnce, written)
+        self.xlt.zap(range, &mut AtOnce, written)
     }
 
     /// The translations stay.
     #[inline]
     fn write_protect(&mut self, range: PageRange) -> u64 {
-        self.0.write_protect(range, written);
+        self.xlt.write_protect(range, written);
         0
     }
 
     fn uses(&self, range: PageRange) -> bool {
-        self.0.has_any(range)
+        self.xlt.has_any(range)
     }
 
     #[inline]
     fn close(&mut self) -> u64 {
-        self.zap(self.0.range())
+        self.zap(self.xlt.range())
     }
 }
 

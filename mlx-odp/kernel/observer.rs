@@ -91,6 +91,22 @@ impl RegionStats {
         self.count(|stats| stats.page_fault_wait_nanoseconds.add(nanoseconds));
     }
 
+    #[inline(never)]
+    fn look_begins() -> Moment {
+        Moment::now()
+    }
+
+    /// Entered `pages` pages around a fault that was served: a part of the fault, for which nobody waits any more.
+    #[inline(never)]
+    fn look_ends(&self, began: &Moment, pages: u64) {
+        let nanoseconds = began.elapsed();
+        self.count(|stats| {
+            stats.page_fault_nanoseconds.add(nanoseconds);
+            stats.pages_mapped.add(pages);
+            stats.pages_mapped_around.add(pages);
+        });
+    }
+
     fn count(&self, count: impl Fn(&Stats)) {
         count(&self.region);
         count(&self.device);
@@ -148,6 +164,12 @@ impl Observer for RegionStats {
     #[inline(never)]
     fn fault_served(&self, fault: Fault, pages: u64, around: u64) {
         self.fault_ends(fault, Ok(()), pages, around);
+    }
+
+    fn looks_around(&self, look: impl FnOnce() -> u64) {
+        let began = Self::look_begins();
+        let pages = look();
+        self.look_ends(&began, pages);
     }
 
     #[inline(never)]

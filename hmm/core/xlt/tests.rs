@@ -47,7 +47,19 @@ fn fill(table: &mut TestTable, run: &Run, limit: Perm) -> u64 {
 /// The same for what was found page by page: none where `found` has `None`, and whether it may be written.
 fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool>]) -> u64 {
     let mut words = vec![HmmPfn::ABSENT; found.len()];
-    let mut array = PfnArray::new(PageIndex::new(start), &mut words);
+    let array = array(start, pfn, found, &mut words);
+    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut Plenty);
+    assert!(!filled.left_out);
+    filled.added
+}
+
+fn array<'a>(
+    start: u64,
+    pfn: u64,
+    found: &[Option<bool>],
+    words: &'a mut [HmmPfn],
+) -> PfnArray<'a> {
+    let mut array = PfnArray::new(PageIndex::new(start), words);
     for (index, writable) in (0..).zip(found) {
         if let Some(writable) = writable {
             let perm = Perm::from_writable(*writable);
@@ -56,9 +68,7 @@ fn fill_single(table: &mut TestTable, start: u64, pfn: u64, found: &[Option<bool
                 .unwrap();
         }
     }
-    let filled = table.fill_single(array.as_slice(), Perm::ReadWrite, &mut Plenty);
-    assert!(!filled.left_out);
-    filled.added
+    array
 }
 
 /// How many pages were added, and whether some were left out.
@@ -103,7 +113,9 @@ fn pages(start: u64, end: u64) -> PageRange {
 }
 
 fn at(table: &TestTable, page: u64, access: Access) -> Option<u64> {
-    table.translate(PageIndex::new(page), access).map(Pfn::get)
+    let page = PageIndex::new(page);
+    let first = || table.first_use(page, access).map(|(pfn, _)| pfn);
+    table.translate(page, access).or_else(first).map(Pfn::get)
 }
 
 #[test]
@@ -368,8 +380,57 @@ fn words_are_entered_as_the_limit_allows_and_only_where_there_is_a_page() {
     assert_eq!(at(&table, 1000, Access::Read), Some(4096 + 488));
 }
 
+#[test]
+fn what_is_taken_along_says_when_it_is_used() {
+    let mut table = table();
+    let mut words = [HmmPfn::ABSENT; 4];
+    let found = [Some(true), Some(false), None, Some(true)];
+    let along = array(1030, 70, &found, &mut words);
+    // Not where there are no slots.
+    assert_eq!(table.take_along(along.as_slice(), Perm::ReadWrite), 0);
+    assert!(table.is_empty());
+    fill(
+        &mut table,
+        &run(1030, 70, 1, Perm::ReadWrite),
+        Perm::ReadWrite,
+    );
+    assert_eq!(table.take_along(along.as_slice(), Perm::ReadWrite), 2);
+    assert_eq!(table.take_along(along.as_slice(), Perm::ReadWrite), 0);
+    // What is found, and whether that is a first use.
+    let used = |page: u64, access| {
+        let page = PageIndex::new(1030 + page);
+        match table.translate(page, access) {
+            Some(pfn) => Some((pfn.get(), false)),
+            None => table
+                .first_use(page, access)
+                .map(|(pfn, first)| (pfn.get(), first)),
+        }
+    };
+    // What was there stays as it was.
+    assert_eq!(used(0, Access::Write), Some((70, false)));
+    assert_eq!(used(3, Access::Write), Some((73, true)));
+    assert_eq!(used(3, Access::Write), Some((73, false)));
+    // Its first use is one also if it does not suffice.
+    assert_eq!(used(1, Access::Write), None);
+    assert_eq!(used(1, Access::Read), Some((71, false)));
+    assert_eq!(used(2, Access::Read), None);
+    // They are translations like others: one run, and gone with an invalidation.
+    let mut runs = Vec::new();
+    table.each_run(pages(1030, 1034), |run| {
+        runs.push((run.start.get(), run.pages));
+    });
+    assert_eq!(runs, [(1030, 1), (1031, 1), (1033, 1)]);
+    assert_eq!(zap(&mut table, pages(1030, 1034)), (3, Vec::from([70, 73])));
+    assert!(table.is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
+    TakeAlong {
+        start: u64,
+        pfn: u64,
+        found: Vec<Option<bool>>,
+    },
     FillSingle {
         start: u64,
         pfn: u64,
@@ -416,6 +477,12 @@ fn step() -> impl Strategy<Value = Step> {
             prop::collection::vec(any::<Option<bool>>(), 1..40)
         )
             .prop_map(|(start, pfn, found)| Step::FillSingle { start, pfn, found }),
+        (
+            490u64..1550,
+            0u64..9999,
+            prop::collection::vec(any::<Option<bool>>(), 1..40)
+        )
+            .prop_map(|(start, pfn, found)| Step::TakeAlong { start, pfn, found }),
         (0u64..4, 0u64..9, any::<bool>()).prop_map(|(pmd, pfn, writable)| Step::FillHuge {
             pmd,
             pfn: pfn << 9,
@@ -543,6 +610,25 @@ proptest! {
                     {
                         if RANGE.contains(PageIndex::new(page)) {
                             model.pages.insert(page, Page { pfn, writable, entry: pfn });
+                        }
+                    }
+                    prop_assert_eq!(added, (model.pages.len() - before) as u64);
+                }
+                Step::TakeAlong { start, pfn, found } => {
+                    let asked = pages(start, start + found.len() as u64);
+                    if asked.intersection(&table.part_around(PageIndex::new(start))) != asked {
+                        continue;
+                    }
+                    let mut words = vec![HmmPfn::ABSENT; found.len()];
+                    let along = array(start, unique + pfn, &found, &mut words);
+                    let has_slots = table.has_slots(PageIndex::new(start));
+                    let added = table.take_along(along.as_slice(), Perm::ReadWrite);
+                    let before = model.pages.len();
+                    for (index, writable) in (0..).zip(&found) {
+                        if let (true, Some(writable)) = (has_slots, *writable) {
+                            let pfn = unique + pfn + index;
+                            let page = Page { pfn, writable, entry: pfn };
+                            model.pages.entry(start + index).or_insert(page);
                         }
                     }
                     prop_assert_eq!(added, (model.pages.len() - before) as u64);

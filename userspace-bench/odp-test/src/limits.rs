@@ -27,6 +27,7 @@ use crate::{
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
     Test::on_demand("limits-fault-around", fault_around),
+    Test::on_demand("limits-look-around", look_around),
     Test::on_demand("limits-chunk-size", chunk_size),
     Test::on_demand("limits-fault-workers", fault_workers),
     Test::once("limits-prefetch-workers", prefetch_workers),
@@ -69,25 +70,7 @@ fn soon(what: &str, happened: impl Fn() -> Result<bool>) -> Result<()> {
 fn fault_around(env: &Env, mode: Mode) -> Result<()> {
     const PAGES: usize = 128;
     let window = parameter("fault_around")?;
-    let (near, far) = (
-        env.buffer(Mode::Pinned, PAGE)?,
-        env.buffer(mode, PAGES * PAGE)?,
-    );
-    far.memory.advise(0..PAGES * PAGE, Advice::NoHugePage)?;
-    far.fill(Pattern::new(1), 0, PAGES * PAGE);
-    let link = env.rc()?;
-    for page in 0..PAGES {
-        near.memory
-            .write(0, &Pattern::new(2).bytes(page as u64 * 100, 100));
-        link.write(near.sge(0, 100), far.remote(page * PAGE))?;
-    }
-    for page in 0..PAGES {
-        far.check_from(Pattern::new(2), page * 100, page * PAGE, 100)?;
-        let rest = page * PAGE + 100;
-        far.check_from(Pattern::new(1), rest, rest, PAGE - 100)?;
-    }
-    let values = counted(env, &far)?;
-    let (faults, around) = (values["page_faults"], values["pages_mapped_around"]);
+    let Counted { faults, around } = resident(env, mode, PAGES, 0..PAGES)?;
     ensure!(
         faults + around == PAGES as u64 && faults * (window as u64 + 1) >= PAGES as u64,
         "{faults} faults, and {around} pages that came along with a window of {window}"
@@ -95,6 +78,88 @@ fn fault_around(env: &Env, mode: Mode) -> Result<()> {
     ensure!(
         (around > 0) == (window > 0),
         "{around} pages came along with a window of {window}"
+    );
+    Ok(())
+}
+
+/// What resident pages took.
+struct Counted {
+    faults: u64,
+    around: u64,
+}
+
+/// Writes to those of `pages` resident small pages that `order` says, and checks them all. Nothing else is resident in
+/// their PMDs.
+fn resident(
+    env: &Env,
+    mode: Mode,
+    pages: usize,
+    order: impl Iterator<Item = usize> + Clone,
+) -> Result<Counted> {
+    let (old, new) = (Pattern::new(1), Pattern::new(2));
+    let len = (pages * PAGE).next_multiple_of(HUGE_PAGE);
+    let (near, far) = (
+        env.buffer(Mode::Pinned, PAGE)?,
+        env.buffer(mode, len + HUGE_PAGE)?,
+    );
+    far.memory.advise(0..len + HUGE_PAGE, Advice::NoHugePage)?;
+    let first = far.memory.addr().next_multiple_of(HUGE_PAGE as u64) - far.memory.addr();
+    let at = |page: usize| first as usize + page * PAGE;
+    far.fill(old, at(0), pages * PAGE);
+    // The region of the whole address space has been used before.
+    let before = counted(env, &far)?;
+    let link = env.rc()?;
+    let mut written = vec![false; pages];
+    for page in order {
+        near.memory.write(0, &new.bytes(page as u64 * 100, 100));
+        link.write(near.sge(0, 100), far.remote(at(page)))?;
+        written[page] = true;
+    }
+    for page in 0..pages {
+        let (start, rest) = (at(page), at(page) + 100);
+        match written[page] {
+            true => far.check_from(new, page * 100, start, 100)?,
+            false => far.check_from(old, start, start, 100)?,
+        }
+        far.check_from(old, rest, rest, PAGE - 100)?;
+    }
+    let after = counted(env, &far)?;
+    let grown = |name: &str| after[name] - before[name];
+    Ok(Counted {
+        faults: grown("page_faults"),
+        around: grown("pages_mapped_around"),
+    })
+}
+
+/// Resident pages come along however the NIC goes through them, and are not looked for where it uses none of them.
+fn look_around(env: &Env, mode: Mode) -> Result<()> {
+    const PAGES: usize = 2048;
+    const BLOCK: usize = 32;
+    if parameter("fault_around")? < BLOCK - 1 {
+        return Err(skip("blocks are smaller with this fault_around"));
+    }
+    // One for each block, and some more if a look was in vain, as something else happened at that time.
+    let few = (PAGES * 7 / 100) as u64;
+    // A number that has no factor in common with how many there are visits each once.
+    let random = (0..PAGES).map(|step| (step * 1237 + 501) % PAGES);
+    let Counted { faults, around } = resident(env, mode, PAGES, random)?;
+    ensure!(
+        faults <= few && faults + around == PAGES as u64,
+        "at random: {faults} faults, {around} pages came along"
+    );
+    let backwards = (0..PAGES).rev();
+    let Counted { faults, around } = resident(env, mode, PAGES, backwards)?;
+    ensure!(
+        faults <= few && faults + around == PAGES as u64,
+        "backwards: {faults} faults, {around} pages came along"
+    );
+    // Of 12,000 pages one in each block. They may lie in two chunks, each of which tries 4096 pages before it stops.
+    let (blocks, most) = (375, 9500);
+    let sparse = (0..blocks).map(|step| (step * 7 + 3) % blocks * BLOCK + step % BLOCK);
+    let Counted { faults, around } = resident(env, mode, blocks * BLOCK, sparse)?;
+    ensure!(
+        faults == blocks as u64 && around < most,
+        "one page of each block: {faults} faults, {around} pages came along"
     );
     Ok(())
 }
