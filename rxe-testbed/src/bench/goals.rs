@@ -128,6 +128,14 @@ pub(super) const GOALS: &[Goal] = &[
         0.1,
     ),
     goal(
+        "the same at random",
+        Figure::CountedAgainstC(
+            "fault/explicit/4k/resident/random/in-faults-per-page",
+            "fault/explicit/4k/resident/random/typical-cost",
+        ),
+        0.18,
+    ),
+    goal(
         "THP, untouched, for each 4 KiB: cost over warm",
         Figure::AgainstC("fault/explicit/thp/untouched/sequential/cost-per-page"),
         0.02,

@@ -7,7 +7,7 @@
 //! over several blocks is taken, so that what else the machine does has no part in it. That figure is the one
 //! to look at where one fault serves many pages: there most of the first accesses are as fast as any. Where each
 //! access faults, on untouched small pages in random order, the cost of a fault is told, too: the median of all
-//! first accesses less that of all second ones, which is steadier still. Of resident pages in order, where that is
+//! first accesses less that of all second ones, which is steadier still. Of resident pages, where that is
 //! the cost only on a driver that faults on each of them, it is the typical cost; and if the driver counts the time
 //! that it spends in faults, what that is for each page is told beside it. The rest of an access, which scatters by
 //! more than either, is in neither.
@@ -181,9 +181,10 @@ fn minor(
         target.does(Act::Populate)?;
     }
     lane.write(&target, blocks * PER_HUGE)?;
-    let in_order = (state, pattern) == (State::Resident, Pattern::Sequential);
+    // One fault may serve many of them.
+    let resident = state == State::Resident;
     // Reading the counters takes a program and some files: only where they are told.
-    let counted = || in_order.then(|| in_faults(bench)).flatten();
+    let counted = || resident.then(|| in_faults(bench)).flatten();
     let mut times = Times::default();
     for group in (0..blocks).collect::<Vec<_>>().chunks(GROUP) {
         let before = counted();
@@ -204,7 +205,7 @@ fn minor(
     if (kind, state, pattern) == (Kind::Small, State::Untouched, Pattern::Random) {
         bench.times_of(format!("{name}/cost-of-a-fault"), times.costs(median));
     }
-    if in_order {
+    if resident {
         bench.times_of(format!("{name}/typical-cost"), times.costs(median));
     }
     times.record(bench, name);

@@ -568,22 +568,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_form_is_read() {
+    fn earlier_forms_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.json");
-        let summary = r#"{"count":2,"mean":1.5,"min":1.0,"p50":1.0,"p90":2.0,"p99":2.0,"p999":2.0,"max":2.0}"#;
-        let metric = |samples: &str| {
+        let first = r#"{"count":2,"mean":1.5,"min":1.0,"p50":1.0,"p90":2.0,"p99":2.0,"p999":2.0,"max":2.0}"#;
+        let second = r#"{"count":2,"independent":2,"mean":1.5,"min":1.0,"p50":1.0,"p50_within":null,"p90":null,
+            "p99":null,"p999":null,"max":2.0}"#;
+        let metric = |format: u32, summary: &str, samples: &str| {
             format!(
-                r#"{{"format":1,"state":"finished","aligned":false,"environment":{{}},"metrics":[{{"name":"a/b",
+                r#"{{"format":{format},"state":"finished","aligned":false,"environment":{{}},"metrics":[{{"name":"a/b",
                 "unit":"bytes","size":null,"summary":{summary},"samples":{samples}}}],"skipped":[],"failed":[],
                 "counters":[]}}"#
             )
         };
-        fs::write(&path, metric("[1.0,2.0]")).unwrap();
-        let run = Run::load(&path).unwrap();
-        assert_eq!(run.format, FORMAT);
-        assert_eq!(run.metrics[0].summary.p99, None);
-        fs::write(&path, metric("[]")).unwrap();
+        for (format, summary) in [(1, first), (2, second)] {
+            fs::write(&path, metric(format, summary, "[1.0,2.0]")).unwrap();
+            let run = Run::load(&path).unwrap();
+            assert_eq!(run.format, FORMAT);
+            assert_eq!(run.metrics[0].samples, [1.0, 2.0]);
+            assert_eq!(run.metrics[0].summary.p99, None);
+        }
+        fs::write(&path, metric(1, first, "[]")).unwrap();
         let error = Run::load(&path).unwrap_err().to_string();
         assert!(error.contains("a/b has no samples"), "{error}");
     }
