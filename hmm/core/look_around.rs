@@ -10,10 +10,10 @@
 //!
 //! For pages in ascending order there is [`crate::fault_around`], which looks further and further.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
-/// After so many pages in a chunk, an eighth of a usual one, it is judged whether they are used. Before, nothing can
-/// be said: of memory that is used at random once, few of the first are used soon.
+/// After so many pages, 16 MiB, it is judged whether they are used. Before, nothing can be said: of memory that is used
+/// at random once, few of the first are used soon.
 const ENOUGH: u16 = 4096;
 
 /// How many pages are taken along to find out whether they are used by now.
@@ -24,24 +24,27 @@ const FIRST_PAUSE: u16 = 64;
 const LONGEST_PAUSE: u16 = 4096;
 
 /// The device uses a page that was taken along as often, of its accesses that would fault, as these pages are of all
-/// pages of the chunk, if it uses all alike. Those that it uses an eighth as often are worth while: they become more.
+/// pages where it has been, if it uses all alike. Those that it uses an eighth as often are worthwhile: they become more.
 const RARELY: u64 = 8;
+
+/// A look that enters nothing costs as much as one that enters so many pages.
+const LEAST: u16 = 8;
 
 /// After a folio of one page, so many are not looked at: most memory has no larger ones.
 const BETWEEN_FOLIOS: u16 = 7;
 
-/// What has come of looking around in one chunk. Small, as each chunk has one.
+/// What has come of looking around in a mirror.
 ///
-/// Faults look at it one at a time; accesses at any time count their first uses of pages.
+/// A hint: faults at once may disturb each other's counts.
 #[derive(Debug)]
 pub struct LookAround {
-    /// How many pages have been taken along, and after how many that is judged.
+    /// How many pages have been taken along, at least [`LEAST`] by each look, and after how many that is judged.
     taken: AtomicU16,
     budget: AtomicU16,
-    /// How many faults on resident pages there were meanwhile.
+    /// How many faults might have looked meanwhile.
     faults: AtomicU16,
     /// How many of the pages that were taken along have been used.
-    used: AtomicU16,
+    used: AtomicU32,
     /// How many faults are still to look at nothing, and how many after the next try that is in vain.
     pause: AtomicU16,
     next_pause: AtomicU16,
@@ -61,7 +64,7 @@ impl LookAround {
             taken: AtomicU16::new(0),
             budget: AtomicU16::new(ENOUGH),
             faults: AtomicU16::new(0),
-            used: AtomicU16::new(0),
+            used: AtomicU32::new(0),
             pause: AtomicU16::new(0),
             next_pause: AtomicU16::new(FIRST_PAUSE),
             folios: AtomicU16::new(0),
@@ -69,15 +72,21 @@ impl LookAround {
         }
     }
 
-    /// A fault on a resident page of a chunk of `pages` pages: log2 of the size of the block to take along, if it is to
-    /// be one. It has `largest` pages beside the page at most.
+    /// A fault on a resident page, where the device has been at about `pages` pages: log2 of the size of the block to take
+    /// along, if it is to be one. It has `largest` pages beside the page at most.
     pub fn block(&self, pages: u64, largest: u64) -> Option<u32> {
+        let order = bounded(Self::ORDER, largest)?;
+        self.looks(pages).then_some(order)
+    }
+
+    /// Whether a fault is to look around.
+    fn looks(&self, pages: u64) -> bool {
         set(&self.faults, get(&self.faults).saturating_add(1));
         let pause = get(&self.pause);
         if pause > 0 {
             set(&self.pause, pause - 1);
             if pause > 1 {
-                return None;
+                return false;
             }
             match self.pays(pages) {
                 true => {
@@ -93,17 +102,23 @@ impl LookAround {
                 let pause = get(&self.next_pause);
                 set(&self.pause, pause);
                 set(&self.next_pause, (2 * pause).min(LONGEST_PAUSE));
-                return None;
+                return false;
             }
             self.forget();
         }
-        bounded(Self::ORDER, largest)
+        set(&self.taken, get(&self.taken).saturating_add(LEAST));
+        true
     }
 
     /// The same of a page that the CPU's fault handler has brought in with all of its folio, of the order that
     /// `folio_order` says.
     #[inline]
-    pub fn block_of_folio(&self, folio_order: impl FnOnce() -> u32, largest: u64) -> Option<u32> {
+    pub fn block_of_folio(
+        &self,
+        folio_order: impl FnOnce() -> u32,
+        pages: impl FnOnce() -> u64,
+        largest: u64,
+    ) -> Option<u32> {
         let folios = get(&self.folios);
         if folios > 0 {
             set(&self.folios, folios - 1);
@@ -114,13 +129,17 @@ impl LookAround {
             set(&self.folios, BETWEEN_FOLIOS);
             return None;
         }
-        bounded(order.min(Self::ORDER), largest)
+        let order = bounded(order.min(Self::ORDER), largest)?;
+        self.looks(pages()).then_some(order)
     }
 
-    /// So many pages were taken along.
+    /// A look has taken so many pages along.
     pub fn took(&self, pages: u64) {
-        set(&self.taken, get(&self.taken).saturating_add(pages as u16));
-        self.has_taken.store(true, Ordering::Relaxed);
+        let more = (pages as u16).saturating_sub(LEAST);
+        set(&self.taken, get(&self.taken).saturating_add(more));
+        if pages > 0 {
+            self.has_taken.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether pages were ever taken along: if not, none is used for the first time.
@@ -133,22 +152,21 @@ impl LookAround {
     /// The device has used one of them.
     #[inline]
     pub fn used(&self) {
-        // A chunk may have more pages than this counts: then it says too few now and then.
         self.used.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the pages that were taken along are used as often as is worth while.
+    /// Whether the pages that were taken along are used as often as is worthwhile.
     fn pays(&self, pages: u64) -> bool {
-        let [used, faults, taken] =
-            [&self.used, &self.faults, &self.taken].map(|n| u64::from(get(n)));
+        let [faults, taken] = [&self.faults, &self.taken].map(|n| u64::from(get(n)));
+        let used = u64::from(self.used.load(Ordering::Relaxed));
         // used / accesses >= taken / pages / RARELY
         used * pages * RARELY >= taken * (faults + used)
     }
 
     fn forget(&self) {
-        for count in [&self.taken, &self.faults, &self.used] {
-            set(count, 0);
-        }
+        set(&self.taken, 0);
+        set(&self.faults, 0);
+        self.used.store(0, Ordering::Relaxed);
     }
 }
 
@@ -245,6 +263,23 @@ mod tests {
     }
 
     #[test]
+    fn looks_that_find_nothing_end() {
+        let look_around = LookAround::new();
+        let mut looks = 0;
+        for _ in 0..10_000 {
+            if look_around.block(CHUNK, 511).is_some() {
+                look_around.took(0);
+                looks += 1;
+            }
+        }
+        assert!((100..1200).contains(&looks), "{looks}");
+        // Of folios, too.
+        let of_folios =
+            (0..1000).filter(|_| look_around.block_of_folio(|| 4, || CHUNK, 511).is_some());
+        assert!(of_folios.count() < 200 && !look_around.has_taken());
+    }
+
+    #[test]
     fn where_it_did_not_pay_it_is_tried_again() {
         let look_around = LookAround::new();
         let in_vain = |look_around: &LookAround, faults: u16| {
@@ -291,7 +326,7 @@ mod tests {
             (4, 0, None),
         ] {
             assert_eq!(
-                LookAround::new().block_of_folio(|| of_folio, largest),
+                LookAround::new().block_of_folio(|| of_folio, || CHUNK, largest),
                 order
             );
         }
@@ -310,7 +345,7 @@ mod tests {
                     0
                 }
             };
-            look_around.block_of_folio(order, 511);
+            look_around.block_of_folio(order, || CHUNK, 511);
         }
         assert_eq!(asked, [0, 8, 16, 17, 18, 19, 20, 28, 36]);
     }

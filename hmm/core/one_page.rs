@@ -131,6 +131,17 @@ impl Cpu {
             guard.fill(run, Perm::ReadWrite, &mut OnePage);
         }
         assert!(self.touch(valid.guard()), "a valid fault serves its access");
+        // And what is found once more in the same sequence, if that is still valid.
+        let seq = valid.release();
+        let mut found = Unread::new(Runs::new());
+        let done = self.walk(&mut found).unwrap();
+        if let Ok(mut valid) = seq.faulted(found, done).validate() {
+            let (runs, guard) = valid.split();
+            for run in runs.as_slice() {
+                guard.fill(run, Perm::ReadWrite, &mut OnePage);
+            }
+            self.touch(valid.guard());
+        }
     }
 
     /// What a fault finds in the page table.

@@ -83,12 +83,6 @@ impl<'a> PmdPages<'a> {
         self.single().pfns().first()?.frame()
     }
 
-    /// How many pages there is room for.
-    #[inline]
-    pub fn room(&self) -> u64 {
-        self.pfns.range().len()
-    }
-
     /// The first page that there is room for.
     #[inline]
     pub fn start(&self) -> PageIndex {

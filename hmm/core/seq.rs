@@ -231,7 +231,7 @@ pub struct Collided<R>(Unread<R>);
 /// 3. [`Faulted::validate`] takes the domain's lock. If no invalidation has touched the pages found, it returns
 ///    a [`ValidRange`], which owns the lock: an invalidation of its pages waits until it is dropped.
 ///
-/// A sequence is used once: each step consumes the one before.
+/// A sequence is used once: each step consumes the one before. [`ValidRange::release`] gives it back, for one more walk.
 ///
 /// ```compile_fail,E0599
 /// # use hmm::{Domain, Faulted, Runs};
@@ -389,15 +389,17 @@ impl<'d, D: Domain, R> Faulted<'d, D, R> {
             guard,
             result: self.found.result,
             done: self.done,
+            seq: Sequence { domain, seq },
         })
     }
 }
 
 /// Pages as the CPU's page table has them, for as long as this value lives: it holds the domain's lock.
-pub struct ValidRange<'d, D: Domain + 'd, R> {
+pub struct ValidRange<'d, D: Domain, R> {
     guard: D::Guard<'d>,
     result: R,
     done: PageRange,
+    seq: Sequence<'d, D>,
 }
 
 impl<'d, D: Domain, R> ValidRange<'d, D, R> {
@@ -424,6 +426,12 @@ impl<'d, D: Domain, R> ValidRange<'d, D, R> {
         let Self { mut result, .. } = self;
         result.clear();
         result
+    }
+
+    /// Releases the lock, and returns the sequence for another walk, without waiting for invalidations: one that has come
+    /// since the sequence began, also while the lock was held, makes that walk's result invalid.
+    pub fn release(self) -> Sequence<'d, D> {
+        self.seq
     }
 
     /// The pages found, and the data that the lock protects.

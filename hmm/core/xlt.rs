@@ -20,13 +20,13 @@ use crate::pfn::{Access, Memory, Perm, Pfn};
 use crate::pfn_array::{HmmPfn, PfnSlice, PFN_SHIFT, VALID, WRITABLE};
 use crate::run::Run;
 
-/// A translation: 0, or the frame and the rights of an [`HmmPfn`], and whether the device wrote.
+/// A translation: 0, or the frame and the rights of an [`HmmPfn`], and whether the device wrote and has used it.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU64);
 
 /// The device wrote through this translation. No [`HmmPfn`] has this bit.
 const WRITTEN: u64 = 1 << 2;
-/// In the place of [`VALID`]: the page was taken along by a fault on another one, and the device has not used it yet. No
+/// In place of [`VALID`]: the page was taken along by a fault on another one, and the device has not used it yet. No
 /// translation of an [`HmmPfn`] has this bit.
 const UNUSED: u64 = 1 << 3;
 /// There is a translation. While it is used for the first time it may have both.
@@ -113,9 +113,9 @@ impl Slot {
 /// The single pages of one PMD. `B` holds one slot for each page of it.
 #[derive(Debug)]
 pub struct Pages<B> {
-    /// The slots, if any of them is valid.
+    /// The slots, if any of them has a translation.
     slots: Option<B>,
-    /// How many are valid.
+    /// How many have one.
     used: u64,
 }
 
@@ -279,13 +279,14 @@ where
         slots.get(self.slot_index(pmd, page))?.translate(access)
     }
 
-    /// As [`Xlt::translate`], which has said `None`, also of a page that was taken along: from now on that is as any other.
-    /// Returns whether this is its first use, too.
-    pub fn first_use(&self, page: PageIndex, access: Access) -> Option<(Pfn, bool)> {
-        let pmd = self.pmd_index(page)?;
-        let slot = self.pages_of(pmd)?.get(self.slot_index(pmd, page))?;
-        let is_first = slot.first_use();
-        Some((slot.translate(access)?, is_first))
+    /// Makes a page that was taken along, for which [`Xlt::translate`] has said `None`, one like any other. Returns whether
+    /// it was taken along: of several first uses at once, one is told so.
+    pub fn first_use(&self, page: PageIndex) -> bool {
+        let slots = self.pmd_index(page).and_then(|pmd| {
+            let slots = self.pages_of(pmd)?;
+            slots.get(self.slot_index(pmd, page))
+        });
+        slots.is_some_and(Slot::first_use)
     }
 
     /// The frame of `page` and the device's rights, if there is a translation. Records nothing.

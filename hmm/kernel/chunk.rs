@@ -11,8 +11,9 @@ use crate::addr::{PageIndex, PageRange};
 use crate::chunk_map::entry_size;
 use crate::event::{Event, Leaves};
 use crate::interval::{IntervalNotifier, Invalidate};
-use crate::page::MappedPage;
-use crate::pfn::{Access, Perm};
+use crate::look_around::LookAround;
+use crate::page::{folio_order, MappedPage};
+use crate::pfn::{Access, Perm, Pfn};
 use crate::pmd_pages::PmdPages;
 use crate::room::RoomForFault;
 use crate::table::{SoftwareTable, Table};
@@ -30,6 +31,12 @@ pub(crate) trait Parent: Send + Sync + Unpin + 'static {
 
     /// The chunk has lost its last translation.
     fn emptied(&self);
+
+    /// What has come of looking around in all chunks.
+    fn look_around(&self) -> &LookAround;
+
+    /// About how many single pages there is room for in all chunks, where the device has been.
+    fn pages(&self) -> u64;
 }
 
 /// The translations of one chunk.
@@ -74,15 +81,32 @@ impl<P: Parent, T: Table> Chunk<P, T> {
         self.change(|table| table.fill(found, limit, room))
     }
 
-    /// See [`Table::block_around`].
+    /// A fault has been served with `found`, and may map `largest` pages besides: log2 of the size of the aligned block
+    /// around the first one whose resident pages it is to take along, if any.
     #[inline]
     pub(crate) fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
-        self.table.block_around(found, largest)
+        if !T::TAKES_ALONG {
+            return None;
+        }
+        // None of a huge entry, all of which there is.
+        let pfn = found.first()?;
+        let look_around = self.parent.look_around();
+        match found.was_resident() {
+            true => look_around.block(self.parent.pages(), largest),
+            false => {
+                // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has to come
+                // through the chunk's lock first, whose guard `self` was borrowed from.
+                let order = || unsafe { folio_order(pfn) };
+                look_around.block_of_folio(order, || self.parent.pages(), largest)
+            }
+        }
     }
 
-    /// See [`Table::take_along`]: it allocates nothing.
+    /// Enters those of `found` that have no translation; see [`Table::take_along`].
     pub(crate) fn take_along(&mut self, found: &PmdPages<'_>, limit: Perm) -> u64 {
-        self.table.take_along(found, limit)
+        let pages = self.table.take_along(found, limit);
+        self.parent.look_around().took(pages);
+        pages
     }
 
     /// Removes all translations, and returns how many there were.
@@ -104,6 +128,24 @@ impl<P: Parent, T: Table> Chunk<P, T> {
 }
 
 impl<P: Parent> Chunk<P, SoftwareTable> {
+    #[inline]
+    fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
+        match self.table.translate(page, access) {
+            None if self.parent.look_around().has_taken() => self.first_use(page, access),
+            found => found,
+        }
+    }
+
+    /// The frame of `page`, if it was taken along and is used for the first time.
+    #[cold]
+    #[inline(never)]
+    fn first_use(&self, page: PageIndex, access: Access) -> Option<Pfn> {
+        if self.table.first_use(page) {
+            self.parent.look_around().used();
+        }
+        self.table.translate(page, access)
+    }
+
     /// Calls `use_page` with the page that `page` translates to, if the translation allows `access`; returns whether
     /// it does. The page is valid while the lock of the chunk is held.
     #[inline]
@@ -113,7 +155,7 @@ impl<P: Parent> Chunk<P, SoftwareTable> {
         access: Access,
         use_page: impl FnOnce(MappedPage<'_>),
     ) -> bool {
-        let Some(pfn) = self.table.translate(page, access) else {
+        let Some(pfn) = self.translate(page, access) else {
             return false;
         };
         // SAFETY: The table holds only frames that a walk found in the process's page table (`PmdPages` shows

@@ -34,7 +34,7 @@ use kernel::sync::Arc;
 use crate::addr::{pieces, pmd_range, ByteRange, PageIndex, PageRange, PAGE_SIZE, PMD_PAGES};
 use crate::charge::Charge;
 use crate::chunk::{Chunk, Parent};
-use crate::chunk_map::ChunkRef;
+use crate::chunk_map::{entry_size, ChunkRef};
 use crate::fault_around::FaultAround;
 use crate::geometry::Geometry;
 use crate::interval;
@@ -103,6 +103,12 @@ type Found<'d, 'w, O, B> = ValidRange<'d, MirrorChunk<O, B>, PmdPages<'w>>;
 pub(crate) type MirrorData<O, B> = Chunk<Arc<Chunks<O, B>>, <B as Backing>::Table>;
 
 impl<O: Observer> Mirror<O> {
+    /// A chunk fits into 256 bytes, a size that slab has; lock debugging makes it larger.
+    const CHUNK_FITS: () = assert!(
+        cfg!(CONFIG_DEBUG_LOCK_ALLOC) || entry_size::<MirrorChunk<O, Software>>() <= 256,
+        "a chunk of a mirror takes more than 256 bytes"
+    );
+
     /// A mirror of `span` in `mm`, cut to [`user_pages`]. Faults use the credentials of the current task. `limit`
     /// is the most that the device may do. The cost does not depend on the size of `span`. Sleeps.
     ///
@@ -116,6 +122,7 @@ impl<O: Observer> Mirror<O> {
         limits: Limits,
         observer: Arc<O>,
     ) -> Result<Self> {
+        let () = Self::CHUNK_FITS;
         Self::with_backing(mm, span, limit, limits, observer, Software)
     }
 
@@ -256,8 +263,7 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     ) -> Result<(), FaultError> {
         let observer = self.observer();
         let mut fault = Some(observer.fault_begins(wanted.start(), permitted.access()));
-        let mut block = None;
-        let result = self.fault_in(wanted, permitted, waiting, |chunk, found, added, around| {
+        let result = self.fault_in(wanted, permitted, waiting, |chunk, added, around| {
             // The fault asked for this page with this access, which is permitted: it is there.
             if !use_first(chunk) {
                 return Err(FaultError::Refused(Refusal::NoPage));
@@ -265,17 +271,10 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
             if let Some(fault) = fault.take() {
                 observer.fault_served(fault, added, around);
             }
-            // One on many pages has these, and one in order has looked at what follows.
-            if found.room() <= FEW {
-                block = chunk.block_around(found, self.geometry.fault_around());
-            }
             Ok(())
         });
         if let (Err(error), Some(fault)) = (result, fault.take()) {
             observer.fault_failed(fault, error);
-        }
-        if let Some(order) = block {
-            self.look_around(wanted.start(), order, waiting);
         }
         result
     }
@@ -292,19 +291,14 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     }
 
     /// Faults in the first page of `wanted`, and with it those that follow in the same PMD, if they can be had.
-    /// Calls `served` under the chunk's lock with the chunk, what was found, the number of pages added, and how many of
-    /// these were not wanted.
+    /// Calls `served` under the chunk's lock with the chunk, the number of pages added, and how many of these were not
+    /// wanted. Then it may look around.
     fn fault_in(
         &self,
         wanted: PageRange,
         permitted: Permitted,
         waiting: Waiting,
-        served: impl FnOnce(
-            &MirrorData<O, B>,
-            &PmdPages<'_>,
-            u64,
-            u64,
-        ) -> Result<(), FaultError>,
+        served: impl FnOnce(&MirrorData<O, B>, u64, u64) -> Result<(), FaultError>,
     ) -> Result<(), FaultError> {
         let page = wanted.start();
         let one = PageRange::new(page, page.saturating_add(1));
@@ -326,48 +320,56 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
         self.fault_around
             .record(request.wanted, request.around, reached);
         let around = added.saturating_sub(request.wanted.len());
-        served(valid.guard(), valid.result(), added, around)
+        served(valid.guard(), added, around)?;
+        // One on many pages has these, and one in order has looked at what follows.
+        if request.around == 0 && request.wanted.len() <= FEW {
+            let largest = self.geometry.fault_around();
+            if let Some(order) = valid.guard().block_around(valid.result(), largest) {
+                self.look_around(valid.release(), request.wanted, order);
+            }
+        }
+        Ok(())
     }
 
-    /// Enters the resident pages of the block of `1 << order` around `page`, for which a fault has been served: tried once,
-    /// without allocating anything.
+    /// Enters the resident pages of the block of `1 << order` around the first one of `wanted`, for which a fault has been
+    /// served in `seq`: tried once, without allocating anything or waiting for anybody.
     #[cold]
     #[inline(never)]
-    fn look_around(&self, page: PageIndex, order: u32, waiting: Waiting) {
-        let start = PageIndex::new(page.get() >> order << order);
+    fn look_around(
+        &self,
+        seq: Sequence<'_, MirrorChunk<O, B>>,
+        wanted: PageRange,
+        order: u32,
+    ) {
+        let start = PageIndex::new(wanted.start().get() >> order << order);
         let block = PageRange::new(start, start.saturating_add(1 << order));
-        let block = block.intersection(&self.pmd(page));
+        let block = block.intersection(&self.pmd(wanted.start()));
         self.observer().looks_around(|| {
-            let Some(chunk) = self.chunks.map().get(self.chunk_number(page)) else {
-                return 0;
-            };
             let mut pfns = [HmmPfn::ABSENT; LARGEST_BLOCK];
             let pages = PmdPages::new(block, &mut pfns);
-            let Ok(mut valid) = self.find_resident(&chunk, block, waiting, pages) else {
+            let Ok(mut valid) = self.find_resident(seq, block, pages) else {
                 return 0;
             };
             let (found, chunk) = valid.split();
             let taken = chunk.take_along(found, self.owned.limit());
             // What comes next is in order.
-            let one = PageRange::new(page, page.saturating_add(1));
-            let reached = found.reached_from(one.end());
-            self.fault_around.record(one, 0, reached);
+            let reached = found.reached_from(wanted.end());
+            self.fault_around.record(wanted, 0, reached);
             taken
         });
     }
 
-    /// Finds the resident pages of `block`, if no invalidation comes in between.
+    /// Finds the resident pages of `block`, if no invalidation has come since `seq` began.
     fn find_resident<'d, 'w>(
         &self,
-        chunk: &'d MirrorChunk<O, B>,
+        seq: Sequence<'d, MirrorChunk<O, B>>,
         block: PageRange,
-        waiting: Waiting,
         pages: PmdPages<'w>,
     ) -> Result<Found<'d, 'w, O, B>, FaultError> {
         let mm = self.owned.user()?;
         let request = Request::new(block, Policy::Snapshot);
-        let seq = Sequence::begin(chunk);
         let mut found = Unread::new(pages);
+        let waiting = Waiting::Forbidden;
         let done = range_fault(&mm, &seq, &mut None, &request, waiting, &mut found)?;
         let valid = seq.faulted(found, done).validate();
         valid.map_err(|_| FaultError::Collided)

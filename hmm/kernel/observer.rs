@@ -20,8 +20,8 @@ pub trait Observer: Send + Sync + 'static {
     /// The fault was served. It added translations for `pages` pages, `around` of which were not asked for: the
     /// rest of a huge page, and fault-around. Under the chunk's lock.
     fn fault_served(&self, fault: Self::Fault, pages: u64, around: u64);
-    /// After a fault that was served: calls `look`, which enters resident pages around, for which there was no
-    /// translation, and returns how many. Under no lock of the mirror's.
+    /// After a fault that was served: calls `look`, which enters resident pages around for which there was no translation,
+    /// and returns how many. Under no lock of the mirror's; `look` may sleep for memory, but waits for nobody.
     fn looks_around(&self, look: impl FnOnce() -> u64) {
         look();
     }

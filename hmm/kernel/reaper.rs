@@ -39,11 +39,13 @@ use crate::event::Event;
 use crate::interval::IntervalNotifier;
 use crate::limits::Limits;
 use crate::lock_class::LockClass;
+use crate::look_around::LookAround;
 use crate::observer::{Observer, Removal};
 use crate::pfn::Owner;
 use crate::refcount::{Reap, Refcount};
 use crate::table::Backing;
 use crate::walk::FaultError;
+use crate::xlt::Slot;
 
 /// How long an empty chunk is left alone, in milliseconds.
 const EMPTY_DELAY_MS: u32 = 100;
@@ -74,6 +76,7 @@ pub(crate) struct Chunks<O: Observer, B: Backing> {
     observer: Arc<O>,
     backing: B,
     limits: Limits,
+    look_around: LookAround,
     /// How many bytes the chunks take.
     memory: AtomicUsize,
     /// Whether the mirror is being destroyed: the reaper is not scheduled any more.
@@ -104,6 +107,7 @@ impl<O: Observer, B: Backing> Chunks<O, B> {
                 observer,
                 backing,
                 limits,
+                look_around: LookAround::new(),
                 memory: AtomicUsize::new(0),
                 closed: AtomicBool::new(false),
                 map <- ChunkMap::new(),
@@ -294,6 +298,16 @@ impl<O: Observer, B: Backing> Parent for Arc<Chunks<O, B>> {
 
     fn emptied(&self) {
         self.schedule(EMPTY_DELAY_MS);
+    }
+
+    #[inline]
+    fn look_around(&self) -> &LookAround {
+        &self.look_around
+    }
+
+    fn pages(&self) -> u64 {
+        // Slots take most of it.
+        (self.memory() / size_of::<Slot>()) as u64
     }
 }
 

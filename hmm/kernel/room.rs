@@ -11,7 +11,7 @@ use crate::addr::{PageIndex, PMD_ORDER};
 use crate::xlt::{pmds_in, Pages, Room, Slot, Xlt};
 use crate::zeroed::zeroed;
 
-// Not vectors: a chunk with its notifier is to fit into 256 bytes.
+// Not vectors: a chunk with its notifier is to fit into 256 bytes (`Mirror::CHUNK_FITS`).
 pub(crate) type Slots = KBox<[Slot]>;
 pub(crate) type Pmds = Pin<KBox<[Pages<Slots>]>>;
 /// The translations of a chunk in the kernel's memory.

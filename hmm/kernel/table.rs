@@ -8,9 +8,8 @@
 use kernel::prelude::*;
 
 use crate::addr::{PageIndex, PageRange};
-use crate::look_around::LookAround;
 use crate::notifier_lock::{NotifierLock, Spin};
-use crate::page::{folio_order, mark_dirty};
+use crate::page::mark_dirty;
 use crate::pfn::{Access, Perm, Pfn};
 use crate::pmd_pages::PmdPages;
 use crate::room::{empty_slots, AtOnce, RoomForFault, Translations};
@@ -60,12 +59,9 @@ pub trait Table: Send + Sync + Unpin + Sized + 'static {
         room: &mut RoomForFault,
     ) -> Result<Filled, FaultError>;
 
-    /// A fault has been served with `found`, and may map `largest` pages besides: log2 of the size of the aligned block
-    /// around the first one whose resident pages it is to take along, if any.
-    fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
-        let _ = (found, largest);
-        None
-    }
+    /// Whether pages that the device did not ask for may be entered ([`Table::take_along`]): one that has a table of its own
+    /// would have to be told of each.
+    const TAKES_ALONG: bool = false;
 
     /// Enters those pages of `found`, with no more rights than `limit`, that have no translation, as far as there is
     /// room for them; returns how many.
@@ -97,10 +93,7 @@ impl Backing for Software {
 
     fn open(&self, range: PageRange) -> Result<SoftwareTable, FaultError> {
         let xlt = translations(range).map_err(|_| FaultError::NoMemory)?;
-        Ok(SoftwareTable {
-            xlt,
-            look_around: LookAround::new(),
-        })
+        Ok(SoftwareTable(xlt))
     }
 }
 
@@ -118,30 +111,18 @@ pub(crate) fn translations(range: PageRange) -> Result<Translations> {
 
 /// Translations that are in the kernel's memory alone.
 // A type of its own also keeps the names of generic functions within the kernel's limit.
-pub struct SoftwareTable {
-    xlt: Translations,
-    look_around: LookAround,
-}
+pub struct SoftwareTable(Translations);
 
 impl SoftwareTable {
     /// The frame of `page` if its translation allows `access`; see [`Xlt::translate`].
     #[inline]
     pub(crate) fn translate(&self, page: PageIndex, access: Access) -> Option<Pfn> {
-        match self.xlt.translate(page, access) {
-            None if self.look_around.has_taken() => self.first_use(page, access),
-            found => found,
-        }
+        self.0.translate(page, access)
     }
 
-    /// The same of a page that the device may use for the first time.
-    #[cold]
-    #[inline(never)]
-    fn first_use(&self, page: PageIndex, access: Access) -> Option<Pfn> {
-        let (found, is_first) = self.xlt.first_use(page, access)?;
-        if is_first {
-            self.look_around.used();
-        }
-        Some(found)
+    /// Whether this is the first use of `page`, which was taken along; see [`Xlt::first_use`].
+    pub(crate) fn first_use(&self, page: PageIndex) -> bool {
+        self.0.first_use(page)
     }
 }
 
@@ -150,12 +131,12 @@ impl Table for SoftwareTable {
 
     #[inline]
     fn xlt(&self) -> &Translations {
-        &self.xlt
+        &self.0
     }
 
     #[inline]
     fn memory(&self) -> usize {
-        self.xlt.memory()
+        self.0.memory()
     }
 
     #[inline]
@@ -166,50 +147,37 @@ impl Table for SoftwareTable {
         room: &mut RoomForFault,
     ) -> Result<Filled, FaultError> {
         Ok(match found.huge() {
-            Some(run) => self.xlt.fill(&run, limit, room),
-            None => self.xlt.fill_single(found.single(), limit, room),
+            Some(run) => self.0.fill(&run, limit, room),
+            None => self.0.fill_single(found.single(), limit, room),
         })
     }
 
-    #[inline]
-    fn block_around(&self, found: &PmdPages<'_>, largest: u64) -> Option<u32> {
-        // None of a huge entry, all of which there is.
-        let pfn = found.first()?;
-        match found.was_resident() {
-            true => self.look_around.block(self.xlt.range().len(), largest),
-            // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has to come
-            // through the chunk's lock first, whose guard `self` was borrowed from.
-            false => self
-                .look_around
-                .block_of_folio(|| unsafe { folio_order(pfn) }, largest),
-        }
-    }
+    const TAKES_ALONG: bool = true;
 
     fn take_along(&mut self, found: &PmdPages<'_>, limit: Perm) -> u64 {
-        let pages = self.xlt.take_along(found.single(), limit);
-        self.look_around.took(pages);
-        pages
+        // None of a huge entry.
+        self.0.take_along(found.single(), limit)
     }
 
     #[inline]
     fn zap(&mut self, range: PageRange) -> u64 {
-        self.xlt.zap(range, &mut AtOnce, written)
+        self.0.zap(range, &mut AtOnce, written)
     }
 
     /// The translations stay.
     #[inline]
     fn write_protect(&mut self, range: PageRange) -> u64 {
-        self.xlt.write_protect(range, written);
+        self.0.write_protect(range, written);
         0
     }
 
     fn uses(&self, range: PageRange) -> bool {
-        self.xlt.has_any(range)
+        self.0.has_any(range)
     }
 
     #[inline]
     fn close(&mut self) -> u64 {
-        self.zap(self.xlt.range())
+        self.zap(self.0.range())
     }
 }
 

@@ -96,7 +96,7 @@ impl RegionStats {
         Moment::now()
     }
 
-    /// Entered `pages` pages around a fault that was served: a part of the fault, for which nobody waits any more.
+    /// Entered `pages` pages around a fault that was served: counted as part of it, but not in its latency.
     #[inline(never)]
     fn look_ends(&self, began: &Moment, pages: u64) {
         let nanoseconds = began.elapsed();

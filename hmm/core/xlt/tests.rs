@@ -114,8 +114,11 @@ fn pages(start: u64, end: u64) -> PageRange {
 
 fn at(table: &TestTable, page: u64, access: Access) -> Option<u64> {
     let page = PageIndex::new(page);
-    let first = || table.first_use(page, access).map(|(pfn, _)| pfn);
-    table.translate(page, access).or_else(first).map(Pfn::get)
+    let again = || {
+        table.first_use(page);
+        table.translate(page, access)
+    };
+    table.translate(page, access).or_else(again).map(Pfn::get)
 }
 
 #[test]
@@ -396,24 +399,17 @@ fn what_is_taken_along_says_when_it_is_used() {
     );
     assert_eq!(table.take_along(along.as_slice(), Perm::ReadWrite), 2);
     assert_eq!(table.take_along(along.as_slice(), Perm::ReadWrite), 0);
-    // What is found, and whether that is a first use.
-    let used = |page: u64, access| {
-        let page = PageIndex::new(1030 + page);
-        match table.translate(page, access) {
-            Some(pfn) => Some((pfn.get(), false)),
-            None => table
-                .first_use(page, access)
-                .map(|(pfn, first)| (pfn.get(), first)),
-        }
-    };
+    let page = |page: u64| PageIndex::new(1030 + page);
     // What was there stays as it was.
-    assert_eq!(used(0, Access::Write), Some((70, false)));
-    assert_eq!(used(3, Access::Write), Some((73, true)));
-    assert_eq!(used(3, Access::Write), Some((73, false)));
-    // Its first use is one also if it does not suffice.
-    assert_eq!(used(1, Access::Write), None);
-    assert_eq!(used(1, Access::Read), Some((71, false)));
-    assert_eq!(used(2, Access::Read), None);
+    assert_eq!(at(&table, 1030, Access::Write), Some(70));
+    assert!(!table.first_use(page(0)));
+    // Once, whatever is allowed.
+    assert_eq!(table.translate(page(1), Access::Read), None);
+    assert!(table.first_use(page(1)) && !table.first_use(page(1)));
+    assert_eq!(table.translate(page(1), Access::Read), Some(Pfn::new(71)));
+    assert_eq!(table.translate(page(1), Access::Write), None);
+    assert_eq!(at(&table, 1033, Access::Write), Some(73));
+    assert!(!table.first_use(page(2)) && !table.first_use(page(9999)));
     // They are translations like others: one run, and gone with an invalidation.
     let mut runs = Vec::new();
     table.each_run(pages(1030, 1034), |run| {

@@ -151,7 +151,10 @@ const FAULT_ALONE: Grown = &[
 ];
 
 fn faults(env: &Env, mode: Mode) -> Result<()> {
-    let mut watched = Watched::new(env, env.buffer(mode, 64 * PAGE)?)?;
+    let far = env.buffer(mode, 64 * PAGE)?;
+    // Nor mTHP.
+    far.memory.advise(0..64 * PAGE, Advice::NoHugePage)?;
+    let mut watched = Watched::new(env, far)?;
     watched.touch(8 * PAGE + 10)?;
     watched.have_grown(
         "the first page",

@@ -27,7 +27,7 @@ use crate::{
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
     Test::on_demand("limits-fault-around", fault_around),
-    Test::on_demand("limits-look-around", look_around),
+    Test::once("limits-look-around", look_around),
     Test::on_demand("limits-chunk-size", chunk_size),
     Test::on_demand("limits-fault-workers", fault_workers),
     Test::once("limits-prefetch-workers", prefetch_workers),
@@ -104,7 +104,8 @@ fn resident(
     );
     far.memory.advise(0..len + HUGE_PAGE, Advice::NoHugePage)?;
     let first = far.memory.addr().next_multiple_of(HUGE_PAGE as u64) - far.memory.addr();
-    let at = |page: usize| first as usize + page * PAGE;
+    let first = first as usize;
+    let at = |page: usize| first + page * PAGE;
     far.fill(old, at(0), pages * PAGE);
     // The region of the whole address space has been used before.
     let before = counted(env, &far)?;
@@ -132,7 +133,10 @@ fn resident(
 }
 
 /// Resident pages come along however the NIC goes through them, and are not looked for where it uses none of them.
-fn look_around(env: &Env, mode: Mode) -> Result<()> {
+///
+/// In regions of their own: what has come of it is remembered in each.
+fn look_around(env: &Env) -> Result<()> {
+    let mode = Mode::Explicit;
     const PAGES: usize = 2048;
     const BLOCK: usize = 32;
     if parameter("fault_around")? < BLOCK - 1 {
@@ -144,21 +148,21 @@ fn look_around(env: &Env, mode: Mode) -> Result<()> {
     let random = (0..PAGES).map(|step| (step * 1237 + 501) % PAGES);
     let Counted { faults, around } = resident(env, mode, PAGES, random)?;
     ensure!(
-        faults <= few && faults + around == PAGES as u64,
+        faults <= few && faults + around >= PAGES as u64,
         "at random: {faults} faults, {around} pages came along"
     );
     let backwards = (0..PAGES).rev();
     let Counted { faults, around } = resident(env, mode, PAGES, backwards)?;
     ensure!(
-        faults <= few && faults + around == PAGES as u64,
+        faults <= few && faults + around >= PAGES as u64,
         "backwards: {faults} faults, {around} pages came along"
     );
-    // Of 12,000 pages one in each block. They may lie in two chunks, each of which tries 4096 pages before it stops.
-    let (blocks, most) = (375, 9500);
+    // Of 12,000 pages one in each block: after 4096 that came along it is tried only now and then.
+    let (blocks, most) = (375, 6500);
     let sparse = (0..blocks).map(|step| (step * 7 + 3) % blocks * BLOCK + step % BLOCK);
     let Counted { faults, around } = resident(env, mode, blocks * BLOCK, sparse)?;
     ensure!(
-        faults == blocks as u64 && around < most,
+        faults >= blocks as u64 && around < most,
         "one page of each block: {faults} faults, {around} pages came along"
     );
     Ok(())
