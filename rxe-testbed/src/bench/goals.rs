@@ -224,6 +224,7 @@ pub(super) fn cases(two: bool) -> Vec<&'static str> {
         "fault/cpu/4k",
         "fault/explicit/4k/untouched/random",
         "fault/explicit/4k/resident/sequential",
+        "fault/explicit/4k/resident/random",
         "fault/explicit/thp/untouched/sequential",
         "fault/explicit/thp/resident/sequential",
         "stream/explicit",
