@@ -32,6 +32,10 @@ const KEY_DIGITS: usize = 16;
 /// The file that names the state of the archive that a cache was built from.
 pub(crate) const EPOCH: &str = "epoch";
 
+/// What the names of the folders of VMs that stay begin with, in `run/`. They are not swept: how such a VM ended is
+/// still to be told.
+pub(crate) const STAYING: &str = "up-";
+
 /// The line that each script has.
 const LICENCE: &str = "# SPDX-License-Identifier: GPL-2.0\n";
 
@@ -213,10 +217,16 @@ impl Cache {
             host::remove_tree(&entry);
         }
         for entry in entries(&self.root.join("run")) {
-            if !owner_is_alive(&entry) {
+            if staying(&entry).is_none() && !owner_is_alive(&entry) {
                 host::remove_tree(&entry);
             }
         }
+    }
+
+    /// The names of VMs that stay, or have stayed.
+    pub(crate) fn staying(&self) -> Vec<String> {
+        let entries = entries(&self.root.join("run"));
+        entries.iter().filter_map(|path| staying(path)).collect()
     }
 
     /// Where the artefact of this kind and key is, whether or not it exists.
@@ -393,6 +403,12 @@ fn is_of_kind(name: &str, kind: &str) -> bool {
 
 fn is_key(text: &str) -> bool {
     text.len() == KEY_DIGITS && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+/// The name of the VM that stays whose folder this is.
+fn staying(dir: &Path) -> Option<String> {
+    let name = dir.file_name()?.to_str()?;
+    name.strip_prefix(STAYING).map(str::to_owned)
 }
 
 /// Scratch directories are named after the process that made them.

@@ -12,6 +12,7 @@ use crate::kernel;
 use crate::memory::Memory;
 use crate::qemu;
 use crate::series::Version;
+use crate::stay::place::{Found, Place};
 
 /// What is rebuilt without the network: our modules and programs, images, logs, results.
 const REBUILT: &[&str] = &[
@@ -44,7 +45,7 @@ pub(crate) fn run(all: bool) -> Result<u8> {
     let cache = Cache::open()?;
     let _building = cache.lock_build()?;
     let Some(_unused) = cache.try_lock_unused()? else {
-        bail!("a VM is running on the cache: end it first");
+        bail!("{}", in_use(&cache)?);
     };
     let before = host::free_space(&cache.path(""))?;
     let kept = kept(&cache);
@@ -63,6 +64,23 @@ pub(crate) fn run(all: bool) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// What to tell who cleans a cache that is used: how to end the VMs that stay, if there are any.
+fn in_use(cache: &Cache) -> Result<String> {
+    let mut commands = Vec::new();
+    for place in Place::all(cache) {
+        if matches!(place.look()?, Found::Up(_)) {
+            commands.push(format!("`cargo testbed down{}`", place.option()));
+        }
+    }
+    Ok(match commands.is_empty() {
+        true => "a VM is running on the cache: end it first".into(),
+        false => format!(
+            "a VM is running on the cache: {} ends it",
+            commands.join(" or ")
+        ),
+    })
 }
 
 /// The kernels that could not be downloaded again, and where they are.

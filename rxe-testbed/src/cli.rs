@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::kernel::{Choice, Variant};
 use crate::qemu::Extra;
+use crate::reach::Forward;
 use crate::series::Series;
+use crate::stay::place::USUAL;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -41,6 +43,9 @@ impl Cli {
             }) => {
                 bail!("this command is about all series: --kernel-series means nothing to it")
             }
+            Command::Ssh(_) | Command::Down(_) => {
+                bail!("this command is about a VM that runs: --kernel-series means nothing to it")
+            }
             Command::Bench(BenchArguments { again: Some(_), .. }) => {
                 bail!("`bench --again` runs no kernel: --kernel-series means nothing to it")
             }
@@ -65,6 +70,16 @@ pub(crate) enum Command {
     Exec(ExecArguments),
     /// Open a shell in a fresh VM with rxe0 up
     Shell(ShellArguments),
+    /// Boot a VM that stays, and return when one can log in to it with `ssh`
+    Up(UpArguments),
+    /// Log in to a VM that stays, or run a command there; its exit status is passed through
+    ///
+    /// Exit statuses of the testbed's own: 1 there is no such VM, 121 it died, 255 ssh lost it.
+    Ssh(SshArguments),
+    /// End a VM that stays
+    ///
+    /// Exit statuses: 1 there is no such VM, 121 it had died, 122 the kernel complained in its log.
+    Down(DownArguments),
     /// Build everything and say what and where
     Build(BuildArguments),
     /// Build a driver on hmm, in the folder of its sources, and say where its modules are
@@ -332,6 +347,62 @@ pub(crate) struct ShellArguments {
     pub(crate) put: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    #[command(flatten)]
+    pub(crate) vm: VmArguments,
+    #[command(flatten)]
+    pub(crate) place: PlaceArguments,
+    /// Copy a file or directory into the VM; may be repeated
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub(crate) put: Vec<String>,
+    /// Make a TCP port of the guest one of the host's, for programs on the host only; may be repeated. Port 22 is ssh, which
+    /// has a port that is free if none is named
+    #[arg(long, value_name = "HOST:GUEST", value_parser = Forward::parse)]
+    pub(crate) forward: Vec<Forward>,
+    /// A folder of the host that the guest has as /mnt/share
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) share: Option<PathBuf>,
+    /// Listen for gdb on this TCP port of the host; the kernel is where it was linked
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) gdb: Option<u16>,
+}
+
+/// Which VM of those that stay.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArguments {
+    /// What the VM is called, if there are several
+    #[arg(long, value_name = "NAME", default_value = USUAL, value_parser = vm_name)]
+    pub(crate) name: String,
+}
+
+/// A name that a host can have, and a file.
+fn vm_name(text: &str) -> std::result::Result<String, String> {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match !text.is_empty() && text.len() <= 32 && !text.starts_with('-') && text.chars().all(inside)
+    {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "not a name of up to 32 small letters, digits and hyphens, the first no hyphen".into(),
+        ),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshArguments {
+    #[command(flatten)]
+    pub(crate) place: PlaceArguments,
+    /// The command and its arguments; a shell if there is none
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArguments {
+    #[command(flatten)]
+    pub(crate) place: PlaceArguments,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,6 +451,16 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_has_a_name_that_a_host_can_have() {
+        for good in ["testbed", "a", "vm-2", "7"] {
+            assert!(vm_name(good).is_ok(), "{good}");
+        }
+        for wrong in ["", "-a", "A", "a/b", "..", "a b", "a_b", &"a".repeat(33)] {
+            assert!(vm_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn packages_have_debian_s_names() {
         for good in ["gdb", "libstdc++6", "g++", "0ad"] {
             assert!(package(good).is_ok(), "{good}");
@@ -401,6 +482,8 @@ mod tests {
             "series",
             "cache load x",
             "bench --again results",
+            "ssh",
+            "down",
         ] {
             assert!(check(words)?.is_err(), "{words}");
         }

@@ -76,8 +76,8 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
         puts,
-        network: None,
         trace: arguments.trace.clone(),
+        ..Config::default()
     };
     let (mut vm, mut peer) = boot(&world, &config, arguments)?;
     let result = command_and_peer(&mut vm, peer.as_mut(), arguments);

@@ -26,6 +26,7 @@ mod ide;
 mod kernel;
 mod klog;
 mod limits;
+mod login;
 mod memory;
 mod modules;
 mod network;
@@ -36,12 +37,14 @@ mod port;
 mod process;
 mod programs;
 mod qemu;
+mod reach;
 mod repository;
 mod saved;
 mod script;
 mod series;
 mod session;
 mod shell;
+mod stay;
 mod stream;
 mod suite;
 mod supply;
@@ -94,6 +97,9 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Test(arguments) => suite::run(arguments, series),
         Command::Demo => demo::run(series),
         Command::Shell(arguments) => shell::run(arguments, series),
+        Command::Up(arguments) => stay::up(arguments, series),
+        Command::Ssh(arguments) => stay::ssh(arguments),
+        Command::Down(arguments) => stay::down(arguments),
         Command::Module(arguments) => driver::run(arguments, series),
         Command::Package(arguments) => package::run(arguments, series),
         Command::Port(arguments) => port::run(arguments),

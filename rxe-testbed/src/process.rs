@@ -1,34 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Child processes: none outlives this program, and a logged one shows its progress.
+//! Child processes: none outlives this program but a copy of it that says so, and a logged one shows its progress.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use nix::sys::signal::{killpg, Signal};
+use nix::sys::signal::{kill, killpg, Signal};
 use nix::unistd::Pid;
 
 use crate::clock::Clock;
 use crate::failure::{self, status};
 use crate::ui::Step;
 
+/// How long a copy of this program may take to end what is its own.
+const TWIN: Duration = Duration::from_secs(20);
+
 /// Process groups that an interrupt has to end, and directories that it has to remove.
 static LIVE: Mutex<Live> = Mutex::new(Live {
     groups: BTreeSet::new(),
+    twins: BTreeSet::new(),
     scratch: BTreeSet::new(),
     terminal: None,
+    quiet: false,
 });
 
 struct Live {
     groups: BTreeSet<i32>,
+    /// Copies of this program, which end what is theirs.
+    twins: BTreeSet<i32>,
     scratch: BTreeSet<PathBuf>,
     terminal: Option<nix::sys::termios::Termios>,
+    quiet: bool,
 }
 
 fn live() -> std::sync::MutexGuard<'static, Live> {
@@ -39,15 +48,25 @@ fn live() -> std::sync::MutexGuard<'static, Live> {
 /// What an interrupted build leaves in the cache is swept by the next call.
 pub(crate) fn install_interrupt_handler() -> Result<()> {
     ctrlc::set_handler(|| {
-        crate::ui::line("\ninterrupted");
+        if !live().quiet {
+            crate::ui::line("\ninterrupted");
+        }
         end_everything();
         std::process::exit(status::INTERRUPTED);
     })
     .context("installing the signal handler")
 }
 
+/// Has the program say nothing of an interrupt: whoever has started it does.
+pub(crate) fn be_interrupted_quietly() {
+    live().quiet = true;
+}
+
 fn end_everything() {
     let live = live();
+    for twin in &live.twins {
+        end_twin(Pid::from_raw(*twin));
+    }
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         for group in &live.groups {
             let _ = killpg(Pid::from_raw(*group), signal);
@@ -61,6 +80,22 @@ fn end_everything() {
     }
     if let Some(terminal) = &live.terminal {
         restore_terminal(terminal);
+    }
+}
+
+/// Has a copy of this program end, and waits until it has, for [`TWIN`].
+fn end_twin(twin: Pid) {
+    let _ = kill(twin, Signal::SIGTERM);
+    let started = Instant::now();
+    // Not `waitpid`: the child may be waited for elsewhere. One that has ended and that nobody has waited for has no
+    // command line any more.
+    let command = PathBuf::from(format!("/proc/{twin}/cmdline"));
+    while std::fs::read(&command).is_ok_and(|words| !words.is_empty()) {
+        if started.elapsed() > TWIN {
+            let _ = kill(twin, Signal::SIGKILL);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -106,7 +141,7 @@ impl Scratch {
             .prefix(&format!("{}-", std::process::id()))
             .tempdir_in(parent)
             .with_context(|| format!("making a directory in {}", parent.display()))?;
-        live().scratch.insert(dir.path().to_owned());
+        goes_on_interrupt(dir.path());
         Ok(Self(dir))
     }
 
@@ -118,8 +153,78 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        live().scratch.remove(self.0.path());
+        stays_on_interrupt(self.0.path());
     }
+}
+
+/// Has an interrupt remove a directory.
+pub(crate) fn goes_on_interrupt(dir: &Path) {
+    live().scratch.insert(dir.to_owned());
+}
+
+/// An interrupt does not remove it any more.
+pub(crate) fn stays_on_interrupt(dir: &Path) {
+    live().scratch.remove(dir);
+}
+
+/// Has the kernel send `signal` to what `command` starts when this program ends, however that happens.
+pub(crate) fn ends_with_us(command: &mut Command, signal: Signal) {
+    // SAFETY: `prctl` is async-signal-safe, and the closure touches no memory of the parent.
+    unsafe {
+        command
+            .pre_exec(move || nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from))
+    };
+}
+
+/// A copy of this program, in a session of its own: what is typed on the terminal is not for it. It ends with this one
+/// until it says otherwise.
+pub(crate) struct Twin(Child);
+
+impl Twin {
+    /// Starts it.
+    pub(crate) fn spawn(mut command: Command) -> Result<Self> {
+        ends_with_us(&mut command, Signal::SIGTERM);
+        // SAFETY: `setsid` is async-signal-safe, and the closure touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()
+                    .map(drop)
+                    .map_err(std::io::Error::from)
+            })
+        };
+        let child = command.spawn().context("starting this program again")?;
+        live().twins.insert(i32::try_from(child.id())?);
+        Ok(Self(child))
+    }
+
+    /// What it writes to its standard output.
+    pub(crate) fn output(&mut self) -> Result<std::process::ChildStdout> {
+        self.0.stdout.take().context("its output")
+    }
+
+    /// Waits until it ends.
+    pub(crate) fn wait(mut self) -> Result<ExitStatus> {
+        self.0.wait().context("waiting for this program's copy")
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        live().twins.remove(&(self.0.id() as i32));
+    }
+}
+
+/// Has this program go on when the one that has started it ends; an error if that has ended already. From then on
+/// nothing that it says is shown: it goes to `log`.
+pub(crate) fn go_on_alone(parent: u32, log: &Path) -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(None).context("going on alone")?;
+    if std::os::unix::process::parent_id() != parent {
+        bail!("interrupted");
+    }
+    let log = File::create(log).with_context(|| format!("writing {}", log.display()))?;
+    nix::unistd::dup2(log.as_raw_fd(), nix::libc::STDERR_FILENO).context("leaving the terminal")?;
+    // No folder of the user's is kept from going.
+    std::env::set_current_dir("/").context("leaving the folder")
 }
 
 /// A child in its own process group, killed with the group when dropped.
@@ -133,12 +238,7 @@ impl Owned {
     pub(crate) fn spawn(mut command: Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         command.process_group(0);
-        // SAFETY: `prctl` is async-signal-safe, and the closure touches no memory of the parent.
-        unsafe {
-            command.pre_exec(|| {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)
-            })
-        };
+        ends_with_us(&mut command, Signal::SIGKILL);
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
@@ -230,6 +330,15 @@ impl Tail {
         }
         line.map(str::to_owned)
     }
+}
+
+/// Says no more on standard output, and that this is all.
+pub(crate) fn close_output() -> Result<()> {
+    let nothing = std::fs::OpenOptions::new().write(true).open("/dev/null");
+    let nothing = nothing.context("opening /dev/null")?;
+    nix::unistd::dup2(nothing.as_raw_fd(), nix::libc::STDOUT_FILENO)
+        .context("closing the output")?;
+    Ok(())
 }
 
 /// Reads a file that may not be valid UTF-8, as logs are.

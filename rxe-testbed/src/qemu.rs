@@ -18,6 +18,7 @@ use crate::kernel::Variant;
 use crate::network::Network;
 use crate::nic::Nic;
 use crate::process::{self, Owned};
+use crate::reach::Reach;
 
 /// Longest time in which KVM must have brought a kernel up to init to count as working.
 const PROBE_TIME: Duration = Duration::from_secs(5);
@@ -169,6 +170,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) ports: Option<Ports>,
     /// Its place on a network segment with another VM.
     pub(crate) network: Option<&'a Network>,
+    /// How it is reached, if it stays.
+    pub(crate) reach: Option<&'a Reach>,
     /// An emulated ConnectX.
     pub(crate) nic: Option<&'a Nic>,
 }
@@ -270,6 +273,9 @@ impl Machine<'_> {
                 format!("virtio-net-pci,netdev=net,mac={mac},host_mtu=9000,romfile="),
             );
         }
+        for (name, value) in self.reach.iter().flat_map(|reach| reach.options()) {
+            add(name, value);
+        }
         arguments
     }
 
@@ -290,6 +296,7 @@ impl Machine<'_> {
         if let Some(network) = self.network {
             line.push_str(&format!(" testbed.host={}", network.host));
         }
+        line.push_str(self.reach.map_or("", Reach::command_line));
         if self.rxe > 1 {
             line.push_str(&format!(" testbed.rxe={}", self.rxe));
         }
@@ -380,6 +387,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         disks: None,
         ports: None,
         network: None,
+        reach: None,
         nic: None,
     };
     let messages = scratch.path().join("qemu.log");
@@ -445,6 +453,7 @@ mod tests {
             disks: disks.then_some((path, path)),
             ports: None,
             network,
+            reach: None,
             nic: None,
         }
         .arguments()

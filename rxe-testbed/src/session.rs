@@ -33,6 +33,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/network.sh"),
     ),
     (
+        "usr/local/lib/testbed/reach",
+        include_str!("../guest/reach.sh"),
+    ),
+    (
         "usr/local/lib/testbed/uses-odp",
         include_str!("../guest/uses-odp.sh"),
     ),
@@ -140,6 +144,17 @@ const INDEX: &[&str] = &[
     "modules.symbols.bin",
 ];
 
+/// A file for the guest, root's there, that is none on the host or another's.
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
+    /// Its place in the guest, from the root but without a leading slash.
+    pub(crate) guest: &'static str,
+    /// What it has.
+    pub(crate) text: String,
+    /// Who may read it.
+    pub(crate) mode: u32,
+}
+
 /// A file or directory of the host and its place in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Put {
@@ -210,11 +225,12 @@ fn absolute(guest: &str) -> String {
     }
 }
 
-/// Writes the archive: the guest's scripts, our modules if they are wanted, our programs, the user's files.
+/// Writes the archive: the guest's scripts, our modules if they are wanted, our programs, texts, the user's files.
 pub(crate) fn write_archive(
     path: &Path,
     world: &World,
     with_ours: bool,
+    texts: &[Text],
     puts: &[Put],
 ) -> Result<()> {
     let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
@@ -223,7 +239,10 @@ pub(crate) fn write_archive(
     // The guest's tar does not know the entries for files with holes.
     archive.sparse(false);
     for (inside, text) in SCRIPTS {
-        add_text(&mut archive, inside, text)?;
+        add_text(&mut archive, inside, text, 0o755)?;
+    }
+    for Text { guest, text, mode } in texts {
+        add_text(&mut archive, guest, text, *mode)?;
     }
     let stock = world.kernel.modules();
     for name in INDEX {
@@ -257,10 +276,10 @@ pub(crate) fn write_archive(
     archive.finish().context("writing the session's archive")
 }
 
-fn add_text(archive: &mut tar::Builder<File>, inside: &str, text: &str) -> Result<()> {
+fn add_text(archive: &mut tar::Builder<File>, inside: &str, text: &str, mode: u32) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
-    header.set_mode(0o755);
+    header.set_mode(mode);
     header.set_cksum();
     archive
         .append_data(&mut header, inside, text.as_bytes())

@@ -23,7 +23,8 @@ use crate::network::Network;
 use crate::nic::Nic;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
-use crate::session::{self, Put};
+use crate::reach::Reach;
+use crate::session::{self, Put, Text};
 use crate::stream::Until;
 use crate::ui;
 
@@ -97,10 +98,14 @@ pub(crate) struct Config {
     pub(crate) rxe: u32,
     /// What else is in it.
     pub(crate) extra: Extra,
+    /// Files for the guest that are not the user's.
+    pub(crate) texts: Vec<Text>,
     /// Files of the host for the guest.
     pub(crate) puts: Vec<Put>,
     /// Its place on a network segment with another VM.
     pub(crate) network: Option<Network>,
+    /// How it is reached, if it stays.
+    pub(crate) reach: Option<Reach>,
     /// Where an emulated ConnectX says what it does.
     pub(crate) trace: Option<PathBuf>,
 }
@@ -113,8 +118,10 @@ impl Default for Config {
             with_ours: true,
             rxe: 1,
             extra: Extra::None,
+            texts: Vec::new(),
             puts: Vec::new(),
             network: None,
+            reach: None,
             trace: None,
         }
     }
@@ -170,7 +177,8 @@ impl Vm {
         let log = scratch.path().join("kernel.log");
         std::fs::write(&log, "").context("making the kernel log")?;
         let archive = scratch.path().join("session.tar");
-        session::write_archive(&archive, world, config.with_ours, &config.puts)?;
+        let (texts, puts) = (&config.texts, &config.puts);
+        session::write_archive(&archive, world, config.with_ours, texts, puts)?;
 
         let (control, control_guest) = UnixStream::pair().context("making a socket pair")?;
         let (output, output_guest) = UnixStream::pair().context("making a socket pair")?;
@@ -208,6 +216,7 @@ impl Vm {
                 terminal: terminal_guest.as_raw_fd(),
             }),
             network: config.network.as_ref(),
+            reach: config.reach.as_ref(),
             nic: nic.as_ref(),
         };
         let mut command = qemu::command(world, &machine);
@@ -464,6 +473,11 @@ impl Vm {
                 self.send(&format!("size {rows} {columns}"))?;
             }
         }
+    }
+
+    /// Waits for a moment; an error once the VM is gone.
+    pub(crate) fn idle(&mut self) -> Result<()> {
+        self.next_event().map(drop)
     }
 
     /// Ends the VM and gives the whole kernel log.

@@ -3,8 +3,10 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{channel, Receiver};
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ const TESTS: &[Test] = &[
     ("cli/exec", exec),
     ("cli/exec-timeout", timeout),
     ("cli/shell", shell),
+    ("cli/up", up),
+    ("cli/up-died", up_died),
 ];
 
 /// After so many seconds `timeout` ends a call, whatever else may bound it.
@@ -117,6 +121,8 @@ fn refusals(scene: &Scene<'_>) -> Result<()> {
         ("exec --get : -- true", "GUEST:HOST"),
         ("exec --cpus 100000 -- true", "--cpus 100000"),
         ("exec --rxe 2 --peer true -- true", "--rxe 2"),
+        ("up --share /no/such/folder", "--share /no/such/folder"),
+        ("up --kernel debug --share /", "debug kernel has no 9p"),
         ("shell", "needs a terminal"),
         ("test lint/nothing-like-it", "no test's name"),
         ("test --list lint/nothing-like-it", "no test's name"),
@@ -206,16 +212,35 @@ fn timeout(scene: &Scene<'_>) -> Result<()> {
 
 nix::ioctl_write_ptr_bad!(set_window_size, nix::libc::TIOCSWINSZ, winsize);
 
-fn shell(scene: &Scene<'_>) -> Result<()> {
-    let window = |rows, columns| winsize {
+fn window(rows: u16, columns: u16) -> winsize {
+    winsize {
         ws_row: rows,
         ws_col: columns,
         ws_xpixel: 0,
         ws_ypixel: 0,
-    };
+    }
+}
+
+fn shell(scene: &Scene<'_>) -> Result<()> {
+    on_terminal(scene, &["shell"], |terminal| {
+        converse(terminal, || {
+            // SAFETY: the descriptor is an open terminal's, and the size is only read.
+            unsafe { set_window_size(terminal.as_raw_fd(), &window(50, 120)) }
+                .context("another size of the window")
+                .map(drop)
+        })
+    })
+}
+
+/// Runs this program on a terminal, where `talk` types and reads, until it ends with status 5.
+fn on_terminal(
+    scene: &Scene<'_>,
+    arguments: &[&str],
+    talk: impl FnOnce(&OwnedFd) -> Result<()>,
+) -> Result<()> {
     let terminal = openpty(Some(&window(37, 91)), None).context("a terminal")?;
     let errors = scene.path().join("errors");
-    let mut command = scene.command(&["shell"])?;
+    let mut command = scene.command(arguments)?;
     command
         .stdin(terminal.slave.try_clone()?)
         .stdout(terminal.slave)
@@ -223,12 +248,7 @@ fn shell(scene: &Scene<'_>) -> Result<()> {
     let mut child = command.spawn()?;
     // It holds the terminal's other end, too.
     drop(command);
-    let result = converse(&terminal.master, || {
-        // SAFETY: the descriptor is an open terminal's, and the size is only read.
-        unsafe { set_window_size(terminal.master.as_raw_fd(), &window(50, 120)) }
-            .context("another size of the window")
-            .map(drop)
-    });
+    let result = talk(&terminal.master);
     let ended = end(&mut child, result.is_ok())?;
     let said = process::read_lossy(&errors)?;
     let said = process::tail(&said, 20);
@@ -249,6 +269,186 @@ fn converse(terminal: &OwnedFd, resize: impl Fn() -> Result<()>) -> Result<()> {
     keys.write_all(b"until [ \"$(stty size)\" = '50 120' ]; do sleep 0.1; done\n")?;
     keys.write_all(b"echo \"now: $(stty size)\"; exit 5\n")?;
     screen.wait_for("now: 50 120")
+}
+
+/// A VM that stays, which ends with its test.
+struct Staying<'a> {
+    scene: &'a Scene<'a>,
+    name: String,
+}
+
+impl<'a> Staying<'a> {
+    fn of(scene: &'a Scene<'a>, test: &str) -> Self {
+        let name = format!("{test}-{}", std::process::id());
+        Self { scene, name }
+    }
+
+    /// The command with this VM's name, and with `words` after it.
+    fn arguments<'w>(&'w self, command: &'w str, words: &[&'w str]) -> Vec<&'w str> {
+        [&[command, "--name", &self.name], words].concat()
+    }
+
+    /// Runs the command, which has to end with `status` and say `text` on standard error.
+    fn says(&self, command: &str, words: &[&str], status: u8, text: &str) -> Result<Output> {
+        let arguments = self.arguments(command, words);
+        let output = self.scene.output(&arguments)?;
+        let context = || arguments.join(" ");
+        expect(&output, status).with_context(context)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains(text), "{}: {said}", context());
+        Ok(output)
+    }
+
+    fn folder(&self) -> PathBuf {
+        let folder = format!("run/up-{}", self.name);
+        self.scene.job.world.cache.path(folder)
+    }
+}
+
+impl Drop for Staying<'_> {
+    fn drop(&mut self) {
+        if self.folder().exists() {
+            let _ = self.scene.output(&self.arguments("down", &[]));
+        }
+    }
+}
+
+/// What the command of [`up`] is.
+const LOGGED_IN: &str = r#"
+set -eu
+[ "$PWD" = /root ]
+[ -d /sys/class/infiniband/rxe0 ]
+[ "$(ulimit -l)" = unlimited ]
+[ "$(<in)" = 'from the host' ]
+command -v rxe-driver >/dev/null
+cat
+printf '%s' "$1" >/mnt/share/word
+cat /mnt/share/name >&2
+exit 7
+"#;
+
+/// Serves one client on port 7777, whom it gives the name of the machine.
+const SERVE: &str = "import socket; server = socket.create_server(('', 7777)); \
+                     print('ready', flush=True); \
+                     server.accept()[0].sendall(socket.gethostname().encode())";
+
+fn up(scene: &Scene<'_>) -> Result<()> {
+    let vm = Staying::of(scene, "up");
+    for command in ["ssh", "down"] {
+        vm.says(command, &[], status::FAILURE, "there is no VM")?;
+    }
+    std::fs::create_dir(scene.path().join("share"))?;
+    std::fs::write(scene.path().join("share/name"), "of the folder")?;
+    std::fs::write(scene.path().join("in"), "from the host")?;
+    interrupted(&vm)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let forward = format!("{port}:7777");
+    let words = ["--forward", &forward, "--share", "share", "--put", "in:in"];
+    vm.says("up", &words, status::FAILURE, "name another")?;
+    drop(listener);
+    let told = vm.says("up", &words, 0, "")?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    for text in ["is up: Linux ", "port 7777 of the guest", "/mnt/share"] {
+        ensure!(told.contains(text), "{told}");
+    }
+    logged_in(&vm)?;
+    let key = std::fs::metadata(vm.folder().join("key"))?;
+    ensure!(key.permissions().mode() & 0o777 == 0o600, "the key's mode");
+    forwarded(&vm, port)?;
+    on_terminal(scene, &vm.arguments("ssh", &[]), |terminal| {
+        let mut keys = File::from(terminal.try_clone()?);
+        let mut screen = Screen::of(File::from(terminal.try_clone()?));
+        screen.wait_for("# ")?;
+        keys.write_all(b"echo \"size: $(stty size)\"; exit 5\n")?;
+        screen.wait_for("size: 37 91")
+    })?;
+    vm.says("up", &[], status::FAILURE, "runs already")?;
+    let clean = scene.output(&["clean"])?;
+    expect(&clean, status::FAILURE)?;
+    let said = String::from_utf8_lossy(&clean.stderr);
+    ensure!(said.contains(&format!("down --name {}", vm.name)), "{said}");
+    vm.says("down", &[], 0, "")?;
+    ensure!(!vm.folder().exists(), "its folder is still there");
+    vm.says("ssh", &["--", "true"], status::FAILURE, "there is no VM")?;
+    Ok(())
+}
+
+/// A command gets all bytes of its standard input, its words as they are, and its status is passed on; the folder is the
+/// host's.
+fn logged_in(vm: &Staying<'_>) -> Result<()> {
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
+    let word = "two  words\n* \\ \"";
+    let words = ["--", "bash", "-c", LOGGED_IN, "script", word];
+    let mut command = vm.scene.command(&vm.arguments("ssh", &words))?;
+    let input = vm.scene.path().join("input");
+    std::fs::write(&input, &bytes)?;
+    let output = command.stdin(File::open(&input)?).output()?;
+    expect(&output, 7)?;
+    ensure!(
+        output.stdout == bytes,
+        "standard output is not what was said"
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(errors == "of the folder", "standard error: {errors}");
+    let written = std::fs::read(vm.scene.path().join("share/word"))?;
+    ensure!(written == word.as_bytes(), "the word is another");
+    Ok(())
+}
+
+/// A server in the guest is reached by a port of the host.
+fn forwarded(vm: &Staying<'_>, port: u16) -> Result<()> {
+    let words = ["--", "python3", "-c", SERVE];
+    let mut command = vm.scene.command(&vm.arguments("ssh", &words))?;
+    let mut server = command.stdout(Stdio::piped()).spawn()?;
+    let mut ready = [0; 6];
+    let mut output = server.stdout.take().context("its output")?;
+    output.read_exact(&mut ready)?;
+    let mut name = String::new();
+    TcpStream::connect(("127.0.0.1", port))?.read_to_string(&mut name)?;
+    ensure!(name == vm.name, "the guest says that it is `{name}`");
+    ensure!(server.wait()?.success(), "the server failed");
+    Ok(())
+}
+
+/// What is interrupted while it boots leaves nothing.
+fn interrupted(vm: &Staying<'_>) -> Result<()> {
+    let mut command = vm.scene.command(&vm.arguments("up", &[]))?;
+    let errors = vm.scene.path().join("errors");
+    command.stdout(Stdio::null()).stderr(File::create(&errors)?);
+    let mut child = command.spawn()?;
+    // Keys are made just before it.
+    while !vm.folder().join("host_key.pub").exists() {
+        let said = || process::read_lossy(&errors).unwrap_or_default();
+        ensure!(child.try_wait()?.is_none(), "it does not boot: {}", said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ended = end(&mut child, false)?;
+    ensure!(
+        ended == Some(status::INTERRUPTED),
+        "interrupted, it ended with {ended:?}"
+    );
+    ensure!(!vm.folder().exists(), "its folder is still there");
+    Ok(())
+}
+
+/// A VM that dies is told from one that was ended, and another one can be had in its place.
+fn up_died(scene: &Scene<'_>) -> Result<()> {
+    let vm = Staying::of(scene, "died");
+    vm.says("up", &[], 0, "")?;
+    let words = ["--", "bash", "-c", "echo c >/proc/sysrq-trigger"];
+    vm.says("ssh", &words, status::VM, "sysrq")?;
+    vm.says("ssh", &["--", "true"], status::VM, "is gone")?;
+    vm.says("up", &[], 0, "which is gone")?;
+    let keeper = std::fs::read_to_string(vm.folder().join("state"))?;
+    let keeper: serde_json::Value = serde_json::from_str(&keeper)?;
+    let keeper = keeper["pid"].as_i64().context("the keeper's number")?;
+    let keeper = nix::unistd::Pid::from_raw(i32::try_from(keeper)?);
+    nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGKILL)?;
+    vm.says("ssh", &["--", "true"], status::VM, "was killed")?;
+    vm.says("down", &[], status::VM, "was killed")?;
+    vm.says("down", &[], status::FAILURE, "there is no VM")?;
+    Ok(())
 }
 
 /// The exit status, of a child that is killed if it was not seen to come to its end.
