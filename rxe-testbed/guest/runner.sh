@@ -41,14 +41,25 @@ port() {
 	done
 }
 
-# The names of this VM and of the other one, if there is one.
+# What follows `testbed.$1=` in the kernel's command line.
+setting() {
+	grep -o "testbed\.$1=[0-9]*" /proc/cmdline | cut -d= -f2
+}
+
+# The names of this VM and of the others, if there are any.
 names() {
-	local host
-	host=$(grep -o 'testbed\.host=[0-9]*' /proc/cmdline | cut -d= -f2)
+	local host nodes node
+	host=$(setting host)
+	nodes=$(setting nodes)
 	hostname "testbed$host"
+	[ -z "$nodes" ] || hostname "node$host"
 	{
 		echo "127.0.0.1 localhost"
-		if [ -n "$host" ]; then
+		if [ -n "$nodes" ]; then
+			for node in $(seq "$nodes"); do
+				echo "10.77.0.$node node$node"
+			done
+		elif [ -n "$host" ]; then
 			printf '10.77.0.%s testbed%s\n' 1 1 2 2
 		else
 			echo "10.77.0.1 testbed"

@@ -290,6 +290,11 @@ pub(crate) struct ExecArguments {
     /// both, `--get` for COMMAND's VM; the peer's output follows on standard error.
     #[arg(long, value_name = "COMMAND")]
     pub(crate) peer: Option<String>,
+    /// Run COMMAND in the first of N VMs on one network segment: node1, with node2 and on, to which it can log in by ssh
+    ///
+    /// Their addresses are 10.77.0.1 and on. `--put` is for all, `--get` and `--cores` for node1.
+    #[arg(long, value_name = "N", conflicts_with_all = ["peer", "trace"], value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) nodes: Option<u8>,
     /// Seconds that the command may run
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: u64,

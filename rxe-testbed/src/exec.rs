@@ -13,11 +13,14 @@ use crate::cli::ExecArguments;
 use crate::failure::{status, Failure};
 use crate::klog;
 use crate::limits;
+use crate::login;
 use crate::nic::Nic;
+use crate::nodes::Nodes;
 use crate::pair::{self, Pair};
 use crate::script::quote;
 use crate::series::Series;
 use crate::session::{Get, Put};
+use crate::switch::Switch;
 use crate::ui::{self, Step};
 use crate::vm::{Config, Driver, Outcome, Vm};
 
@@ -44,20 +47,8 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         .iter()
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
-    if arguments.peer.is_some() && arguments.vm.rxe > 1 {
-        bail!(
-            "--rxe {}: with --peer there is one network, so one device",
-            arguments.vm.rxe
-        );
-    }
-    let vms = 1 + u32::from(arguments.peer.is_some());
-    limits::check(&arguments.vm, vms)?;
-    let wanted = Wanted {
-        kernel: arguments.vm.kernel(series),
-        modules: arguments.vm.driver == Driver::Ours,
-        programs: false,
-        packages: arguments.vm.package.clone(),
-    };
+    check(arguments)?;
+    let wanted = wanted(arguments, series);
     let with_ours = wanted.modules;
     let world = build::ensure(wanted)?;
     let input = if arguments.stdin {
@@ -79,25 +70,15 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         trace: arguments.trace.clone(),
         ..Config::default()
     };
-    let (mut vm, mut peer) = boot(&world, &config, arguments)?;
-    let result = command_and_peer(&mut vm, peer.as_mut(), arguments);
-    let result = result.and_then(|exit| fetch(&mut vm, &gets, exit).map(|()| exit));
+    let mut vms = boot(&world, &config, arguments)?;
+    let result = command_and_peer(&mut vms, arguments);
+    let vm = &mut vms.first;
+    let result = result.and_then(|exit| fetch(vm, &gets, exit).map(|()| exit));
     if let Some(folder) = &arguments.cores {
-        keep_cores(&mut vm, folder)?;
+        keep_cores(vm, folder)?;
     }
     let kept = world.cache.log("last-kernel");
-    let nic = vm.take_nic();
-    let log = vm.off()?;
-    crate::vm::save_log(&log, &kept)?;
-    for wrong in nic.map_or(Ok(Vec::new()), Nic::end)?.iter().take(20) {
-        ui::line(&format!("the emulated ConnectX: {wrong}"));
-    }
-    let mut complaints = klog::complaints(&log);
-    if let Some(peer) = peer {
-        let log = peer.off()?;
-        crate::vm::save_log(&log, &world.cache.log("last-kernel-peer"))?;
-        complaints.extend(klog::complaints(&log));
-    }
+    let complaints = vms.off(&world)?;
     let exit = result.inspect_err(|_| {
         ui::line(&format!("the kernel log: {}", kept.display()));
     })?;
@@ -112,25 +93,122 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
     Ok(if exit == 0 { status::KERNEL_LOG } else { exit })
 }
 
-/// Boots the VM, and its peer if there is to be one.
-fn boot(world: &World, config: &Config, arguments: &ExecArguments) -> Result<(Vm, Option<Vm>)> {
+/// Fails if one thing that is asked for does not go with another, or with this host.
+fn check(arguments: &ExecArguments) -> Result<()> {
+    let several = match (&arguments.peer, arguments.nodes) {
+        (Some(_), _) => Some(("--peer", 2)),
+        (None, Some(nodes)) => Some(("--nodes", u32::from(nodes))),
+        (None, None) => None,
+    };
+    if let (Some((option, _)), true) = (several, arguments.vm.rxe > 1) {
+        bail!(
+            "--rxe {}: with {option} there is one network, so one device",
+            arguments.vm.rxe
+        );
+    }
+    limits::check(&arguments.vm, several.map_or(1, |(_, vms)| vms))
+}
+
+/// What has to be built.
+fn wanted(arguments: &ExecArguments, series: Option<Series>) -> Wanted {
+    let packages = &arguments.vm.package;
+    let packages = match arguments.nodes {
+        Some(_) => login::with_packages(packages),
+        None => packages.clone(),
+    };
+    Wanted {
+        kernel: arguments.vm.kernel(series),
+        modules: arguments.vm.driver == Driver::Ours,
+        programs: false,
+        packages,
+    }
+}
+
+/// The VM of the command, and the others.
+struct Vms {
+    first: Vm,
+    /// Where `--peer` runs.
+    peer: Option<Vm>,
+    /// node2 and on, and what is between them.
+    others: Vec<Vm>,
+    _switch: Option<Switch>,
+}
+
+impl Vms {
+    fn one(first: Vm) -> Self {
+        Self {
+            first,
+            peer: None,
+            others: Vec::new(),
+            _switch: None,
+        }
+    }
+
+    /// Ends all, keeps their kernel logs and gives what the kernels complained of.
+    fn off(mut self, world: &World) -> Result<Vec<String>> {
+        let nic = self.first.take_nic();
+        let mut complaints = end(self.first, world, "last-kernel", "")?;
+        for wrong in nic.map_or(Ok(Vec::new()), Nic::end)?.iter().take(20) {
+            ui::line(&format!("the emulated ConnectX: {wrong}"));
+        }
+        if let Some(peer) = self.peer {
+            complaints.extend(end(peer, world, "last-kernel-peer", "")?);
+        }
+        for (vm, number) in self.others.into_iter().zip(2..) {
+            let (log, who) = (
+                format!("last-kernel-node{number}"),
+                format!("node{number}: "),
+            );
+            complaints.extend(end(vm, world, &log, &who)?);
+        }
+        Ok(complaints)
+    }
+}
+
+/// Ends a VM and keeps its kernel log; gives what its kernel complained of, after `who`.
+fn end(vm: Vm, world: &World, log: &str, who: &str) -> Result<Vec<String>> {
+    let said = vm.off()?;
+    crate::vm::save_log(&said, &world.cache.log(log))?;
+    let complaints = klog::complaints(&said).into_iter();
+    Ok(complaints.map(|line| format!("{who}{line}")).collect())
+}
+
+/// Boots the VM, and its peer or the other nodes if there are to be any.
+fn boot(world: &World, config: &Config, arguments: &ExecArguments) -> Result<Vms> {
     let driver = arguments.vm.driver;
+    if let Some(count) = arguments.nodes {
+        let step = Step::start(format!("booting {count} VMs"));
+        let folder = world.cache.scratch()?;
+        let nodes = Nodes::boot(world, config, driver, count, folder.path())?;
+        step.done();
+        let mut vms = nodes.vms.into_iter();
+        return Ok(Vms {
+            first: vms.next().context("no node")?,
+            peer: None,
+            others: vms.collect(),
+            _switch: Some(nodes.switch),
+        });
+    }
     if arguments.peer.is_some() {
         let step = Step::start("booting two VMs");
         let pair = Pair::boot(world, config, driver)?;
         step.done();
-        return Ok((pair.second, Some(pair.first)));
+        return Ok(Vms {
+            peer: Some(pair.first),
+            ..Vms::one(pair.second)
+        });
     }
     let step = Step::start("booting the VM");
     let mut vm = Vm::boot(world, config)?;
     vm.use_driver(driver)?;
     step.done();
-    Ok((vm, None))
+    Ok(Vms::one(vm))
 }
 
 /// Runs the user's command, beside that for the peer. The exit status is the peer's only if the command succeeds.
-fn command_and_peer(vm: &mut Vm, peer: Option<&mut Vm>, arguments: &ExecArguments) -> Result<u8> {
-    let (Some(peer), Some(server)) = (peer, &arguments.peer) else {
+fn command_and_peer(vms: &mut Vms, arguments: &ExecArguments) -> Result<u8> {
+    let vm = &mut vms.first;
+    let (Some(peer), Some(server)) = (&mut vms.peer, &arguments.peer) else {
         return command(vm, arguments);
     };
     pair::start(peer, server)?;

@@ -86,6 +86,18 @@ impl Login {
         ])
     }
 
+    /// What else guests need that log in to each other, under any of the names of a `pattern` of ssh's.
+    pub(crate) fn among(&self, pattern: &str) -> Result<Vec<Text>> {
+        let text = |guest, text, mode| Text { guest, text, mode };
+        let known = format!("{pattern} {}", self.read("host_key.pub")?);
+        let configuration = "StrictHostKeyChecking yes\nBatchMode yes\nLogLevel ERROR\n";
+        Ok(vec![
+            text("root/.ssh/id_ed25519", self.read("key")?, 0o600),
+            text("root/.ssh/known_hosts", known, 0o644),
+            text("root/.ssh/config", configuration.into(), 0o600),
+        ])
+    }
+
     /// Writes the client's configuration for the VM that is called `name` and whose server is this `port` of the host.
     /// Gives the words of the command that logs in.
     pub(crate) fn client(&self, name: &str, port: u16) -> Result<Vec<String>> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The network segment between two VMs: `pair` makes one, `vm` hands its ends on, and `qemu` puts a card on each.
+//! The network segment between VMs: `pair` and `nodes` make one, `vm` hands its ends on, and `qemu` puts a card on each.
 //!
-//! It is a pair of datagram sockets, a datagram for each frame. Nothing else is on it, and the host's network is not
-//! involved. The VMs are 10.77.0.1 and 10.77.0.2, and so are their `rxe0`.
+//! Between two VMs it is a pair of datagram sockets, a datagram for each frame; between more a switch. Nothing else is
+//! on it, and the host's network is not involved. The VMs are 10.77.0.1 and on, and so are their `rxe0`.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
@@ -10,12 +10,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::switch::Switch;
+
 /// One end of a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     socket: Arc<UnixDatagram>,
     /// The VM's number, the last one of its address.
     pub(crate) host: u8,
+    /// How many VMs there are, if they are called nodes.
+    pub(crate) nodes: Option<u8>,
 }
 
 impl Network {
@@ -25,8 +29,20 @@ impl Network {
         let end = |socket, host| Self {
             socket: Arc::new(socket),
             host,
+            nodes: None,
         };
         Ok([end(first, 1), end(second, 2)])
+    }
+
+    /// The ends of a new segment of `count` nodes, and the switch between them.
+    pub(crate) fn nodes(count: u8) -> Result<(Switch, Vec<Self>)> {
+        let (switch, ends) = Switch::new(count.into())?;
+        let ends = ends.into_iter().zip(1..).map(|(socket, host)| Self {
+            socket: Arc::new(socket),
+            host,
+            nodes: Some(count),
+        });
+        Ok((switch, ends.collect()))
     }
 
     /// What QEMU inherits.
@@ -49,6 +65,14 @@ mod tests {
         let mut frame = [0; 100];
         assert_eq!(second.socket.recv(&mut frame)?, 7);
         assert_eq!(&frame[..7], b"a frame");
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_are_numbered_from_one() -> Result<()> {
+        let (_switch, ends) = Network::nodes(3)?;
+        let hosts: Vec<_> = ends.iter().map(|end| (end.host, end.nodes)).collect();
+        assert_eq!(hosts, [(1, Some(3)), (2, Some(3)), (3, Some(3))]);
         Ok(())
     }
 }

@@ -295,6 +295,9 @@ impl Machine<'_> {
         line.push_str(self.extra.command_line());
         if let Some(network) = self.network {
             line.push_str(&format!(" testbed.host={}", network.host));
+            if let Some(nodes) = network.nodes {
+                line.push_str(&format!(" testbed.nodes={nodes}"));
+            }
         }
         line.push_str(self.reach.map_or("", Reach::command_line));
         if self.rxe > 1 {
@@ -490,6 +493,9 @@ mod tests {
         assert!(first.contains("mac=52:54:00:77:00:01") && first.contains(" testbed.host=1"));
         assert!(second.contains("mac=52:54:00:77:00:02") && second.contains(" testbed.host=2"));
         assert!(!machine(true).join(" ").contains("netdev"));
+        let (_switch, ends) = Network::nodes(3)?;
+        let third = machine_on(true, Some(&ends[2])).join(" ");
+        assert!(third.contains(" testbed.host=3 testbed.nodes=3"), "{third}");
         Ok(())
     }
 

@@ -34,6 +34,7 @@ const TESTS: &[Test] = &[
     ("cli/shell", shell),
     ("cli/up", up),
     ("cli/up-died", up_died),
+    ("cli/nodes", nodes),
 ];
 
 /// After so many seconds `timeout` ends a call, whatever else may bound it.
@@ -121,6 +122,7 @@ fn refusals(scene: &Scene<'_>) -> Result<()> {
         ("exec --get : -- true", "GUEST:HOST"),
         ("exec --cpus 100000 -- true", "--cpus 100000"),
         ("exec --rxe 2 --peer true -- true", "--rxe 2"),
+        ("exec --rxe 2 --nodes 3 -- true", "--rxe 2"),
         ("up --share /no/such/folder", "--share /no/such/folder"),
         ("up --kernel debug --share /", "debug kernel has no 9p"),
         ("shell", "needs a terminal"),
@@ -448,6 +450,42 @@ fn up_died(scene: &Scene<'_>) -> Result<()> {
     vm.says("ssh", &["--", "true"], status::VM, "was killed")?;
     vm.says("down", &[], status::VM, "was killed")?;
     vm.says("down", &[], status::FAILURE, "there is no VM")?;
+    Ok(())
+}
+
+/// What node1 does with the others: it sees them by name and by address, and moves data from and to the last one.
+const NODES: &str = r#"
+set -eu
+[ "$(hostname)" = node1 ]
+for node in 1 2 3; do
+	[ "$(ssh node$node hostname)" = node$node ]
+	[ "$(ssh 10.77.0.$node 'echo /sys/class/infiniband/*')" = /sys/class/infiniband/rxe0 ]
+done
+[ "$(echo through two | ssh node2 ssh node3 cat)" = 'through two' ]
+status=0
+ssh node2 'exit 9' || status=$?
+[ $status = 9 ]
+ssh node3 'ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 >/root/server 2>&1; echo $? >/root/status' &
+for _ in $(seq 300); do
+	ssh node3 'ss -Hltn "sport = 18515"' | grep -q . && break
+	sleep 0.2
+done
+ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 node3
+wait
+[ "$(ssh node3 cat /root/status)" = 0 ]
+echo 'to standard error' >&2
+exit 3
+"#;
+
+fn nodes(scene: &Scene<'_>) -> Result<()> {
+    let options = ["exec", "--nodes", "3", "--cpus", "1", "--mem", "1024", "--"];
+    let arguments = [&options[..], &["bash", "-c", NODES]].concat();
+    let output = scene.output(&arguments)?;
+    expect(&output, 3)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("bytes in"), "standard output: {said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(errors.contains("to standard error\n"), "{errors}");
     Ok(())
 }
 
