@@ -32,7 +32,7 @@ share() {
 
 name() {
 	hostname "$1"
-	grep -qw "$1" /etc/hosts || echo "10.77.0.1 $1" >>/etc/hosts
+	grep -q "[[:space:]]$1\$" /etc/hosts || echo "10.77.0.1 $1" >>/etc/hosts
 }
 
 # The keys are those that the testbed has brought. Nothing is asked of PAM, which would take its time under emulation.
@@ -51,6 +51,8 @@ ssh() {
 		UsePAM no
 		UseDNS no
 		LoginGraceTime 600
+		MaxStartups 1000
+		PerSourcePenalties no
 		PrintMotd no
 		PrintLastLog no
 		PidFile /run/sshd.pid

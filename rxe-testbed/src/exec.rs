@@ -79,17 +79,20 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
     }
     let kept = world.cache.log("last-kernel");
     let complaints = vms.off(&world)?;
-    let exit = result.inspect_err(|_| {
-        ui::line(&format!("the kernel log: {}", kept.display()));
-    })?;
+    // Also if the command has failed: the other kernels' may be why.
+    if !complaints.is_empty() {
+        ui::line("the kernel complained:");
+        for line in complaints.iter().take(20) {
+            ui::line(&format!("  {line}"));
+        }
+    }
+    if result.is_err() || !complaints.is_empty() {
+        ui::line(&format!("the whole kernel log: {}", kept.display()));
+    }
+    let exit = result?;
     if complaints.is_empty() {
         return Ok(exit);
     }
-    ui::line("the kernel complained:");
-    for line in complaints.iter().take(20) {
-        ui::line(&format!("  {line}"));
-    }
-    ui::line(&format!("the whole kernel log: {}", kept.display()));
     Ok(if exit == 0 { status::KERNEL_LOG } else { exit })
 }
 

@@ -68,6 +68,12 @@ impl Host {
                 self.memory
             );
         }
+        let all = cpus.saturating_mul(vms);
+        if vms > 1 && cpus > 1 && all > most {
+            return Ok(Some(format!(
+                "{vms} VMs have {all} processors, of which this host can carry {most}: --cpus 1 may be faster"
+            )));
+        }
         Ok((needed > self.free).then(|| {
             format!(
                 "the VM may take {needed} MiB of memory, of which the host has {} free now",
@@ -129,6 +135,15 @@ mod tests {
             "--cpus 64: this host has 2 processors, which can carry 4 of a VM's"
         );
         assert!(SMALL.judge(5, 2048, 1).is_err());
+    }
+
+    #[test]
+    fn more_processors_of_several_than_it_can_carry_are_told() -> Result<()> {
+        let remark = SMALL.judge(2, 512, 3)?.unwrap_or_default();
+        assert!(remark.starts_with("3 VMs have 6 processors"), "{remark}");
+        assert_eq!(SMALL.judge(1, 512, 3)?, None);
+        assert_eq!(SMALL.judge(2, 512, 2)?, None);
+        Ok(())
     }
 
     #[test]

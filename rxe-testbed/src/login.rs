@@ -141,7 +141,7 @@ fn configuration(dir: &Path, name: &str, port: u16) -> String {
     )
 }
 
-/// A path in a configuration of ssh's, where it may have spaces, and where `%` and `$` would stand for something.
+/// A path in a configuration of ssh's, where it may have spaces, and where `%` would stand for something.
 fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('%', "%%"))
 }

@@ -37,7 +37,7 @@ impl Nodes {
     ) -> Result<Self> {
         let login = Login::make(folder, &world.guest.root)?;
         let mut texts = login.server()?;
-        texts.extend(login.among("node*,10.77.0.*")?);
+        texts.extend(login.among("node*,10.77.0.*,localhost,127.0.0.1")?);
         let (switch, ends) = Network::nodes(count)?;
         let mut vms = Vec::new();
         // One after the other: each may be tried again without the others' noticing.
@@ -50,7 +50,8 @@ impl Nodes {
             };
             let mut vm = Vm::boot(world, &config).with_context(|| format!("node{host}"))?;
             serve(&mut vm).with_context(|| format!("node{host}"))?;
-            vm.use_driver(driver)?;
+            vm.use_driver(driver)
+                .with_context(|| format!("node{host}"))?;
             vms.push(vm);
         }
         Ok(Self { vms, switch })

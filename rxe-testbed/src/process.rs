@@ -184,9 +184,18 @@ impl Twin {
     /// Starts it.
     pub(crate) fn spawn(mut command: Command) -> Result<Self> {
         ends_with_us(&mut command, Signal::SIGTERM);
-        // SAFETY: `setsid` is async-signal-safe, and the closure touches no memory of the parent.
+        // SAFETY: `setsid` and the system call are async-signal-safe, and the closure touches no memory of the parent.
         unsafe {
             command.pre_exec(|| {
+                // What else the caller has open, a lock or a pipe, is not to be open for as long as the copy runs. If the
+                // kernel cannot do that, it is.
+                let (first, all) = (3, nix::libc::c_uint::MAX);
+                nix::libc::syscall(
+                    nix::libc::SYS_close_range,
+                    first,
+                    all,
+                    nix::libc::CLOSE_RANGE_CLOEXEC,
+                );
                 nix::unistd::setsid()
                     .map(drop)
                     .map_err(std::io::Error::from)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A network segment with any number of ends: a switch between pairs of datagram sockets, a datagram for each frame.
 //!
-//! It learns who is where. A frame for one waits for its place there, so that the sender is held up and nothing is lost;
-//! one for all is dropped where there is no place: a VM that is not booted yet keeps nobody waiting.
+//! It learns who is where. A frame waits for its place at its end, so that the sender is held up and nothing is lost. It is
+//! dropped where there is no place at an end that has not said anything yet, or takes nothing: a VM that is not booted yet,
+//! or hangs, keeps nobody waiting.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -20,8 +21,11 @@ type Address = [u8; 6];
 /// The largest frame: more than the 9000 bytes of the cards, with all headers.
 const FRAME: usize = 1 << 16;
 
-/// After this time it is looked whether the switch is still wanted, and a frame is given up for an end that takes none.
+/// After this time it is looked whether the switch is still wanted.
 const NAP: Duration = Duration::from_secs(1);
+
+/// An end that takes no frame for so long is not waited for any more, until it says something.
+const DEAF: Duration = Duration::from_secs(10);
 
 /// A switch; it goes on until it is dropped.
 pub(crate) struct Switch {
@@ -30,30 +34,51 @@ pub(crate) struct Switch {
 
 /// What its threads share.
 struct Ports {
-    sockets: Vec<UnixDatagram>,
+    ports: Vec<Port>,
     known: Mutex<HashMap<Address, usize>>,
+}
+
+/// One of them.
+struct Port {
+    socket: UnixDatagram,
+    /// Whether its end has said something since it last took nothing: then it is waited for.
+    listens: AtomicBool,
+}
+
+impl Port {
+    /// Passes on a frame to its end. What cannot be sent is lost, as on any network.
+    fn send(&self, frame: &[u8]) {
+        if !self.listens.load(Ordering::Relaxed) {
+            send_if_there_is_room(&self.socket, frame);
+        } else if self.socket.send(frame).is_err() {
+            self.listens.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Switch {
     /// A switch, and the other ends of its ports.
     pub(crate) fn new(ports: usize) -> Result<(Self, Vec<UnixDatagram>)> {
-        let (mut sockets, mut ends) = (Vec::new(), Vec::new());
+        let (mut all, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..ports {
-            let (port, end) = UnixDatagram::pair().context("making a pair of sockets")?;
-            port.set_read_timeout(Some(NAP)).context("a time limit")?;
-            port.set_write_timeout(Some(NAP)).context("a time limit")?;
-            sockets.push(port);
+            let (socket, end) = UnixDatagram::pair().context("making a pair of sockets")?;
+            socket.set_read_timeout(Some(NAP)).context("a time limit")?;
+            socket
+                .set_write_timeout(Some(DEAF))
+                .context("a time limit")?;
+            let listens = AtomicBool::new(false);
+            all.push(Port { socket, listens });
             ends.push(end);
         }
         let known = Mutex::default();
-        let shared = Arc::new(Ports { sockets, known });
+        let shared = Arc::new(Ports { ports: all, known });
         let ended = Arc::new(AtomicBool::new(false));
         for port in 0..ports {
             let (shared, ended) = (Arc::clone(&shared), Arc::clone(&ended));
             std::thread::spawn(move || {
                 let mut frame = vec![0; FRAME];
                 while !ended.load(Ordering::Relaxed) {
-                    if let Ok(length) = shared.sockets[port].recv(&mut frame) {
+                    if let Ok(length) = shared.ports[port].socket.recv(&mut frame) {
                         shared.pass_on(port, &frame[..length]);
                     }
                 }
@@ -70,24 +95,21 @@ impl Drop for Switch {
 }
 
 impl Ports {
-    /// Passes on a frame that has come in at a port. What cannot be sent is lost, as on any network.
+    /// Passes on a frame that has come in at a port.
     fn pass_on(&self, from: usize, frame: &[u8]) {
         let Some((to, sender)) = addresses(frame) else {
             return;
         };
+        self.ports[from].listens.store(true, Ordering::Relaxed);
         let to = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.insert(sender, from);
             known.get(&to).copied()
         };
-        match to {
-            Some(to) if to == from => {}
-            Some(to) => drop(self.sockets[to].send(frame)),
-            None => {
-                let ports = self.sockets.iter().enumerate();
-                for (_, socket) in ports.filter(|(port, _)| *port != from) {
-                    send_if_there_is_room(socket, frame);
-                }
+        let ports = self.ports.iter().enumerate();
+        for (port, end) in ports.filter(|(port, _)| *port != from) {
+            if to.is_none_or(|to| to == port) {
+                end.send(frame);
             }
         }
     }
@@ -119,7 +141,9 @@ mod tests {
 
     fn received(end: &UnixDatagram) -> Vec<u8> {
         let mut frame = vec![0; FRAME];
-        let length = end.recv(&mut frame).unwrap_or_default();
+        let patience = Duration::from_secs(120);
+        end.set_read_timeout(Some(patience)).unwrap();
+        let length = end.recv(&mut frame).expect("a frame");
         frame.truncate(length);
         frame
     }

@@ -25,22 +25,22 @@ const KILLED: Duration = Duration::from_secs(30);
 pub(crate) fn run(arguments: &DownArguments) -> Result<u8> {
     let cache = Cache::open()?;
     let place = Place::of(&cache, &arguments.place.name);
-    let (ended, had_died) = match place.look()? {
+    let ended = match place.look()? {
         Found::Nothing => bail!("{}", ssh::there_is_none(&cache, &place)),
         Found::Coming => bail!(
             "the VM `{}` is just being booted: Ctrl-C there ends it",
             place.name()
         ),
-        Found::Gone(ended) => (ended, true),
+        Found::Gone(ended) => ended,
         Found::Up(state) => {
             let step = Step::start(format!("ending the VM `{}`", place.name()));
             let ended = end(&place, &state)?;
             step.done();
-            (ended, false)
+            ended
         }
     };
     place.forget()?;
-    Ok(tell(&cache, &place, &ended, had_died))
+    Ok(tell(&cache, &place, &ended))
 }
 
 /// Has the VM's keeper end it, and waits until it is gone.
@@ -58,7 +58,7 @@ fn end(place: &Place, state: &State) -> Result<Ended> {
 }
 
 /// Says what became of it; gives the exit status.
-fn tell(cache: &Cache, place: &Place, ended: &Ended, had_died: bool) -> u8 {
+fn tell(cache: &Cache, place: &Place, ended: &Ended) -> u8 {
     if let Some(why) = &ended.why {
         ui::line(&format!("the VM `{}` had died: {why}", place.name()));
     }
@@ -67,10 +67,10 @@ fn tell(cache: &Cache, place: &Place, ended: &Ended, had_died: bool) -> u8 {
         for line in ended.complaints.iter().take(20) {
             ui::line(&format!("  {line}"));
         }
-        let log = cache.log("last-kernel");
+        let log = cache.log(&place.kernel_log());
         ui::line(&format!("the whole kernel log: {}", log.display()));
     }
-    match (had_died, ended.complaints.is_empty()) {
+    match (ended.why.is_some(), ended.complaints.is_empty()) {
         (true, _) => status::VM,
         (false, true) => 0,
         (false, false) => status::KERNEL_LOG,

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 
@@ -31,8 +31,9 @@ pub(crate) const KEEPER: &str = "HMM_ODP_KEEPER";
 /// How long the guest may take for a network, a folder and an ssh server, and for somebody to log in.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// How often it is tried to log in.
+/// How often it is tried to log in, and how long once.
 const TRIES: u32 = 3;
+const LOGIN: Duration = Duration::from_secs(200);
 
 /// Boots the VM and keeps it. `parent` waits until it is up.
 pub(crate) fn run(arguments: &UpArguments, series: Option<Series>, parent: u32) -> Result<u8> {
@@ -141,9 +142,10 @@ fn wait_for_login(vm: &mut Vm, words: &[String], place: &Place) -> Result<()> {
         let file = std::fs::File::create(&log).context("making a log")?;
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(file);
-        // It gives up by itself: `ConnectTimeout`.
         let mut ssh = Owned::spawn(command)?;
-        loop {
+        // As a rule it gives up by itself: `ConnectTimeout`.
+        let (begun, limit) = (Instant::now(), vm.patience(LOGIN));
+        while begun.elapsed() < limit {
             match ssh.try_wait()? {
                 Some(ended) if ended.success() => return Ok(()),
                 Some(_) => break,
@@ -174,7 +176,7 @@ fn keep(mut vm: Vm, place: &Place, world: &World) -> Result<Ended> {
     }
     let nic = vm.take_nic();
     let log = vm.off()?;
-    vm::save_log(&log, &world.cache.log("last-kernel"))?;
+    vm::save_log(&log, &world.cache.log(&place.kernel_log()))?;
     let mut complaints = klog::complaints(&log);
     if let Some(wrong) = nic.map(Nic::end).transpose()? {
         let wrong = wrong.iter().take(20);

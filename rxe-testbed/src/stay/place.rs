@@ -105,6 +105,11 @@ impl Place {
         self.dir.join(name)
     }
 
+    /// What its kernel's log is called among the cache's.
+    pub(crate) fn kernel_log(&self) -> String {
+        format!("last-kernel-up-{}", self.name)
+    }
+
     /// The file that is made to have the VM end.
     pub(crate) fn request(&self) -> PathBuf {
         self.path("end")
