@@ -116,9 +116,9 @@ fn resident(
         link.write(near.sge(0, 100), far.remote(at(page)))?;
         written[page] = true;
     }
-    for page in 0..pages {
+    for (page, written) in written.into_iter().enumerate() {
         let (start, rest) = (at(page), at(page) + 100);
-        match written[page] {
+        match written {
             true => far.check_from(new, page * 100, start, 100)?,
             false => far.check_from(old, start, start, 100)?,
         }
