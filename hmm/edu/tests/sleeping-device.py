@@ -149,7 +149,8 @@ def huge_page(kind):
 def chunks(kind):
     """Pages at both sides of the end of a chunk; chunks that go because they are empty, and come again."""
     memory = Memory(2 * CHUNK)
-    edge = -(-memory.start // CHUNK) * CHUNK
+    # There is room for pages before it, too, wherever the memory begins.
+    edge = -(-(memory.start + HUGE) // CHUNK) * CHUNK
     first = (edge - memory.start) // PAGE - 8
     memory[first * PAGE:(first + 16) * PAGE] = pattern(5, first * PAGE, 16 * PAGE)
     command(f"mirror {memory.start} {memory.size // PAGE}")
