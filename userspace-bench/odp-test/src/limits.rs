@@ -21,6 +21,7 @@ use testkit::{
 
 use crate::{
     harness::{skip, Test},
+    machine::Setting,
     userfault::Handler,
 };
 
@@ -28,6 +29,7 @@ use crate::{
 pub const TESTS: &[Test] = &[
     Test::on_demand("limits-fault-around", fault_around),
     Test::once("limits-look-around", look_around),
+    Test::once("limits-large-folio", large_folio),
     Test::on_demand("limits-chunk-size", chunk_size),
     Test::on_demand("limits-fault-workers", fault_workers),
     Test::once("limits-prefetch-workers", prefetch_workers),
@@ -164,6 +166,48 @@ fn look_around(env: &Env) -> Result<()> {
     ensure!(
         faults >= blocks as u64 && around < most,
         "one page of each block: {faults} faults, {around} pages came along"
+    );
+    Ok(())
+}
+
+/// All of a large folio that a fault brings in comes along (mTHP of 64 KiB).
+fn large_folio(env: &Env) -> Result<()> {
+    const FOLIO: usize = 16;
+    const PAGES: usize = 256;
+    if parameter("fault_around")? < FOLIO - 1 {
+        return Err(skip("blocks are smaller with this fault_around"));
+    }
+    let all = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB";
+    if !std::path::Path::new(all).exists() {
+        return Err(skip("this kernel has no folios of 64 KiB for a process"));
+    }
+    let _always = Setting::new(
+        "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled",
+        "always",
+    )?;
+    // Not all of a PMD, which would be one huge page.
+    let far = env.buffer(Mode::Explicit, HUGE_PAGE + PAGES * PAGE)?;
+    let first = far.memory.addr().next_multiple_of(HUGE_PAGE as u64) - far.memory.addr();
+    let first = first as usize;
+    far.memory
+        .unmap(first + PAGES * PAGE..HUGE_PAGE + PAGES * PAGE)?;
+    let near = env.buffer(Mode::Pinned, PAGE)?;
+    let (link, new) = (env.rc()?, Pattern::new(2));
+    for step in 0..PAGES {
+        let page = (step * 37 + 5) % PAGES;
+        near.memory.write(0, &new.bytes(page as u64 * 100, 100));
+        link.write(near.sge(0, 100), far.remote(first + page * PAGE))?;
+    }
+    for page in 0..PAGES {
+        let start = first + page * PAGE;
+        far.check_from(new, page * 100, start, 100)?;
+        far.check_zero(start + 100, PAGE - 100)?;
+    }
+    let after = counted(env, &far)?;
+    let (faults, around) = (after["page_faults"], after["pages_mapped_around"]);
+    ensure!(
+        faults + around >= PAGES as u64 && faults <= (PAGES / FOLIO * 2) as u64,
+        "{faults} faults on {PAGES} pages, {around} came along"
     );
     Ok(())
 }

@@ -61,7 +61,10 @@ pub struct Setting {
 impl Setting {
     /// Sets `path` to `value`.
     pub fn new(path: &'static str, value: &str) -> Result<Self> {
-        let before = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+        let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+        // Of a choice the one in brackets.
+        let chosen = text.split(['[', ']']).nth(1).unwrap_or(&text);
+        let before = chosen.to_owned();
         let setting = Self { path, before };
         setting.set(value)?;
         Ok(setting)
