@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The network segment between VMs: `pair` and `nodes` make one, `vm` hands its ends on, and `qemu` puts a card on each.
 //!
-//! Between two VMs it is a pair of datagram sockets, a datagram for each frame; between more a switch. Nothing else is
-//! on it, and the host's network is not involved. The VMs are 10.77.0.1 and on, and so are their `rxe0`.
+//! Between the two of a pair it is a pair of datagram sockets, a datagram for each frame; between nodes a switch. Nothing
+//! else is on it, and the host's network is not involved. The VMs are 10.77.0.1 and on, and so are their `rxe0`.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;

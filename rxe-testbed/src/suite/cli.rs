@@ -465,14 +465,14 @@ done
 status=0
 ssh node2 'exit 9' || status=$?
 [ $status = 9 ]
-ssh node3 'ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 >/root/server 2>&1; echo $? >/root/status' &
+ssh node3 'ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 >server 2>&1; echo $? >status' &
 for _ in $(seq 300); do
 	ssh node3 'ss -Hltn "sport = 18515"' | grep -q . && break
 	sleep 0.2
 done
 ibv_rc_pingpong -d rxe0 -g 1 -c -O -n 200 node3
 wait
-[ "$(ssh node3 cat /root/status)" = 0 ]
+[ "$(ssh node3 cat status)" = 0 ]
 echo 'to standard error' >&2
 exit 3
 "#;
