@@ -74,6 +74,11 @@ impl Registers {
         lock(&self.segment).queue()
     }
 
+    /// Shows an error of the firmware's, or none any more.
+    pub(crate) fn show_error(&self, shown: bool) {
+        lock(&self.segment).show_error(shown);
+    }
+
     /// Puts the registers back to where they were in the beginning.
     pub fn reset(&self) -> Event {
         *lock(&self.segment) = Segment::new();

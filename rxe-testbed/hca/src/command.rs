@@ -20,6 +20,8 @@ mod users;
 
 use definition::Command;
 
+use crate::layout::query_pages_in;
+
 /// All commands that the device knows.
 const COMMANDS: &[&[Command]] = &[
     hca::COMMANDS,
@@ -41,6 +43,22 @@ const COMMANDS: &[&[Command]] = &[
 fn find(opcode: u16) -> Option<&'static Command> {
     let mut all = COMMANDS.iter().copied().flatten();
     all.find(|command| command.opcode == opcode)
+}
+
+/// The opcode with which the input of every command begins.
+pub(crate) fn opcode(input: &[u8]) -> u16 {
+    query_pages_in::OPCODE.get(input) as u16
+}
+
+/// The name of the command with that opcode, if there is one.
+pub(crate) fn name(opcode: u16) -> Option<&'static str> {
+    find(opcode).map(|command| command.name)
+}
+
+/// Whether there is a command of that name.
+pub(crate) fn is_known(name: &str) -> bool {
+    let mut all = COMMANDS.iter().copied().flatten();
+    all.any(|command| command.name == name)
 }
 
 /// Every command's opcode and name.

@@ -3,6 +3,10 @@
 //!
 //! `{"ask": "who-maps", "address": A, "length": L}` gives the keys that lead to memory between these addresses;
 //! `unmapped` and `read-only` instead of `who-maps` say that none may, or only for reading, and are rule I6;
+//! `{"ask": "adversary", "script": S}` has the device follow a script from now on, and gives what it has done so far; without
+//! `script` only the latter.
+//! `{"ask": "invent-faults", "what": W, "count": N}` tells the driver of page faults that make no sense, and gives their
+//! tokens; `fall-ill` shows an error of the firmware's from which only a reset helps, until a driver enables the device anew.
 //! `faults` gives how many page faults there were, were resumed, and wait; `violations` what was wrong so far.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,9 +14,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{json, Value};
 
+use crate::adversary::Script;
 use crate::device::Device;
+use crate::invent::Nonsense;
 use crate::layout::mkc;
 use crate::mkey::{MemoryKey, Translation, WRITABLE};
 use crate::trace::Rule;
@@ -73,6 +80,21 @@ impl Device {
                 let (raised, resumed, waiting) = self.faults.counts();
                 json!({"raised": raised, "resumed": resumed, "waiting": waiting})
             }
+            Some("adversary") => match question.get("script") {
+                None => self.adversary.report(),
+                Some(script) => match Script::from_json(script.clone()) {
+                    Ok(script) => {
+                        self.follow(script);
+                        self.adversary.report()
+                    }
+                    Err(error) => json!({"error": error.to_string()}),
+                },
+            },
+            Some("invent-faults") => self.invent_faults(&question),
+            Some("fall-ill") => {
+                self.fall_ill();
+                json!({})
+            }
             Some("violations") => {
                 let all = self.bus.violations();
                 json!({"violations": all.iter().map(ToString::to_string).collect::<Vec<_>>()})
@@ -96,7 +118,20 @@ impl Device {
                 let maps = maps.iter().map(Mapping::to_json).collect::<Vec<_>>();
                 json!({"maps": maps})
             }
-            _ => json!({"error": "`ask` for who-maps, unmapped, read-only, faults or violations"}),
+            _ => {
+                json!({"error": "`ask` for who-maps, unmapped, read-only, faults, adversary, invent-faults, fall-ill or violations"})
+            }
+        }
+    }
+
+    fn invent_faults(&mut self, question: &Value) -> Value {
+        let count = question["count"].as_u64().unwrap_or(1);
+        let told = Nonsense::deserialize(&question["what"])
+            .map_err(|error| format!("what: {error}"))
+            .and_then(|what| self.invent(what, count));
+        match told {
+            Ok(tokens) => json!({"tokens": tokens}),
+            Err(error) => json!({"error": error}),
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::access::Missing;
+use crate::adversary::Adversary;
 use crate::bar::{Registers, FIRST_PAGE, PAGE};
 use crate::bus::Bus;
 use crate::clock::Clock;
@@ -74,6 +75,10 @@ pub struct Device {
     pub(crate) queue_pairs: Table<QueuePair>,
     pub(crate) fabric: Box<dyn Fabric>,
     pub(crate) faults: Faults,
+    /// What it does that a device seldom does.
+    pub(crate) adversary: Adversary,
+    /// Its firmware has ended by an error of its own: it does nothing until a driver enables it anew.
+    pub(crate) ill: bool,
     /// How many connections initiators have begun.
     pub(crate) connections: u64,
     /// Queue pairs that may have something to do, and the one whose turn it is.
@@ -114,6 +119,8 @@ impl Device {
             queue_pairs: Table::new(0, 0),
             fabric: Box::new(Loopback::default()),
             faults: Faults::default(),
+            adversary: Adversary::default(),
+            ill: false,
             connections: 0,
             active: BTreeSet::new(),
             turn: 0,
@@ -164,6 +171,7 @@ impl Device {
         // 0 and 1 are those of management.
         self.queue_pairs = Table::new(2, 1 << LOG_MAX_QP);
         while self.fabric.receive(LID).is_some() {}
+        self.drop_held();
         self.faults.clear();
         self.active.clear();
         self.halves.clear();
@@ -178,6 +186,20 @@ impl Device {
         self.revision = 0;
         self.port = Port::new(self.port.guid);
         self.events.interrupts.clear();
+    }
+
+    /// The firmware ends by an error of its own, and with it all that a driver has made.
+    pub(crate) fn fall_ill(&mut self) {
+        self.forget_everything();
+        self.registers.show_error(true);
+        self.ill = true;
+    }
+
+    /// A driver enables the device anew, or resets it.
+    pub(crate) fn recover(&mut self) {
+        if std::mem::take(&mut self.ill) {
+            self.registers.show_error(false);
+        }
     }
 
     /// Tells the driver of something that happened to a queue pair or a shared receive queue.
@@ -212,8 +234,11 @@ impl Device {
         let Some(scheme) = self.capabilities.page_faults() else {
             return Verdict::Fail;
         };
-        let (place, events, bus) = ((pair, end), &mut self.events, &self.bus);
+        let (place, events, bus) = ((pair, end), &self.events, &self.bus);
         let faults = &mut self.faults;
-        faults.page_fault(scheme, place, missing, cause, events, bus)
+        let raised = faults.page_fault(scheme, place, missing, cause, events, bus);
+        let (verdict, told) = raised;
+        self.tell_fault(told);
+        verdict
     }
 }

@@ -24,6 +24,9 @@ impl Device {
     /// Does what an event asks for; gives the interrupt vectors to raise.
     pub fn handle(&mut self, event: Event) -> Vec<u16> {
         match event {
+            // Who does not know yet goes on for a while.
+            Event::Doorbell { .. } if self.ill => {}
+            Event::Commands(_) if self.ill && self.registers.queue_address().is_none() => {}
             Event::Commands(entries) => self.execute(entries),
             Event::Doorbell {
                 page,
@@ -33,6 +36,7 @@ impl Device {
             Event::Reset => {
                 self.bus.event("reset", || json!({}));
                 self.forget_everything();
+                self.recover();
             }
         }
         std::mem::take(&mut self.events.interrupts)
@@ -44,7 +48,10 @@ impl Device {
         let waiting = self.pass_time();
         let watching = self.flush_all();
         let faults = self.faults.late(&self.bus);
-        (waiting || watching || faults).then(|| std::mem::take(&mut self.events.interrupts))
+        let held = self.release();
+        // What ended just now may be the last that was waited for, and is told all the same.
+        let raised = std::mem::take(&mut self.events.interrupts);
+        (waiting || watching || faults || held || !raised.is_empty()).then_some(raised)
     }
 
     fn doorbell(&mut self, page: u32, offset: u64, bytes: &[u8]) {

@@ -45,7 +45,9 @@ impl Device {
     pub(crate) fn run(&mut self) {
         for _ in 0..BUDGET {
             if let Some(packet) = self.fabric.receive(LID) {
-                self.arrive(packet);
+                for packet in self.carried(packet) {
+                    self.arrive(packet);
+                }
             } else if !self.step() {
                 return;
             }
@@ -53,7 +55,7 @@ impl Device {
     }
 
     /// A packet has arrived.
-    fn arrive(&mut self, packet: Packet) {
+    pub(crate) fn arrive(&mut self, packet: Packet) {
         if packet.service.is_datagram() {
             return self.take_datagram(packet);
         }

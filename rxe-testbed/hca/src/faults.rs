@@ -4,12 +4,12 @@
 //! Each end of a queue pair waits for one fault at a time. A fault has a token, which the driver gives back with
 //! `PAGE_FAULT_RESUME`; then the access is tried again, and fails if the driver said that there is nothing to be had.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde_json::{json, Value};
 
-use crate::access::{Missing, Slot};
+use crate::access::{Missing, Slot, Span};
 use crate::bus::Bus;
 use crate::eq::{Event, EventQueues};
 use crate::fabric::Remote;
@@ -85,6 +85,30 @@ pub(crate) enum Cause {
     },
 }
 
+/// Bytes of what an event says.
+const DATA: usize = wqe_event::BYTES;
+
+/// An event of a page fault: the queue that it goes to, its kind and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) queue: u32,
+    pub(crate) token: u64,
+    pub(crate) kind: u8,
+    pub(crate) data: [u8; DATA],
+}
+
+impl Told {
+    /// Whether it says that no other one of its fault follows: in the memory scheme.
+    pub(crate) fn has_last(&self) -> bool {
+        self.kind == BY_MEMORY && self.data[0] & LAST != 0
+    }
+
+    /// Has it say that others follow.
+    pub(crate) fn clear_last(&mut self) {
+        self.data[0] &= !LAST;
+    }
+}
+
 /// What becomes of an access that lacks something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -134,6 +158,8 @@ pub(crate) struct Faults {
     pending: BTreeMap<u64, Pending>,
     states: HashMap<(u32, End), State>,
     watches: HashMap<(u32, End), Watch>,
+    /// Tokens of which the driver was told twice.
+    again: BTreeSet<u64>,
     next: u64,
     raised: u64,
     resumed: u64,
@@ -147,6 +173,7 @@ impl Default for Faults {
             pending: BTreeMap::new(),
             states: HashMap::new(),
             watches: HashMap::new(),
+            again: BTreeSet::new(),
             next: 1,
             raised: 0,
             resumed: 0,
@@ -161,6 +188,7 @@ impl Faults {
         self.pending.clear();
         self.states.clear();
         self.watches.clear();
+        self.again.clear();
     }
 
     /// Whether an end of a queue pair waits.
@@ -216,6 +244,18 @@ impl Faults {
         token
     }
 
+    /// The driver is told of a fault twice, and may resume it as often.
+    pub(crate) fn expect_again(&mut self, token: u64) {
+        self.again.insert(token);
+    }
+
+    /// A fault need not be resumed, but may be: the driver has not been told of it, or its answer was not taken.
+    pub(crate) fn excuse(&mut self, token: u64) {
+        if let Some(pending) = self.pending.get_mut(&token) {
+            pending.gone = true;
+        }
+    }
+
     /// Counts how often an access has lacked the same entry; gives whether that is too often.
     fn repeats(&mut self, place: (u32, End), missing: &Missing) -> bool {
         let (slot, via) = (missing.slot, missing.via);
@@ -255,26 +295,26 @@ impl Faults {
         }
     }
 
-    /// An access of an end of a queue pair lacks something. Tells the driver, unless it has been told, or has said that
-    /// there is nothing.
+    /// An access of an end of a queue pair lacks something. Gives what the driver is to be told; nothing if it has been
+    /// told, or has said that there is nothing.
     pub(crate) fn page_fault(
         &mut self,
         scheme: Scheme,
         place: (u32, End),
         missing: &[Missing],
         cause: Cause,
-        events: &mut EventQueues,
+        events: &EventQueues,
         bus: &Bus,
-    ) -> Verdict {
+    ) -> (Verdict, Vec<Told>) {
         let (pair, _) = place;
         let listener = events.listener(Event::PageFault);
         let (Some(queue), Some(first)) = (listener, missing.first()) else {
-            return Verdict::Fail;
+            return (Verdict::Fail, Vec::new());
         };
         let slot = first.slot;
         let refused = match self.refusals(place, scheme, first) {
             Ok(refused) => refused,
-            Err(verdict) => return verdict,
+            Err(verdict) => return (verdict, Vec::new()),
         };
         if self.repeats(place, first) {
             let text = format!(
@@ -296,19 +336,63 @@ impl Faults {
         self.states.insert(place, State::Waits(token));
         self.raised += 1;
         bus.event("page-fault", || traced(place, token, slot, missing));
-        match scheme {
-            Scheme::Transport => {
-                let (kind, data) = transport_event(pair, token, cause);
-                events.post_of(queue, Event::PageFault, kind, &data, bus);
-            }
+        let told = |(kind, data)| Told {
+            queue,
+            token,
+            kind,
+            data,
+        };
+        let told = match scheme {
+            Scheme::Transport => vec![told(transport_event(pair, token, cause))],
             Scheme::Memory => {
-                for (at, one) in missing.iter().enumerate() {
-                    let data = memory_event(token, *one, at + 1 == missing.len());
-                    events.post_of(queue, Event::PageFault, BY_MEMORY, &data, bus);
-                }
+                let all = missing.iter().enumerate();
+                let event = |(at, one): (usize, &Missing)| {
+                    memory_event(token, one.span, at + 1 == missing.len())
+                };
+                all.map(|one| told((BY_MEMORY, event(one)))).collect()
             }
+        };
+        (Verdict::Wait, told)
+    }
+
+    /// A page fault that nobody has had: gives what the driver is to be told of it in a queue, as if this queue pair
+    /// had it. It has to be resumed if it is to be `answered`.
+    pub(crate) fn invent(
+        &mut self,
+        scheme: Scheme,
+        (queue, pair): (u32, u32),
+        span: Span,
+        cause: Cause,
+        answered: bool,
+        bus: &Bus,
+    ) -> Told {
+        let token = self.token();
+        let place = (pair, End::Requester);
+        let slot = Slot {
+            key: span.key >> 8,
+            index: 0,
+        };
+        let pending = Pending {
+            place,
+            slot,
+            refused: 0,
+            since: bus.now(),
+            gone: !answered,
+            late: false,
+        };
+        self.pending.insert(token, pending);
+        self.raised += 1;
+        bus.event("page-fault", || traced(place, token, slot, &[]));
+        let (kind, data) = match scheme {
+            Scheme::Transport => transport_event(pair, token, cause),
+            Scheme::Memory => (BY_MEMORY, memory_event(token, span, true)),
+        };
+        Told {
+            queue,
+            token,
+            kind,
+            data,
         }
-        Verdict::Wait
     }
 
     /// Says so once if a fault takes too long. Gives whether there are faults to wait for.
@@ -348,6 +432,9 @@ impl Faults {
         bus: &Bus,
     ) -> Result<Option<(u32, End)>, Status> {
         let Some(pending) = self.pending.remove(&token) else {
+            if self.again.remove(&token) {
+                return Err(Status::BadResource);
+            }
             let text = format!("page fault {token:#x} is resumed, but nobody waits for it");
             bus.violation(Rule::Tokens, text);
             return Err(Status::BadResource);
@@ -389,8 +476,8 @@ fn traced((pair, end): (u32, End), token: u64, slot: Slot, missing: &[Missing]) 
 }
 
 /// An event by what cannot go on: its kind and its data.
-fn transport_event(pair: u32, token: u64, cause: Cause) -> (u8, [u8; wqe_event::BYTES]) {
-    let mut data = [0; wqe_event::BYTES];
+fn transport_event(pair: u32, token: u64, cause: Cause) -> (u8, [u8; DATA]) {
+    let mut data = [0; DATA];
     let committed = |data: &mut [u8], done: u64| wqe_event::BYTES_COMMITTED.set(data, done);
     match cause {
         Cause::Request {
@@ -437,14 +524,13 @@ fn transport_event(pair: u32, token: u64, cause: Cause) -> (u8, [u8; wqe_event::
 }
 
 /// An event by what is needed.
-fn memory_event(token: u64, missing: Missing, last: bool) -> [u8; 28] {
-    let span = missing.span;
+fn memory_event(token: u64, span: Span, last: bool) -> [u8; DATA] {
     let first = span.address & !(PAGE - 1);
     let end = span.address.saturating_add(span.length);
     let pages = (end - first).div_ceil(PAGE);
     // Nothing lies before the first address.
     let before = u64::from(PAGES_BEFORE).min(first / PAGE) as u16;
-    let mut data = [0; 28];
+    let mut data = [0; DATA];
     data[0] = if last { LAST } else { 0 };
     data[2..4].copy_from_slice(&PAGES_AFTER.to_be_bytes());
     data[4..6].copy_from_slice(&before.to_be_bytes());

@@ -22,6 +22,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
 
+use crate::adversary::Script;
 use crate::bar::{Event, Registers};
 use crate::clock::{Clock, Real};
 use crate::control;
@@ -42,6 +43,7 @@ pub struct Hca {
     options: Options,
     trace: Trace,
     control: Option<UnixListener>,
+    script: Script,
 }
 
 impl Hca {
@@ -53,6 +55,7 @@ impl Hca {
             options,
             trace,
             control: None,
+            script: Script::nothing(),
         }
     }
 
@@ -62,12 +65,18 @@ impl Hca {
         Self { control, ..self }
     }
 
+    /// One that does what is in a script.
+    pub fn with_script(self, script: Script) -> Self {
+        Self { script, ..self }
+    }
+
     /// Serves one QEMU until it goes.
     pub fn serve(&self) -> Result<()> {
         let memory = GuestMemory::default();
         let clock: Arc<dyn Clock> = Arc::new(Real::start());
         let trace = self.trace.clone();
-        let (device, registers) = Device::new(self.options, memory.clone(), clock, trace);
+        let (mut device, registers) = Device::new(self.options, memory.clone(), clock, trace);
+        device.follow(self.script.clone());
         let vectors = Vectors::default();
         let (events, queue) = channel();
         let mut front = Front {
@@ -337,13 +346,18 @@ mod tests {
 
     /// A front whose device is only a queue of events.
     fn front() -> (Front, Receiver<Event>) {
+        let (front, queue, _) = with_device();
+        (front, queue)
+    }
+
+    fn with_device() -> (Front, Receiver<Event>, Device) {
         let memory = GuestMemory::default();
         let options = Options {
             profile: PROFILES[0],
             guid: 1,
         };
         let clock = Arc::new(Real::start());
-        let (_, registers) = Device::new(options, memory.clone(), clock, Trace::default());
+        let (device, registers) = Device::new(options, memory.clone(), clock, Trace::default());
         let (events, queue) = channel();
         let front = Front {
             registers,
@@ -352,7 +366,7 @@ mod tests {
             vectors: Vectors::default(),
             events,
         };
-        (front, queue)
+        (front, queue, device)
     }
 
     /// How often a file that stands for a vector was raised.
@@ -472,6 +486,67 @@ mod tests {
             }
         }
         assert!(queue.try_iter().count() > 0);
+        Ok(())
+    }
+
+    /// Messages of a QEMU that is not one.
+    const MESSAGES: u32 = 150_000;
+
+    /// Whatever comes over the socket, neither this side nor the device panics, and a mapping that was refused or taken
+    /// away is not there.
+    #[test]
+    fn no_message_is_too_odd() -> Result<()> {
+        let (mut front, queue, mut device) = with_device();
+        let mut dice = fastrand::Rng::with_seed(13);
+        let file = tempfile::tempfile()?;
+        file.set_len(1 << 20)?;
+        let number = |dice: &mut fastrand::Rng| match dice.u32(0..4) {
+            0 => dice.u64(..),
+            1 => dice.u64(0..1 << 25),
+            2 => u64::MAX - dice.u64(0..0x2000),
+            _ => dice.u64(0..0x400) << 12,
+        };
+        let mut mapped = 0_u32;
+        for _ in 0..MESSAGES {
+            let (address, size) = (number(&mut dice), number(&mut dice));
+            match dice.u32(0..16) {
+                0 => {
+                    let given = dice.bool().then(|| file.try_clone()).transpose()?;
+                    let flags = DmaMapFlags::from_bits_truncate(dice.u32(..));
+                    let result = front.dma_map(flags, number(&mut dice), address, size, given);
+                    mapped += u32::from(result.is_ok());
+                }
+                1 => {
+                    let flags = DmaUnmapFlags::from_bits_truncate(dice.u32(0..64));
+                    let result = front.dma_unmap(flags, address, size);
+                    let gone = result.is_err() || front.memory.read(address, &mut [0]).is_err();
+                    assert!(gone, "{address:#x}");
+                }
+                2 => {
+                    let index = dice.u32(0..6);
+                    let (flags, start) = (dice.u32(0..64), dice.u32(0..64));
+                    let _ = front.set_irqs(index, flags, start, dice.u32(0..64), Vec::new());
+                }
+                3 if dice.u32(0..64) == 0 => front.reset()?,
+                // The device may reach memory.
+                4 => front.region_write(VFIO_PCI_CONFIG_REGION_INDEX, 4, &[0x06, 0])?,
+                kind => {
+                    let region = dice.u32(0..VFIO_PCI_NUM_REGIONS + 1);
+                    let mut bytes = vec![dice.u8(..); dice.usize(0..80)];
+                    match kind % 2 {
+                        0 => drop(front.region_read(region, address, &mut bytes)),
+                        _ => drop(front.region_write(region, address, &bytes)),
+                    }
+                }
+            }
+            for event in queue.try_iter() {
+                device.handle(event);
+            }
+            if dice.u32(0..64) == 0 {
+                device.tick();
+            }
+        }
+        assert!(mapped > 0);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! others), which know nothing of it.
 
 mod access;
+mod adversary;
 mod bar;
 mod bus;
 pub mod clock;
@@ -33,8 +34,10 @@ mod fabric;
 mod faults;
 mod flush;
 pub mod front;
+mod hold;
 mod indirect;
 mod invalidate;
+mod invent;
 pub mod layout;
 pub mod memory;
 mod message;
@@ -59,6 +62,7 @@ mod translate;
 mod umr;
 mod wqe;
 
+pub use adversary::{Script, ScriptError};
 pub use bar::{Event, Registers};
 pub use device::{Device, Options};
 pub use profile::{Profile, PROFILES};

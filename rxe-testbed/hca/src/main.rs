@@ -11,7 +11,7 @@ use anyhow::{bail, Context, Result};
 use clap::Parser;
 use odp_hca::front::Hca;
 use odp_hca::trace::Trace;
-use odp_hca::{layout, Options, Profile, PROFILES};
+use odp_hca::{layout, Options, Profile, Script, PROFILES};
 
 /// An emulated ConnectX for QEMU's vfio-user-pci
 ///
@@ -34,6 +34,9 @@ struct Cli {
     /// A socket to make that answers questions, an object of JSON a line: `{"ask": "faults"}`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// What the device does that a device seldom does: a script, an object of JSON
+    #[arg(long, value_name = "FILE")]
+    adversary: Option<PathBuf>,
     /// Only hold the declared structures against a header: include/linux/mlx5/mlx5_ifc.h
     #[arg(long, value_name = "HEADER")]
     check_layouts: Option<PathBuf>,
@@ -76,12 +79,19 @@ fn serve(cli: &Cli, socket: &PathBuf) -> Result<Vec<String>> {
         }
         None => Trace::default(),
     };
+    let script = match &cli.adversary {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            Script::parse(&text).with_context(|| path.display().to_string())?
+        }
+        None => Script::nothing(),
+    };
     let listener = listen(socket)?;
     let options = Options {
         profile,
         guid: cli.guid,
     };
-    let mut hca = Hca::new(listener, options, trace.clone());
+    let mut hca = Hca::new(listener, options, trace.clone()).with_script(script);
     if let Some(control) = &cli.control {
         hca = hca.with_control(listen(control)?);
     }

@@ -13,6 +13,7 @@ use crate::data::Access;
 use crate::device::Device;
 use crate::fabric::{Connection, Kind, Packet, Refusal};
 use crate::faults::{Cause, End, Verdict};
+use crate::hold::Update;
 use crate::qp::{Queue, State};
 use crate::service::Service;
 use crate::wqe::Operation;
@@ -61,6 +62,7 @@ impl Device {
             return false;
         };
         let busy = !pair.requester.taken.is_empty();
+        let updating = matches!(next.operation, Ok(Operation::Update));
         let reading = matches!(
             next.operation,
             Ok(Operation::Read { .. } | Operation::Atomic { .. })
@@ -83,13 +85,26 @@ impl Device {
                 None => {}
             }
         }
+        let fate = match updating {
+            true => self.fate_of_update(number, next.counter),
+            false => Update::Done,
+        };
+        if fate == Update::Waits {
+            return false;
+        }
+        let Ok(pair) = self.queue_pairs.get_mut(number) else {
+            return false;
+        };
         pair.consume_request(&next);
         let packets = next.length().div_ceil(pair.mtu()).max(1);
         match judge(pair, &next) {
             Err(syndrome) => pair.requester.add(next, 0, Some(syndrome)),
             Ok(Operation::Nothing) => pair.requester.add(next, 0, None),
             Ok(Operation::Update) => {
-                let failed = self.update_key(number, &next).err();
+                let failed = match fate {
+                    Update::Fails => Some(Syndrome::KeyUpdate),
+                    _ => self.update_key(number, &next).err(),
+                };
                 if let Ok(pair) = self.queue_pairs.get_mut(number) {
                     pair.requester.add(next, 0, failed);
                 }

@@ -26,8 +26,13 @@ const TIMER: usize = 0x1000;
 /// How often the counter by which the firmware shows that it lives goes on.
 const HEARTBEAT: Duration = Duration::from_millis(10);
 
-/// States of the interface as a driver sets them: commands are taken in the first one only.
+/// What the firmware says of its own error: that something was not as it has to be.
+const ASSERTED: u64 = 1;
+
+/// Where a register has the state of the interface, and states: commands are taken in the first one only.
+const STATE: u32 = 7 << 8;
 const FULL: u32 = 0;
+const DISABLED: u32 = 1;
 
 /// What a write meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +71,21 @@ impl Segment {
         }
     }
 
+    /// Shows an error from which only a reset helps, or none any more. With one, no commands are taken until a driver says
+    /// again where its command queue is.
+    pub(crate) fn show_error(&mut self, shown: bool) {
+        if shown {
+            self.set_low((self.low & !STATE) | DISABLED << STATE.trailing_zeros());
+        }
+        let health = &mut self.bytes[HEALTH..];
+        health_buffer::RFR.set(health, u64::from(shown));
+        health_buffer::SYND.set(health, if shown { ASSERTED } else { 0 });
+    }
+
     /// Where the driver has put its command queue; nothing before it has, and when it has switched commands off.
     pub(crate) fn queue(&self) -> Option<u64> {
         let address = (u64::from(self.high) << 32) | u64::from(self.low & !0xfff);
-        let full = (self.low >> 8) & 7 == FULL;
+        let full = (self.low & STATE) >> STATE.trailing_zeros() == FULL;
         (full && address != 0).then_some(address)
     }
 
@@ -89,17 +105,24 @@ impl Segment {
         };
         let value = u32::from_be_bytes(bytes);
         match offset {
-            ADDRESS_HIGH => self.high = value,
-            ADDRESS_LOW => self.low = value & !0xff,
+            ADDRESS_HIGH => {
+                self.high = value;
+                initial_seg::CMDQ_PHY_ADDR_63_32.set(&mut self.bytes, value);
+            }
+            ADDRESS_LOW => self.set_low(value),
             DOORBELL => return Written::Doorbell(value),
             _ => return Written::Nothing,
         }
-        initial_seg::CMDQ_PHY_ADDR_63_32.set(&mut self.bytes, self.high);
+        Written::Register
+    }
+
+    /// Sets the register with the lower half of the command queue's address, and the state of the interface.
+    fn set_low(&mut self, value: u32) {
+        self.low = value & !0xff;
         initial_seg::CMDQ_PHY_ADDR_31_12.set(&mut self.bytes, self.low >> 12);
         // The interface's field is wider than its declaration: three bits.
         let byte = ADDRESS_LOW as usize + 2;
-        self.bytes[byte] = self.bytes[byte] & 0xf0 | ((self.low >> 8) & 7) as u8;
-        Written::Register
+        self.bytes[byte] = self.bytes[byte] & 0xf0 | ((self.low & STATE) >> 8) as u8;
     }
 
     /// Brings the registers that go on by themselves up to `now`.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How a command ends, as its output says: whatever it needs of the device may end it.
 
+use serde::{Deserialize, Serialize};
+
 /// How a command ended, as its output says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Status {
     /// There is no such command.
     BadOperation = 0x2,

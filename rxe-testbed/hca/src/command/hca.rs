@@ -127,6 +127,7 @@ fn enable_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status>
     match device.state {
         HcaState::Off => {
             device.state = HcaState::Enabled;
+            device.recover();
             Ok(())
         }
         _ => Err(Status::BadSystemState),
@@ -152,6 +153,7 @@ fn init_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
 
 /// Whatever the driver has left is gone; the pages are still the device's.
 fn teardown_hca(device: &mut Device, _: &[u8], _: &mut [u8]) -> Result<(), Status> {
+    device.drop_held();
     device.faults.lost(&device.bus);
     device.destroy_objects();
     device.state = HcaState::Enabled;

@@ -7,9 +7,10 @@
 use serde_json::json;
 
 use super::definition::{SHORT, SHORTEST};
-use super::{find, users};
+use super::{find, opcode, users};
 use crate::device::Device;
 use crate::eq::Event;
+use crate::hold::Fate;
 use crate::layout::{cmd_queue_entry, query_pages_in, query_pages_out};
 use crate::segment::{LOG_ENTRIES, LOG_STRIDE};
 use crate::status::Status;
@@ -86,9 +87,28 @@ impl Device {
             let text = format!("a doorbell for entry {number}, which is the driver's");
             return self.bus.violation(Rule::Interface, text);
         }
+        match self.fate(queue, number, &entry[INPUT..INPUT + SHORT]) {
+            Fate::NotNow => {}
+            Fate::Executed => self.finish_entry(queue, number),
+            Fate::Refused(status) => self.finish_entry_with(queue, number, Some(status)),
+        }
+    }
+
+    /// Executes an entry for which the doorbell was rung before.
+    pub(crate) fn finish_entry(&mut self, queue: u64, number: u32) {
+        self.finish_entry_with(queue, number, None);
+    }
+
+    /// The same; but if there is a status the command is not executed, and ends so.
+    fn finish_entry_with(&mut self, queue: u64, number: u32, refused: Option<Status>) {
+        let place = queue + u64::from(number << LOG_STRIDE);
+        let mut entry = [0; 1 << LOG_STRIDE];
+        if self.bus.read(WHO, place, &mut entry).is_err() {
+            return;
+        }
         // A queue that the command itself makes does not hear of it.
         let listener = self.events.listener(Event::Command);
-        let status = match self.deliver(&mut entry) {
+        let status = match self.deliver(&mut entry, refused) {
             Ok(()) => 0,
             Err(delivery) => {
                 let text = format!("entry {number} cannot be executed: {delivery:?}");
@@ -111,7 +131,7 @@ impl Device {
     }
 
     /// Executes an entry, and puts the beginning of the output into it.
-    fn deliver(&mut self, entry: &mut [u8]) -> Result<(), Delivery> {
+    fn deliver(&mut self, entry: &mut [u8], refused: Option<Status>) -> Result<(), Delivery> {
         if cmd_queue_entry::TYPE.get(entry) != TRANSPORT {
             return Err(Delivery::Descriptor);
         }
@@ -147,7 +167,7 @@ impl Device {
         )?;
         let bytes = self.gather(&entry[INPUT..INPUT + SHORT], &input)?;
         let places = self.mailboxes(&output)?;
-        let answer = self.answer(&bytes, output.length);
+        let answer = self.answer(&bytes, output.length, refused);
         let (inline, rest) = answer.split_at(answer.len().min(SHORT));
         entry[OUTPUT..OUTPUT + inline.len()].copy_from_slice(inline);
         for (place, data) in places.iter().zip(rest.chunks(DATA)) {
@@ -197,10 +217,10 @@ impl Device {
         Ok(places)
     }
 
-    /// Executes a command; gives its output.
-    fn answer(&mut self, input: &[u8], length: usize) -> Vec<u8> {
+    /// Executes a command, unless it is refused; gives its output.
+    fn answer(&mut self, input: &[u8], length: usize, refused: Option<Status>) -> Vec<u8> {
         let mut output = vec![0; length];
-        let opcode = query_pages_in::OPCODE.get(input) as u16;
+        let opcode = opcode(input);
         let modifier = query_pages_in::OP_MOD.get(input);
         let command = find(opcode);
         let result = match command {
@@ -208,6 +228,7 @@ impl Device {
             Some(command) if self.state < command.from => Err(Status::BadSystemState),
             Some(command) if input.len() < command.input => Err(Status::BadInputLength),
             Some(command) if length < command.output => Err(Status::BadOutputLength),
+            Some(_) if refused.is_some() => refused.map_or(Ok(()), Err),
             Some(command) => {
                 let may = users::may(&self.users, opcode, input);
                 may.and_then(|()| (command.run)(self, input, &mut output))

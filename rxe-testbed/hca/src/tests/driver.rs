@@ -23,6 +23,9 @@ const PAGE: u64 = 0x1000;
 
 const TOKEN: u8 = 0x5a;
 
+/// Ticks that a command takes at most.
+const PATIENCE: u32 = 100_000;
+
 /// How a command ended: its output, or the status by which it was refused.
 pub(crate) type Answer = Result<Vec<u8>, u64>;
 
@@ -212,6 +215,13 @@ impl Driver {
         self.write(QUEUE, &entry)?;
         self.write32(0x18, 1);
         self.read(QUEUE, &mut entry)?;
+        for _ in 0..PATIENCE {
+            if !cmd_queue_entry::OWNERSHIP.is_set(&entry) {
+                break;
+            }
+            self.raised.extend(self.device.tick().into_iter().flatten());
+            self.read(QUEUE, &mut entry)?;
+        }
         self.free = free;
         ensure!(
             !cmd_queue_entry::OWNERSHIP.is_set(&entry),

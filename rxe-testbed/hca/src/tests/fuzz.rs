@@ -8,10 +8,10 @@ use crate::command;
 use crate::layout::create_eq_in;
 
 /// Commands that are executed with random input.
-const COMMANDS: u32 = 60_000;
+const COMMANDS: u32 = 400_000;
 
 /// Random entries of the command queue, mailboxes and doorbells.
-const ACCESSES: u32 = 100_000;
+const ACCESSES: u32 = 500_000;
 
 /// A sequence of numbers that looks random, the same one for the same seed (xorshift64*).
 pub(super) struct Dice(pub(super) u64);

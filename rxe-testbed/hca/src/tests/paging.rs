@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! On-demand paging: accesses that lack memory, a driver that is asked for it, and one that does not do as it should.
 
+mod adversary;
 mod answers;
 mod chance;
 mod parts;
@@ -150,7 +151,15 @@ impl Stage {
         let mut bell = [0; 8];
         bell[4..].copy_from_slice(&(end.number << 8).to_be_bytes());
         driver.ring(self.scene.page, 0x800, &bell);
-        let entry = driver.next(&mut end.ring)?.context("no change")?;
+        let mut entry = driver.next(&mut end.ring)?;
+        for _ in 0..100_000 {
+            if entry.is_some() {
+                break;
+            }
+            driver.device.tick();
+            entry = driver.next(&mut end.ring)?;
+        }
+        let entry = entry.context("no change")?;
         driver.write(end.ring.record, &end.ring.consumed.to_be_bytes())?;
         ensure!(kind(&entry) == (0, wqe::UPDATE), "{entry:x?}");
         Ok(())

@@ -69,6 +69,8 @@ pub(super) struct Scene {
 pub(super) struct Wish {
     pub(super) retries: u32,
     pub(super) receive_retries: u32,
+    /// How long to wait for an answer: 4.096 µs, doubled so often.
+    pub(super) timeout: u32,
     pub(super) port: u16,
     /// The longest message, as a power of two.
     pub(super) longest: u32,
@@ -90,6 +92,7 @@ pub(super) const DATAGRAM_KEY: u32 = 0x1234_5678;
 pub(super) const USUAL: Wish = Wish {
     retries: 7,
     receive_retries: 7,
+    timeout: 4,
     port: 1,
     longest: 30,
     service: RELIABLE,
@@ -183,7 +186,7 @@ impl Scene {
             qpc::LOG_SRA_MAX.set(context, 2_u64);
             let path = qpc::PRIMARY_ADDRESS_PATH.of_mut(context);
             ads::RLID.set(path, u64::from(wish.port));
-            ads::ACK_TIMEOUT.set(path, 4_u64);
+            ads::ACK_TIMEOUT.set(path, u64::from(wish.timeout));
             self.driver.execute(opcode, &input, 16)?;
         }
         Ok(())
