@@ -5,6 +5,9 @@
 #   mlx5-odp pingpong      ibv_rc_pingpong with explicit and implicit regions
 #   mlx5-odp pyverbs       rdma-core's tests of it: all pass but those of what mlx5 does not announce
 #   mlx5-odp dynamic       rdma-core's tests of dynamic connections: all pass but those of streams
+#   mlx5-odp hold          a process that has an on-demand region, and stays
+#   mlx5-odp after-failure     a pingpong that may fail, and one that may not
+#   mlx5-odp after-recovery    the driver recovers from an error of the firmware's, and pingpongs work
 #   mlx5-odp bench         odp-bench over the transports that soft-RoCE has not, and on both devices
 set -eu
 
@@ -37,6 +40,32 @@ measures() {
 		odp-bench report "$device" | grep "^traffic/$metric " >/dev/null ||
 			fail "odp-bench run $*: no traffic/$metric"
 		metric=${metric/warm/cold}
+	done
+}
+
+# Whether a pingpong fails now, or not; the next one has to work.
+after_failure() {
+	# The processes wait for what never comes, and are killed.
+	(
+		timeout -s KILL 20 ibv_rc_pingpong -d mlx5_0 -g 0 "$@" &
+		sleep 2
+		timeout -s KILL 20 ibv_rc_pingpong -d mlx5_0 -g 0 "$@" localhost
+		wait
+	) || echo "ibv_rc_pingpong $* has failed, as it may"
+	pingpong "$@" -c -n 50
+}
+
+# What is registered and used when a device falls ill is lost, and what comes afterwards works.
+after_recovery() {
+	for _ in $(seq $((60 * ${TESTBED_PATIENCE:-1}))); do
+		! dmesg | grep -q "mlx5_core.*health recovery succeeded" || break
+		sleep 1
+	done
+	dmesg | grep -q "mlx5_core.*health recovery succeeded" || fail "the driver has not recovered"
+	# The port comes up again after that.
+	/usr/local/lib/testbed/mlx5 load
+	for how in -o -O; do
+		pingpong $how -c -n 50
 	done
 }
 
@@ -84,8 +113,23 @@ bench)
 	odp-bench report odp-bench.mlx5_0.json | grep '^traffic/write-rc/cold/implicit/64B '
 	rxe-driver none
 	;;
+hold)
+	# A region that stays: that of a server that nobody calls.
+	setsid ibv_rc_pingpong -d mlx5_0 -g 0 -o -p 18600 >/dev/null 2>&1 &
+	for _ in $(seq $((30 * ${TESTBED_PATIENCE:-1}))); do
+		! ss -ltn | grep -q ":18600 " || exit 0
+		sleep 1
+	done
+	fail "ibv_rc_pingpong does not listen"
+	;;
+after-failure)
+	for how in -o -O; do
+		after_failure $how
+	done
+	;;
+after-recovery) after_recovery ;;
 *)
-	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench" >&2
+	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench|hold|after-failure|after-recovery" >&2
 	exit 2
 	;;
 esac

@@ -293,7 +293,7 @@ pub(crate) struct ExecArguments {
     /// Run COMMAND in the first of N VMs on one network segment: node1, with node2 and on, to which it can log in by ssh
     ///
     /// Their addresses are 10.77.0.1 and on. `--put` is for all, `--get` and `--cores` for node1.
-    #[arg(long, value_name = "N", conflicts_with_all = ["peer", "trace"], value_parser = clap::value_parser!(u8).range(2..=16))]
+    #[arg(long, value_name = "N", conflicts_with_all = ["peer", "trace", "adversary"], value_parser = clap::value_parser!(u8).range(2..=16))]
     pub(crate) nodes: Option<u8>,
     /// Seconds that the command may run
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
@@ -304,6 +304,9 @@ pub(crate) struct ExecArguments {
     /// Where an emulated ConnectX writes what it does: an object of JSON a line
     #[arg(long, value_name = "FILE", conflicts_with = "peer")]
     pub(crate) trace: Option<PathBuf>,
+    /// What an emulated ConnectX does that a device seldom does: a script, an object of JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "peer")]
+    pub(crate) adversary: Option<PathBuf>,
     /// Set a variable of COMMAND's environment, to the host's value if no other is given; may be repeated
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(crate) env: Vec<Variable>,

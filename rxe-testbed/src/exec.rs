@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use odp_hca::Script;
 
 use crate::build::{self, Wanted, World};
 use crate::cli::ExecArguments;
@@ -48,6 +49,7 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         .map(|text| Get::parse(text))
         .collect::<Result<Vec<_>>>()?;
     check(arguments)?;
+    let adversary = script(arguments)?;
     let wanted = wanted(arguments, series);
     let with_ours = wanted.modules;
     let world = build::ensure(wanted)?;
@@ -68,6 +70,7 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         extra: arguments.vm.extra,
         puts,
         trace: arguments.trace.clone(),
+        adversary,
         ..Config::default()
     };
     let mut vms = boot(&world, &config, arguments)?;
@@ -109,7 +112,26 @@ fn check(arguments: &ExecArguments) -> Result<()> {
             arguments.vm.rxe
         );
     }
+    let connectx = arguments.vm.extra.profile().is_some();
+    for (option, given) in [
+        ("--trace", arguments.trace.is_some()),
+        ("--adversary", arguments.adversary.is_some()),
+    ] {
+        if given && !connectx {
+            bail!("{option} is for an emulated ConnectX, and there is none: add --extra mlx5");
+        }
+    }
     limits::check(&arguments.vm, several.map_or(1, |(_, vms)| vms))
+}
+
+/// What an emulated ConnectX does that a device seldom does.
+fn script(arguments: &ExecArguments) -> Result<Option<Script>> {
+    let Some(path) = &arguments.adversary else {
+        return Ok(None);
+    };
+    let name = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(name)?;
+    Script::parse(&text).map(Some).with_context(name)
 }
 
 /// What has to be built.

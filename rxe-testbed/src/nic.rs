@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use odp_hca::front::Hca;
 use odp_hca::trace::Trace;
-use odp_hca::{Options, Profile};
+use odp_hca::{Options, Profile, Script};
 use serde_json::Value;
 
 use crate::build::World;
@@ -38,12 +38,13 @@ pub(crate) struct Nic {
 
 impl Nic {
     /// Starts a device whose sockets are in `folder`, which announces what `profile` has, and says what it does in
-    /// the file `trace`.
+    /// the file `trace`. What it does that devices seldom do is in `script`.
     pub(crate) fn start(
         world: &World,
         folder: &Path,
         profile: &str,
         trace: Option<&Path>,
+        script: Option<Script>,
     ) -> Result<Self> {
         let qemu = newer_qemu(world)?;
         let (socket, control) = (folder.join("hca.sock"), folder.join("hca-control.sock"));
@@ -61,6 +62,7 @@ impl Nic {
         };
         let hca = Hca::new(listen(&socket)?, options, trace.clone());
         let hca = hca.with_control(listen(&control)?);
+        let hca = hca.with_script(script.unwrap_or_else(Script::nothing));
         let thread = std::thread::Builder::new().name("hca-front".into());
         let thread = thread.spawn(move || hca.serve()).context("a thread")?;
         Ok(Self {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use base64::Engine;
+use odp_hca::Script;
 
 use crate::build::World;
 use crate::clock::Clock;
@@ -108,6 +109,8 @@ pub(crate) struct Config {
     pub(crate) reach: Option<Reach>,
     /// Where an emulated ConnectX says what it does.
     pub(crate) trace: Option<PathBuf>,
+    /// What it does that a device seldom does.
+    pub(crate) adversary: Option<Script>,
 }
 
 impl Default for Config {
@@ -123,6 +126,7 @@ impl Default for Config {
             network: None,
             reach: None,
             trace: None,
+            adversary: None,
         }
     }
 }
@@ -193,7 +197,8 @@ impl Vm {
         let nic = match config.extra.profile() {
             Some(profile) => {
                 let trace = config.trace.as_deref();
-                Some(Nic::start(world, scratch.path(), profile, trace)?)
+                let script = config.adversary.clone();
+                Some(Nic::start(world, scratch.path(), profile, trace, script)?)
             }
             None => None,
         };

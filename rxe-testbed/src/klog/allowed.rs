@@ -22,6 +22,19 @@ const fn anywhere_as(why: &'static str, lines: &'static [&'static str]) -> Allow
     }
 }
 
+/// Tests in which the emulated ConnectX does what devices seldom do; and those in which it falls ill.
+const ADVERSARY: &[&str] = &[
+    "hca/ours/adversary-",
+    "hca/ours-memory/adversary-",
+    "hca/direct/adversary-",
+    "hca/memory/adversary-",
+];
+const ILL: &[&str] = &[
+    "hca/ours/adversary-ill",
+    "hca/ours-memory/adversary-ill",
+    "hca/direct/adversary-ill",
+];
+
 const LIST: &[Allowed] = &[
     anywhere_as(
         "the guest runs nothing foreign, so mitigations are off on purpose",
@@ -97,6 +110,31 @@ const LIST: &[Allowed] = &[
              status bad size too many outstanding CQEs(0x40), syndrome (0x403), err(-22)",
         ],
         during: Some(&["hca/pinned/pyverbs"]),
+    },
+    Allowed {
+        why: "the device refuses these commands on purpose, and the drivers log its answers",
+        lines: &[
+            "mlx5_core *: mlx5_cmd_out_err:%:(pid %): PAGE_FAULT_RESUME(0x204) op_mod(0x0) failed, *",
+            "mlx5_core *: mlx5_cmd_out_err:%:(pid %): CREATE_MKEY(0x200) op_mod(0x0) failed, \
+             status no resources(0xf), syndrome (0x200), err(-11)",
+            "infiniband mlx5_%: mlx5_ib_page_fault_resume:%:(pid %): Failed to resolve the page fault on WQ 0x* err -%",
+        ],
+        during: Some(ADVERSARY),
+    },
+    Allowed {
+        why: "the device says that its firmware has ended by an error, on purpose",
+        lines: &[
+            "mlx5_core *: poll_health:%:(pid %): Fatal error % detected",
+            "mlx5_core *: print_health_info:%:(pid %): *",
+            "mlx5_core *: mlx5_health_try_recover:%:(pid %): handling bad device here",
+            "mlx5_core *: mlx5_health_try_recover:%:(pid %): starting health recovery flow",
+            "mlx5_core *: mlx5_handle_bad_state:%:(pid %): starting teardown",
+            "mlx5_core *: mlx5_error_sw_reset:%:(pid %): start",
+            "mlx5_core *: mlx5_error_sw_reset:%:(pid %): end",
+            "mlx5_core *: mlx5_wait_for_pages:%:(pid %): Skipping wait for vf pages stage",
+            "infiniband mlx5_%: mlx5_query_mad_ifc_port:%:(pid %): err -67",
+        ],
+        during: Some(ILL),
     },
     Allowed {
         why: "threads of the test change one queue pair, and most come when it is in another state",

@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 
 use super::one_test::{failed, record, run_one};
 use super::report::Report;
-use super::{pinned, Job, Record};
+use super::{adversary, pinned, Job, Record};
 use crate::kernel::Variant;
 use crate::klog;
 use crate::qemu::Extra;
@@ -47,6 +47,25 @@ const LANES: &[Lane] = &[
             ("hca/direct/test_odp", "mlx5-odp pyverbs", 600),
             ("hca/direct/test_mlx5_dc", "mlx5-odp dynamic", 300),
             ("hca/direct/odp-bench", "mlx5-odp bench", 240),
+            ("hca/direct/adversary-chance", "mlx5-odp pingpong", 240),
+            ("hca/direct/adversary-twice", "mlx5-odp pingpong", 240),
+            (
+                "hca/direct/adversary-held-updates",
+                "mlx5-odp pingpong",
+                240,
+            ),
+            ("hca/direct/adversary-no-such-key", "mlx5-odp pingpong", 240),
+            (
+                "hca/direct/adversary-no-such-pair",
+                "mlx5-odp pingpong",
+                240,
+            ),
+            (
+                "hca/direct/adversary-refused-resume",
+                "mlx5-odp after-failure",
+                240,
+            ),
+            ("hca/direct/adversary-ill", "mlx5-odp after-recovery", 240),
             ("hca/direct/unload", "mlx5 unload", 60),
             ("hca/direct/reload", "mlx5 reload 3", 240),
         ],
@@ -82,6 +101,10 @@ const LANES: &[Lane] = &[
             ("hca/memory/probe", "mlx5 load", 180),
             ("hca/memory/odp-pingpong", "mlx5-odp pingpong", 180),
             ("hca/memory/test_odp", "mlx5-odp pyverbs", 600),
+            ("hca/memory/holds", "mlx5-odp hold", 60),
+            ("hca/memory/adversary-past-end", "mlx5-odp pingpong", 240),
+            ("hca/memory/adversary-no-bytes", "mlx5-odp pingpong", 240),
+            ("hca/memory/adversary-chance", "mlx5-odp pingpong", 240),
             ("hca/memory/unload", "mlx5 unload", 60),
         ],
         broken: &[],
@@ -140,10 +163,27 @@ const LANES: &[Lane] = &[
                 "mlx5 load && modinfo -n mlx5_ib | grep /updates/",
                 180,
             ),
+            // Later on there are keys that wait to be used again.
+            (
+                "hca/ours/adversary-refused-key",
+                "mlx5-odp after-failure",
+                240,
+            ),
             ("hca/ours/odp-pingpong", "mlx5-odp pingpong", 180),
             ("hca/ours/test_odp", "mlx5-odp pyverbs", 600),
             ("hca/ours/faults", OURS, 300),
             ("hca/ours/faults-transport", OURS_TRANSPORT, 120),
+            ("hca/ours/adversary-chance", "mlx5-odp pingpong", 240),
+            ("hca/ours/adversary-twice", "mlx5-odp pingpong", 240),
+            ("hca/ours/adversary-held-updates", "mlx5-odp pingpong", 240),
+            ("hca/ours/adversary-no-such-key", "mlx5-odp pingpong", 240),
+            ("hca/ours/adversary-no-such-pair", "mlx5-odp pingpong", 240),
+            (
+                "hca/ours/adversary-refused-resume",
+                "mlx5-odp after-failure",
+                240,
+            ),
+            ("hca/ours/adversary-ill", "mlx5-odp after-recovery", 240),
             ("hca/ours/unload", "mlx5 unload", 60),
             ("hca/ours/reload", "mlx5 reload 3", 240),
         ],
@@ -161,6 +201,28 @@ const LANES: &[Lane] = &[
             ("hca/ours-memory/odp-pingpong", "mlx5-odp pingpong", 180),
             ("hca/ours-memory/test_odp", "mlx5-odp pyverbs", 600),
             ("hca/ours-memory/faults", OURS, 300),
+            ("hca/ours-memory/holds", "mlx5-odp hold", 60),
+            (
+                "hca/ours-memory/adversary-past-end",
+                "mlx5-odp pingpong",
+                240,
+            ),
+            (
+                "hca/ours-memory/adversary-no-bytes",
+                "mlx5-odp pingpong",
+                240,
+            ),
+            ("hca/ours-memory/adversary-chance", "mlx5-odp pingpong", 240),
+            (
+                "hca/ours-memory/adversary-refused-key",
+                "mlx5-odp after-failure",
+                240,
+            ),
+            (
+                "hca/ours-memory/adversary-ill",
+                "mlx5-odp after-recovery",
+                240,
+            ),
             ("hca/ours-memory/unload", "mlx5 unload", 60),
         ],
         broken: &[],
@@ -256,7 +318,9 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
     let tests = tests.filter(|(test, ..)| !job.filter.leaves_out(test));
     for (at, (test, script, seconds)) in tests.enumerate() {
         let started = Instant::now();
-        let problem = run_one(&mut vm, test, script, *seconds);
+        let problem = adversary::before(&vm, test)
+            .and_then(|()| run_one(&mut vm, test, script, *seconds))
+            .and_then(|()| adversary::after(&vm, test));
         let failed = problem.is_err();
         report.add(record(test, started, problem.err().unwrap_or_default()));
         if failed && at == 0 {
@@ -319,6 +383,7 @@ mod tests {
 
     #[test]
     fn tests_are_named_after_their_vm() {
+        adversary::assert_named(LANES.iter().flat_map(|lane| lane.tests).map(|test| test.0));
         for lane in LANES {
             let start = format!("hca/{}/", lane.name);
             assert!(lane.tests.iter().all(|(test, ..)| test.starts_with(&start)));

@@ -11,6 +11,7 @@
 //! `examples` those of the repository;
 //! `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
+mod adversary;
 mod book;
 mod cli;
 mod clients;
