@@ -14,6 +14,16 @@ const ASKED: &[(&str, &str)] = &[
         "/adversary-chance",
         r#"{"ask": "adversary", "script": {"seed": 1}}"#,
     ),
+    // The same, but that packets are lost: then a queue pair may give up.
+    (
+        "/adversary-late",
+        r#"{"ask": "adversary", "script": {"seed": 1, "rules": [
+            {"do": {"delay-fault": 30}, "one-in": 4},
+            {"do": {"split-fault": 10}, "one-in": 4},
+            {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 10}}, "one-in": 8},
+            {"do": {"hold-update": 20}, "one-in": 8}
+        ]}}"#,
+    ),
     (
         "/adversary-twice",
         r#"{"ask": "adversary", "script": {"rules": [{"do": "repeat-fault"}]}}"#,

@@ -174,6 +174,7 @@ const LANES: &[Lane] = &[
             ("hca/ours/faults", OURS, 300),
             ("hca/ours/faults-transport", OURS_TRANSPORT, 120),
             ("hca/ours/adversary-chance", "mlx5-odp pingpong", 240),
+            ("hca/ours/adversary-late", STORM, 300),
             ("hca/ours/adversary-twice", "mlx5-odp pingpong", 240),
             ("hca/ours/adversary-held-updates", "mlx5-odp pingpong", 240),
             ("hca/ours/adversary-no-such-key", "mlx5-odp pingpong", 240),
@@ -212,7 +213,9 @@ const LANES: &[Lane] = &[
                 "mlx5-odp pingpong",
                 240,
             ),
+            ("hca/ours-memory/storm", STORM, 300),
             ("hca/ours-memory/adversary-chance", "mlx5-odp pingpong", 240),
+            ("hca/ours-memory/adversary-late", STORM, 300),
             (
                 "hca/ours-memory/adversary-refused-key",
                 "mlx5-odp after-failure",
@@ -235,6 +238,9 @@ const LANES: &[Lane] = &[
 const OURS: &str =
     "mlx5-faults ours absent-pages huge-pages huge-page-untouched neighbours children read-only \
      registration first-touch";
+
+/// Data between regions whose pages come and go.
+const STORM: &str = "odp-storm --device mlx5_0 --seconds 4 --seed 1";
 
 /// More of that, which depends on how many pages the device asks for.
 const OURS_TRANSPORT: &str = "mlx5-faults ours together unaligned";
