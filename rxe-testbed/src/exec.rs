@@ -18,6 +18,7 @@ use crate::login;
 use crate::nic::Nic;
 use crate::nodes::Nodes;
 use crate::pair::{self, Pair};
+use crate::qemu::Extra;
 use crate::script::quote;
 use crate::series::Series;
 use crate::session::{Get, Put};
@@ -112,6 +113,9 @@ fn check(arguments: &ExecArguments) -> Result<()> {
             arguments.vm.rxe
         );
     }
+    if let (Some((option, _)), Extra::Counting) = (several, arguments.vm.extra) {
+        bail!("--extra counting: its clock is its own, so there can be no other VM, and {option} asks for one");
+    }
     let connectx = arguments.vm.extra.profile().is_some();
     for (option, given) in [
         ("--trace", arguments.trace.is_some()),
@@ -170,12 +174,8 @@ impl Vms {
     }
 
     /// Ends all, keeps their kernel logs and gives what the kernels complained of.
-    fn off(mut self, world: &World) -> Result<Vec<String>> {
-        let nic = self.first.take_nic();
+    fn off(self, world: &World) -> Result<Vec<String>> {
         let mut complaints = end(self.first, world, "last-kernel", "")?;
-        for wrong in nic.map_or(Ok(Vec::new()), Nic::end)?.iter().take(20) {
-            ui::line(&format!("the emulated ConnectX: {wrong}"));
-        }
         if let Some(peer) = self.peer {
             complaints.extend(end(peer, world, "last-kernel-peer", "")?);
         }
@@ -190,10 +190,15 @@ impl Vms {
     }
 }
 
-/// Ends a VM and keeps its kernel log; gives what its kernel complained of, after `who`.
-fn end(vm: Vm, world: &World, log: &str, who: &str) -> Result<Vec<String>> {
+/// Ends a VM, keeps its kernel log and says what an emulated ConnectX found wrong; gives what its kernel complained of.
+/// Both after `who`.
+fn end(mut vm: Vm, world: &World, log: &str, who: &str) -> Result<Vec<String>> {
+    let nic = vm.take_nic();
     let said = vm.off()?;
     crate::vm::save_log(&said, &world.cache.log(log))?;
+    for wrong in nic.map_or(Ok(Vec::new()), Nic::end)?.iter().take(20) {
+        ui::line(&format!("{who}the emulated ConnectX: {wrong}"));
+    }
     let complaints = klog::complaints(&said).into_iter();
     Ok(complaints.map(|line| format!("{who}{line}")).collect())
 }
@@ -386,4 +391,44 @@ fn unpack(mut archive: File, name: &str, get: &Get) -> Result<()> {
 /// Nothing more may be lost once the program ends.
 pub(crate) fn flush() {
     let _ = std::io::stdout().flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn checked(options: &[&str]) -> Result<()> {
+        let all = ["testbed", "exec"].iter().chain(options);
+        let cli = Cli::try_parse_from(all.chain(&["--", "true"]))?;
+        match cli.command {
+            Command::Exec(arguments) => check(&arguments),
+            _ => bail!("another command"),
+        }
+    }
+
+    #[test]
+    fn what_nothing_heeds_is_refused() {
+        for (options, why) in [
+            (
+                &["--trace", "file"][..],
+                "--trace is for an emulated ConnectX",
+            ),
+            (
+                &["--adversary", "file"],
+                "--adversary is for an emulated ConnectX",
+            ),
+            (&["--nodes", "2", "--extra", "counting"], "--nodes asks"),
+            (&["--peer", "true", "--extra", "counting"], "--peer asks"),
+            (&["--nodes", "2", "--rxe", "2"], "one network"),
+        ] {
+            let error = checked(options).err().map(|error| error.to_string());
+            assert!(
+                error.as_ref().is_some_and(|error| error.contains(why)),
+                "{options:?}: {error:?}"
+            );
+        }
+        assert!(checked(&["--trace", "file", "--extra", "mlx5"]).is_ok());
+    }
 }

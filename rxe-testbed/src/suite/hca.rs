@@ -269,7 +269,8 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     if job.filter.takes(LAYOUTS) {
-        report.add(layouts(job)?);
+        let started = Instant::now();
+        report.add(layouts(job).unwrap_or_else(|error| failed(LAYOUTS, started, &error)));
     }
     for lane in LANES {
         let wanted = |test: &(&str, &str, u64)| job.filter.takes(test.0);
@@ -343,8 +344,14 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
         _ => None,
     };
     let nic = vm.take_nic();
-    let log = vm.off()?;
     let [log_name, device] = both(name);
+    let log = match vm.off() {
+        Ok(log) => log,
+        Err(error) => {
+            report.add(failed(&log_name, started, &error));
+            return Ok(());
+        }
+    };
     crate::vm::save_log(&log, &job.results.join(format!("kernel-mlx5-{name}.log")))?;
     let mut complaints = klog::complaints(&log);
     complaints.truncate(20);
