@@ -38,12 +38,15 @@ unload() {
 echo "testbed: driver mlx5" >/dev/kmsg
 case ${1-} in
 load)
-	# Where `pair` has its server, unless soft-RoCE is there with that address.
-	ip -brief address | grep -q ' 10\.77\.0\.1/' || ip address add 10.77.0.1/32 dev lo
+	host=$(grep -o 'testbed\.host=[0-9]*' /proc/cmdline | cut -d= -f2)
+	host=${host:-1}
+	# Where `pair` has its server, unless soft-RoCE or a card is there with that address.
+	ip -brief address | grep -q " 10\.77\.0\.$host/" || ip address add 10.77.0.1/32 dev lo
 	load
 	[ "$(cat $port/link_layer)" = InfiniBand ] || fail "the link is no InfiniBand"
-	[ "$(cat $port/lid)" = 0x1 ] || fail "the port has no LID"
-	[ "$(cat $port/gids/0)" = fe80:0000:0000:0000:0002:c903:0000:0100 ] || fail "wrong address"
+	[ "$(cat $port/lid)" = "$(printf '0x%x' "$host")" ] || fail "wrong LID: $(cat $port/lid)"
+	[ "$(cat $port/gids/0)" = "fe80:0000:0000:0000:0002:c903:$(printf '0000:%02x00' "$host")" ] ||
+		fail "wrong address: $(cat $port/gids/0)"
 	[ "$(cat $port/rate)" = "100 Gb/sec (4X EDR)" ] || fail "wrong rate: $(cat $port/rate)"
 	;;
 unload) unload ;;

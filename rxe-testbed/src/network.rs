@@ -2,13 +2,15 @@
 //! The network segment between VMs: `pair` and `nodes` make one, `vm` hands its ends on, and `qemu` puts a card on each.
 //!
 //! Between the two of a pair it is a pair of datagram sockets, a datagram for each frame; between nodes a switch. Nothing
-//! else is on it, and the host's network is not involved. The VMs are 10.77.0.1 and on, and so are their `rxe0`.
+//! else is on it, and the host's network is not involved. The VMs are 10.77.0.1 and on, and so are their `rxe0`. Their
+//! emulated ConnectXs, if they have some, are on a subnet of their own, with LID 1 and on.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use odp_hca::Subnet;
 
 use crate::switch::Switch;
 
@@ -20,16 +22,20 @@ pub(crate) struct Network {
     pub(crate) host: u8,
     /// How many VMs there are, if they are called nodes.
     pub(crate) nodes: Option<u8>,
+    /// What an emulated ConnectX is connected to.
+    pub(crate) subnet: Subnet,
 }
 
 impl Network {
     /// Both ends of a new segment.
     pub(crate) fn segment() -> Result<[Self; 2]> {
         let (first, second) = UnixDatagram::pair().context("making a pair of sockets")?;
+        let subnet = Subnet::new();
         let end = |socket, host| Self {
             socket: Arc::new(socket),
             host,
             nodes: None,
+            subnet: subnet.clone(),
         };
         Ok([end(first, 1), end(second, 2)])
     }
@@ -37,10 +43,12 @@ impl Network {
     /// The ends of a new segment of `count` nodes, and the switch between them.
     pub(crate) fn nodes(count: u8) -> Result<(Switch, Vec<Self>)> {
         let (switch, ends) = Switch::new(count.into())?;
+        let subnet = Subnet::new();
         let ends = ends.into_iter().zip(1..).map(|(socket, host)| Self {
             socket: Arc::new(socket),
             host,
             nodes: Some(count),
+            subnet: subnet.clone(),
         });
         Ok((switch, ends.collect()))
     }

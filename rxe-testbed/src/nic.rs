@@ -19,13 +19,28 @@ use serde_json::Value;
 use crate::build::World;
 use crate::cache::{mark_used, Key};
 use crate::chroot::Bind;
+use crate::network::Network;
 use crate::process;
 use crate::ui::Step;
 
 const FETCH: &str = include_str!("../scripts/fetch-qemu.sh");
 
-/// The device's identity, with a number that its maker gives to no real one.
-const GUID: u64 = 0x0002_c903_0000_0100;
+/// The identity of a device with this LID, with a number that its maker gives to no real one.
+fn guid(lid: u16) -> u64 {
+    0x0002_c903_0000_0000 | u64::from(lid) << 8
+}
+
+/// What a device is to be.
+pub(crate) struct Wanted<'a> {
+    /// It announces what this has.
+    pub(crate) profile: &'a str,
+    /// The file where it says what it does.
+    pub(crate) trace: Option<&'a Path>,
+    /// What it does that devices seldom do.
+    pub(crate) script: Option<Script>,
+    /// Where its VM is.
+    pub(crate) network: Option<&'a Network>,
+}
 
 /// A device that waits for its VM, or has one.
 pub(crate) struct Nic {
@@ -37,32 +52,31 @@ pub(crate) struct Nic {
 }
 
 impl Nic {
-    /// Starts a device whose sockets are in `folder`, which announces what `profile` has, and says what it does in
-    /// the file `trace`. What it does that devices seldom do is in `script`.
-    pub(crate) fn start(
-        world: &World,
-        folder: &Path,
-        profile: &str,
-        trace: Option<&Path>,
-        script: Option<Script>,
-    ) -> Result<Self> {
+    /// Starts a device whose sockets are in `folder`.
+    pub(crate) fn start(world: &World, folder: &Path, wanted: Wanted<'_>) -> Result<Self> {
         let qemu = newer_qemu(world)?;
         let (socket, control) = (folder.join("hca.sock"), folder.join("hca-control.sock"));
-        let trace = match trace {
+        let trace = match wanted.trace {
             Some(path) => {
                 let file = File::create(path).with_context(|| path.display().to_string())?;
                 Trace::to(Box::new(BufWriter::new(file)))
             }
             None => Trace::default(),
         };
-        let profile = Profile::named(profile);
+        let lid = wanted.network.map_or(1, |network| network.host.into());
+        let profile = Profile::named(wanted.profile);
         let options = Options {
             profile: profile.context("a profile that there is not")?,
-            guid: GUID,
+            guid: guid(lid),
+            lid,
         };
         let hca = Hca::new(listen(&socket)?, options, trace.clone());
         let hca = hca.with_control(listen(&control)?);
-        let hca = hca.with_script(script.unwrap_or_else(Script::nothing));
+        let hca = hca.with_script(wanted.script.unwrap_or_else(Script::nothing));
+        let hca = match wanted.network {
+            Some(network) => hca.on_subnet(network.subnet.clone()),
+            None => hca,
+        };
         let thread = std::thread::Builder::new().name("hca-front".into());
         let thread = thread.spawn(move || hca.serve()).context("a thread")?;
         Ok(Self {

@@ -21,7 +21,7 @@ use crate::failure::{status, Failure};
 use crate::kernel::Variant;
 use crate::klog;
 use crate::network::Network;
-use crate::nic::Nic;
+use crate::nic::{self, Nic};
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
 use crate::reach::Reach;
@@ -196,9 +196,13 @@ impl Vm {
         }
         let nic = match config.extra.profile() {
             Some(profile) => {
-                let trace = config.trace.as_deref();
-                let script = config.adversary.clone();
-                Some(Nic::start(world, scratch.path(), profile, trace, script)?)
+                let wanted = nic::Wanted {
+                    profile,
+                    trace: config.trace.as_deref(),
+                    script: config.adversary.clone(),
+                    network: config.network.as_ref(),
+                };
+                Some(Nic::start(world, scratch.path(), wanted)?)
             }
             None => None,
         };

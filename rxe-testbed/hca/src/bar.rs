@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::segment::{self, Segment, Written};
+use crate::subnet::Arrival;
 
 /// Bytes of a page of doorbells, and the first one that a driver gets: those before it are the registers.
 pub(crate) const PAGE: u64 = 0x1000;
@@ -25,6 +26,8 @@ pub enum Event {
         /// What.
         bytes: Vec<u8>,
     },
+    /// A packet of another device has arrived.
+    Packet(Arrival),
     /// The function is reset.
     Reset,
 }

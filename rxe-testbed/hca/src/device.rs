@@ -20,7 +20,7 @@ use crate::memory::GuestMemory;
 use crate::mkey::{MemoryKey, NULL_MKEY};
 use crate::pages::Pages;
 use crate::pci::BAR0;
-use crate::port::{Port, LID};
+use crate::port::Port;
 use crate::profile::{
     Capabilities, Profile, EVENT_QUEUES, LOG_MAX_CQ, LOG_MAX_DOMAIN, LOG_MAX_MKEY, LOG_MAX_PD,
     LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS,
@@ -48,6 +48,8 @@ pub struct Options {
     pub profile: Profile,
     /// Its identity: that of its node, its system and its port.
     pub guid: u64,
+    /// Where packets find its port: of the devices on one [`Subnet`](crate::Subnet) each has another one.
+    pub lid: u16,
 }
 
 /// The device: all that it knows.
@@ -105,7 +107,7 @@ impl Device {
             profile: options.profile,
             capabilities: Capabilities::new(options.profile),
             revision: 0,
-            port: Port::new(options.guid),
+            port: Port::new(options.guid, options.lid),
             doorbell_pages: Table::new(0, 0),
             domains: Table::new(0, 0),
             xrc_domains: Table::new(0, 0),
@@ -170,11 +172,16 @@ impl Device {
         self.shared_queues = Table::new(1, 1 << LOG_MAX_SRQ);
         // 0 and 1 are those of management.
         self.queue_pairs = Table::new(2, 1 << LOG_MAX_QP);
-        while self.fabric.receive(LID).is_some() {}
+        while self.fabric.receive(self.port.lid).is_some() {}
         self.drop_held();
         self.faults.clear();
         self.active.clear();
         self.halves.clear();
+    }
+
+    /// Its packets go over this fabric from now on.
+    pub(crate) fn join(&mut self, fabric: Box<dyn Fabric>) {
+        self.fabric = fabric;
     }
 
     /// As after a reset.
@@ -184,7 +191,7 @@ impl Device {
         self.pages = Pages::default();
         self.capabilities = Capabilities::new(self.profile);
         self.revision = 0;
-        self.port = Port::new(self.port.guid);
+        self.port = Port::new(self.port.guid, self.port.lid);
         self.events.interrupts.clear();
     }
 

@@ -33,6 +33,7 @@ impl Device {
                 offset,
                 bytes,
             } => self.doorbell(page, offset, &bytes),
+            Event::Packet(arrival) => self.take_packet(arrival.into_packet()),
             Event::Reset => {
                 self.bus.event("reset", || json!({}));
                 self.forget_everything();

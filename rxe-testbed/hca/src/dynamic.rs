@@ -8,7 +8,6 @@
 use crate::device::Device;
 use crate::eq::Event;
 use crate::fabric::{Kind, Packet, Place, Refusal};
-use crate::port::LID;
 use crate::qp::QueuePair;
 use crate::service::Service;
 
@@ -41,7 +40,7 @@ impl Device {
             }
             let refused = Kind::Refuse(Refusal::Access);
             let own = Place {
-                port: LID,
+                port: self.port.lid,
                 pair: wanted,
             };
             let service = Service::Target;

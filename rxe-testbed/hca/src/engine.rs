@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::device::Device;
 use crate::fabric::Packet;
 use crate::faults::End;
-use crate::port::LID;
 use crate::qp::QueuePair;
 use crate::service::Service;
 use crate::trace::Rule;
@@ -44,7 +43,7 @@ impl Device {
     /// Goes on with everything until there is nothing to do but to wait.
     pub(crate) fn run(&mut self) {
         for _ in 0..BUDGET {
-            if let Some(packet) = self.fabric.receive(LID) {
+            if let Some(packet) = self.fabric.receive(self.port.lid) {
                 for packet in self.carried(packet) {
                     self.arrive(packet);
                 }
@@ -52,6 +51,14 @@ impl Device {
                 return;
             }
         }
+    }
+
+    /// A packet of another device has arrived.
+    pub(crate) fn take_packet(&mut self, packet: Packet) {
+        for packet in self.carried(packet) {
+            self.arrive(packet);
+        }
+        self.run();
     }
 
     /// A packet has arrived.

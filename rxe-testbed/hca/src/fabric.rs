@@ -175,7 +175,7 @@ pub(crate) trait Fabric: Send {
     fn receive(&mut self, port: u16) -> Option<Packet>;
 }
 
-/// A fabric of one port: what goes elsewhere is lost.
+/// A fabric of one port: what goes elsewhere is lost. Ports that have others to talk to are on a `subnet`.
 #[derive(Default)]
 pub(crate) struct Loopback(VecDeque<Packet>);
 

@@ -29,6 +29,7 @@ use crate::control;
 use crate::device::{Device, Options};
 use crate::memory::GuestMemory;
 use crate::pci::{self, Config};
+use crate::subnet::Subnet;
 use crate::trace::Trace;
 
 /// More than any access of QEMU's: a longer one is refused, whatever it says of itself.
@@ -44,6 +45,7 @@ pub struct Hca {
     trace: Trace,
     control: Option<UnixListener>,
     script: Script,
+    subnet: Option<Subnet>,
 }
 
 impl Hca {
@@ -56,6 +58,7 @@ impl Hca {
             trace,
             control: None,
             script: Script::nothing(),
+            subnet: None,
         }
     }
 
@@ -70,6 +73,12 @@ impl Hca {
         Self { script, ..self }
     }
 
+    /// One whose packets reach the other devices on a subnet.
+    pub fn on_subnet(self, subnet: Subnet) -> Self {
+        let subnet = Some(subnet);
+        Self { subnet, ..self }
+    }
+
     /// Serves one QEMU until it goes.
     pub fn serve(&self) -> Result<()> {
         let memory = GuestMemory::default();
@@ -79,6 +88,12 @@ impl Hca {
         device.follow(self.script.clone());
         let vectors = Vectors::default();
         let (events, queue) = channel();
+        let subnet = self.subnet.as_ref();
+        let attached = subnet.map(|subnet| {
+            let (attached, fabric) = subnet.attach(self.options.lid, events.clone());
+            device.join(fabric);
+            attached
+        });
         let mut front = Front {
             registers,
             config: Config::new(),
@@ -102,7 +117,7 @@ impl Hca {
             }
             let result = self.server.run(&mut front);
             // Without a sender, the worker ends.
-            drop(front);
+            drop((front, attached));
             over.store(true, Ordering::SeqCst);
             result.context("talking to QEMU")
         });
@@ -355,6 +370,7 @@ mod tests {
         let options = Options {
             profile: PROFILES[0],
             guid: 1,
+            lid: 1,
         };
         let clock = Arc::new(Real::start());
         let (device, registers) = Device::new(options, memory.clone(), clock, Trace::default());
@@ -430,6 +446,7 @@ mod tests {
         let options = Options {
             profile: PROFILES[0],
             guid: 1,
+            lid: 1,
         };
         let control = folder.path().join("control");
         let hca = Hca::new(UnixListener::bind(&socket)?, options, trace.clone());

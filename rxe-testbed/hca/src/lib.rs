@@ -56,6 +56,7 @@ mod segment;
 mod service;
 mod srq;
 mod status;
+mod subnet;
 mod table;
 pub mod trace;
 mod translate;
@@ -66,6 +67,7 @@ pub use adversary::{Script, ScriptError};
 pub use bar::{Event, Registers};
 pub use device::{Device, Options};
 pub use profile::{Profile, PROFILES};
+pub use subnet::{Arrival, Subnet};
 
 #[cfg(test)]
 mod tests;

@@ -32,8 +32,7 @@ const GUID_INFO: u16 = 0x14;
 const PORT_INFO: u16 = 0x15;
 const PKEY_TABLE: u16 = 0x16;
 
-/// Where packets find the port, and where it would find a subnet manager.
-pub(crate) const LID: u16 = 1;
+/// Where it would find a subnet manager.
 const MANAGER_LID: u16 = 1;
 
 /// The prefix of addresses in a subnet that has none of its own.
@@ -69,17 +68,20 @@ const ADDRESSES: u8 = 8;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Port {
     pub(crate) guid: u64,
+    /// Where packets find it.
+    pub(crate) lid: u16,
     pub(crate) description: [u8; DESCRIPTION_BYTES],
     /// What it can, as agents have said it.
     pub(crate) capabilities: u32,
 }
 
 impl Port {
-    pub(crate) fn new(guid: u64) -> Self {
+    pub(crate) fn new(guid: u64, lid: u16) -> Self {
         let mut description = [0; DESCRIPTION_BYTES];
         description[..DESCRIPTION.len()].copy_from_slice(DESCRIPTION);
         Self {
             guid,
+            lid,
             description,
             capabilities: EXTENDED_SPEEDS,
         }
@@ -99,7 +101,7 @@ impl Port {
         hca_vport_context::VPORT_STATE.set(context, ACTIVE);
         hca_vport_context::PORT_PHYSICAL_STATE.set(context, LINK_UP);
         hca_vport_context::CAP_MASK1.set(context, self.capabilities);
-        hca_vport_context::LID.set(context, LID);
+        hca_vport_context::LID.set(context, self.lid);
         hca_vport_context::SM_LID.set(context, MANAGER_LID);
         for guid in [
             hca_vport_context::SYSTEM_IMAGE_GUID,
@@ -149,7 +151,7 @@ impl Port {
 
     fn port_info(&self, data: &mut [u8]) {
         data[8..16].copy_from_slice(&PREFIX.to_be_bytes());
-        data[16..18].copy_from_slice(&LID.to_be_bytes());
+        data[16..18].copy_from_slice(&self.lid.to_be_bytes());
         data[18..20].copy_from_slice(&MANAGER_LID.to_be_bytes());
         data[20..24].copy_from_slice(&self.capabilities.to_be_bytes());
         data[28] = NUMBER;
@@ -189,7 +191,7 @@ mod tests {
         mad[METHOD] = method;
         mad[ATTRIBUTE..ATTRIBUTE + 2].copy_from_slice(&attribute.to_be_bytes());
         mad[MODIFIER..MODIFIER + 4].copy_from_slice(&modifier.to_be_bytes());
-        let port = Port::new(0x0102_0304_0506_0708);
+        let port = Port::new(0x0102_0304_0506_0708, 1);
         let result = port.answer(&mut mad);
         (mad, result)
     }
@@ -223,7 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_datagram_is_too_odd(mut mad in prop::collection::vec(any::<u8>(), 256)) {
-            let _ = Port::new(1).answer(&mut mad);
+            let _ = Port::new(1, 1).answer(&mut mad);
         }
     }
 }

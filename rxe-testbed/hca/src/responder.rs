@@ -11,7 +11,6 @@ use crate::eq::Event;
 use crate::fabric::{Kind, Packet, Part, Place, Refusal, Remote, NUMBERS};
 use crate::faults::End;
 use crate::message::{Problem, INVALID};
-use crate::port::LID;
 use crate::qp::ends::{Answer, Message};
 use crate::qp::QueuePair;
 use crate::translate::check;
@@ -231,7 +230,7 @@ impl Device {
         match pair.responder.answers.pop_front() {
             None => return false,
             Some(Answer::Packet(sequence, kind)) => {
-                let packet = answer(pair, number, sequence, kind.clone());
+                let packet = answer(pair, number, self.port.lid, sequence, kind.clone());
                 self.fabric.send(packet);
                 if let Kind::Refuse(refusal) = kind {
                     self.close(number, refusal);
@@ -286,7 +285,7 @@ impl Device {
         let packet = Packet {
             payload,
             part,
-            ..answer(pair, number, sequence, Kind::ReadData)
+            ..answer(pair, number, self.port.lid, sequence, Kind::ReadData)
         };
         self.fabric.send(packet);
         if !part.ends() {
@@ -301,9 +300,9 @@ impl Device {
 }
 
 /// A packet back to where requests come from.
-fn answer(pair: &QueuePair, number: u32, sequence: u32, kind: Kind) -> Packet {
+fn answer(pair: &QueuePair, number: u32, port: u16, sequence: u32, kind: Kind) -> Packet {
     let own = Place {
-        port: LID,
+        port,
         pair: pair.wire_number(number),
     };
     Packet::new(pair.service(), own, pair.remote(), sequence, kind)

@@ -10,4 +10,5 @@ mod paging;
 mod queues;
 mod scene;
 mod services;
+mod subnet;
 mod traffic;

@@ -35,6 +35,7 @@ const TESTS: &[Test] = &[
     ("cli/up", up),
     ("cli/up-died", up_died),
     ("cli/nodes", nodes),
+    ("cli/nodes-connectx", nodes_connectx),
 ];
 
 /// After so many seconds `timeout` ends a call, whatever else may bound it.
@@ -486,6 +487,36 @@ fn nodes(scene: &Scene<'_>) -> Result<()> {
     ensure!(said.contains("bytes in"), "standard output: {said}");
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(errors.contains("to standard error\n"), "{errors}");
+    Ok(())
+}
+
+const NODES_CONNECTX: &str = r#"
+for node in 1 2; do
+	ssh node$node /usr/local/lib/testbed/mlx5 load || exit
+done
+ssh node2 'ibv_rc_pingpong -d mlx5_0 -c -O -n 200; echo $? >status' &
+for ((n = 0; n < 50 * TESTBED_PATIENCE; n++)); do
+	ssh node2 'ss -Hltn "sport = 18515"' | grep -q . && break
+	sleep 0.2
+done
+ibv_rc_pingpong -d mlx5_0 -c -O -n 200 node2
+wait
+[ "$(ssh node2 cat status)" = 0 ]
+"#;
+
+/// Two emulated ConnectXs, on one subnet.
+fn nodes_connectx(scene: &Scene<'_>) -> Result<()> {
+    let extra = ["exec", "--extra", "mlx5", "--driver", "stock"];
+    let options = ["--nodes", "2", "--cpus", "1", "--mem", "1024", "--"];
+    let command = ["bash", "-c", NODES_CONNECTX];
+    let output = scene.output(&[&extra[..], &options, &command].concat())?;
+    expect(&output, 0)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    // By LID, and of the other device.
+    for line in ["local address:  LID 0x0001", "remote address: LID 0x0002"] {
+        ensure!(said.contains(line), "standard output: {said}");
+    }
+    ensure!(said.contains("bytes in"), "standard output: {said}");
     Ok(())
 }
 

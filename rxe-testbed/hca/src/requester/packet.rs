@@ -8,7 +8,7 @@ use crate::completion::Syndrome;
 use crate::data::{Access, DataError};
 use crate::datagram;
 use crate::fabric::{Kind, Packet, Part, Place, Remote};
-use crate::port::{Port, LID};
+use crate::port::Port;
 use crate::qp::ends::{on_wire, Taken};
 use crate::qp::QueuePair;
 use crate::service::Service;
@@ -106,7 +106,7 @@ pub(super) fn packet(
         }
     };
     let from = Place {
-        port: LID,
+        port: port.lid,
         pair: pair.wire_number(number),
     };
     let to = request.to.map_or(pair.remote(), |to| Place {

@@ -59,12 +59,18 @@ impl Driver {
 
     /// One whose device announces these capabilities.
     pub(crate) fn of(profile: Profile) -> Result<Self> {
+        Self::at(profile, 1)
+    }
+
+    /// One whose device's port has this LID.
+    pub(crate) fn at(profile: Profile, lid: u16) -> Result<Self> {
         let said = Page::default();
         let trace = Trace::to(Box::new(said.clone()));
         let memory = flat(MEMORY)?;
         let options = Options {
             profile,
             guid: 0x0002_c903_0000_0100,
+            lid,
         };
         let clock = Arc::new(Stepping::default());
         let (device, registers) = Device::new(options, memory.clone(), clock, trace.clone());
