@@ -195,7 +195,7 @@ where
             }
             if let Err(error) = self.dma.map(&missing) {
                 // The device has not seen them.
-                self.xlt.zap(missing.range(), &mut NoRoom, |_| ());
+                self.xlt.zap(missing.range(), &mut NoRoom, |_, _| ());
                 return Err(error);
             }
             filled.added += done.added;
@@ -270,7 +270,7 @@ where
                 dma.release(run);
             }
         });
-        self.xlt.zap(pages, &mut NoRoom, |_| ())
+        self.xlt.zap(pages, &mut NoRoom, |_, _| ())
     }
 
     /// Takes all pages from `device`, at the end. Returns the number of pages removed and whether the device confirmed. If

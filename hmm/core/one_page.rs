@@ -33,7 +33,7 @@ impl Spinning<'_> {
     /// What the notifier's callback does; `blockable` or not, nothing is refused.
     pub(crate) fn invalidate(&self, blockable: bool) {
         let zap = |table: &mut Translations| {
-            table.zap(RANGE, &mut NoRoom, |_| ());
+            table.zap(RANGE, &mut NoRoom, |_, _| ());
         };
         let done = invalidate(self, RANGE, blockable, |_| true, || (), zap);
         assert!(done, "nothing has to be refused");

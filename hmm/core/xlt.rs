@@ -520,14 +520,14 @@ where
     /// Removes the translations of `range`; returns how many pages there were.
     ///
     /// `written` is called for each entry that the device wrote through, once, with the frame of
-    /// its first page: an entry is a page or a whole huge one. Of a huge entry that is only partly in
-    /// `range` the rest stays, as single pages, if there is `room` for them; otherwise it goes as a
+    /// its first page and log2 of how many pages it has: an entry is a page or a whole huge one. Of a huge entry that
+    /// is only partly in `range` the rest stays, as single pages, if there is `room` for them; otherwise it goes as a
     /// whole, and the device will fault the rest in again.
     pub fn zap(
         &mut self,
         range: PageRange,
         room: &mut impl Room<P, B>,
-        mut written: impl FnMut(Pfn),
+        mut written: impl FnMut(Pfn, u32),
     ) -> u64 {
         // The CPU takes most pages one by one.
         if range.len() == 1 && self.zap_one(range.start(), &mut written).is_some() {
@@ -543,7 +543,7 @@ where
 
     /// Removes the translation of `page`, if it is that of a single page and not the last one of its PMD.
     #[inline]
-    fn zap_one(&mut self, page: PageIndex, written: &mut impl FnMut(Pfn)) -> Option<()> {
+    fn zap_one(&mut self, page: PageIndex, written: &mut impl FnMut(Pfn, u32)) -> Option<()> {
         let pmd = self.pmd_index(page)?;
         let index = self.slot_index(pmd, page);
         let Pages { slots, used } = self.pages.as_mut()?.get_mut(pmd)?;
@@ -552,7 +552,7 @@ where
         *used = left;
         self.used = self.used.wrapping_sub(1);
         if was_written {
-            written(pfn);
+            written(pfn, 0);
         }
         Some(())
     }
@@ -563,7 +563,7 @@ where
         part: PageRange,
         gone: PageRange,
         room: &mut impl Room<P, B>,
-        written: &mut impl FnMut(Pfn),
+        written: &mut impl FnMut(Pfn, u32),
     ) -> u64 {
         let Some(slot) = self.huge.get_mut(pmd) else {
             return 0;
@@ -572,7 +572,7 @@ where
             return 0;
         };
         if let Some((pfn, true)) = slot.zap() {
-            written(pfn);
+            written(pfn, PMD_ORDER);
         }
         if gone == part {
             return part.len();
@@ -587,7 +587,7 @@ where
             memory: Memory::System,
         };
         let kept = self.fill_pages(pmd, part, &rest, perm, room).unwrap_or(0);
-        let mut clean = |_| ();
+        let mut clean = |_, _| ();
         let zapped = self.zap_pages(pmd, part, gone, &mut clean);
         part.len() - (kept - zapped)
     }
@@ -597,7 +597,7 @@ where
         pmd: usize,
         part: PageRange,
         gone: PageRange,
-        written: &mut impl FnMut(Pfn),
+        written: &mut impl FnMut(Pfn, u32),
     ) -> u64 {
         let pages = self.pages.as_mut().and_then(|pages| pages.get_mut(pmd));
         let Some(Pages {
@@ -612,7 +612,7 @@ where
             if let Some((pfn, was_written)) = slot.zap() {
                 zapped += 1;
                 if was_written {
-                    written(pfn);
+                    written(pfn, 0);
                 }
             }
         }
@@ -630,11 +630,11 @@ where
     /// partly in it; returns how many pages had it.
     ///
     /// `written` is called as by [`Xlt::zap`]: the pages are clean from then on.
-    pub fn write_protect(&mut self, range: PageRange, mut written: impl FnMut(Pfn)) -> u64 {
-        let mut protect = |slot: &mut Slot, pages: u64| match slot.write_protect() {
+    pub fn write_protect(&mut self, range: PageRange, mut written: impl FnMut(Pfn, u32)) -> u64 {
+        let mut protect = |slot: &mut Slot, pages: u64, order: u32| match slot.write_protect() {
             Some((pfn, was_written)) => {
                 if was_written {
-                    written(pfn);
+                    written(pfn, order);
                 }
                 pages
             }
@@ -643,12 +643,12 @@ where
         self.each_pmd(range, |table, pmd, part, hit| {
             let mut protected = 0;
             if let Some(slot) = table.huge.get_mut(pmd) {
-                protected += protect(slot, part.len());
+                protected += protect(slot, part.len(), PMD_ORDER);
             }
             let pages = table.pages.as_mut().and_then(|pages| pages.get_mut(pmd));
             if let Some(slots) = pages.and_then(|pages| pages.slots.as_mut()) {
                 for slot in slots_of(slots, part, hit) {
-                    protected += protect(slot, 1);
+                    protected += protect(slot, 1, 0);
                 }
             }
             protected

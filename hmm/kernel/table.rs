@@ -182,7 +182,7 @@ impl Table for SoftwareTable {
 }
 
 /// Marks frame `pfn` dirty: the device wrote it, and its translation has gone or become read-only.
-fn written(pfn: Pfn) {
+fn written(pfn: Pfn, _order: u32) {
     // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
     // to come through the chunk's lock first. Translations change only while that is held.
     unsafe { mark_dirty(pfn) }

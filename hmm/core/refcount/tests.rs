@@ -69,7 +69,7 @@ impl Part {
     }
 
     fn zap(&self) {
-        self.lock().zap(RANGE, &mut NoRoom, |_| ());
+        self.lock().zap(RANGE, &mut NoRoom, |_, _| ());
     }
 }
 

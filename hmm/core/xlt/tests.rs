@@ -80,7 +80,7 @@ fn fill_without_room(table: &mut TestTable, run: &Run) -> (u64, bool) {
 /// Zaps; gives how many pages went and the frames that were written.
 fn zap(table: &mut TestTable, range: PageRange) -> (u64, Vec<u64>) {
     let mut written = Vec::new();
-    let zapped = table.zap(range, &mut Plenty, |pfn| written.push(pfn.get()));
+    let zapped = table.zap(range, &mut Plenty, |pfn, _| written.push(pfn.get()));
     (zapped, written)
 }
 
@@ -212,7 +212,7 @@ fn write_protection_leaves_pages_readable_and_reports_what_was_written() {
     let mut written = Vec::new();
     let mut protect = |table: &mut TestTable, range| {
         written.clear();
-        let pages = table.write_protect(range, |pfn| written.push(pfn.get()));
+        let pages = table.write_protect(range, |pfn, _| written.push(pfn.get()));
         (pages, written.clone())
     };
     fill(
@@ -307,10 +307,42 @@ fn of_a_huge_entry_exactly_the_range_goes() {
 }
 
 #[test]
+fn it_is_said_how_much_was_written_at_once() {
+    let mut table = table();
+    for (start, frame) in [(1, 4096), (2, 8192)] {
+        fill(
+            &mut table,
+            &huge(start, frame, Perm::ReadWrite),
+            Perm::ReadWrite,
+        );
+    }
+    let single = [(501, 10, 4), (1536, 20, 1)];
+    for (start, frame, count) in single {
+        let run = run(start, frame, count, Perm::ReadWrite);
+        fill(&mut table, &run, Perm::ReadWrite);
+    }
+    for page in [501, 503, 600, 1024, 1536] {
+        at(&table, page, Access::Write).unwrap();
+    }
+    let mut written = Vec::new();
+    table.write_protect(pages(1024, 1025), |pfn, order| {
+        written.push((pfn.get(), order));
+    });
+    // One page by itself, and all that is left.
+    for range in [pages(501, 502), pages(0, 9999)] {
+        table.zap(range, &mut Plenty, |pfn, order| {
+            written.push((pfn.get(), order));
+        });
+    }
+    let expected = [(8192, 9), (10, 0), (12, 0), (4096, 9), (20, 0)];
+    assert_eq!(written, expected);
+}
+
+#[test]
 fn without_room_a_huge_entry_goes_as_a_whole() {
     let mut table = table();
     fill(&mut table, &huge(1, 4096, Perm::ReadWrite), Perm::ReadWrite);
-    assert_eq!(table.zap(pages(700, 701), &mut NoRoom, |_| ()), 512);
+    assert_eq!(table.zap(pages(700, 701), &mut NoRoom, |_, _| ()), 512);
     assert_eq!(at(&table, 512, Access::Read), None);
 }
 
@@ -666,7 +698,7 @@ proptest! {
                 Step::Protect { start, pages: count } => {
                     let range = pages(start, start + count);
                     let mut written = Vec::new();
-                    let protected = table.write_protect(range, |pfn| written.push(pfn.get()));
+                    let protected = table.write_protect(range, |pfn, _| written.push(pfn.get()));
                     let (expected, mut reported) = model.write_protect(range);
                     prop_assert_eq!(protected, expected);
                     written.sort_unstable();

@@ -119,7 +119,7 @@ fn zap_huge(table: &RwLock<Translations>, range: PageRange) -> Result<u64> {
     };
     let filled = table.write().fill(&run, Perm::ReadWrite, &mut NoRoom);
     let begun = Instant::<Monotonic>::now();
-    let zapped = table.write().zap(range, &mut NoRoom, |_| {});
+    let zapped = table.write().zap(range, &mut NoRoom, |_, _| {});
     let time = begun.elapsed().as_nanos() as u64;
     if filled.added != PMD_PAGES || zapped != PMD_PAGES {
         return Err(EINVAL);
