@@ -155,7 +155,19 @@ impl<P: Parent> Chunk<P, SoftwareTable> {
         access: Access,
         use_page: impl FnOnce(MappedPage<'_>),
     ) -> bool {
-        let Some(pfn) = self.translate(page, access) else {
+        Self::with(self.translate(page, access), use_page)
+    }
+
+    /// The same for whatever `page` translates to, and the device does not use it: for one that was taken along it stays
+    /// the first use that is to come.
+    pub(crate) fn look_at(&self, page: PageIndex, look: impl FnOnce(MappedPage<'_>)) -> bool {
+        Self::with(self.table.xlt().get(page).map(|(pfn, _)| pfn), look)
+    }
+
+    /// Calls `use_page` with the page of frame `pfn`, which is the table's.
+    #[inline]
+    fn with(pfn: Option<Pfn>, use_page: impl FnOnce(MappedPage<'_>)) -> bool {
+        let Some(pfn) = pfn else {
             return false;
         };
         // SAFETY: The table holds only frames that a walk found in the process's page table (`PmdPages` shows

@@ -28,7 +28,7 @@
 //! If the device's page table can be one in the kernel's memory, a [`Mirror`] does most of this:
 //! [`Mirror::access`] is the device's access, with faults, limits ([`Limits`], [`Geometry`]) and reports
 //! ([`Observer`]). An access that must not wait says so ([`Waiting`]); [`Owned::populate`] then brings the pages
-//! in elsewhere.
+//! in elsewhere. [`Mirror::write_back`] makes sure of what was written to persistent memory.
 //!
 //! If the device has translations of its own, and has to be waited for until it forgets one, the mirror is made by
 //! [`Mirror::on_device`], and [`Mirror::resolve`] serves the device's faults. The driver implements [`MirrorDevice`] and
@@ -176,6 +176,7 @@ mod notifier_lock;
 mod observer;
 mod page;
 mod page_table;
+mod persistent;
 mod pfn_room;
 mod populate;
 mod process;

@@ -18,6 +18,8 @@
 //! are; pages that the device wrote are marked dirty. Empty chunks are freed in the background, and the
 //! least recently used ones when all together take too much memory ([`crate::reaper`]).
 //!
+//! Persistent memory, all of which can be made sure of at once, has [`crate::persistent`].
+//!
 //! For devices with their own translation tables see [`crate::device_table`].
 //!
 //! [`Xlt::translate`]: crate::xlt::Xlt::translate
@@ -49,7 +51,7 @@ use crate::pmd_pages::PmdPages;
 use crate::policy::{Policy, Refusal};
 use crate::populate::Owned;
 use crate::process::user_pages;
-use crate::range::{any_resident, has_vma, range_fault, LockEscalation, TimeLimit};
+use crate::range::{first_resident, has_vma, range_fault, LockEscalation, TimeLimit};
 use crate::reaper::{Chunks, MirrorChunk};
 use crate::room::RoomForFault;
 use crate::seq::{until_valid, Sequence, Unread, ValidRange};
@@ -91,7 +93,7 @@ pub struct Mirror<O: Observer, B: Backing = Software> {
 }
 
 /// Room for the largest block that is looked at around a page: on the stack.
-const LARGEST_BLOCK: usize = 1 << LookAround::ORDER;
+pub(crate) const LARGEST_BLOCK: usize = 1 << LookAround::ORDER;
 
 /// So many pages are few beside those of a block: a fault on them looks around.
 const FEW: u64 = LARGEST_BLOCK as u64 / 4;
@@ -174,6 +176,14 @@ impl<O: Observer> Mirror<O> {
         chunk.use_page(page, access, use_page)
     }
 
+    /// Calls `look` with `page` if there is a translation, whatever it allows, and returns whether there is. The device does
+    /// not use the page: nothing is counted, and nothing marked. `look` is as `use_bytes` for [`Mirror::access`]. Does not
+    /// sleep.
+    pub fn look_at(&self, page: PageIndex, look: impl FnOnce(MappedPage<'_>)) -> bool {
+        let chunk = self.chunks.map().read(self.chunk_number(page));
+        chunk.is_some_and(|chunk| chunk.look_at(page, look))
+    }
+
     /// Faults in the pages of `wanted`, as far as the PMD goes, for an access that [`Owned::permit`] has permitted, and
     /// accesses the first one. `use_page` is as for [`Mirror::access`]. Sleeps before it calls that, but waits for
     /// nobody if `waiting` forbids it.
@@ -243,6 +253,11 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
 
     fn observer(&self) -> &O {
         self.chunks.observer()
+    }
+
+    /// The pages that it covers.
+    pub(crate) fn span(&self) -> PageRange {
+        self.span
     }
 
     /// The address space, and what the device may do there; for [`Owned::populate`], too, which holds nothing of the
@@ -335,12 +350,7 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
     /// served in `seq`: tried once, without allocating anything or waiting for anybody.
     #[cold]
     #[inline(never)]
-    fn look_around(
-        &self,
-        seq: Sequence<'_, MirrorChunk<O, B>>,
-        wanted: PageRange,
-        order: u32,
-    ) {
+    fn look_around(&self, seq: Sequence<'_, MirrorChunk<O, B>>, wanted: PageRange, order: u32) {
         let start = PageIndex::new(wanted.start().get() >> order << order);
         let block = PageRange::new(start, start.saturating_add(1 << order));
         let block = block.intersection(&self.pmd(wanted.start()));
@@ -373,6 +383,50 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
         let done = range_fault(&mm, &seq, &mut None, &request, waiting, &mut found)?;
         let valid = seq.faulted(found, done).validate();
         valid.map_err(|_| FaultError::Collided)
+    }
+
+    /// Calls `see` with what the CPU's page table maps of `block`, in one PMD and at most [`LARGEST_BLOCK`] pages: under the
+    /// chunk's lock, so that the CPU cannot take it away; `see` must not sleep. The table stays as it is. Sleeps before
+    /// that, but waits for nobody if `waiting` forbids it.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::Exited`], [`FaultError::NoMemory`], [`FaultError::TimedOut`], [`FaultError::Interrupted`],
+    /// [`FaultError::WouldWait`].
+    pub(crate) fn see_resident(
+        &self,
+        block: PageRange,
+        waiting: Waiting,
+        see: impl FnOnce(&PmdPages<'_>),
+    ) -> Result<(), FaultError> {
+        let chunk = match self.get_chunk(block.start(), block, waiting) {
+            // Nothing is mapped there.
+            Err(FaultError::Refused(_)) => return Ok(()),
+            chunk => chunk?,
+        };
+        let mm = self.owned.user()?;
+        let mut pfns = [HmmPfn::ABSENT; LARGEST_BLOCK];
+        let request = Request::new(block, Policy::Snapshot);
+        let found = until_valid(
+            &*chunk,
+            &TimeLimit::from(waiting),
+            LockEscalation(&mm, waiting),
+            PmdPages::new(block, &mut pfns),
+            |seq, write_lock, found| range_fault(&mm, seq, write_lock, &request, waiting, found),
+            || (),
+        );
+        let result = Self::not_blocked(found, waiting).map(|valid| see(valid.result()));
+        // If it was made for this.
+        self.note_if_empty(&chunk);
+        result
+    }
+
+    /// A fault that lost against invalidations for too long must not block the caller any longer, if it must not wait.
+    fn not_blocked<R>(result: Result<R, FaultError>, waiting: Waiting) -> Result<R, FaultError> {
+        match (result, waiting) {
+            (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
+            (result, _) => result,
+        }
     }
 
     /// Whether a page other than the first may have caused the failure. Fault-around pages are never faulted in, so they
@@ -427,7 +481,7 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
             let end = page.saturating_add(pfns.len() as u64).min(range.end());
             let wanted = PageRange::new(page, end).intersection(&self.pmd(page));
             let (end, added) = if policy == Policy::Snapshot
-                && !any_resident(&*self.owned.user()?, wanted, waiting)?
+                && first_resident(&*self.owned.user()?, wanted, waiting)?.is_none()
             {
                 (wanted.end(), 0)
             } else {
@@ -519,11 +573,7 @@ impl<O: Observer, B: Backing> Mirror<O, B> {
             },
             || self.observer().collided(),
         );
-        match (found, waiting) {
-            // The caller must not block any longer.
-            (Err(FaultError::TimedOut), Waiting::Forbidden) => Err(FaultError::WouldWait),
-            (found, _) => found,
-        }
+        Self::not_blocked(found, waiting)
     }
 
     /// The mirrored pages of the PMD of `page`.

@@ -80,7 +80,9 @@ impl Drop for MappedPage<'_> {
         // cost each access.
         #[cfg(CONFIG_KMAP_LOCAL)]
         // SAFETY: Mapped by `map`, and local mappings are dropped in reverse order, as they nest.
-        unsafe { bindings::kunmap_local(self.base.as_ptr().cast()) };
+        unsafe {
+            bindings::kunmap_local(self.base.as_ptr().cast())
+        };
     }
 }
 
@@ -160,6 +162,32 @@ pub unsafe fn mark_dirty(pfn: Pfn) {
     // SAFETY: By the contract. It may be called under a spinlock, as the kernel's own unmapping of
     // pages does under the page table lock.
     unsafe { bindings::set_page_dirty(page(pfn)) };
+}
+
+/// If the `pages` frames from `pfn` on, which one entry of the page table maps, are persistent memory: writes the CPU's
+/// caches of them back, and returns whether it did. They are in that memory, and stay there without power, once
+/// [`persist`] has returned. Does not sleep.
+///
+/// # Safety
+///
+/// Each has a `struct page` which is still the user's.
+#[inline]
+pub(crate) unsafe fn write_back(pfn: Pfn, pages: u64) -> bool {
+    // SAFETY: By the contract. An entry maps memory of one kind.
+    let is_persistent = unsafe { shim::hmm_shim_is_persistent(pfn.get() as usize) };
+    if is_persistent {
+        for page in 0..pages {
+            // SAFETY: By the contract, and the kernel has such memory mapped. No byte changes.
+            unsafe { shim::hmm_shim_write_back(pfn.add(page).get() as usize) };
+        }
+    }
+    is_persistent
+}
+
+/// Waits until what this processor has [written back](write_back) is in its memory.
+pub(crate) fn persist() {
+    // SAFETY: A barrier.
+    unsafe { shim::hmm_shim_persist() };
 }
 
 /// log2 of how many pages the folio of `pfn` has: what the CPU's fault handler brought in at once.

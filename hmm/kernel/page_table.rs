@@ -401,6 +401,15 @@ impl LockedMm<'_, '_> {
         Ok(())
     }
 
+    /// Whether the area that `vma_from` last returned is of persistent memory.
+    pub(crate) fn is_persistent(&self) -> bool {
+        let is_dax = |vma: NonNull<bindings::vm_area_struct>| {
+            // SAFETY: An area of the mm, found under the mmap lock, which is held.
+            unsafe { shim::hmm_shim_vma_is_dax(vma.as_ptr()) }
+        };
+        self.vma.is_some_and(is_dax)
+    }
+
     fn is_write_locked(&self) -> bool {
         matches!(self.mmap_lock, MmapLock::Write)
     }

@@ -11,13 +11,14 @@ use core::cell::Cell;
 use kernel::mm::MmWithUser;
 use kernel::time::{Delta, Instant, Monotonic};
 
-use crate::addr::PageRange;
+use crate::addr::{PageIndex, PageRange};
 use crate::collect::Collect;
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page_table::{Batch, LockedMm, MmapWriteLock};
 use crate::pfn::Owner;
 use crate::policy::{Policy, Wants};
 use crate::process::killed;
+use crate::run::Run;
 use crate::runs::Runs;
 use crate::seq::{until_valid, Deadline, Domain, Hold, Sequence, Unread, ValidRange};
 use crate::walk::{serve, walk, AddressSpace, FaultError, Request, Waiting};
@@ -219,20 +220,48 @@ fn with_locked<R>(
     look(&mut space)
 }
 
-/// Whether any page of `range` is in memory: a hint. Takes and releases the mmap lock for reading; sleeps.
+/// The first page of `range` that is in memory: a hint. Takes and releases the mmap lock for reading; sleeps.
 ///
 /// # Errors
 ///
 /// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
-pub(crate) fn any_resident(
+pub(crate) fn first_resident(
     mm: &MmWithUser,
     range: PageRange,
     waiting: Waiting,
-) -> Result<bool, FaultError> {
+) -> Result<Option<PageIndex>, FaultError> {
     with_locked(mm, waiting, |space| {
-        let mut runs = Runs::new();
-        walk(space, range, &Policy::Snapshot, &mut runs)?;
-        Ok(!runs.as_slice().is_empty())
+        let mut first = Runs::in_room([Run::NONE; 1]);
+        walk(space, range, &Policy::Snapshot, &mut first)?;
+        // An entry is reported whole.
+        Ok(first.last().map(|run| run.start.max(range.start())))
+    })
+}
+
+/// The part of `range` that the first area with persistent memory in it covers: a hint. Takes and releases the mmap lock
+/// for reading; sleeps.
+///
+/// # Errors
+///
+/// [`FaultError::WouldWait`], [`FaultError::Interrupted`].
+pub(crate) fn first_persistent(
+    mm: &MmWithUser,
+    range: PageRange,
+    waiting: Waiting,
+) -> Result<Option<PageRange>, FaultError> {
+    with_locked(mm, waiting, |space| {
+        let mut page = range.start();
+        while page < range.end() {
+            let Some(vma) = space.vma_from(page) else {
+                break;
+            };
+            if space.is_persistent() {
+                let part = vma.range.intersection(&range);
+                return Ok((!part.is_empty()).then_some(part));
+            }
+            page = vma.range.end();
+        }
+        Ok(None)
     })
 }
 

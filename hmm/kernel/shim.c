@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/leafops.h>
+#include <linux/libnvdimm.h>
 #include <linux/magic.h>
 #include <linux/memcontrol.h>
 #include <linux/memremap.h>
@@ -581,6 +582,33 @@ struct page *hmm_shim_pfn_to_page(unsigned long pfn)
 void *hmm_shim_map(unsigned long pfn)
 {
 	return kmap_local_pfn(pfn);
+}
+
+bool hmm_shim_vma_is_dax(const struct vm_area_struct *vma)
+{
+	return vma_is_dax(vma);
+}
+
+bool hmm_shim_is_persistent(unsigned long pfn)
+{
+	const struct folio *folio = page_folio(pfn_to_page(pfn));
+
+	return folio_is_zone_device(folio) &&
+	       (folio->pgmap->type == MEMORY_DEVICE_FS_DAX ||
+		folio->pgmap->type == MEMORY_DEVICE_GENERIC);
+}
+
+void hmm_shim_write_back(unsigned long pfn)
+{
+	void *page = kmap_local_pfn(pfn);
+
+	arch_wb_cache_pmem(page, PAGE_SIZE);
+	kunmap_local(page);
+}
+
+void hmm_shim_persist(void)
+{
+	pmem_wmb();
 }
 
 struct mem_cgroup *hmm_shim_charge_begin(struct mm_struct *mm, struct mem_cgroup **outer)

@@ -164,6 +164,14 @@ struct page *hmm_shim_pfn_to_page(unsigned long pfn);
 /* To be undone with kunmap_local(). */
 void *hmm_shim_map(unsigned long pfn);
 
+/* Whether vma maps a file of persistent memory, or of a device like it, with no page cache in between. */
+bool hmm_shim_vma_is_dax(const struct vm_area_struct *vma);
+/* Whether the page with this frame, which stays, is in such memory: of a file system, or of a device by itself. */
+bool hmm_shim_is_persistent(unsigned long pfn);
+/* Writes the CPU's caches of the page back to its memory, which it has once hmm_shim_persist() has returned. */
+void hmm_shim_write_back(unsigned long pfn);
+void hmm_shim_persist(void);
+
 /*
  * Between the two, the current task's accounted allocations are charged to the memory cgroup of mm.
  * begin returns that cgroup, with a reference, and in *outer what the task had charged to before.

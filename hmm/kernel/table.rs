@@ -9,7 +9,7 @@ use kernel::prelude::*;
 
 use crate::addr::{PageIndex, PageRange};
 use crate::notifier_lock::{NotifierLock, Spin};
-use crate::page::mark_dirty;
+use crate::page::{mark_dirty, persist, write_back};
 use crate::pfn::{Access, Perm, Pfn};
 use crate::pmd_pages::PmdPages;
 use crate::room::{empty_slots, AtOnce, RoomForFault, Translations};
@@ -181,9 +181,15 @@ impl Table for SoftwareTable {
     }
 }
 
-/// Marks frame `pfn` dirty: the device wrote it, and its translation has gone or become read-only.
-fn written(pfn: Pfn, _order: u32) {
+/// The device wrote the `1 << order` frames from `pfn` on, or some of them, and its translation has gone or become
+/// read-only: marks them dirty. Persistent memory gets what was written now, as nobody finds it by its address any more
+/// when it is to be made sure of ([`Mirror::write_back`](crate::Mirror::write_back)).
+fn written(pfn: Pfn, order: u32) {
     // SAFETY: The frame was found in the process's page table; an invalidation that lets go of it has
     // to come through the chunk's lock first. Translations change only while that is held.
-    unsafe { mark_dirty(pfn) }
+    unsafe { mark_dirty(pfn) };
+    // SAFETY: As above, for all frames of the entry.
+    if unsafe { write_back(pfn, 1 << order) } {
+        persist();
+    }
 }
