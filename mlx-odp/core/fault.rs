@@ -38,7 +38,8 @@ use hmm::{FaultError, PageRange, Permitted};
 /// The pages that a NIC's request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The pages that it is known to need; at least one. The NIC waits for the first only.
+    /// The pages that it is known to need. The NIC waits for the first only. If there is none, it waits for whoever has the
+    /// address space to itself.
     pub pages: PageRange,
     /// The access that it needs, which the region permits.
     pub permitted: Permitted,

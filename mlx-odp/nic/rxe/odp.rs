@@ -2,7 +2,7 @@
 
 //! The binding of soft-RoCE: replaces rxe's own ODP object file in `rdma_rxe.ko`.
 //!
-//! rxe calls the functions of [`verbs`] and [`prefetch`], which `rxe_loc.h` declares, in process context, with a
+//! rxe calls the functions of [`verbs`], [`flush`] and [`prefetch`], which `rxe_loc.h` declares, in process context, with a
 //! reference to the MR. Each becomes an access to a [`region::RxeRegion`].
 //!
 //! * [`device`] adds capabilities and operations to rxe's;
@@ -45,6 +45,7 @@ mod attributes;
 mod completer_wait;
 mod copy;
 mod device;
+mod flush;
 mod hw_counters;
 mod mr;
 mod netlink;

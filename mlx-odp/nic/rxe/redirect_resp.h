@@ -6,6 +6,7 @@
 #ifndef MLX_ODP_RXE_REDIRECT_RESP_H
 #define MLX_ODP_RXE_REDIRECT_RESP_H
 
+#include <linux/sizes.h>
 #include <linux/skbuff.h>
 
 #include "rxe.h"
@@ -15,6 +16,7 @@
 int mlx_odp_rxe_announce(struct ib_umem *umem, u64 iova, size_t length);
 int mlx_odp_rxe_copy_on_demand(struct ib_umem *umem, u64 iova, void *addr, unsigned int length,
 			       enum rxe_mr_copy_dir dir);
+int mlx_odp_rxe_flush_on_demand(struct rxe_mr *mr, u64 iova, u64 length, bool whole);
 void mlx_odp_rxe_put_view(struct rxe_pool_elem *elem);
 void *mlx_odp_rxe_take_receive(struct rxe_qp *qp, const struct rxe_recv_wqe *shared);
 
@@ -43,6 +45,27 @@ static inline int mlx_odp_rxe_mr_copy(struct rxe_mr *mr, u64 iova, void *addr, u
 }
 
 #define rxe_mr_copy mlx_odp_rxe_mr_copy
+
+/*
+ * FLUSH to persistence. rxe cuts the length, which may be that of a whole region, to 32 bits: memory on demand is flushed by
+ * this driver (flush.rs), other memory by rxe, in pieces.
+ */
+static inline int mlx_odp_rxe_flush(struct rxe_mr *mr, u64 iova, u64 length, bool whole)
+{
+	if (mr && is_odp_mr(mr))
+		return length ? mlx_odp_rxe_flush_on_demand(mr, iova, length, whole) : 0;
+	for (; length > SZ_1G; iova += SZ_1G, length -= SZ_1G) {
+		int err = rxe_flush_pmem_iova(mr, iova, SZ_1G);
+
+		if (err)
+			return err;
+	}
+	return rxe_flush_pmem_iova(mr, iova, length);
+}
+
+/* The one place that calls it has what it knows of the FLUSH in a variable of this name. */
+#define rxe_flush_pmem_iova(mr, iova, length) \
+	mlx_odp_rxe_flush(mr, iova, length, res->flush.level != IB_FLUSH_RANGE)
 
 /* The responder's view of a memory window, alone of all objects, is in no pool (window_view.rs). */
 static inline int mlx_odp_rxe_put(struct rxe_pool_elem *elem)

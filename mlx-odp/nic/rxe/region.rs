@@ -122,15 +122,24 @@ impl RxeRegion {
             .map_err(|error| AccessError::of_fault(error, Wanted { pages, permitted }))
     }
 
-    /// As [`RxeRegion::access`] for reading, but of the present translations only: faults nothing in.
-    pub(crate) fn access_present(
+    /// As [`RxeRegion::access`] for reading, but of pages that are there without using them ([`hmm::Mirror::look_at`]).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RxeRegion::access`].
+    pub(crate) fn look_at(
         &self,
         iova: u64,
-        len: u64,
-        use_bytes: impl FnMut(Bytes<'_>),
+        len: usize,
+        mut look: impl FnMut(Bytes<'_>),
     ) -> Result<(), AccessError> {
-        let bytes = self.region.translate(iova, len)?;
-        self.region.mirror().access_present(bytes, use_bytes);
+        let bytes = self.region.translate(iova, len as u64)?;
+        for piece in pieces(bytes.start(), len) {
+            let mut look = |page: MappedPage<'_>| look(page.piece(&piece));
+            if !self.region.mirror().look_at(piece.page(), &mut look) {
+                self.access_missing(bytes.after(piece.done() as u64), Access::Read, look)?;
+            }
+        }
         Ok(())
     }
 }

@@ -11,11 +11,10 @@ use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
 use hmm::{user_pages, Access, Bytes, Perm};
-use mlx_odp::{errno, with_current_mm, AccessError, Key, Registered, Registration};
+use mlx_odp::{errno, with_current_mm, Key, Registered, Registration};
 
 use crate::device::device_of;
 use crate::mr::{attach, region_in, region_of};
-use crate::pool::in_pool;
 use crate::region::RxeRegion;
 use crate::{rxe, stop};
 
@@ -243,63 +242,4 @@ unsafe fn on_word<T>(
             false => rxe::resp_states_RESPST_ERR_RKEY_VIOLATION,
         },
     }
-}
-
-/// FLUSH to persistent memory: writes the CPU's caches back.
-///
-/// A flush of the whole region flushes the pages that have a translation; it faults nothing in. rxe truncates the
-/// length to 32 bits, so a range that then looks like the whole region is treated as such. For a whole region of a
-/// multiple of 4 GiB rxe makes no call.
-///
-/// # Safety
-///
-/// `mr` is valid.
-#[no_mangle]
-unsafe extern "C" fn rxe_odp_flush_pmem_iova(
-    mr: *mut rxe::rxe_mr,
-    iova: u64,
-    length: c_uint,
-) -> c_int {
-    // SAFETY: `mr` is valid for as long as this call lasts.
-    let Some(region) = (unsafe { region_of(mr) }) else {
-        return EINVAL.to_errno();
-    };
-    // SAFETY: As above.
-    let (first, whole) = unsafe { ((*mr).ibmr.iova, (*mr).ibmr.length) };
-    let result = if iova == first && length == whole as c_uint {
-        region.access_present(iova, whole, write_back)
-    } else {
-        // SAFETY: The reference to `mr` is held for as long as this call lasts.
-        let registered = || unsafe { in_pool(mr) };
-        flush_range(region, iova, u64::from(length), registered)
-    };
-    errno(result.map_err(|error| {
-        stop::stop(region, error, true);
-        EFAULT
-    }))
-}
-
-/// Flushes step by step, as long as the region is `registered`: deregistration must not wait for a flush of
-/// gigabytes of swapped-out memory.
-fn flush_range(
-    region: &RxeRegion,
-    iova: u64,
-    length: u64,
-    registered: impl Fn() -> bool,
-) -> Result<(), AccessError> {
-    const STEP: u64 = 2 << 20;
-    let mut done = 0;
-    while done < length && registered() {
-        let step = STEP.min(length - done);
-        region.access(iova + done, step as usize, Access::Read, |_, bytes| {
-            write_back(bytes)
-        })?;
-        done += step;
-    }
-    Ok(())
-}
-
-fn write_back(bytes: Bytes<'_>) {
-    // SAFETY: The bytes are mapped; writing caches back changes nothing.
-    unsafe { rxe::arch_wb_cache_pmem(bytes.as_ptr().cast(), bytes.len()) };
 }
