@@ -27,6 +27,8 @@ pub struct Test {
     name: &'static str,
     run: Run,
     limit: Duration,
+    /// Whether it is run without being named.
+    usual: bool,
 }
 
 /// How a test is run.
@@ -52,6 +54,7 @@ impl Test {
             name,
             run: Run::Once(test),
             limit: LIMIT,
+            usual: true,
         }
     }
 
@@ -62,6 +65,7 @@ impl Test {
             name,
             run: Run::Data(test),
             limit: LIMIT,
+            usual: true,
         }
     }
 
@@ -71,18 +75,26 @@ impl Test {
             name,
             run: Run::OnDemand(test),
             limit: LIMIT,
+            usual: true,
         }
     }
 
     /// The same, but it takes long, as it moves gigabytes: it is run only if it is named.
     pub const fn long(mut self) -> Self {
         self.limit = LONG_LIMIT;
+        self.usual = false;
+        self
+    }
+
+    /// The same, but it needs a machine that has more than others: it is run only if it is named.
+    pub const fn elsewhere(mut self) -> Self {
+        self.usual = false;
         self
     }
 
     /// Whether it is run without being named.
     pub fn is_usual(&self) -> bool {
-        self.limit == LIMIT
+        self.usual
     }
 
     /// Its cases.

@@ -27,6 +27,7 @@ mod mappings;
 mod observe;
 mod operations;
 mod pipeline;
+mod pmem;
 mod prefetch;
 mod prefetch_pending;
 mod pressure;
@@ -45,6 +46,7 @@ mod two_hosts;
 mod userfault;
 mod waiting;
 mod windows;
+mod write_backs;
 
 use std::process::ExitCode;
 
@@ -57,7 +59,8 @@ use two_hosts::Host;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The tests to run: whole names, or what names start with. If none is given, all but those that move gigabytes.
+    /// The tests to run: whole names, or what names start with. If none is given, all but those that move
+    /// gigabytes or need another machine.
     names: Vec<String>,
     /// Print the names of the tests and do nothing else.
     #[arg(long)]
@@ -133,6 +136,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         waiting::MATRIX,
         fd_sharing::TESTS,
         by_attributes::TESTS,
+        pmem::TESTS,
         stress::TESTS,
     ]
     .into_iter()

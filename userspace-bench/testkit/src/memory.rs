@@ -98,6 +98,9 @@ pub enum Backing<'a> {
     Private(&'a File),
     /// A file, changes to which are seen by all who look at it.
     Shared(&'a File),
+    /// The same of a file on persistent memory, whose blocks outlive a loss of power as soon as they can be written to
+    /// (`MAP_SYNC`).
+    Synchronous(&'a File),
 }
 
 /// A range of addresses that nobody else uses. Unmapped when dropped.
@@ -193,6 +196,10 @@ impl Mapping {
             Backing::HugeTlb => (libc::MAP_PRIVATE | libc::MAP_HUGETLB, None),
             Backing::Private(file) => (libc::MAP_PRIVATE, Some((file.as_fd(), offset))),
             Backing::Shared(file) => (libc::MAP_SHARED, Some((file.as_fd(), offset))),
+            Backing::Synchronous(file) => (
+                libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC,
+                Some((file.as_fd(), offset)),
+            ),
         };
         // SAFETY: the addresses are this mapping's own and no Rust reference points there.
         unsafe { mm::map(addr, len, protection.bits(), flags, file) }

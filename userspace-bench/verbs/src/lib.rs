@@ -43,4 +43,4 @@ pub use shared_receive::SharedReceiveQueue;
 pub use status::Status;
 pub use transport::Transport;
 pub use window::{Binding, Window, WindowType};
-pub use work::{Op, Remote, Sge};
+pub use work::{Op, Place, Remote, Sge};

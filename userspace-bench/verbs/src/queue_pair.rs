@@ -580,6 +580,14 @@ impl QueuePair {
                     let (place, level) = (sys::IBV_FLUSH_GLOBAL as u8, sys::IBV_FLUSH_RANGE as u8);
                     flush(qp, at.rkey, at.addr, len, place, level);
                 }
+                Op::FlushTo { place, at, len } => {
+                    let level = match len {
+                        Some(_) => sys::IBV_FLUSH_RANGE,
+                        None => sys::IBV_FLUSH_MR,
+                    };
+                    let len = len.unwrap_or(0);
+                    flush(qp, at.rkey, at.addr, len, place.bits(), level as u8);
+                }
                 _ => unreachable!("not an extended operation"),
             }
             sys::ibv_wr_complete(qp)

@@ -95,6 +95,35 @@ pub enum Op {
         at: Remote,
         len: usize,
     },
+    /// What was written is where `place` says; `None` is the whole region. Only on an extended queue pair.
+    FlushTo {
+        place: Place,
+        at: Remote,
+        len: Option<usize>,
+    },
+}
+
+/// How far a flush brings what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where everybody sees it.
+    Visible,
+    /// To memory that outlives a loss of power.
+    Persistent,
+    /// Both.
+    Both,
+}
+
+impl Place {
+    /// As the specification counts them.
+    pub(super) fn bits(self) -> u8 {
+        let (visible, persistent) = (sys::IBV_FLUSH_GLOBAL as u8, sys::IBV_FLUSH_PERSISTENT as u8);
+        match self {
+            Self::Visible => visible,
+            Self::Persistent => persistent,
+            Self::Both => visible | persistent,
+        }
+    }
 }
 
 impl Op {
@@ -110,13 +139,16 @@ impl Op {
             Self::CompareSwap { .. } => opcode::IBV_WR_ATOMIC_CMP_AND_SWP,
             Self::FetchAdd { .. } => opcode::IBV_WR_ATOMIC_FETCH_AND_ADD,
             Self::AtomicWrite { .. } => opcode::IBV_WR_ATOMIC_WRITE,
-            Self::Flush { .. } => opcode::IBV_WR_FLUSH,
+            Self::Flush { .. } | Self::FlushTo { .. } => opcode::IBV_WR_FLUSH,
         }
     }
 
     /// Whether only the extended interface can post it.
     pub(super) fn is_extended(&self) -> bool {
-        matches!(self, Self::AtomicWrite { .. } | Self::Flush { .. })
+        matches!(
+            self,
+            Self::AtomicWrite { .. } | Self::Flush { .. } | Self::FlushTo { .. }
+        )
     }
 
     /// The work request, without its list of local memory. Not for the extended ones.
