@@ -148,6 +148,9 @@ ip link set lo up
 ulimit -l unlimited
 ulimit -n 65536
 names
+if grep -qw testbed.pmem /proc/cmdline; then
+	/usr/local/lib/testbed/pmem || say "there is no persistent memory"
+fi
 exec 3<>"$(port testbed.ctl)" 4>"$(port testbed.out)" 5>"$(port testbed.err)"
 cd /root || exit
 say ready

@@ -7,6 +7,7 @@ use anyhow::{bail, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::kernel::{Choice, Variant};
+use crate::pmem::Pmem;
 use crate::qemu::Extra;
 use crate::reach::Forward;
 use crate::series::Series;
@@ -254,6 +255,9 @@ pub(crate) struct VmArguments {
     /// A further device in the VM
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) extra: Extra,
+    /// The file that is the NVDIMM of `--extra pmem`, made if there is none; what is in it is there in the next VM, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pmem: Option<PathBuf>,
     /// A Debian package that the VM has, too, with what it depends on; may be repeated
     #[arg(long, value_name = "NAME", value_parser = package)]
     pub(crate) package: Vec<String>,
@@ -275,6 +279,18 @@ impl VmArguments {
         let variant = self.kernel;
         Choice { series, variant }
     }
+
+    /// The file of its NVDIMM, if one is named; an error if it cannot be one.
+    pub(crate) fn pmem(&self) -> Result<Option<PathBuf>> {
+        let Some(path) = &self.pmem else {
+            return Ok(None);
+        };
+        if self.extra != Extra::Pmem {
+            bail!("--pmem is for --extra pmem");
+        }
+        let pmem = Pmem::open(path)?;
+        Ok(Some(pmem.path().to_owned()))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -288,12 +304,12 @@ pub(crate) struct ExecArguments {
     ///
     /// It is started first: a server for COMMAND. It finds itself at 10.77.0.1, COMMAND at 10.77.0.2. `--put` is for
     /// both, `--get` for COMMAND's VM; the peer's output follows on standard error.
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "pmem")]
     pub(crate) peer: Option<String>,
     /// Run COMMAND in the first of N VMs on one network segment: node1, with node2 and on, to which it can log in by ssh
     ///
     /// Their addresses are 10.77.0.1 and on. `--put` is for all, `--get` and `--cores` for node1.
-    #[arg(long, value_name = "N", conflicts_with_all = ["peer", "trace", "adversary"], value_parser = clap::value_parser!(u8).range(2..=16))]
+    #[arg(long, value_name = "N", conflicts_with_all = ["peer", "trace", "adversary", "pmem"], value_parser = clap::value_parser!(u8).range(2..=16))]
     pub(crate) nodes: Option<u8>,
     /// Seconds that the command may run
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]

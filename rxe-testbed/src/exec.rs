@@ -51,6 +51,7 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         .collect::<Result<Vec<_>>>()?;
     check(arguments)?;
     let adversary = script(arguments)?;
+    let pmem = arguments.vm.pmem()?;
     let wanted = wanted(arguments, series);
     let with_ours = wanted.modules;
     let world = build::ensure(wanted)?;
@@ -69,6 +70,7 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
         with_ours,
         rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
+        pmem,
         puts,
         trace: arguments.trace.clone(),
         adversary,

@@ -34,6 +34,7 @@ mod nic;
 mod nodes;
 mod package;
 mod pair;
+mod pmem;
 mod port;
 mod process;
 mod programs;

@@ -17,6 +17,7 @@ use crate::host;
 use crate::kernel::Variant;
 use crate::network::Network;
 use crate::nic::Nic;
+use crate::pmem::Pmem;
 use crate::process::{self, Owned};
 use crate::reach::Reach;
 
@@ -71,6 +72,8 @@ pub(crate) enum Extra {
     Mlx5Memory,
     /// The same behind an IOMMU.
     Mlx5MemoryIommu,
+    /// Persistent memory: an NVDIMM, with a file system on it that maps it directly (DAX).
+    Pmem,
     /// No device: memory in two NUMA nodes.
     TwoNodes,
     /// No device: one processor, and a clock that goes on by 2 ns with each instruction. Emulated also
@@ -90,6 +93,7 @@ impl Extra {
             Self::Mlx5Iommu => "-mlx5-iommu",
             Self::Mlx5Memory => "-mlx5-memory",
             Self::Mlx5MemoryIommu => "-mlx5-memory-iommu",
+            Self::Pmem => "-pmem",
             Self::TwoNodes => "-two-nodes",
             Self::Counting => "-counting",
         }
@@ -99,8 +103,13 @@ impl Extra {
     fn devices(self) -> &'static [&'static str] {
         const EDU: &str = "edu,dma_mask=0xffffffffffffffff";
         match self {
-            // The ConnectX itself is no device of QEMU's own.
-            Self::None | Self::Mlx5 | Self::Mlx5Memory | Self::TwoNodes | Self::Counting => &[],
+            // The ConnectX itself is no device of QEMU's own, and the NVDIMM has a file.
+            Self::None
+            | Self::Mlx5
+            | Self::Mlx5Memory
+            | Self::Pmem
+            | Self::TwoNodes
+            | Self::Counting => &[],
             Self::Edu => &[EDU],
             // Without interrupts: on a busy machine the kernel may not see its timer through it. With
             // fewer addresses than a process has, which is a case of its own.
@@ -138,6 +147,7 @@ impl Extra {
             // Four levels of page tables: regions that are a whole address space have smaller parts then.
             Self::Mlx5Memory => " no5lvl",
             Self::Mlx5MemoryIommu => " intel_iommu=on no5lvl",
+            Self::Pmem => " testbed.pmem",
             Self::TwoNodes => " numa=fake=2",
         }
     }
@@ -174,6 +184,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) reach: Option<&'a Reach>,
     /// An emulated ConnectX.
     pub(crate) nic: Option<&'a Nic>,
+    /// What is in an NVDIMM.
+    pub(crate) pmem: Option<&'a Pmem>,
 }
 
 impl Machine<'_> {
@@ -209,7 +221,22 @@ impl Machine<'_> {
         } else {
             add("-smp", self.cpus.to_string());
         }
-        add("-m", format!("{}M", self.memory_mib));
+        match self.pmem {
+            // What is added to the memory has addresses after it, with room for being aligned.
+            Some(pmem) => {
+                let most = u64::from(self.memory_mib) + pmem.mib() + 4096;
+                let memory = format!("{}M,slots=1,maxmem={most}M", self.memory_mib);
+                add("-m", memory);
+                add("-machine", "nvdimm=on".into());
+                let file = escaped(pmem.path());
+                let size = pmem.mib();
+                let memory =
+                    format!("memory-backend-file,id=pmem,share=on,size={size}M,mem-path={file}");
+                add("-object", memory);
+                add("-device", "nvdimm,memdev=pmem".into());
+            }
+            None => add("-m", format!("{}M", self.memory_mib)),
+        }
         if self.nic.is_some() {
             // The device maps the guest's memory, too.
             let size = self.memory_mib;
@@ -392,6 +419,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         network: None,
         reach: None,
         nic: None,
+        pmem: None,
     };
     let messages = scratch.path().join("qemu.log");
     let file = std::fs::File::create(&messages).context("making QEMU's log")?;
@@ -458,6 +486,7 @@ mod tests {
             network,
             reach: None,
             nic: None,
+            pmem: None,
         }
         .arguments()
     }

@@ -75,6 +75,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/packages.sh"),
     ),
     (
+        "usr/local/lib/testbed/pmem",
+        include_str!("../guest/pmem.sh"),
+    ),
+    (
         "usr/local/lib/testbed/with-swap",
         include_str!("../guest/with-swap.sh"),
     ),

@@ -26,6 +26,7 @@ pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<
         .iter()
         .map(|text| Put::parse(text))
         .collect::<Result<Vec<_>>>()?;
+    let pmem = arguments.vm.pmem()?;
     limits::check(&arguments.vm, 1)?;
     let with_ours = arguments.vm.driver == Driver::Ours;
     let world = build::ensure(Wanted {
@@ -40,6 +41,7 @@ pub(crate) fn run(arguments: &ShellArguments, series: Option<Series>) -> Result<
         with_ours,
         rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
+        pmem,
         puts,
         ..Config::default()
     };

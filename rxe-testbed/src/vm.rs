@@ -22,6 +22,7 @@ use crate::kernel::Variant;
 use crate::klog;
 use crate::network::Network;
 use crate::nic::{self, Nic};
+use crate::pmem::Pmem;
 use crate::process::{self, Owned, Scratch};
 use crate::qemu::{self, Accelerator, Extra, Machine, Ports};
 use crate::reach::Reach;
@@ -111,6 +112,8 @@ pub(crate) struct Config {
     pub(crate) trace: Option<PathBuf>,
     /// What it does that a device seldom does.
     pub(crate) adversary: Option<Script>,
+    /// The file of an NVDIMM; one that goes with the VM if none is named.
+    pub(crate) pmem: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -127,6 +130,7 @@ impl Default for Config {
             reach: None,
             trace: None,
             adversary: None,
+            pmem: None,
         }
     }
 }
@@ -159,6 +163,7 @@ pub(crate) struct Vm {
     accelerator: Accelerator,
     variant: Variant,
     nic: Option<Nic>,
+    _pmem: Option<Pmem>,
     scratch: Scratch,
 }
 
@@ -206,6 +211,13 @@ impl Vm {
             }
             None => None,
         };
+        let pmem = match config.extra {
+            Extra::Pmem => {
+                let own = scratch.path().join("pmem");
+                Some(Pmem::open(config.pmem.as_deref().unwrap_or(&own))?)
+            }
+            _ => None,
+        };
         let machine = Machine {
             accelerator,
             cpus: config.cpus,
@@ -227,6 +239,7 @@ impl Vm {
             network: config.network.as_ref(),
             reach: config.reach.as_ref(),
             nic: nic.as_ref(),
+            pmem: pmem.as_ref(),
         };
         let mut command = qemu::command(world, &machine);
         let messages = scratch.path().join("qemu.log");
@@ -250,6 +263,7 @@ impl Vm {
             accelerator,
             variant: world.kernel.variant,
             nic,
+            _pmem: pmem,
             scratch,
         };
         if let Err(error) = vm.wait_until_ready() {
@@ -487,6 +501,14 @@ impl Vm {
     /// Waits for a moment; an error once the VM is gone.
     pub(crate) fn idle(&mut self) -> Result<()> {
         self.next_event().map(drop)
+    }
+
+    /// Takes the VM's power, with no word to it, and gives the kernel log so far.
+    pub(crate) fn cut_power(self) -> Result<String> {
+        let log = self.kernel_log()?;
+        // Dropping it kills QEMU.
+        drop(self);
+        Ok(log)
     }
 
     /// Ends the VM and gives the whole kernel log.

@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &UpArguments, series: Option<Series>, parent: u32) 
     let share = share.transpose()?;
     let puts: Result<Vec<Put>> = arguments.put.iter().map(|text| Put::parse(text)).collect();
     let puts = puts?;
+    let pmem = arguments.vm.pmem()?;
     limits::check(&arguments.vm, 1)?;
     let world = build::ensure(wanted(arguments, series))?;
     let place = Place::of(&world.cache, &arguments.place.name);
@@ -54,6 +55,7 @@ pub(crate) fn run(arguments: &UpArguments, series: Option<Series>, parent: u32) 
         with_ours: arguments.vm.driver == Driver::Ours,
         rxe: arguments.vm.rxe,
         extra: arguments.vm.extra,
+        pmem,
         texts: login.server()?,
         puts,
         reach: Some(reach.clone()),

@@ -124,6 +124,8 @@ fn refusals(scene: &Scene<'_>) -> Result<()> {
         ("exec --cpus 100000 -- true", "--cpus 100000"),
         ("exec --rxe 2 --peer true -- true", "--rxe 2"),
         ("exec --rxe 2 --nodes 3 -- true", "--rxe 2"),
+        ("exec --pmem x -- true", "--extra pmem"),
+        ("exec --extra pmem --pmem / -- true", "--pmem /"),
         ("up --share /no/such/folder", "--share /no/such/folder"),
         ("up --kernel debug --share /", "debug kernel has no 9p"),
         ("shell", "needs a terminal"),

@@ -11,7 +11,8 @@ use std::path::Path;
 use anyhow::{bail, Result};
 
 use super::{
-    cli, clients, examples, hca, host, packages, pairs, pyverbs, selftests, table, tier_of, Filter,
+    cli, clients, examples, hca, host, packages, pairs, power_cut, pyverbs, selftests, table,
+    tier_of, Filter,
 };
 use crate::build;
 use crate::cache::{files_under, Cache};
@@ -141,7 +142,7 @@ fn known(
         add(&["core"], in_sources(repository, host::SOURCES, "core")?);
         add(&["lint"], Names::All(host::lints()));
     }
-    let table = ["vm", "bench", "diff", "dma", "selftest"];
+    let table = ["vm", "bench", "diff", "dma", "selftest", "pmem"];
     add(&table, Names::All(fixed(kernel)));
     add(&["vm"], Names::Beside(beside()));
     add(
@@ -159,6 +160,7 @@ fn known(
             None => Names::Unknown,
         },
     );
+    add(&["pmem"], Names::All(power_cut::names(kernel)));
     add(&["pair"], Names::All(pairs::names()));
     add(
         &["selftest"],

@@ -6,7 +6,7 @@
 //! `glance` refuses what matches nothing before anything is built; `lanes` runs what may be run at once; `host` runs
 //! what needs no VM, also `licences`, `versions`, `book` and `commits`, which check texts, and `pages`, which looks at one of
 //! HTML; `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
-//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `selftests` the tests of the kernel, `hca` the emulated ConnectX,
+//! `pyverbs` the tests of rdma-core, `pairs` two VMs, `power_cut` one after the other, `selftests` the tests of the kernel, `hca` the emulated ConnectX,
 //! with `pinned` for pinned memory, `packages` the Debian packages, both by `one_test`; `cli` this program itself,
 //! `examples` those of the repository;
 //! `report` writes what remains: the lines, the summary, JUnit and KTAP.
@@ -28,6 +28,7 @@ mod packages;
 mod pages;
 mod pairs;
 mod pinned;
+mod power_cut;
 mod pyverbs;
 mod report;
 mod selftests;
@@ -71,7 +72,7 @@ pub(crate) struct Record {
 
 /// What the names of the tests begin with.
 const TIERS: &[&str] = &[
-    "core", "lint", "vm", "verbs", "mirror", "diff", "bench", "clients", "pyverbs", "pair",
+    "core", "lint", "vm", "verbs", "pmem", "mirror", "diff", "bench", "clients", "pyverbs", "pair",
     "selftest", "dma", "hca", "packages", "cli", "examples",
 ];
 
@@ -227,6 +228,7 @@ fn with_vms<'a>(job: &'a Job<'a>) -> Vec<Part<'a>> {
     }
     parts.push(Box::new(|report| clients::run(job, report)));
     parts.push(Box::new(|report| pyverbs::run(job, report)));
+    parts.push(Box::new(|report| power_cut::run(job, report)));
     parts.push(Box::new(|report| pairs::run(job, report)));
     parts.push(Box::new(|report| selftests::run(job, report)));
     parts.push(Box::new(|report| hca::run(job, report)));
@@ -244,6 +246,7 @@ fn list(world: &World, filter: &Filter) -> Result<u8> {
     names.extend(guest::names(world));
     names.extend(clients::names());
     names.extend(pyverbs::names(&world.guest.root)?);
+    names.extend(power_cut::names(world.kernel.variant));
     names.extend(pairs::names());
     names.extend(selftests::names(&world.kernel)?);
     names.extend(hca::names(world.kernel.variant));

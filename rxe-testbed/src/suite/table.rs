@@ -225,6 +225,18 @@ const ELSEWHERE: &[(Row<'_>, Extra)] = &[
     ),
 ];
 
+/// Tests on persistent memory: what comes after `pmem/`, and what odp-test calls it.
+const PMEM: &[(&str, &str)] = &[
+    ("data", "pmem-data"),
+    ("flush-part", "pmem-flush-part"),
+    ("flush-whole", "pmem-flush-whole"),
+    ("flush-beyond-4GiB", "pmem-flush-beyond-4GiB"),
+    ("gone-before-flush", "pmem-gone-before-flush"),
+    ("file-changes", "pmem-file-changes"),
+    ("remount", "pmem-remount"),
+    ("ordinary-memory", "pmem-ordinary-memory"),
+];
+
 /// The last test in each VM of the debug kernel, after all that may have leaked something.
 pub(crate) fn leaks(name: String) -> VmTest {
     VmTest {
@@ -250,6 +262,14 @@ pub(crate) fn listed(programs: &Programs) -> Vec<String> {
     verbs
         .chain(mirror.iter().map(|name| of_mirror(name)))
         .collect()
+}
+
+/// Whether the debug kernel is not for it: what things cost on a kernel full of checks says nothing, and it has no drivers
+/// for persistent memory.
+fn without_debug(name: &str) -> bool {
+    ["bench/", "pmem/"]
+        .iter()
+        .any(|tier| name.starts_with(tier))
 }
 
 /// All tests whose names are known beforehand; `verbs` are the names that odp-test lists, `mirror` those
@@ -285,14 +305,20 @@ pub(crate) fn all(
         seconds: 120,
         extra: Extra::None,
     });
+    let pmem = PMEM.iter().map(|(name, test)| VmTest {
+        name: format!("pmem/{name}"),
+        script: format!("odp-test {test}"),
+        seconds: 300,
+        extra: Extra::Pmem,
+    });
     let fixed = ROWS.iter().map(row);
     fixed
         .chain(verbs)
         .chain(mirror)
         .chain(elsewhere)
+        .chain(pmem)
         .chain([counted])
-        // What things cost on a kernel full of checks says nothing.
-        .filter(|test| kernel != Variant::Debug || !test.name.starts_with("bench/"))
+        .filter(|test| kernel != Variant::Debug || !without_debug(&test.name))
         .collect()
 }
 
