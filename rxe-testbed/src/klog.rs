@@ -5,12 +5,14 @@
 //! wrong. From then on it is a list of what may be there that counts: whatever the kernel says at level warning or
 //! worse, and whatever our modules or the Rust runtime say at any level, is a complaint unless it is [`allowed`].
 //! So is what has no level: the console lost messages, or somebody else wrote to it. What the processes in the guest
-//! write to `/dev/kmsg` is not the kernel's.
+//! write to `/dev/kmsg` is not the kernel's. That a memory cgroup is full ([`cgroup`]) is no complaint.
 
 mod allowed;
+mod cgroup;
 mod line;
 
 use crate::script::quote;
+use cgroup::Reports;
 use line::Line;
 
 /// The levels from the worst to this one are complaints: `KERN_WARNING`.
@@ -105,16 +107,17 @@ pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
     let mut place = Place::default();
     let mut at = 0;
     let mut found = Vec::new();
-    let mut lines = log.split_inclusive('\n').peekable();
-    while let Some(text) = lines.next() {
-        let is_whole = !lines.peek().is_some_and(|next| is_replayed(next));
+    let lines: Vec<&str> = log.split_inclusive('\n').collect();
+    let reports = Reports::of(&lines);
+    for (number, text) in lines.iter().enumerate() {
+        let is_whole = !lines.get(number + 1).is_some_and(|next| is_replayed(next));
         if !is_whole || is_replayed(text) {
             at += text.len();
             continue;
         }
         let line = Line::read(text);
         place.follow(&line);
-        if at >= from && is_complaint(&line, &place) {
+        if at >= from && is_complaint(&line, &place) && !reports.have(number, &line) {
             found.push(text.trim_end().to_owned());
         }
         at += text.len();

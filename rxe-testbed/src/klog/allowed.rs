@@ -232,7 +232,7 @@ pub(super) fn in_test(text: &str, test: Option<&str>) -> bool {
 }
 
 /// Whether `text` is as `pattern`.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let Some(at) = pattern.find(['*', '%']) else {
         return pattern == text;
     };

@@ -165,3 +165,52 @@ fn a_line_that_was_interrupted_follows_again() {
     let wrong = ["<4>[    8.290000] something is wrong"];
     assert_eq!(after_boot(lines), wrong);
 }
+
+/// What the kernel says of a process that it kills as its cgroup is full, without what follows.
+const FULL: &str = "\
+<4>[    8.100000] kworker/u8:3 invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0
+<4>[    8.100001] CPU: 1 UID: 0 PID: 390 Comm: kworker/u8:3 Tainted: G           OE       7.3.4+deb13-amd64 #1
+<4>[    8.100002] Tainted: [O]=OOT_MODULE, [E]=UNSIGNED_MODULE
+<4>[    8.100003] Hardware name: QEMU Standard PC
+<4>[    8.100004] Workqueue: rxe_wq do_work [rdma_rxe]
+<4>[    8.100005] Call Trace:
+<4>[    8.100006]  <TASK>
+<4>[    8.100007]  dump_stack_lvl+0x1/0x2
+<6>[    8.100008] memory: usage 32768kB, limit 32768kB, failcnt 32
+<6>[    8.100009] Memory cgroup stats for /small:
+<4>[    8.100010] Memory cgroup min protection 0kB -- low protection 0kB
+";
+const WHY: &str =
+    "<6>[    8.100011] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),oom_memcg=/small,task=python3,pid=391,uid=0\n";
+const KILLED: &str = "<3>[    8.100012] Memory cgroup out of memory: Killed process 391 (python3) total-vm:1kB, UID:0\n";
+const NOBODY: &str = "<4>[    8.100011] Out of memory and no killable processes...\n";
+
+#[test]
+fn a_full_cgroup_is_no_complaint() {
+    for log in [
+        format!("{FULL}{WHY}{KILLED}"),
+        format!("{FULL}{WHY}{KILLED}{FULL}{NOBODY}"),
+    ] {
+        assert_eq!(after_boot(&log), Vec::<String>::new());
+    }
+    // The same lines elsewhere, and others in the midst of it.
+    for line in [
+        "<4>[    8.200000] Call Trace:\n",
+        "<4>[    8.200000]  dump_stack_lvl+0x1/0x2\n",
+        NOBODY,
+    ] {
+        let log = format!("{FULL}{WHY}{KILLED}{line}");
+        assert_eq!(after_boot(&log), [line.trim_end()]);
+    }
+    assert_eq!(after_boot(KILLED), [KILLED.trim_end()]);
+    let wrong = "<4>[    8.100006] WARNING: CPU: 0 PID: 1 at mm/x.c:1 x+0x1/0x2\n";
+    let log = format!("{FULL}{wrong}{WHY}{KILLED}");
+    assert_eq!(after_boot(&log), [wrong.trim_end()]);
+}
+
+#[test]
+fn a_full_machine_is_a_complaint() {
+    let full = FULL.replace("Memory cgroup stats for /small:", "Mem-Info:");
+    let why = WHY.replace("CONSTRAINT_MEMCG", "CONSTRAINT_NONE");
+    assert!(after_boot(&format!("{full}{why}")).len() > 8);
+}
