@@ -40,6 +40,14 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/uses-odp",
         include_str!("../guest/uses-odp.sh"),
     ),
+    (
+        "usr/local/lib/testbed/numbered-files",
+        include_str!("../guest/numbered-files.py"),
+    ),
+    (
+        "usr/local/lib/testbed/nvme-over-rdma",
+        include_str!("../guest/nvme-over-rdma.sh"),
+    ),
     ("usr/local/lib/testbed/ucx", include_str!("../guest/ucx.sh")),
     (
         "usr/local/lib/testbed/with-module",
