@@ -48,6 +48,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/nvme-over-rdma",
         include_str!("../guest/nvme-over-rdma.sh"),
     ),
+    (
+        "usr/local/lib/testbed/nfs-over-rdma",
+        include_str!("../guest/nfs-over-rdma.sh"),
+    ),
     ("usr/local/lib/testbed/ucx", include_str!("../guest/ucx.sh")),
     (
         "usr/local/lib/testbed/with-module",

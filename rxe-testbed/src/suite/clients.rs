@@ -87,8 +87,9 @@ const CLIENTS: &[Client] = &[
         "rdma-cm/rping",
         "pair rping -s -a 10.77.0.1 -C 10 -S 4000 -V -- rping -c -a 10.77.0.1 -C 10 -S 4000 -V",
     ),
-    // It takes pinned memory, the kernel's own.
+    // These take pinned memory, the kernel's own.
     ("kernel/nvme", "nvme-over-rdma"),
+    ("kernel/nfs", "nfs-over-rdma"),
     (
         "libfabric/msg",
         "export FI_VERBS_USE_ODP=1; fi='fi_pingpong -p verbs -e msg -d rxe0 -c -I 20 -S 100000'; \
