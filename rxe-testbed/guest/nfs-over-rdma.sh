@@ -27,9 +27,9 @@ serve() {
 	# It would take a lockd, and that rpcbind.
 	echo "-3" >/proc/fs/nfsd/versions || exit
 	echo "rdma 20049" >/proc/fs/nfsd/portlist || exit
+	# Nobody has anything from before that would be waited for; this is the least.
+	echo 10 >/proc/fs/nfsd/nfsv4gracetime || exit
 	echo 4 >/proc/fs/nfsd/threads || exit
-	# Nobody has anything from before.
-	echo Y >/proc/fs/nfsd/v4_end_grace
 }
 
 # The kernel's own mount, without the helper.

@@ -52,6 +52,14 @@ const SCRIPTS: &[(&str, &str)] = &[
         "usr/local/lib/testbed/nfs-over-rdma",
         include_str!("../guest/nfs-over-rdma.sh"),
     ),
+    (
+        "usr/local/lib/testbed/as-user",
+        include_str!("../guest/as-user.sh"),
+    ),
+    (
+        "usr/local/lib/testbed/small-cgroup",
+        include_str!("../guest/small-cgroup.py"),
+    ),
     ("usr/local/lib/testbed/ucx", include_str!("../guest/ucx.sh")),
     (
         "usr/local/lib/testbed/with-module",

@@ -90,6 +90,22 @@ const CLIENTS: &[Client] = &[
     // These take pinned memory, the kernel's own.
     ("kernel/nvme", "nvme-over-rdma"),
     ("kernel/nfs", "nfs-over-rdma"),
+    // As a user who may pin 64 KiB: it has to be too little, and not needed.
+    (
+        "user/pinned-is-refused",
+        "as-user pair ibv_rc_pingpong -d rxe0 -g 1 -s 1048576 -n 20 -r 20 >/run/said; \
+         cat /run/said; grep -q \"Couldn't register MR\" /run/said",
+    ),
+    (
+        "user/explicit",
+        "uses-odp as-user pair ibv_rc_pingpong -d rxe0 -g 1 -c -o -s 1048576 -n 20 -r 20",
+    ),
+    (
+        "user/implicit",
+        "uses-odp as-user pair ibv_rc_pingpong -d rxe0 -g 1 -c -O -s 1048576 -n 20 -r 20",
+    ),
+    ("small-cgroup/explicit", "uses-odp small-cgroup explicit"),
+    ("small-cgroup/implicit", "uses-odp small-cgroup implicit"),
     (
         "libfabric/msg",
         "export FI_VERBS_USE_ODP=1; fi='fi_pingpong -p verbs -e msg -d rxe0 -c -I 20 -S 100000'; \
