@@ -4,6 +4,7 @@
 
 use serde_json::{json, Value};
 
+use super::one_test::run_one;
 use crate::nic::Nic;
 use crate::vm::Vm;
 
@@ -64,6 +65,9 @@ const ASKED: &[(&str, &str)] = &[
     ("/adversary-ill", r#"{"ask": "fall-ill"}"#),
 ];
 
+/// Seconds that a command may take which does nothing.
+const MOMENT: u64 = 30;
+
 /// What a device does that does nothing of its own.
 const NOTHING: &str = r#"{"ask": "adversary", "script": {"rules": []}}"#;
 
@@ -73,11 +77,13 @@ fn asked(test: &str) -> Option<&'static str> {
 }
 
 /// Tells the device what to do during a test, if there is something. An error is what it says to that.
-pub(super) fn before(vm: &Vm, test: &str) -> Result<(), String> {
-    match asked(test) {
-        Some(question) => told(ask(vm, question)?),
-        None => Ok(()),
-    }
+pub(super) fn before(vm: &mut Vm, test: &str) -> Result<(), String> {
+    let Some(question) = asked(test) else {
+        return Ok(());
+    };
+    // What the kernel logs of it is logged during the test.
+    run_one(vm, test, "true", MOMENT)?;
+    told(ask(vm, question)?)
 }
 
 /// Has the device do nothing any more. An error is what it has not done, or a page fault that waits.

@@ -325,7 +325,7 @@ fn run_lane(job: &Job<'_>, lane: &Lane, report: &mut Report) -> Result<()> {
     let tests = tests.filter(|(test, ..)| !job.filter.leaves_out(test));
     for (at, (test, script, seconds)) in tests.enumerate() {
         let started = Instant::now();
-        let problem = adversary::before(&vm, test)
+        let problem = adversary::before(&mut vm, test)
             .and_then(|()| run_one(&mut vm, test, script, *seconds))
             .and_then(|()| adversary::after(&vm, test));
         let failed = problem.is_err();
