@@ -12,6 +12,7 @@ use crate::qemu::Extra;
 use crate::reach::Forward;
 use crate::series::Series;
 use crate::stay::place::USUAL;
+use crate::trace::Case;
 use crate::vm::Driver;
 
 /// Builds the repository's RDMA modules and runs them in a VM on a stock Debian kernel.
@@ -63,6 +64,11 @@ pub(crate) enum Command {
     Test(TestArguments),
     /// Measure our driver and the stock one in turns, in one VM, and say how the performance goals stand
     Bench(BenchArguments),
+    /// Say what a function of the guest's kernel calls, and how many instructions each of these takes
+    ///
+    /// The VM has one processor that counts instructions (`--extra counting`). Calls that were interrupted or slept are left
+    /// out.
+    Trace(TraceArguments),
     /// Run any command in a fresh VM with rxe0 up; its exit status is passed through
     ///
     /// Exit statuses of the testbed's own: 1 an error on the host, 121 the VM did not boot, hung
@@ -163,6 +169,44 @@ fn effort(text: &str) -> std::result::Result<f64, String> {
         true => Ok(effort),
         false => Err("not above 0 and at most 100".into()),
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArguments {
+    /// What to look at
+    #[arg(
+        value_enum,
+        required_unless_present = "function",
+        conflicts_with = "function"
+    )]
+    pub(crate) case: Option<Case>,
+    /// Another function, which COMMAND runs: by its name in /proc/kallsyms, one in Rust also by its path or the end of it
+    #[arg(long, value_name = "NAME", requires = "command")]
+    pub(crate) function: Option<String>,
+    /// The soft-RoCE driver in the VM
+    #[arg(long, value_enum, default_value = "ours")]
+    pub(crate) driver: Driver,
+    /// Only calls of the function that take more instructions than these; fault and resident leave out those that find the page
+    #[arg(long, value_name = "N")]
+    pub(crate) more_than: Option<u64>,
+    /// How many calls below the function are shown
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) depth: usize,
+    /// Leave out what takes, or differs by, fewer instructions; if not given, a hundredth of the function's
+    #[arg(long, value_name = "N")]
+    pub(crate) least: Option<f64>,
+    /// Keep the counts of all functions, for --against
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Say what has changed since they were kept, whichever the driver and the kernel were
+    #[arg(long, value_name = "FILE")]
+    pub(crate) against: Option<PathBuf>,
+    /// Seconds that the command may run
+    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// The command that runs the function, and its arguments
+    #[arg(last = true, value_name = "COMMAND", requires = "function")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -52,6 +52,7 @@ mod suite;
 mod supply;
 mod switch;
 mod table;
+mod trace;
 mod ucx;
 mod ui;
 mod vm;
@@ -97,6 +98,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Exec(arguments) => exec::run(arguments, series),
         Command::Build(arguments) => build(arguments, series),
         Command::Bench(arguments) => bench::run(arguments, series),
+        Command::Trace(arguments) => trace::run(arguments, series),
         Command::Test(arguments) => suite::run(arguments, series),
         Command::Demo => demo::run(series),
         Command::Shell(arguments) => shell::run(arguments, series),

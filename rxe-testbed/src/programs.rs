@@ -48,7 +48,7 @@ pub(crate) const MIRROR: &str = "hmm-mirror";
 const COLLECT: &str = include_str!("../scripts/collect-programs.sh");
 
 /// What cargo needs of the repository to build one package of the workspace.
-const MANIFESTS: &[&str] = &[
+pub(crate) const MANIFESTS: &[&str] = &[
     "Cargo.toml",
     "Cargo.lock",
     "hmm/Cargo.toml",
@@ -56,6 +56,7 @@ const MANIFESTS: &[&str] = &[
     "mlx-odp/Cargo.toml",
     "rxe-testbed/Cargo.toml",
     "rxe-testbed/hca/Cargo.toml",
+    "rxe-testbed/tracer/Cargo.toml",
 ];
 
 /// The programs of one state of the sources.

@@ -186,6 +186,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) nic: Option<&'a Nic>,
     /// What is in an NVDIMM.
     pub(crate) pmem: Option<&'a Pmem>,
+    /// A plugin, with its options.
+    pub(crate) plugin: Option<&'a str>,
 }
 
 impl Machine<'_> {
@@ -303,6 +305,9 @@ impl Machine<'_> {
         for (name, value) in self.reach.iter().flat_map(|reach| reach.options()) {
             add(name, value);
         }
+        if let Some(plugin) = self.plugin {
+            add("-plugin", plugin.to_owned());
+        }
         arguments
     }
 
@@ -338,7 +343,7 @@ impl Machine<'_> {
 }
 
 /// A comma separates QEMU's options, so one in a path is doubled.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
@@ -420,6 +425,7 @@ fn probe_kvm(world: &World) -> Result<bool> {
         reach: None,
         nic: None,
         pmem: None,
+        plugin: None,
     };
     let messages = scratch.path().join("qemu.log");
     let file = std::fs::File::create(&messages).context("making QEMU's log")?;
@@ -487,6 +493,7 @@ mod tests {
             reach: None,
             nic: None,
             pmem: None,
+            plugin: None,
         }
         .arguments()
     }

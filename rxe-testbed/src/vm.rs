@@ -112,6 +112,8 @@ pub(crate) struct Config {
     pub(crate) trace: Option<PathBuf>,
     /// What it does that a device seldom does.
     pub(crate) adversary: Option<Script>,
+    /// A plugin of QEMU that records what runs, and takes orders at [`Vm::tracer`].
+    pub(crate) tracer: Option<PathBuf>,
     /// The file of an NVDIMM; one that goes with the VM if none is named.
     pub(crate) pmem: Option<PathBuf>,
 }
@@ -130,6 +132,7 @@ impl Default for Config {
             reach: None,
             trace: None,
             adversary: None,
+            tracer: None,
             pmem: None,
         }
     }
@@ -218,6 +221,14 @@ impl Vm {
             }
             _ => None,
         };
+        let plugin = config.tracer.as_ref().map(|file| {
+            let control = tracer(&scratch);
+            format!(
+                "{},control={}",
+                qemu::escaped(file),
+                qemu::escaped(&control)
+            )
+        });
         let machine = Machine {
             accelerator,
             cpus: config.cpus,
@@ -240,6 +251,7 @@ impl Vm {
             reach: config.reach.as_ref(),
             nic: nic.as_ref(),
             pmem: pmem.as_ref(),
+            plugin: plugin.as_deref(),
         };
         let mut command = qemu::command(world, &machine);
         let messages = scratch.path().join("qemu.log");
@@ -338,6 +350,11 @@ impl Vm {
     /// The emulated ConnectX, to be asked.
     pub(crate) fn nic(&self) -> Option<&Nic> {
         self.nic.as_ref()
+    }
+
+    /// Where its tracer takes orders, if it has one.
+    pub(crate) fn tracer(&self) -> PathBuf {
+        tracer(&self.scratch)
     }
 
     /// What runs the guest's processors.
@@ -524,6 +541,10 @@ impl Vm {
         }
         self.kernel_log()
     }
+}
+
+fn tracer(scratch: &Scratch) -> PathBuf {
+    scratch.path().join("tracer.sock")
 }
 
 fn inherit(socket: RawFd) -> Result<()> {

@@ -34,6 +34,7 @@ const TESTS: &[Test] = &[
     ("cli/shell", shell),
     ("cli/up", up),
     ("cli/up-died", up_died),
+    ("cli/trace", trace),
     ("cli/nodes", nodes),
     ("cli/nodes-connectx", nodes_connectx),
 ];
@@ -489,6 +490,51 @@ fn nodes(scene: &Scene<'_>) -> Result<()> {
     ensure!(said.contains("bytes in"), "standard output: {said}");
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(errors.contains("to standard error\n"), "{errors}");
+    Ok(())
+}
+
+/// A tree, and what has changed: with the other driver nearly all, and what both have in common nothing.
+fn trace(scene: &Scene<'_>) -> Result<()> {
+    let kept = scene.folder.path().join("warm.json");
+    let kept = kept.to_str().context("a path")?;
+    let output = scene.output(&["trace", "warm", "--save", kept])?;
+    expect(&output, 0)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let root = said
+        .lines()
+        .find(|line| line.ends_with("  mlx_odp_rxe_copy_on_demand [rdma_rxe]"));
+    let root = root.with_context(|| format!("standard output: {said}"))?;
+    let numbers: Vec<f64> = root
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    let [total, own, calls] = numbers[..] else {
+        bail!("three numbers are not in {root}");
+    };
+    ensure!(own > 0.0 && own < total && calls == 1.0, "{root}");
+    ensure!(said.contains("  memcpy"), "nothing is copied: {said}");
+
+    let output = scene.output(&["trace", "warm", "--driver", "stock", "--against", kept])?;
+    expect(&output, 0)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let changes = said.split_once("before: mlx_odp_rxe_copy_on_demand on our driver");
+    let (_, changes) = changes.with_context(|| format!("standard output: {said}"))?;
+    ensure!(
+        changes.contains("  rxe_odp_mr_copy [rdma_rxe]"),
+        "{changes}"
+    );
+    ensure!(
+        !changes.contains("  memcpy"),
+        "the same copy differs: {changes}"
+    );
+
+    let output = scene.output(&["trace", "--function", "no_such", "--", "true"])?;
+    expect(&output, 1)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        errors.contains("the kernel has no function `no_such`"),
+        "{errors}"
+    );
     Ok(())
 }
 

@@ -17,7 +17,14 @@ use crate::programs;
 use crate::ui::Step;
 
 /// The crates whose tests run on the host.
-const CRATES: &[&str] = &["hmm", "mlx-odp", "rxe-testbed", "odp-hca", "odp-results"];
+const CRATES: &[&str] = &[
+    "hmm",
+    "mlx-odp",
+    "rxe-testbed",
+    "odp-hca",
+    "rxe-testbed-tracer",
+    "odp-results",
+];
 
 /// Those of the programs for the VM that have tests. They run in the chroot, as those of the libraries do: it has the C
 /// compilers.
@@ -28,6 +35,7 @@ pub(super) const SOURCES: &[&str] = &[
     "hmm",
     "mlx-odp",
     "rxe-testbed/hca/src",
+    "rxe-testbed/tracer/src",
     "rxe-testbed/src",
     "userspace-bench",
 ];
