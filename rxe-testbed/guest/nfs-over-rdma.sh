@@ -24,11 +24,11 @@ serve() {
 	echo "nfsd 10.77.0.1 $forever all" >$caches/auth.unix.ip/channel || exit
 	echo "all $folder $forever $options 65534 65534 0" >$caches/nfsd.export/channel || exit
 	echo "all 1 \\x00000000 $forever $folder" >$caches/nfsd.fh/channel || exit
+	# Nobody has anything from before that would be waited for; this is the least, and can be said only before it listens.
+	echo 10 >/proc/fs/nfsd/nfsv4gracetime || exit
 	# It would take a lockd, and that rpcbind.
 	echo "-3" >/proc/fs/nfsd/versions || exit
 	echo "rdma 20049" >/proc/fs/nfsd/portlist || exit
-	# Nobody has anything from before that would be waited for; this is the least.
-	echo 10 >/proc/fs/nfsd/nfsv4gracetime || exit
 	echo 4 >/proc/fs/nfsd/threads || exit
 }
 

@@ -27,7 +27,7 @@ const FETCH: &str = include_str!("../scripts/fetch-qemu.sh");
 
 /// The identity of a device with this LID, with a number that its maker gives to no real one.
 fn guid(lid: u16) -> u64 {
-    0x0002_c903_0000_0000 | u64::from(lid) << 8
+    0x0002_c903_0000_0000 | (u64::from(lid) << 8)
 }
 
 /// What a device is to be.

@@ -75,7 +75,7 @@ impl Segment {
     /// again where its command queue is.
     pub(crate) fn show_error(&mut self, shown: bool) {
         if shown {
-            self.set_low((self.low & !STATE) | DISABLED << STATE.trailing_zeros());
+            self.set_low((self.low & !STATE) | (DISABLED << STATE.trailing_zeros()));
         }
         let health = &mut self.bytes[HEALTH..];
         health_buffer::RFR.set(health, u64::from(shown));

@@ -106,8 +106,9 @@ unsafe fn read(translation: *const Translation) -> Option<Block> {
     let count = unsafe { qemu_plugin_tb_n_insns(translation) };
     let last = count.checked_sub(1)?;
     // SAFETY: As above, and the numbers are below the count.
-    let [first, last] =
-        [0, last].map(|number| unsafe { qemu_plugin_tb_get_insn(translation, number) });
+    let first = unsafe { qemu_plugin_tb_get_insn(translation, 0) };
+    // SAFETY: The same.
+    let last = unsafe { qemu_plugin_tb_get_insn(translation, last) };
     let mut bytes = [0; LONGEST];
     // SAFETY: The instructions live as long as the block, and QEMU writes no more than there is room for.
     unsafe {

@@ -8,7 +8,7 @@ use std::{
     io,
     ops::Range,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
