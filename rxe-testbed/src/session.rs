@@ -57,6 +57,10 @@ const SCRIPTS: &[(&str, &str)] = &[
         include_str!("../guest/as-user.sh"),
     ),
     (
+        "usr/local/lib/testbed/mpi-ring",
+        include_str!("../guest/mpi-ring.py"),
+    ),
+    (
         "usr/local/lib/testbed/small-cgroup",
         include_str!("../guest/small-cgroup.py"),
     ),

@@ -37,6 +37,7 @@ const TESTS: &[Test] = &[
     ("cli/trace", trace),
     ("cli/nodes", nodes),
     ("cli/nodes-connectx", nodes_connectx),
+    ("cli/nodes-mpi", nodes_mpi),
 ];
 
 /// After so many seconds `timeout` ends a call, whatever else may bound it.
@@ -565,6 +566,37 @@ fn nodes_connectx(scene: &Scene<'_>) -> Result<()> {
         ensure!(said.contains(line), "standard output: {said}");
     }
     ensure!(said.contains("bytes in"), "standard output: {said}");
+    Ok(())
+}
+
+/// Open MPI over libfabric's verbs provider, all of whose memory is on demand.
+const NODES_MPI: &str = r#"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+PATH=/usr/local/lib/testbed:$PATH
+uses-odp mpirun -np 3 --host node1,node2,node3 --mca pml cm --mca mtl ofi \
+	-x 'FI_PROVIDER=verbs;ofi_rxm' -x FI_VERBS_USE_ODP=1 -x FI_UNIVERSE_SIZE=16 /usr/local/lib/testbed/mpi-ring
+"#;
+
+fn nodes_mpi(scene: &Scene<'_>) -> Result<()> {
+    let packages = ["--package", "openmpi-bin", "--package", "python3-mpi4py"];
+    let options = [
+        "--nodes",
+        "3",
+        "--cpus",
+        "1",
+        "--mem",
+        "1024",
+        "--timeout",
+        "600",
+    ];
+    let command = ["--", "bash", "-c", NODES_MPI];
+    let output = scene.output(&[&["exec"][..], &packages, &options, &command].concat())?;
+    expect(&output, 0)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for rank in 0..3 {
+        let line = format!("rank {rank} of 3 on node{}: right", rank + 1);
+        ensure!(said.contains(&line), "standard output: {said}");
+    }
     Ok(())
 }
 
