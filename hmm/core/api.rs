@@ -13,7 +13,7 @@ pub use crate::pfn::{Access, Owner, Perm, Permitted};
 pub use crate::policy::{Policy, Requests, Wants};
 pub use crate::walk::{Request, Waiting};
 // What a fault finds, and why it may fail.
-pub use crate::collect::{Collect, Full, Taken};
+pub use crate::collect::{Collect, First, Full, Taken};
 pub use crate::pfn::{Memory, PageState, Pfn};
 pub use crate::pfn_array::{HmmPfn, PfnArray, PfnSlice};
 pub use crate::policy::Refusal;

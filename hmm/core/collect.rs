@@ -4,7 +4,7 @@
 
 use core::iter::FusedIterator;
 
-use crate::addr::PageRange;
+use crate::addr::{PageIndex, PageRange};
 use crate::pfn::Pfn;
 use crate::run::Run;
 
@@ -59,6 +59,33 @@ pub(crate) fn one_by_one<C: Collect + ?Sized>(
     Taken { taken, full: true }
 }
 
+/// The first page that the device can use, and no more: a walk ends there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct First(Option<PageIndex>);
+
+impl First {
+    /// The page. That of an entry which begins before the walk is the entry's first.
+    pub fn page(&self) -> Option<PageIndex> {
+        self.0
+    }
+}
+
+impl Collect for First {
+    fn mapped(&mut self, run: Run) -> Result<(), Full> {
+        match self.0 {
+            Some(_) => Err(Full),
+            None => {
+                self.0 = Some(run.start);
+                Ok(())
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// How many entries there was room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -66,4 +93,32 @@ pub struct Taken {
     pub taken: u64,
     /// Whether there is no room for the next one.
     pub full: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_page_is_all_that_is_taken() {
+        let run = Run {
+            start: PageIndex::new(7),
+            pfn: Pfn::new(100),
+            pages: 1,
+            ..Run::NONE
+        };
+        let mut first = First::default();
+        assert_eq!(first.page(), None);
+        // Those that follow are contiguous, and one run for others.
+        let following = (101..200).map(Pfn::new);
+        let taken = Taken {
+            taken: 1,
+            full: true,
+        };
+        assert_eq!(first.entries(run, following.fuse()), taken);
+        assert_eq!(first.page(), Some(PageIndex::new(7)));
+        assert_eq!(first.mapped(run), Err(Full));
+        first.clear();
+        assert_eq!(first.page(), None);
+    }
 }

@@ -32,8 +32,8 @@ impl<O: Observer> Mirror<O> {
     ///
     /// # Errors
     ///
-    /// [`FaultError::Exited`] if the process is gone, and with it its mappings: what the device wrote there was written
-    /// back when they went. [`FaultError::NoMemory`], [`FaultError::TimedOut`], [`FaultError::Interrupted`],
+    /// [`FaultError::Exited`] if the process is gone, or goes: what was written there may not be written back yet.
+    /// [`FaultError::NoMemory`], [`FaultError::TimedOut`], [`FaultError::Interrupted`],
     /// [`FaultError::WouldWait`]: what comes before the page of the last step is done.
     pub fn write_back(
         &self,

@@ -12,14 +12,12 @@ use kernel::mm::MmWithUser;
 use kernel::time::{Delta, Instant, Monotonic};
 
 use crate::addr::{PageIndex, PageRange};
-use crate::collect::Collect;
+use crate::collect::{Collect, First};
 use crate::interval::{IntervalNotifier, Invalidate};
 use crate::page_table::{Batch, LockedMm, MmapWriteLock};
 use crate::pfn::Owner;
 use crate::policy::{Policy, Wants};
 use crate::process::killed;
-use crate::run::Run;
-use crate::runs::Runs;
 use crate::seq::{until_valid, Deadline, Domain, Hold, Sequence, Unread, ValidRange};
 use crate::walk::{serve, walk, AddressSpace, FaultError, Request, Waiting};
 
@@ -231,10 +229,9 @@ pub(crate) fn first_resident(
     waiting: Waiting,
 ) -> Result<Option<PageIndex>, FaultError> {
     with_locked(mm, waiting, |space| {
-        let mut first = Runs::in_room([Run::NONE; 1]);
+        let mut first = First::default();
         walk(space, range, &Policy::Snapshot, &mut first)?;
-        // An entry is reported whole.
-        Ok(first.last().map(|run| run.start.max(range.start())))
+        Ok(first.page().map(|page| page.max(range.start())))
     })
 }
 

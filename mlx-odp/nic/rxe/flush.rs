@@ -13,13 +13,13 @@ use core::ops::ControlFlow;
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 
-use hmm::{Access, Bytes, FaultError, PageIndex, PageRange, Waiting};
+use hmm::{Access, Bytes, PageIndex, PageRange, Waiting};
 use mlx_odp::{errno, AccessError, Wanted};
 
 use crate::mr::region_of;
 use crate::pool::in_pool;
 use crate::region::RxeRegion;
-use crate::{rxe, stop};
+use crate::{parked, rxe, stop};
 
 /// Called in place of `rxe_flush_pmem_iova` by the responder, for a region on demand (`redirect_resp.h`): with the length in
 /// 64 bits, and whether it is a FLUSH of the whole region.
@@ -38,12 +38,12 @@ unsafe extern "C" fn mlx_odp_rxe_flush_on_demand(
     let Some(region) = (unsafe { region_of(mr) }) else {
         return EINVAL.to_errno();
     };
-    // Deregistration must not wait for gigabytes.
+    // Neither the region's end nor the queue pair's must wait for gigabytes.
     // SAFETY: The reference to `mr` is held for as long as this call lasts.
-    let registered = || unsafe { in_pool(mr) };
+    let goes_on = || unsafe { in_pool(mr) } && !parked::is_ending();
     let result = match whole {
-        true => flush_all(region, iova, length, registered),
-        false => flush_range(region, iova, length, registered),
+        true => flush_all(region, iova, length, goes_on),
+        false => flush_range(region, iova, length, goes_on),
     };
     errno(result.map_err(|error| {
         stop::stop(region, error, true);
@@ -66,26 +66,32 @@ unsafe extern "C" fn rxe_odp_flush_pmem_iova(
     unsafe { mlx_odp_rxe_flush_on_demand(mr, iova, length.into(), false) }
 }
 
-/// Flushes the whole region, which is `length` bytes from `iova`, step by step as long as it is `registered`: what the
+/// Flushes the whole region, which is `length` bytes from `iova`, step by step as long as it `goes_on`: what the
 /// process maps of it.
+///
+/// # Errors
+///
+/// [`AccessError::Abandoned`] if it does not go on to the end: what was not written back is not acknowledged. Otherwise as
+/// [`hmm::Mirror::write_back`], also if the process is gone.
 fn flush_all(
     region: &RxeRegion,
     iova: u64,
     length: u64,
-    registered: impl Fn() -> bool,
+    goes_on: impl Fn() -> bool,
 ) -> Result<(), AccessError> {
     let pages = region.translate(iova, length)?.pages();
-    let mut reached = pages.start();
+    let (mut reached, mut broken_off) = (pages.start(), false);
     let step = |page: PageIndex| {
         reached = page;
-        match registered() {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
+        broken_off = !goes_on();
+        match broken_off {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     };
     match region.mirror().write_back(pages, Waiting::Forbidden, step) {
-        // Nothing is mapped any more.
-        Ok(()) | Err(FaultError::Exited) => Ok(()),
+        Ok(()) if broken_off => Err(AccessError::Abandoned),
+        Ok(()) => Ok(()),
         Err(error) => {
             // Somebody holds the lock of the address space. That is waited for, and no page: the one that this has come to
             // may not be had at all.
@@ -98,16 +104,23 @@ fn flush_all(
     }
 }
 
-/// Flushes `length` bytes from `iova`, step by step as long as the region is `registered`.
+/// Flushes `length` bytes from `iova`, step by step as long as it `goes_on`.
+///
+/// # Errors
+///
+/// As [`flush_all`].
 fn flush_range(
     region: &RxeRegion,
     iova: u64,
     length: u64,
-    registered: impl Fn() -> bool,
+    goes_on: impl Fn() -> bool,
 ) -> Result<(), AccessError> {
     const STEP: u64 = 2 << 20;
     let mut done = 0;
-    while done < length && registered() {
+    while done < length {
+        if !goes_on() {
+            return Err(AccessError::Abandoned);
+        }
         let step = STEP.min(length - done);
         region.look_at(iova + done, step as usize, write_back)?;
         done += step;

@@ -67,6 +67,12 @@ fn running(writes: bool) -> Option<(*mut rxe::rxe_qp, Engine)> {
     Some((qp, engine))
 }
 
+/// Whether the queue pair whose task runs here is being destroyed, which waits for the task.
+pub(crate) fn is_ending() -> bool {
+    // SAFETY: Its task runs here.
+    running(true).is_some_and(|(qp, _)| unsafe { !in_pool(qp) })
+}
+
 /// Raises the fault, unless the same one is in progress. `None` if the access has failed for good.
 pub(crate) fn wait_for(
     region: &Region,

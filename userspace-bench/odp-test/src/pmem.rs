@@ -73,6 +73,12 @@ impl Dax {
                 dir: words[1].into(),
             })
         });
+        // A VM that was to have some has failed to set it up.
+        let wanted = fs::read_to_string("/proc/cmdline")?.contains("testbed.pmem");
+        ensure!(
+            found.is_some() || !wanted,
+            "the file system on persistent memory is missing"
+        );
         found.ok_or_else(|| skip("there is no file system on persistent memory"))
     }
 
