@@ -11,9 +11,6 @@ use crate::qp::QueuePair;
 use crate::service::Service;
 use crate::trace::Rule;
 
-/// Steps that are done at once; what is left is done at the next tick.
-const BUDGET: u32 = 1 << 16;
-
 impl Device {
     /// The driver's doorbell of a send queue.
     pub(crate) fn work_doorbell(&mut self, number: u32) {
@@ -42,7 +39,8 @@ impl Device {
 
     /// Goes on with everything until there is nothing to do but to wait.
     pub(crate) fn run(&mut self) {
-        for _ in 0..BUDGET {
+        // What is left is done at the next tick, or when something happens.
+        for _ in 0..self.fabric.steps() {
             if let Some(packet) = self.fabric.receive(self.port.lid) {
                 for packet in self.carried(packet) {
                     self.arrive(packet);

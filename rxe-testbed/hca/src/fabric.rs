@@ -173,6 +173,10 @@ pub(crate) trait Fabric: Send {
     fn send(&mut self, packet: Packet);
     /// The next packet for a port.
     fn receive(&mut self, port: u16) -> Option<Packet>;
+    /// How many steps a device takes at once.
+    fn steps(&self) -> u32 {
+        1 << 16
+    }
 }
 
 /// A fabric of one port: what goes elsewhere is lost. Ports that have others to talk to are on a `subnet`.

@@ -5,6 +5,7 @@
 //! A device never waits for another one. What a port does not take in time is lost, as on a wire that has no credits: a
 //! reliable connection sends it again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -15,6 +16,9 @@ use crate::fabric::{Fabric, Packet};
 
 /// Packets that wait for a port at most.
 const MOST: usize = 1 << 12;
+
+/// Steps that a device takes before it looks at what others send it.
+const STEPS: u32 = 1 << 8;
 
 /// A packet on its way into a device.
 #[derive(Clone, Debug)]
@@ -59,14 +63,22 @@ impl Subnet {
     /// From now on packets for this LID become events, until the first of what it gives is dropped. The second carries
     /// the packets of that device.
     pub(crate) fn attach(&self, lid: u16, events: Sender<Event>) -> (Attached, Box<dyn Fabric>) {
-        let waiting = Arc::default();
-        self.places().insert(lid, Place { events, waiting });
-        let subnet = self.clone();
-        let own = VecDeque::new();
-        (
-            Attached(subnet.clone(), lid),
-            Box::new(Port { subnet, own }),
-        )
+        let waiting = Arc::<AtomicUsize>::default();
+        let place = Place {
+            events,
+            waiting: waiting.clone(),
+        };
+        self.places().insert(lid, place);
+        let attached = Attached {
+            subnet: self.clone(),
+            lid,
+            waiting,
+        };
+        let port = Port {
+            subnet: self.clone(),
+            own: VecDeque::new(),
+        };
+        (attached, Box::new(port))
     }
 
     fn send(&self, packet: Packet) {
@@ -92,11 +104,20 @@ impl Subnet {
 }
 
 /// That a device is on a subnet under this LID. What is for it is lost when this has gone.
-pub(crate) struct Attached(Subnet, u16);
+pub(crate) struct Attached {
+    subnet: Subnet,
+    lid: u16,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.0.places().remove(&self.1);
+        // Another device may have the LID by now: that of a VM whose boot is tried once more.
+        if let Entry::Occupied(place) = self.subnet.places().entry(self.lid) {
+            if Arc::ptr_eq(&place.get().waiting, &self.waiting) {
+                place.remove();
+            }
+        }
     }
 }
 
@@ -116,6 +137,10 @@ impl Fabric for Port {
 
     fn receive(&mut self, _: u16) -> Option<Packet> {
         self.own.pop_front()
+    }
+
+    fn steps(&self) -> u32 {
+        STEPS
     }
 }
 
@@ -152,9 +177,18 @@ mod tests {
             .collect();
         assert_eq!(arrived, [packet(1, 2, 0), packet(1, 2, 3)]);
         assert_eq!(first.try_iter().count(), 0);
+        // The one that has taken its place stays.
+        let (to_third, third) = channel();
+        let (another, _) = subnet.attach(2, to_third);
         drop(other);
+        one.send(packet(1, 2, 5));
+        assert_eq!(
+            (second.try_iter().count(), third.try_iter().count()),
+            (0, 1)
+        );
+        drop(another);
         one.send(packet(1, 2, 4));
-        assert_eq!(second.try_iter().count(), 0);
+        assert_eq!(third.try_iter().count(), 0);
     }
 
     #[test]
