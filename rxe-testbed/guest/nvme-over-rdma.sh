@@ -42,9 +42,12 @@ connect() {
 	echo -n "nqn=$name,transport=rdma,traddr=10.77.0.1,trsvcid=4420,nr_io_queues=2,queue_size=32" >&7 ||
 		fail "it cannot connect"
 	exec 7>&-
-	until [ "$(far)" ]; do
+	local n
+	for ((n = 0; n < 300 * ${TESTBED_PATIENCE:-1}; n++)); do
+		[ -z "$(far)" ] || break
 		sleep 0.1
 	done
+	[ "$(far)" ] || fail "it is connected, and the disk does not come"
 	[ "$(cat /sys/class/nvme/nvme*/transport)" = rdma ] || fail "that is not over RDMA"
 }
 

@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 import traceback
 from array import array
 
@@ -29,6 +30,7 @@ LIMIT = 32 << 20
 SIZE = 128 << 20
 PIECE = 256 << 10
 PORT, GID = 1, 1
+PATIENCE = 60 * int(os.environ.get("TESTBED_PATIENCE", 1))
 
 
 def put(path, text):
@@ -99,10 +101,12 @@ class Side:
         )
         request.set_wr_rdma(rkey, address + at)
         self.qp.post_send(request)
-        while True:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             count, completions = self.cq.poll()
             if count:
                 return completions[0].status
+        sys.exit(f"a write of {size} bytes at {at} has not ended after {PATIENCE} s")
 
 
 def victim(kind, said, told):

@@ -10,6 +10,7 @@ mod symbols;
 mod tracer;
 mod tree;
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
@@ -118,6 +119,11 @@ impl Work {
 pub(crate) fn run(arguments: &TraceArguments, series: Option<Series>) -> Result<u8> {
     let work = Work::of(arguments)?;
     let before = arguments.against.as_deref().map(read).transpose()?;
+    if let Some(path) = &arguments.save {
+        // Before the VM has run for it.
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.with_context(|| path.display().to_string())?;
+    }
     let ours = arguments.driver == Driver::Ours;
     let world = build::ensure(Wanted {
         kernel: Choice {
@@ -149,7 +155,11 @@ pub(crate) fn run(arguments: &TraceArguments, series: Option<Series>) -> Result<
     let recorded = record(&mut vm, &work, limit);
     let log = vm.off()?;
     crate::vm::save_log(&log, &world.cache.log("last-kernel"))?;
-    let (recording, symbols) = recorded?;
+    let Recorded {
+        recording,
+        symbols,
+        exit,
+    } = recorded?;
     let report = Report::new(of, &recording, &symbols, work.more_than)?;
     let now = report.kept();
     let least = arguments.least.unwrap_or(now.median as f64 / 100.0);
@@ -157,7 +167,8 @@ pub(crate) fn run(arguments: &TraceArguments, series: Option<Series>) -> Result<
     if let Some(before) = before {
         print!("\n{}", report::changes(&before, &now, least));
     }
-    if let Some(path) = &arguments.save {
+    // What a command has taken that failed is no measure for another one.
+    if let (Some(path), 0) = (&arguments.save, exit) {
         let text = serde_json::to_string_pretty(&now)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
     }
@@ -165,10 +176,9 @@ pub(crate) fn run(arguments: &TraceArguments, series: Option<Series>) -> Result<
     for line in complaints.iter().take(20) {
         ui::line(&format!("kernel: {line}"));
     }
-    Ok(if complaints.is_empty() {
-        0
-    } else {
-        status::KERNEL_LOG
+    Ok(match exit {
+        0 if !complaints.is_empty() => status::KERNEL_LOG,
+        exit => exit,
     })
 }
 
@@ -178,8 +188,17 @@ fn read(path: &Path) -> Result<Kept> {
     kept.with_context(|| format!("{} is nothing that --save has written", path.display()))
 }
 
-/// Has the tracer record while the script runs; what names its addresses comes along.
-fn record(vm: &mut Vm, work: &Work, limit: Duration) -> Result<(Recording, Symbols)> {
+/// What a run has left.
+struct Recorded {
+    recording: Recording,
+    /// What names its addresses.
+    symbols: Symbols,
+    /// The command's exit status.
+    exit: u8,
+}
+
+/// Has the tracer record while the script runs.
+fn record(vm: &mut Vm, work: &Work, limit: Duration) -> Result<Recorded> {
     let mut text = Vec::new();
     let short = vm.patience(SHORT);
     vm.run(
@@ -200,9 +219,12 @@ fn record(vm: &mut Vm, work: &Work, limit: Duration) -> Result<(Recording, Symbo
         &mut std::io::stderr(),
     )?;
     step.done();
-    match outcome {
-        Outcome::Exit(0) => {}
-        Outcome::Exit(exit) => ui::note(&format!("the command has ended with {exit}")),
+    let exit = match outcome {
+        Outcome::Exit(0) => 0,
+        Outcome::Exit(exit) => {
+            ui::note(&format!("the command has ended with {exit}"));
+            exit
+        }
         Outcome::TimedOut => {
             let text = format!(
                 "the command ran longer than {} s and was killed",
@@ -210,9 +232,13 @@ fn record(vm: &mut Vm, work: &Work, limit: Duration) -> Result<(Recording, Symbo
             );
             return Err(Failure::error(status::TIMEOUT, text));
         }
-    }
+    };
     let file = tempfile::NamedTempFile::new().context("making a temporary file")?;
     tracer.write(file.path())?;
     let bytes = std::fs::read(file.path()).context("what was recorded")?;
-    Ok((Recording::read(&bytes)?, symbols))
+    Ok(Recorded {
+        recording: Recording::read(&bytes)?,
+        symbols,
+        exit,
+    })
 }

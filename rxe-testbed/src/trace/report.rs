@@ -62,8 +62,9 @@ impl Report {
         };
         let mut tree = Tree::default();
         for call in recording.calls() {
-            let apart = total(&call).abs_diff(median) as f64;
-            if apart <= median as f64 * TYPICAL {
+            let total = total(&call);
+            let apart = total.abs_diff(median) as f64;
+            if total > more_than && apart <= median as f64 * TYPICAL {
                 tree.add(&call, symbols);
             }
         }

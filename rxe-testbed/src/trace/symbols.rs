@@ -29,8 +29,9 @@ impl Symbols {
     /// Reads lines like `ffffffffc06fff70 t rxe_mr_copy [rdma_rxe]`.
     pub(super) fn read(text: &str) -> Self {
         let mut symbols: Vec<Symbol> = text.lines().filter_map(symbol).collect();
-        symbols.sort_by_key(|symbol| symbol.at);
-        symbols.dedup_by_key(|symbol| symbol.at);
+        // Of several names of a function the first is the one that is said: always the same, `memcpy` and not `__memcpy`.
+        let rank = |symbol: &Symbol| (symbol.at, symbol.raw.starts_with('_'));
+        symbols.sort_by(|one, other| (rank(one), &one.raw).cmp(&(rank(other), &other.raw)));
         Self(symbols)
     }
 
@@ -39,10 +40,11 @@ impl Symbols {
     pub(super) fn find(&self, name: &str) -> Result<u64> {
         let means = |symbol: &&Symbol| {
             let path = symbol.name.split(" [").next().unwrap_or_default();
-            let named = path == name || path.ends_with(&format!("::{name}"));
+            let named = path == name || symbol.name == name || path.ends_with(&format!("::{name}"));
             symbol.raw == name || named && !symbol.raw.ends_with(SELDOM)
         };
-        let found: Vec<&Symbol> = self.0.iter().filter(means).collect();
+        let mut found: Vec<&Symbol> = self.0.iter().filter(means).collect();
+        found.dedup_by_key(|symbol| symbol.at);
         match found[..] {
             [one] => Ok(one.at),
             [] => bail!("the kernel has no function `{name}` now"),
@@ -60,7 +62,11 @@ impl Symbols {
         }
         let after = self.0.partition_point(|symbol| symbol.at <= address);
         match after.checked_sub(1) {
-            Some(number) => (&self.0[number].name, self.0[number].at == address),
+            Some(number) => {
+                let at = self.0[number].at;
+                let first = self.0.partition_point(|symbol| symbol.at < at);
+                (&self.0[first].name, at == address)
+            }
             None => ("(unknown)", false),
         }
     }
@@ -141,6 +147,8 @@ ffffffff81000000 T _stext
 ffffffff81000100 T __pfx_schedule
 ffffffff81000110 T schedule
 ffffffff81000200 T asm_exc_page_fault
+ffffffff81000280 T copy
+ffffffff81000280 T __copy
 ffffffff81000300 D some_data
 ffffffffc0000000 t one\t[first]
 ffffffffc0000100 t one\t[second]
@@ -174,6 +182,11 @@ ffffffffc0000300 t schedule.cold
         ] {
             assert_eq!(symbols.find(name)?, 0xffff_ffff_c000_0200, "{name}");
         }
+        assert_eq!(symbols.find("one [second]")?, 0xffff_ffff_c000_0100);
+        for name in ["copy", "__copy"] {
+            assert_eq!(symbols.find(name)?, 0xffff_ffff_8100_0280, "{name}");
+        }
+        assert_eq!(symbols.at(0xffff_ffff_8100_0280), ("copy", true));
         assert!(symbols.find("user_mr").is_err() && symbols.find("some_data").is_err());
         let several = symbols.find("one").map_err(|error| error.to_string());
         assert_eq!(

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
@@ -18,6 +19,9 @@ use crate::ui::Step;
 const PACKAGE: &str = "rxe-testbed-tracer";
 const LIBRARY: &str = "librxe_testbed_tracer.so";
 const SOURCE: &str = "rxe-testbed/tracer";
+
+/// How long an answer may take: what was recorded is written meanwhile.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Builds the plugin if need be; gives its file.
 pub(super) fn ensure(world: &World) -> Result<PathBuf> {
@@ -53,6 +57,7 @@ impl Tracer {
     /// The one that listens at `control`.
     pub(super) fn at(control: &Path) -> Result<Self> {
         let socket = UnixStream::connect(control).context("reaching the tracer")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(socket))
     }
 

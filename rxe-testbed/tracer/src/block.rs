@@ -22,6 +22,14 @@ pub(crate) struct Block {
     pub(crate) end: End,
 }
 
+impl Block {
+    /// Whether it was left before its end for `next`, its own rest: QEMU does so at an access to a device. No call and no
+    /// return goes there.
+    pub(crate) fn is_left_for(&self, next: &Self) -> bool {
+        self.end != End::Other && self.at < next.at && next.at < self.next
+    }
+}
+
 /// How an instruction of x86-64 goes on. Those that enter or leave the kernel are no calls: they come in pairs.
 pub(crate) fn end(instruction: &[u8]) -> End {
     let prefixes = [0xf2, 0xf3, 0x2e, 0x3e, 0x66];

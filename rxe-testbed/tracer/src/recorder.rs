@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::block::{Block, End};
 
 /// Blocks that are kept at most, of all calls, and of one.
-const MOST: usize = 1 << 26;
+const MOST: usize = 1 << 24;
 const MOST_OF_ONE: usize = 1 << 22;
 
 /// What is to be recorded.
@@ -72,16 +72,24 @@ impl Recorder {
         };
         let block = self.blocks[number as usize];
         let Some(call) = &mut self.call else {
-            if block.at == order.function && self.run.len() < MOST {
-                self.call = Some(Call {
-                    begin: self.run.len(),
-                    depth: 0,
-                    last: block,
-                });
-                self.run.push(number);
+            if block.at != order.function {
+                return;
             }
+            if self.run.len() >= MOST {
+                self.lost += 1;
+                return;
+            }
+            self.call = Some(Call {
+                begin: self.run.len(),
+                depth: 0,
+                last: block,
+            });
+            self.run.push(number);
             return;
         };
+        if call.last.is_left_for(&block) {
+            return self.lose();
+        }
         match call.last.end {
             End::Call if block.at != call.last.next => call.depth += 1,
             End::Return if call.depth == 0 => {
@@ -217,6 +225,22 @@ mod tests {
         assert_eq!((recorder.ends.len(), recorder.lost), (1, 2));
         run(&mut recorder, &CALL);
         assert_eq!(recorder.ends.len(), 1);
+    }
+
+    #[test]
+    fn a_call_in_which_a_block_was_left_is_not_kept() {
+        let mut recorder = recorder();
+        let rest = recorder.add(Block {
+            at: 0x204,
+            next: 0x210,
+            instructions: 2,
+            end: End::Return,
+        });
+        // The device was accessed at 0x200, and that is done once more with what comes after it.
+        run(&mut recorder, &[0, 2, 4, rest, 3, 1]);
+        assert_eq!((recorder.ends.len(), recorder.lost), (0, 1));
+        run(&mut recorder, &CALL);
+        assert_eq!((recorder.ends.len(), recorder.lost), (1, 1));
     }
 
     #[test]
