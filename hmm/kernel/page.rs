@@ -80,9 +80,7 @@ impl Drop for MappedPage<'_> {
         // cost each access.
         #[cfg(CONFIG_KMAP_LOCAL)]
         // SAFETY: Mapped by `map`, and local mappings are dropped in reverse order, as they nest.
-        unsafe {
-            bindings::kunmap_local(self.base.as_ptr().cast())
-        };
+        unsafe { bindings::kunmap_local(self.base.as_ptr().cast()) };
     }
 }
 

@@ -86,12 +86,7 @@ pub(crate) fn run(arguments: &ExecArguments, series: Option<Series>) -> Result<u
     let kept = world.cache.log("last-kernel");
     let complaints = vms.off(&world)?;
     // Also if the command has failed: the other kernels' may be why.
-    if !complaints.is_empty() {
-        ui::line("the kernel complained:");
-        for line in complaints.iter().take(20) {
-            ui::line(&format!("  {line}"));
-        }
-    }
+    klog::tell(&complaints);
     if result.is_err() || !complaints.is_empty() {
         ui::line(&format!("the whole kernel log: {}", kept.display()));
     }
@@ -283,13 +278,7 @@ fn command(vm: &mut Vm, arguments: &ExecArguments) -> Result<u8> {
     };
     match vm.run(&script, limit, &mut output, &mut error)? {
         Outcome::Exit(exit) => Ok(exit),
-        Outcome::TimedOut => {
-            let text = format!(
-                "{name} ran longer than {} s and was killed",
-                limit.as_secs()
-            );
-            Err(Failure::error(status::TIMEOUT, text))
-        }
+        Outcome::TimedOut => Err(Failure::too_long(name, limit)),
     }
 }
 

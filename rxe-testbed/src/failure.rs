@@ -2,6 +2,7 @@
 //! Errors that carry an exit status of their own, and the reading of other tools' errors.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Exit statuses of the program itself; a guest command's own status is passed through.
 pub(crate) mod status {
@@ -34,6 +35,15 @@ impl Failure {
             status,
             message: message.into(),
         })
+    }
+
+    /// What `command`, a command in the guest, ends with that ran longer than `limit`.
+    pub(crate) fn too_long(command: &str, limit: Duration) -> anyhow::Error {
+        let text = format!(
+            "{command} ran longer than {} s and was killed",
+            limit.as_secs()
+        );
+        Self::error(status::TIMEOUT, text)
     }
 }
 

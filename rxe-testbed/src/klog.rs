@@ -12,6 +12,7 @@ mod cgroup;
 mod line;
 
 use crate::script::quote;
+use crate::ui;
 use cgroup::Reports;
 use line::Line;
 
@@ -84,6 +85,17 @@ const TEST: &str = "testbed: test ";
 
 /// What the guest's runner logs when a command has ended, before its number.
 const END: &str = "testbed: end of command ";
+
+/// Says what the kernel complained of, if of anything, to the user.
+pub(crate) fn tell(complaints: &[String]) {
+    if complaints.is_empty() {
+        return;
+    }
+    ui::line("the kernel complained:");
+    for line in complaints.iter().take(20) {
+        ui::line(&format!("  {line}"));
+    }
+}
 
 /// `script`, which first says in the log that it is this test's.
 pub(crate) fn marked(test: &str, script: &str) -> String {

@@ -173,9 +173,7 @@ pub(crate) fn run(arguments: &TraceArguments, series: Option<Series>) -> Result<
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
     }
     let complaints = klog::complaints(&log);
-    for line in complaints.iter().take(20) {
-        ui::line(&format!("kernel: {line}"));
-    }
+    klog::tell(&complaints);
     Ok(match exit {
         0 if !complaints.is_empty() => status::KERNEL_LOG,
         exit => exit,
@@ -225,13 +223,7 @@ fn record(vm: &mut Vm, work: &Work, limit: Duration) -> Result<Recorded> {
             ui::note(&format!("the command has ended with {exit}"));
             exit
         }
-        Outcome::TimedOut => {
-            let text = format!(
-                "the command ran longer than {} s and was killed",
-                limit.as_secs()
-            );
-            return Err(Failure::error(status::TIMEOUT, text));
-        }
+        Outcome::TimedOut => return Err(Failure::too_long("the command", limit)),
     };
     let file = tempfile::NamedTempFile::new().context("making a temporary file")?;
     tracer.write(file.path())?;

@@ -12,6 +12,7 @@ use super::ssh;
 use crate::cache::Cache;
 use crate::cli::DownArguments;
 use crate::failure::status;
+use crate::klog;
 use crate::ui::{self, Step};
 
 /// How long a VM may take to end, before it is killed with its keeper: longer than the keeper itself waits for it, also
@@ -62,11 +63,8 @@ fn tell(cache: &Cache, place: &Place, ended: &Ended) -> u8 {
     if let Some(why) = &ended.why {
         ui::line(&format!("the VM `{}` had died: {why}", place.name()));
     }
+    klog::tell(&ended.complaints);
     if !ended.complaints.is_empty() {
-        ui::line("the kernel complained:");
-        for line in ended.complaints.iter().take(20) {
-            ui::line(&format!("  {line}"));
-        }
         let log = cache.log(&place.kernel_log());
         ui::line(&format!("the whole kernel log: {}", log.display()));
     }

@@ -117,11 +117,11 @@ impl Recorder {
         }
     }
 
-    /// Writes what was recorded, as numbers of 64 bits in the host's order: how many calls were not kept; how many blocks
+    /// Writes what was recorded, as numbers of 64 bits, the lowest byte first: how many calls were not kept; how many blocks
     /// there are, and of each where it begins, the code behind it, its instructions and 1 if it ends with a call or 2 with
     /// a return; how many calls, and of each the number of its blocks and their numbers.
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut put = |number: u64| out.write_all(&number.to_ne_bytes());
+        let mut put = |number: u64| out.write_all(&number.to_le_bytes());
         put(self.lost)?;
         put(self.blocks.len() as u64)?;
         for block in &self.blocks {
@@ -251,7 +251,7 @@ mod tests {
         recorder.write(&mut out)?;
         let numbers: Vec<u64> = out
             .chunks_exact(8)
-            .map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()))
+            .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
             .collect();
         assert_eq!(numbers[..6], [0, 6, 0x10, 0x18, 3, 1]);
         assert_eq!(numbers[2 + 4 * 6..], [1, 3, 2, 4, 3]);
