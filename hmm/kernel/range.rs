@@ -76,8 +76,8 @@ impl Deadline for TimeLimit {
 }
 
 /// Serves `request` on `mm`, which `domain` watches, and puts the pages found into `result`, an empty
-/// [`Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps. The caller holds neither the mmap lock
-/// nor a notifier's.
+/// [`crate::Runs`] or [`crate::PfnArray`]. Takes and releases the mmap lock; sleeps. The caller holds neither
+/// the mmap lock nor a notifier's.
 ///
 /// The result covers the wanted pages from the first on: all of them, or as many as `result` had room
 /// for ([`ValidRange::done`]). It holds the domain's lock: the pages found stay valid until it is dropped.
