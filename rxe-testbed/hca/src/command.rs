@@ -12,10 +12,11 @@ mod mkey;
 mod objects;
 mod page_fault;
 mod port;
-mod qp;
+pub(crate) mod qp;
 mod queue;
 mod registers;
 mod srq;
+mod umem;
 mod users;
 
 use definition::Command;
@@ -36,6 +37,7 @@ const COMMANDS: &[&[Command]] = &[
     srq::COMMANDS,
     qp::COMMANDS,
     dct::COMMANDS,
+    umem::COMMANDS,
     users::COMMANDS,
 ];
 

@@ -7,12 +7,13 @@ use serde_json::json;
 use crate::bus::Bus;
 use crate::completion::COMPLETION;
 use crate::eq::{Event, EventQueue, EventQueues};
-use crate::layout::{cqc, create_cq_in, modify_cq_in, query_cq_out, words};
+use crate::layout::{cqc, create_cq_in, modify_cq_in, query_cq_out, words, Field};
 use crate::profile::LOG_MAX_CQ_SIZE;
 use crate::ring::Buffer;
 use crate::status::Status;
 use crate::table::Table;
 use crate::trace::Rule;
+use crate::umem::{Does, Named, Naming, UserMemory};
 
 /// Indices count modulo this.
 const INDICES: u32 = 1 << 24;
@@ -40,6 +41,32 @@ const RESIZED: u8 = 5;
 /// In an event of an overrun.
 const SYNDROME_OVERRUN: u8 = 1;
 
+/// Where CREATE_CQ names user memory, for the ring and for the record. The kernel's header says only whether it does; the
+/// other fields are those that rdma-core's tests have (`tests/mlx5_prm_structs.py`).
+pub(crate) const RING: Naming = Naming {
+    valid: create_cq_in::CQ_UMEM_VALID,
+    number: Field {
+        name: "CQ_UMEM_ID",
+        bit: 0x2c0,
+        width: 0x20,
+    },
+    offset: Field {
+        name: "CQ_UMEM_OFFSET",
+        bit: 0x280,
+        width: 0x40,
+    },
+};
+const DBR_UMEM_ID: Field = Field {
+    name: "DBR_UMEM_ID",
+    bit: 0x20,
+    width: 0x20,
+};
+pub(crate) const RECORD: Naming = Naming {
+    valid: cqc::DBR_UMEM_VALID.within(create_cq_in::CQ_CONTEXT),
+    number: DBR_UMEM_ID.within(create_cq_in::CQ_CONTEXT),
+    offset: cqc::DBR_ADDR.within(create_cq_in::CQ_CONTEXT),
+};
+
 /// For which completions there is to be an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
@@ -56,6 +83,8 @@ pub(crate) struct CompletionQueue {
     entry: usize,
     context: Vec<u8>,
     record: u64,
+    /// Numbers of the user memory that it is in.
+    memories: Vec<u32>,
     event_queue: u32,
     produced: u32,
     /// The index after the last solicited completion.
@@ -65,24 +94,28 @@ pub(crate) struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// One as the input of CREATE_CQ says, for a driver with these event queues and pages of doorbells.
+    /// One as the input of CREATE_CQ says, for a driver with these event queues, pages of doorbells and user memory.
     pub(crate) fn create(
         input: &[u8],
         event_queues: &Table<EventQueue>,
         doorbell_pages: &Table<()>,
+        memories: &Table<UserMemory>,
     ) -> Result<Self, Status> {
         let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
-        let (ring, log_size, entry) = geometry(&context, &input[create_cq_in::BYTES..])?;
+        let named = Named::by(input, &RING, &RECORD, memories);
+        let pages = &input[create_cq_in::BYTES..];
+        let (ring, log_size, entry) = geometry(&context, pages, Some(&named))?;
         let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
         event_queues.get(event_queue)?;
         doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
-        let record = cqc::DBR_ADDR.get(&context);
+        let record = named.record(cqc::DBR_ADDR.get(&context))?;
         Ok(Self {
             ring,
             log_size,
             entry,
             context,
             record,
+            memories: named.numbers(),
             event_queue,
             produced: 0,
             solicited: None,
@@ -132,7 +165,7 @@ impl CompletionQueue {
     /// before it along, each to the place after its own.
     fn resize(&mut self, input: &[u8], bus: &Bus) -> Result<(), Status> {
         let wanted = modify_cq_in::CQ_CONTEXT.of(input);
-        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..])?;
+        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..], None)?;
         let consumed = bus.read_be32("completion queue", self.record);
         let consumed = consumed.map_err(|_| Status::BadParameter)?;
         let waiting = self.produced.wrapping_sub(consumed) % INDICES;
@@ -217,6 +250,11 @@ impl CompletionQueue {
         events.post(self.event_queue, Event::Completion, &data, bus);
     }
 
+    /// Whether it is in that user memory.
+    pub(crate) fn is_in(&self, memory: u32) -> bool {
+        self.memories.contains(&memory)
+    }
+
     /// The event queue that hears of it.
     pub(crate) fn event_queue(&self) -> u32 {
         self.event_queue
@@ -253,7 +291,11 @@ impl CompletionQueue {
 }
 
 /// Where the entries of a queue are: the ring, its size as a power of two, and an entry's size.
-fn geometry(context: &[u8], pages: &[u8]) -> Result<(Buffer, u32, usize), Status> {
+fn geometry(
+    context: &[u8],
+    pages: &[u8],
+    named: Option<&Named<'_>>,
+) -> Result<(Buffer, u32, usize), Status> {
     let log_size = cqc::LOG_CQ_SIZE.get32(context);
     let entry = match cqc::CQE_SZ.get32(context) {
         0 => COMPLETION,
@@ -263,12 +305,17 @@ fn geometry(context: &[u8], pages: &[u8]) -> Result<(Buffer, u32, usize), Status
     if log_size > LOG_MAX_CQ_SIZE {
         return Err(Status::BadParameter);
     }
-    let ring = Buffer::new(
-        &words(pages),
-        cqc::LOG_PAGE_SIZE.get32(context),
-        cqc::PAGE_OFFSET.get32(context),
-        (entry as u64) << log_size,
-    )?;
+    let size = (entry as u64) << log_size;
+    let of_user = named.map(|named| named.queue(size, entry as u64, Does::Writes));
+    let ring = match of_user.transpose()?.flatten() {
+        Some(ring) => ring,
+        None => Buffer::new(
+            &words(pages),
+            cqc::LOG_PAGE_SIZE.get32(context),
+            cqc::PAGE_OFFSET.get32(context),
+            size,
+        )?,
+    };
     Ok((ring, log_size, entry))
 }
 

@@ -23,12 +23,13 @@ use crate::pci::BAR0;
 use crate::port::Port;
 use crate::profile::{
     Capabilities, Profile, EVENT_QUEUES, LOG_MAX_CQ, LOG_MAX_DOMAIN, LOG_MAX_MKEY, LOG_MAX_PD,
-    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS,
+    LOG_MAX_QP, LOG_MAX_SRQ, LOG_MAX_UMEM, LOG_MAX_USERS, LOG_MAX_XRCD, MAX_COUNTERS,
 };
 use crate::qp::QueuePair;
 use crate::srq::SharedQueue;
 use crate::table::Table;
 use crate::trace::Trace;
+use crate::umem::UserMemory;
 
 /// How far a driver has brought the device up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +70,7 @@ pub struct Device {
     pub(crate) xrc_domains: Table<()>,
     pub(crate) transport_domains: Table<()>,
     pub(crate) users: Table<()>,
+    pub(crate) user_memories: Table<UserMemory>,
     pub(crate) events: EventQueues,
     pub(crate) completion_queues: Table<CompletionQueue>,
     pub(crate) counters: Table<Counters>,
@@ -113,6 +115,7 @@ impl Device {
             xrc_domains: Table::new(0, 0),
             transport_domains: Table::new(0, 0),
             users: Table::new(0, 0),
+            user_memories: Table::new(0, 0),
             events: EventQueues::new(Table::new(0, 0)),
             completion_queues: Table::new(0, 0),
             counters: Table::new(0, 0),
@@ -143,6 +146,7 @@ impl Device {
         ];
         let numbers: usize = numbers.iter().map(|table| table.len()).sum();
         numbers
+            + self.user_memories.len()
             + self.events.queues.len()
             + self.completion_queues.len()
             + self.counters.len()
@@ -165,6 +169,7 @@ impl Device {
         self.xrc_domains = Table::new(1, 1 << LOG_MAX_XRCD);
         self.transport_domains = Table::new(1, 1 << LOG_MAX_DOMAIN);
         self.users = Table::new(1, 1 << LOG_MAX_USERS);
+        self.user_memories = Table::new(1, 1 << LOG_MAX_UMEM);
         self.events.queues = Table::new(1, EVENT_QUEUES);
         self.completion_queues = Table::new(1, 1 << LOG_MAX_CQ);
         self.counters = Table::new(1, MAX_COUNTERS);

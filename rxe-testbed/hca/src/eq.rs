@@ -119,6 +119,11 @@ impl EventQueue {
         (self.mask[event as usize / 64] >> (event as usize % 64)) & 1 == 1
     }
 
+    /// Whether so many events can be put into it.
+    fn has_room(&self, count: usize) -> bool {
+        !self.overrun && self.waiting() as usize + count <= 1 << self.log_size
+    }
+
     /// How many entries the driver has not taken.
     fn waiting(&self) -> u32 {
         self.produced.wrapping_sub(self.consumed) % INDICES
@@ -169,6 +174,19 @@ impl EventQueues {
             .map(|(number, _)| number)
     }
 
+    /// Whether a queue takes so many events.
+    pub(crate) fn has_room(&self, number: u32, count: usize) -> bool {
+        let queue = self.queues.get(number);
+        queue.is_ok_and(|queue| queue.has_room(count))
+    }
+
+    /// A queue has overrun: it takes no events any more.
+    pub(crate) fn overrun(&mut self, number: u32) {
+        if let Ok(queue) = self.queues.get_mut(number) {
+            queue.overrun = true;
+        }
+    }
+
     /// Tells a queue that an entry of the command queue is done.
     pub(crate) fn command_done(&mut self, queue: u32, entry: u32, bus: &Bus) {
         let mut data = [0; cmd_inter_comp_event::BYTES];
@@ -196,7 +214,10 @@ impl EventQueues {
             return;
         };
         let size = 1 << queue.log_size;
-        if queue.overrun || queue.waiting() >= size {
+        if queue.overrun {
+            return;
+        }
+        if !queue.has_room(1) {
             queue.overrun = true;
             let text = format!("event queue {number} is full: an event {event:?} is lost");
             return bus.violation(Rule::Overrun, text);

@@ -256,6 +256,18 @@ impl Faults {
         }
     }
 
+    /// The driver could not be told of a fault: there is nothing to be had. Gives who goes on, if anybody has waited for
+    /// it.
+    pub(crate) fn unheard(&mut self, token: u64) -> Option<(u32, End)> {
+        let pending = self.pending.remove(&token)?;
+        let state = self.states.get_mut(&pending.place)?;
+        if *state != State::Waits(token) {
+            return None;
+        }
+        *state = State::Refused(pending.slot, REFUSALS + 1);
+        Some(pending.place)
+    }
+
     /// Counts how often an access has lacked the same entry; gives whether that is too often.
     fn repeats(&mut self, place: (u32, End), missing: &Missing) -> bool {
         let (slot, via) = (missing.slot, missing.via);
@@ -316,6 +328,10 @@ impl Faults {
             Ok(refused) => refused,
             Err(verdict) => return (verdict, Vec::new()),
         };
+        // The driver cannot be told.
+        if !events.has_room(queue, missing.len()) {
+            return (Verdict::Fail, Vec::new());
+        }
         if self.repeats(place, first) {
             let text = format!(
                 "queue pair {pair:#x}: entry {:#x} of key {:#x} is still absent after {REPEATS} faults",

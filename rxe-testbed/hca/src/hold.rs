@@ -82,6 +82,18 @@ impl Device {
         self.post_fault(&told);
     }
 
+    /// Posts events of a page fault that were kept back, if there still is room for them.
+    fn post_late(&mut self, told: &[Told]) {
+        let Some(last) = told.last() else {
+            return;
+        };
+        if self.events.has_room(last.queue, told.len()) {
+            self.post_fault(told);
+        } else if let Some((number, end)) = self.faults.unheard(last.token) {
+            self.go_on_after_fault(number, end);
+        }
+    }
+
     pub(crate) fn post_fault(&mut self, told: &[Told]) {
         for one in told {
             let (queue, bus) = (one.queue, &self.bus);
@@ -171,7 +183,7 @@ impl Device {
         let due: Vec<(_, Held)> = due;
         for (_, held) in due {
             match held {
-                Held::Fault(told) => self.post_fault(&told),
+                Held::Fault(told) => self.post_late(&told),
                 Held::Command { queue, entry } => self.finish_entry(queue, entry),
                 Held::Packet(packet) => self.arrive(packet),
             }

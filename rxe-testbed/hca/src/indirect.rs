@@ -9,6 +9,9 @@ use crate::mkey::{Link, MemoryKey, NULL_MKEY};
 /// Entries of a list at most.
 pub(crate) const LOG_LONGEST: u32 = 16;
 
+/// What the first entry of a list that repeats has in place of a key.
+const REPEATS: u32 = 0x400;
+
 /// Where a part of a span goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Onward {
@@ -33,6 +36,9 @@ pub(crate) fn list(key: &MemoryKey, span: Span) -> Result<Vec<Onward>, KeyError>
     let start = mkc::START_ADDR.get(key.context());
     let from = span.address.checked_sub(start).ok_or(KeyError::Bounds)?;
     let to = from.checked_add(span.length).ok_or(KeyError::Bounds)?;
+    if let Some(head) = key.link(0).filter(|head| head.key == REPEATS) {
+        return repeated(key, head, from, to);
+    }
     let (mut begin, mut onward) = (0_u64, Vec::new());
     for index in 0..1 << LOG_LONGEST {
         if begin >= to {
@@ -50,6 +56,39 @@ pub(crate) fn list(key: &MemoryKey, span: Span) -> Result<Vec<Onward>, KeyError>
         true => Ok(onward),
         false => Err(KeyError::Absent),
     }
+}
+
+/// The same for the bytes from `from` to `to` of a list that repeats. After its `head`, which has the bytes of one
+/// repetition, their number and that of the entries, each entry has its bytes in each, and how far one is from the next.
+fn repeated(key: &MemoryKey, head: Link, from: u64, to: u64) -> Result<Vec<Onward>, KeyError> {
+    let bytes = u64::from(head.length);
+    let (times, entries) = (head.address >> 32, head.address & 0xffff);
+    if bytes == 0 || to > times * bytes {
+        return Err(KeyError::Absent);
+    }
+    let (mut looked, mut onward) = (0, Vec::new());
+    for time in from / bytes..to.div_ceil(bytes) {
+        let (mut begin, close) = (time * bytes, (time + 1) * bytes);
+        for index in 1..=entries {
+            looked += 1;
+            if looked > 1 << LOG_LONGEST {
+                return Err(KeyError::Depth);
+            }
+            let link = key.link(index).ok_or(KeyError::Absent)?;
+            let (stride, length) = (link.length >> 16, link.length & 0xffff);
+            let end = (begin + u64::from(length)).min(close);
+            let (first, last) = (from.max(begin), to.min(end));
+            if first < last {
+                let offset = time * u64::from(stride) + first - begin;
+                onward.push(Onward::To(beyond(link, offset, last - first)?, None));
+            }
+            begin = end;
+        }
+        if begin < to.min(close) {
+            return Err(KeyError::Absent);
+        }
+    }
+    Ok(onward)
 }
 
 /// Where the parts of `span` go on, by a table. Its first part is the one that the key begins in. An entry with the

@@ -37,7 +37,7 @@ const NO_PAIR: u32 = 0xff_fff0;
 const PAGE: u64 = 0x1000;
 
 impl Device {
-    /// Tells the driver of so many of them; gives their tokens.
+    /// Tells the driver of so many of them; gives their tokens. More than its queue has room for make that overrun.
     pub(crate) fn invent(&mut self, nonsense: Nonsense, count: u64) -> Result<Vec<u64>, String> {
         let scheme = self.capabilities.page_faults();
         let scheme = scheme.ok_or("the device has no page faults")?;
@@ -75,7 +75,13 @@ impl Device {
                 self.faults
                     .invent(scheme, (queue, NO_PAIR), span, cause, answered, &self.bus);
             tokens.push(told.token);
-            self.post_fault(&[told]);
+            if self.events.has_room(queue, 1) {
+                self.post_fault(&[told]);
+            } else {
+                // What was too much is lost, and so is whatever comes next.
+                self.events.overrun(queue);
+                self.faults.excuse(told.token);
+            }
         }
         Ok(tokens)
     }

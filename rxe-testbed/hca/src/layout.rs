@@ -405,6 +405,20 @@ layouts! {
         LOG_PAGE_SIZE @ 0x01da, 0x6;
         EN_RINVAL @ 0x0067, 0x1;
     }
+    umem, 0x20 {
+        LOG_PAGE_SIZE @ 0x009b, 0x5;
+        PAGE_OFFSET @ 0x00a0, 0x20;
+        NUM_OF_MTT @ 0x00c0, 0x40;
+    }
+    create_umem_in, 0x30 {
+        UMEM @ 0x0080, 0x100;
+    }
+    create_umem_out, 0x10 {
+        UMEM_ID @ 0x0048, 0x18;
+    }
+    destroy_umem_in, 0x10 {
+        UMEM_ID @ 0x0048, 0x18;
+    }
     create_cq_in, 0x110 {
         CQ_UMEM_VALID @ 0x02e0, 0x1;
         CQ_CONTEXT @ 0x0080, 0x200;
@@ -449,6 +463,8 @@ layouts! {
         DBR_ADDR @ 0x01c0, 0x40;
     }
     create_qp_in, 0x110 {
+        WQ_UMEM_OFFSET @ 0x0800, 0x40;
+        WQ_UMEM_ID @ 0x0840, 0x20;
         WQ_UMEM_VALID @ 0x0860, 0x1;
         INPUT_QPN @ 0x0048, 0x18;
         OPT_PARAM_MASK @ 0x0080, 0x20;

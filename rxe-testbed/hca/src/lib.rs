@@ -60,6 +60,7 @@ mod subnet;
 mod table;
 pub mod trace;
 mod translate;
+mod umem;
 mod umr;
 mod wqe;
 

@@ -34,6 +34,7 @@ pub(crate) const LOG_MAX_PD: u32 = 16;
 pub(crate) const LOG_MAX_XRCD: u32 = 10;
 pub(crate) const LOG_MAX_DOMAIN: u32 = 10;
 pub(crate) const LOG_MAX_USERS: u32 = 10;
+pub(crate) const LOG_MAX_UMEM: u32 = 16;
 
 /// The longest message, and how many reads may be under way, as powers of two.
 pub(crate) const LOG_MAX_MESSAGE: u32 = 30;
@@ -111,7 +112,7 @@ const CX5_IB: &[(Field, u32)] = &[
     (cmd_hca_cap::LOG_MAX_PD, LOG_MAX_PD),
     (cmd_hca_cap::LOG_MAX_XRCD, LOG_MAX_XRCD),
     (cmd_hca_cap::LOG_MAX_TRANSPORT_DOMAIN, LOG_MAX_DOMAIN),
-    // Contexts of applications, but none of their memory.
+    // Contexts of applications.
     (cmd_hca_cap::LOG_MAX_UCTX, LOG_MAX_USERS),
     (cmd_hca_cap::NULL_MKEY, 1),
     (cmd_hca_cap::MAX_INDIRECTION, MAX_INDIRECTION),

@@ -16,6 +16,7 @@ use crate::profile::{LOG_MAX_MESSAGE, LOG_MAX_QP_SIZE, LOG_MAX_READS};
 use crate::ring::Buffer;
 use crate::service::Service;
 use crate::status::Status;
+use crate::umem::{Does, Named};
 use crate::wqe::{self, Malformed, Receive, Request};
 use ends::{Requester, Responder};
 use target::Target;
@@ -76,6 +77,10 @@ pub(crate) struct QueuePair {
     state: State,
     service: Service,
     buffer: Buffer,
+    /// Where the driver counts what it has posted.
+    record: u64,
+    /// Numbers of the user memory that it is in.
+    memories: Vec<u32>,
     /// How many pieces of each queue were taken: receives, sends.
     taken: [u16; 2],
     role: Role,
@@ -84,16 +89,26 @@ pub(crate) struct QueuePair {
 }
 
 impl QueuePair {
-    /// One of a driver's, with that context and its queues in these pages.
-    pub(crate) fn new(context: Vec<u8>, service: Service, pages: &[u64]) -> Result<Self, Status> {
+    /// One of a driver's, with that context and its queues in these pages, unless user memory is named.
+    pub(crate) fn new(
+        context: Vec<u8>,
+        service: Service,
+        pages: &[u64],
+        named: &Named<'_>,
+    ) -> Result<Self, Status> {
         let size = size(&context)?;
-        let buffer = Buffer::new(
-            pages,
-            qpc::LOG_PAGE_SIZE.get32(&context),
-            qpc::PAGE_OFFSET.get32(&context),
-            size,
-        )?;
+        let buffer = match named.queue(size, largest_entry(&context), Does::Reads)? {
+            Some(buffer) => buffer,
+            None => Buffer::new(
+                pages,
+                qpc::LOG_PAGE_SIZE.get32(&context),
+                qpc::PAGE_OFFSET.get32(&context),
+                size,
+            )?,
+        };
         Ok(Self {
+            record: named.record(qpc::DBR_ADDR.get(&context))?,
+            memories: named.numbers(),
             context,
             state: State::Reset,
             service,
@@ -141,6 +156,8 @@ impl QueuePair {
             state: State::ReadyToReceive,
             service: Service::Target,
             buffer: Buffer::default(),
+            record: 0,
+            memories: Vec::new(),
             taken: [0; 2],
             role,
             requester: Requester::default(),
@@ -176,6 +193,11 @@ impl QueuePair {
     /// Its protection domain.
     pub(crate) fn domain(&self) -> u32 {
         qpc::PD.get32(&self.context)
+    }
+
+    /// Whether it is in that user memory.
+    pub(crate) fn is_in(&self, memory: u32) -> bool {
+        self.memories.contains(&memory)
     }
 
     /// Whether its completions go to that queue.
@@ -241,8 +263,7 @@ impl QueuePair {
             Queue::Send => self.sends(),
             Queue::Receive => qpc::RQ_TYPE.get32(&self.context) == OWN,
         };
-        let record = qpc::DBR_ADDR.get(&self.context);
-        let place = record.checked_add(4 * queue as u64).filter(|_| own)?;
+        let place = self.record.checked_add(4 * queue as u64).filter(|_| own)?;
         let posted = bus.read_be32(WHO, place).ok()? as u16;
         let counter = self.taken[queue as usize];
         if posted == counter {
@@ -273,8 +294,7 @@ impl QueuePair {
 
     /// The next request of its send queue, which stays there. One that is longer than what was posted is malformed.
     pub(crate) fn peek_request(&self, bus: &Bus) -> Option<Request> {
-        let record = qpc::DBR_ADDR.get(&self.context);
-        let place = record.checked_add(4 * Queue::Send as u64);
+        let place = self.record.checked_add(4 * Queue::Send as u64);
         let posted = bus.read_be32(WHO, place.filter(|_| self.sends())?).ok()? as u16;
         let counter = self.taken[Queue::Send as usize];
         let waiting = posted.wrapping_sub(counter);
@@ -520,6 +540,15 @@ fn receive_bytes(context: &[u8]) -> Result<u64, Status> {
         SHARED | NONE => Ok(0),
         _ => Err(Status::BadParameter),
     }
+}
+
+/// Bytes of the largest entry of its queues.
+fn largest_entry(context: &[u8]) -> u64 {
+    let receive = match qpc::RQ_TYPE.get32(context) {
+        OWN => 1 << (qpc::LOG_RQ_STRIDE.get32(context) + LOG_RECEIVE),
+        _ => 0,
+    };
+    receive.max(SEND_PIECE)
 }
 
 /// Bytes of both queues, as far as they are the pair's own.

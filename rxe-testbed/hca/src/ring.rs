@@ -34,6 +34,31 @@ impl Buffer {
         let offset = u64::from(offset) * (page / SHARES);
         let count = (offset + size).div_ceil(page) as usize;
         let pages = pages.get(..count).ok_or(Status::BadInputLength)?.to_vec();
+        Self::of(pages, page, offset)
+    }
+
+    /// All of the given pages from `offset` bytes on.
+    pub(crate) fn whole(pages: Vec<u64>, log_page: u32, offset: u64) -> Result<Self, Status> {
+        match log_page {
+            0..=MOST => Self::of(pages, 1 << (LOG_PAGE + log_page), offset),
+            _ => Err(Status::BadParameter),
+        }
+    }
+
+    /// A part of it, of `size` bytes from `at` on, for entries of at most `entry` bytes, a power of two. None of them
+    /// crosses a page.
+    pub(crate) fn part(&self, at: u64, size: u64, entry: u64) -> Result<Self, Status> {
+        let offset = self.offset.checked_add(at);
+        let offset = offset.filter(|offset| offset % entry == 0 && entry <= self.page);
+        let offset = offset.ok_or(Status::BadParameter)?;
+        let there = self.pages.len() as u64 * self.page;
+        match offset.checked_add(size).is_some_and(|end| end <= there) {
+            true => Self::of(self.pages.clone(), self.page, offset),
+            false => Err(Status::BadSize),
+        }
+    }
+
+    fn of(pages: Vec<u64>, page: u64, offset: u64) -> Result<Self, Status> {
         match pages.iter().all(|address| address % (1 << LOG_PAGE) == 0) {
             true => Ok(Self {
                 pages,

@@ -12,3 +12,4 @@ mod scene;
 mod services;
 mod subnet;
 mod traffic;
+mod users;

@@ -22,7 +22,7 @@ pub(crate) const MAX_INDIRECTION: u32 = 4;
 const MOST_PARTS: usize = 1 << 16;
 
 /// Every queue pair may use the key.
-const ANY_PAIR: u32 = 0xff_ffff;
+pub(crate) const ANY_PAIR: u32 = 0xff_ffff;
 
 /// The key of `span`, if it is in use and belongs to who names it.
 pub(crate) fn owned(

@@ -9,10 +9,11 @@ use crate::data::Access;
 use crate::device::Device;
 use crate::layout::{mkc, Field};
 use crate::trace::Rule;
+use crate::translate::ANY_PAIR;
 use crate::wqe::{Request, Update};
 
-/// Flags: the key has to be the queue pair's; where the translation begins is said; the key has to be free, or must not
-/// be; the translation is in the request.
+/// Flags: the key has to be the queue pair's, or one of all that is not free; where the translation begins is said; the key
+/// has to be free, or must not be; the translation is in the request.
 const OF_PAIR: u8 = 1 << 3;
 const OFFSET: u8 = 1 << 4;
 const HAS_TO_BE_FREE: u8 = 1 << 5;
@@ -98,13 +99,14 @@ impl Device {
             return Err("a flag that is not known");
         }
         let pair = mkc::QPN.get32(key.context());
-        if update.flags & OF_PAIR != 0 && pair != user.pair {
+        let free = mkc::FREE.is_set(key.context());
+        let own = pair == user.pair || pair == ANY_PAIR && !free;
+        if update.flags & OF_PAIR != 0 && !own {
             return Err("it is another queue pair's");
         }
         if !mkc::UMR_EN.is_set(key.context()) {
             return Err("it is not one that requests change");
         }
-        let free = mkc::FREE.is_set(key.context());
         if free && update.flags & MUST_NOT_BE_FREE != 0 {
             return Err("it is free");
         }

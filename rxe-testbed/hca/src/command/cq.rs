@@ -46,7 +46,7 @@ pub(super) const COMMANDS: &[Command] = &[
 
 fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
     let (events, pages) = (&device.events.queues, &device.doorbell_pages);
-    let queue = CompletionQueue::create(input, events, pages)?;
+    let queue = CompletionQueue::create(input, events, pages, &device.user_memories)?;
     create_cq_out::CQN.set(output, device.completion_queues.add(queue)?);
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::layout::{
 use crate::qp::{QueuePair, State, SHARED};
 use crate::service::Service;
 use crate::status::Status;
+use crate::umem::{Named, Naming};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new(
@@ -222,6 +223,24 @@ const SQERR2RTS: Change = Change {
     ],
 };
 
+/// Where CREATE_QP names user memory, for the queues and for the record. What the kernel's header does not have is as in
+/// rdma-core's tests (`tests/mlx5_prm_structs.py`).
+pub(crate) const QUEUES: Naming = Naming {
+    valid: create_qp_in::WQ_UMEM_VALID,
+    number: create_qp_in::WQ_UMEM_ID,
+    offset: create_qp_in::WQ_UMEM_OFFSET,
+};
+const DBR_UMEM_ID: Field = Field {
+    name: "DBR_UMEM_ID",
+    bit: 0x720,
+    width: 0x20,
+};
+pub(crate) const RECORD: Naming = Naming {
+    valid: qpc::DBR_UMEM_VALID.within(create_qp_in::QPC),
+    number: DBR_UMEM_ID.within(create_qp_in::QPC),
+    offset: qpc::DBR_ADDR.within(create_qp_in::QPC),
+};
+
 fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
     let context = create_qp_in::QPC.of(input).to_vec();
     let service = Service::read(qpc::ST.get32(&context))?;
@@ -232,7 +251,8 @@ fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), St
         device.doorbell_pages.get(qpc::UAR_PAGE.get32(&context))?;
     }
     let pages = words(&input[create_qp_in::BYTES..]);
-    let pair = QueuePair::new(context, service, &pages)?;
+    let named = Named::by(input, &QUEUES, &RECORD, &device.user_memories);
+    let pair = QueuePair::new(context, service, &pages, &named)?;
     if pair.sends() {
         device
             .completion_queues

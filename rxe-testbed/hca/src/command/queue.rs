@@ -219,15 +219,15 @@ impl Device {
 
     /// Executes a command, unless it is refused; gives its output.
     fn answer(&mut self, input: &[u8], length: usize, refused: Option<Status>) -> Vec<u8> {
-        let mut output = vec![0; length];
         let opcode = opcode(input);
         let modifier = query_pages_in::OP_MOD.get(input);
         let command = find(opcode);
+        let mut output = vec![0; command.map_or(length, |command| length.max(command.output))];
         let result = match command {
             None => Err(Status::BadOperation),
             Some(command) if self.state < command.from => Err(Status::BadSystemState),
             Some(command) if input.len() < command.input => Err(Status::BadInputLength),
-            Some(command) if length < command.output => Err(Status::BadOutputLength),
+            Some(command) if length < command.shortest() => Err(Status::BadOutputLength),
             Some(_) if refused.is_some() => refused.map_or(Ok(()), Err),
             Some(command) => {
                 let may = users::may(&self.users, opcode, input);
@@ -250,6 +250,7 @@ impl Device {
                 "status": status.unwrap_or_else(|| "OK".into()),
             })
         });
+        output.truncate(length);
         output
     }
 }

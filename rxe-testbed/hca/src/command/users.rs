@@ -2,15 +2,14 @@
 //! Contexts of applications that talk to the device through their driver (DEVX): each command names the one that it is
 //! for, or none.
 //!
-//! Nobody but the driver may name memory: an object whose memory would be that of an application, which the interface
-//! calls user memory, is not made.
+//! Completion queues and queue pairs may lie in [memory of applications](crate::umem); other objects for which a command
+//! names such memory are not made.
 
 use super::definition::{Command, SHORT};
 use crate::device::HcaState;
 use crate::layout::{
-    cqc, create_cq_in, create_mkey_in, create_qp_in, create_rmp_in, create_uctx_out,
-    create_xrc_srq_in, destroy_uctx_in, general_obj_in_cmd_hdr, modify_cq_in, qpc, rmpc, wq,
-    xrc_srqc, Field,
+    create_mkey_in, create_rmp_in, create_uctx_out, create_xrc_srq_in, destroy_uctx_in,
+    general_obj_in_cmd_hdr, modify_cq_in, rmpc, wq, xrc_srqc, Field,
 };
 use crate::status::Status;
 use crate::table::Table;
@@ -40,24 +39,10 @@ pub(super) const COMMANDS: &[Command] = &[
 /// Who is meant if an object may be used in the commands of every application.
 const EVERY: u32 = 0xffff;
 
-/// Commands by their opcodes, and where they say that they name user memory.
+/// Commands by their opcodes, and where they say that they name user memory, though they may not.
 const NAMES_MEMORY: &[(u16, &[Field])] = &[
     (0x200, &[create_mkey_in::MKEY_UMEM_VALID]),
-    (
-        0x400,
-        &[
-            create_cq_in::CQ_UMEM_VALID,
-            cqc::DBR_UMEM_VALID.within(create_cq_in::CQ_CONTEXT),
-        ],
-    ),
     (0x403, &[modify_cq_in::CQ_UMEM_VALID]),
-    (
-        0x500,
-        &[
-            create_qp_in::WQ_UMEM_VALID,
-            qpc::DBR_UMEM_VALID.within(create_qp_in::QPC),
-        ],
-    ),
     (
         0x705,
         &[

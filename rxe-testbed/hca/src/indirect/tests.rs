@@ -61,6 +61,56 @@ fn span(key: u32, address: u64, length: u64) -> Span {
 }
 
 #[test]
+fn a_list_may_repeat() {
+    let mut keys = Keys::default();
+    let one = keys.pages(0x10_0000, 0x2000, &[0x7000_0003, 0x5000_0003]);
+    let other = keys.pages(0, 0x1000, &[0x3000_0003]);
+    let strided = |stride: u32, length: u32| (stride << 16) | length;
+    // 3 times 8 bytes of each 64, and 4 of each 16.
+    let links = [
+        (12, REPEATS, (3 << 32) | 2),
+        (strided(64, 8), one, 0x10_0fc0),
+        (strided(16, 4), other, 0x20),
+    ];
+    let key = keys.indirect(context(LIST, 0x9_0000, 36, 0), &links);
+    let short = [(12, REPEATS, (9 << 32) | 1), links[1]];
+    let short = keys.indirect(context(LIST, 0, 1000, 0), &short);
+    let nothing = [(0, REPEATS, (9 << 32) | 1), links[1]];
+    let nothing = keys.indirect(context(LIST, 0, 1000, 0), &nothing);
+    let tiny = [
+        (1, REPEATS, (1_000_000 << 32) | 1),
+        (strided(0, 1), other, 0),
+    ];
+    let tiny = keys.indirect(context(LIST, 0, 1_000_000, 0), &tiny);
+    let keys = keys.table();
+    let expected = [
+        memory(0x7000_0fc5, 3),
+        memory(0x3000_0020, 4),
+        memory(0x5000_0000, 8),
+        memory(0x3000_0030, 4),
+        memory(0x5000_0040, 8),
+        memory(0x3000_0040, 2),
+    ];
+    assert_eq!(
+        walk(&keys, USER, span(key, 0x9_0005, 29)),
+        Ok(expected.to_vec())
+    );
+    assert_eq!(
+        walk(&keys, USER, span(key, 0x9_0014, 4)),
+        Ok(vec![memory(0x3000_0030, 4)])
+    );
+    assert_eq!(walk(&keys, USER, span(short, 0, 9)), Err(KeyError::Absent));
+    assert_eq!(
+        walk(&keys, USER, span(nothing, 0, 1)),
+        Err(KeyError::Absent)
+    );
+    assert_eq!(
+        walk(&keys, USER, span(tiny, 0, 900_000)),
+        Err(KeyError::Depth)
+    );
+}
+
+#[test]
 fn a_list_goes_on_where_its_entries_say() {
     let mut keys = Keys::default();
     let one = keys.pages(0x10_0000, 0x2000, &[0x7000_0003, 0x5000_0003]);

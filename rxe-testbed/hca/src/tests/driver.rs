@@ -6,12 +6,15 @@ use std::sync::Arc;
 use anyhow::{ensure, Context, Result};
 
 use crate::clock::Stepping;
+use crate::cq;
 use crate::layout::{
     atomic_caps, cmd_hca_cap, cmd_queue_entry, cqc, create_cq_in, create_cq_out, create_eq_in,
-    create_eq_out, eqc, init_hca_in, manage_pages_in, manage_pages_out, odp_cap, query_hca_cap_out,
-    query_pages_in, query_pages_out, set_hca_cap_in, set_issi_in, Field,
+    create_eq_out, create_umem_in, create_umem_out, eqc, init_hca_in, manage_pages_in,
+    manage_pages_out, odp_cap, query_hca_cap_out, query_pages_in, query_pages_out, set_hca_cap_in,
+    set_issi_in, umem, Field,
 };
 use crate::memory::{tests::flat, GuestMemory};
+use crate::mkey::{READABLE, WRITABLE};
 use crate::trace::{tests::Page, Trace, Violation};
 use crate::{Device, Options, Profile, Registers, PROFILES};
 
@@ -38,6 +41,8 @@ pub(crate) struct Driver {
     pub(crate) raised: Vec<u16>,
     /// Whether it wants numbers that atomics change to lie in memory as on most hosts.
     pub(crate) little_endian: bool,
+    /// Whether queues are in user memory.
+    pub(crate) in_user_memory: bool,
     trace: Trace,
     said: Page,
     free: u64,
@@ -80,6 +85,7 @@ impl Driver {
             memory,
             raised: Vec::new(),
             little_endian: false,
+            in_user_memory: false,
             trace,
             said,
             free: FIRST_FREE,
@@ -307,6 +313,12 @@ impl Driver {
         })
     }
 
+    /// Makes user memory of these pages, for reading and writing.
+    pub(crate) fn user_memory(&mut self, pages: &[u64]) -> Result<u32> {
+        let input = user_memory_of(pages, READABLE | WRITABLE);
+        self.number(0xa08, &input, create_umem_out::UMEM_ID)
+    }
+
     /// Makes a completion queue.
     pub(crate) fn completion_queue(&mut self, page: u32, eq: u32, log_size: u32) -> Result<Ring> {
         let size = 64 << log_size;
@@ -319,7 +331,14 @@ impl Driver {
         cqc::UAR_PAGE.set(context, page);
         cqc::C_EQN_OR_APU_ELEMENT.set(context, eq);
         cqc::DBR_ADDR.set(context, record);
-        input.extend(pages(address, size));
+        match self.in_user_memory {
+            true => {
+                let memory = self.user_memory(&[record, address])?;
+                cq::RING.name(&mut input, memory, PAGE);
+                cq::RECORD.name(&mut input, memory, 0);
+            }
+            false => input.extend(pages(address, size)),
+        }
         let number = self.number(0x400, &input, create_cq_out::CQN)?;
         Ok(Ring {
             number,
@@ -392,6 +411,16 @@ impl Driver {
     pub(crate) fn said(&self) -> String {
         self.said.text()
     }
+}
+
+/// The input that makes user memory of these pages, with these rights.
+pub(crate) fn user_memory_of(pages: &[u64], rights: u64) -> Vec<u8> {
+    let mut input = vec![0; create_umem_in::BYTES];
+    let context = create_umem_in::UMEM.of_mut(&mut input);
+    umem::NUM_OF_MTT.set(context, pages.len() as u64);
+    let entries = pages.iter().map(|page| page | rights);
+    input.extend(entries.flat_map(u64::to_be_bytes));
+    input
 }
 
 /// The addresses of a buffer's pages, as commands have them.

@@ -151,6 +151,22 @@ fn a_connection_changes_only_keys_of_its_domain() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_key_of_all_is_each_connections_as_long_as_it_is_not_free() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let key = free_key(&mut scene, 4)?;
+    let mut own = give_meaning(&scene, 1 << 5, 0, true)?;
+    own[0][0] |= 1 << 3;
+    assert_eq!(change_key(&mut scene, key, &own)?, (13, 6));
+    let mut scene = scene.again(&USUAL)?;
+    let list = give_meaning(&scene, 1 << 5, 0, true)?;
+    assert_eq!(change_key(&mut scene, key, &list)?, (0, 0));
+    let mut again = give_meaning(&scene, 1 << 6, 0, true)?;
+    again[0][0] |= 1 << 3;
+    assert_eq!(change_key(&mut scene, key, &again)?, (0, 0));
+    Ok(())
+}
+
 /// A memory window: a list of one part of another key, which is free.
 fn window(scene: &mut Scene) -> Result<u32> {
     let mut input = vec![0; create_mkey_in::BYTES];

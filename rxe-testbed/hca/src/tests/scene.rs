@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::driver::{pages, Driver, Ring};
+use crate::command::qp::{QUEUES, RECORD};
 use crate::layout::{
     ads, alloc_pd_out, alloc_q_counter_out, alloc_uar_out, alloc_xrcd_out, create_mkey_in,
     create_mkey_out, create_qp_in, create_qp_out, create_rmp_in, create_rmp_out, create_xrc_srq_in,
@@ -407,7 +408,14 @@ fn end(driver: &mut Driver, given: &Given, wish: &Wish) -> Result<End> {
             qpc::LOG_RQ_STRIDE.set(context, 2_u64);
         }
     }
-    input.extend(pages(buffer, 0x1000));
+    match driver.in_user_memory {
+        true => {
+            let memory = driver.user_memory(&[record, buffer])?;
+            QUEUES.name(&mut input, memory, 0x1000);
+            RECORD.name(&mut input, memory, 0);
+        }
+        false => input.extend(pages(buffer, 0x1000)),
+    }
     let number = driver.number(0x500, &input, create_qp_out::QPN)?;
     Ok(End {
         number,

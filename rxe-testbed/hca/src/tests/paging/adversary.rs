@@ -224,6 +224,35 @@ fn faults_that_make_no_sense_are_told_and_resumed_with_an_error() -> Result<()> 
 }
 
 #[test]
+fn a_queue_that_overran_hears_of_no_faults() -> Result<()> {
+    for profile in ["cx5-ib", "cx7-ib"] {
+        let mut stage = Stage::of(profile)?;
+        // One waits to be told.
+        stage.rules(json!([{"do": {"delay-fault": 2}, "times": 1}]))?;
+        stage.lack()?;
+        let question = json!({"ask": "invent-faults", "what": "unknown-key", "count": 100});
+        let answer = stage.scene.driver.device.ask(&question.to_string());
+        assert_eq!(answer["tokens"].as_array().map(Vec::len), Some(100));
+        stage.done(0, (13, wqe::WRITE))?;
+        // The queue has 64 entries.
+        for _ in 0..64 {
+            let fault = stage.fault()?;
+            assert_eq!(stage.resume(fault, true)?, 0);
+        }
+        assert!(stage.poll_fault()?.is_none());
+        // There is room again, but the queue does not recover: what lacks something fails.
+        let list = [stage.scene.remote(0, 0), stage.at(1, 0, 8)];
+        stage.scene = stage.scene.again(&USUAL)?;
+        stage.scene.send(1, wqe::WRITE, SIGNALLED, &list)?;
+        stage.done(1, (13, wqe::WRITE))?;
+        let (.., waiting) = stage.scene.driver.device.faults.counts();
+        assert_eq!(waiting, 0);
+        stage.no_violations();
+    }
+    Ok(())
+}
+
+#[test]
 fn a_device_that_falls_ill_has_forgotten_everything() -> Result<()> {
     let mut stage = Stage::new()?;
     stage.lack()?;
