@@ -5,9 +5,11 @@
 #   mlx5-odp pingpong      ibv_rc_pingpong with explicit and implicit regions
 #   mlx5-odp pyverbs       rdma-core's tests of it: all pass but those of what mlx5 does not announce
 #   mlx5-odp dynamic       rdma-core's tests of dynamic connections: all pass but those of streams
+#   mlx5-odp devx          rdma-core's tests of objects that applications make themselves, and of indirect keys
 #   mlx5-odp hold          a process that has an on-demand region, and stays
 #   mlx5-odp after-failure     a pingpong that may fail, and one that may not
 #   mlx5-odp after-recovery    the driver recovers from an error of the firmware's, and pingpongs work
+#   mlx5-odp after-overrun     a pingpong fails, as the driver hears of no page faults any more, and works when that is loaded anew
 #   mlx5-odp bench         odp-bench over the transports that soft-RoCE has not, and on both devices
 set -eu
 
@@ -55,13 +57,34 @@ after_failure() {
 	pingpong "$@" -c -n 50
 }
 
+# Whether the driver has recovered from an error of the firmware's since this test began.
+recovered() {
+	dmesg | awk '
+		/ testbed: test / && $NF != test { test = $NF; recovered = 0 }
+		/mlx5_core.*health recovery succeeded/ { recovered = 1 }
+		END { exit !recovered }'
+}
+
+# The queue for page faults takes none any more: what lacks a page fails, and is not left to wait. A driver that is loaded
+# anew has a new one.
+after_overrun() {
+	timeout -s KILL 60 ibv_rc_pingpong -d mlx5_0 -g 0 -O &
+	sleep 2
+	! timeout -s KILL 60 ibv_rc_pingpong -d mlx5_0 -g 0 -O localhost || fail "a pingpong works without page faults"
+	kill -KILL $! 2>/dev/null || true
+	wait
+	/usr/local/lib/testbed/mlx5 unload
+	/usr/local/lib/testbed/mlx5 load
+	pingpong -O -c -n 50
+}
+
 # What is registered and used when a device falls ill is lost, and what comes afterwards works.
 after_recovery() {
 	for _ in $(seq $((60 * ${TESTBED_PATIENCE:-1}))); do
-		! dmesg | grep -q "mlx5_core.*health recovery succeeded" || break
+		! recovered || break
 		sleep 1
 	done
-	dmesg | grep -q "mlx5_core.*health recovery succeeded" || fail "the driver has not recovered"
+	recovered || fail "the driver has not recovered"
 	# The port comes up again after that.
 	/usr/local/lib/testbed/mlx5 load
 	for how in -o -O; do
@@ -113,6 +136,15 @@ bench)
 	odp-bench report odp-bench.mlx5_0.json | grep '^traffic/write-rc/cold/implicit/64B '
 	rxe-driver none
 	;;
+devx)
+	results=$(/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 300 test_mlx5_devx test_mlx5_mkey) || fail "$results"
+	echo "$results"
+	! grep "^FAIL" <<<"$results" || fail "something failed"
+	for name in devx_rc_qp_send_imm_traffic devx_rc_qp_odp_traffic devx_async_query umem_export_import mkey_interleaved \
+		mkey_list mkey_list_new_api odp_mkey_list_new_api mkey_remote_invalidate; do
+		grep -q "^ok.*test_$name\b" <<<"$results" || fail "test_$name does not pass"
+	done
+	;;
 hold)
 	# A region that stays: that of a server that nobody calls.
 	setsid ibv_rc_pingpong -d mlx5_0 -g 0 -o -p 18600 >/dev/null 2>&1 &
@@ -128,8 +160,9 @@ after-failure)
 	done
 	;;
 after-recovery) after_recovery ;;
+after-overrun) after_overrun ;;
 *)
-	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench|hold|after-failure|after-recovery" >&2
+	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench|devx|hold|after-failure|after-recovery|after-overrun" >&2
 	exit 2
 	;;
 esac

@@ -25,6 +25,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "python3-jsonschema",
     "python3-pyverbs",
+    "python3-scapy",
     "rdma-core",
     "rdmacm-utils",
     "strace",

@@ -5,16 +5,20 @@
 //! wrong. From then on it is a list of what may be there that counts: whatever the kernel says at level warning or
 //! worse, and whatever our modules or the Rust runtime say at any level, is a complaint unless it is [`allowed`].
 //! So is what has no level: the console lost messages, or somebody else wrote to it. What the processes in the guest
-//! write to `/dev/kmsg` is not the kernel's. That a memory cgroup is full ([`cgroup`]) is no complaint.
+//! write to `/dev/kmsg` is not the kernel's. That a memory cgroup is full ([`cgroup`]) is no complaint, and of a
+//! [`warning`] it counts where it is.
 
 mod allowed;
 mod cgroup;
+mod dump;
 mod line;
+mod warning;
 
 use crate::script::quote;
 use crate::ui;
 use cgroup::Reports;
 use line::Line;
+use warning::Warnings;
 
 /// The levels from the worst to this one are complaints: `KERN_WARNING`.
 const WARNING: u8 = 4;
@@ -121,6 +125,7 @@ pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
     let mut found = Vec::new();
     let lines: Vec<&str> = log.split_inclusive('\n').collect();
     let reports = Reports::of(&lines);
+    let warnings = Warnings::of(&lines);
     for (number, text) in lines.iter().enumerate() {
         let is_whole = !lines.get(number + 1).is_some_and(|next| is_replayed(next));
         if !is_whole || is_replayed(text) {
@@ -129,7 +134,8 @@ pub(crate) fn complaints_from(log: &str, from: usize) -> Vec<String> {
         }
         let line = Line::read(text);
         place.follow(&line);
-        if at >= from && is_complaint(&line, &place) && !reports.have(number, &line) {
+        let known = || reports.have(number, &line) || warnings.allow(number, &line, place.test);
+        if at >= from && is_complaint(&line, &place) && !known() {
             found.push(text.trim_end().to_owned());
         }
         at += text.len();

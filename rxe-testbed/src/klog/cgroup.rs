@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::allowed::matches;
+use super::dump;
 use super::line::Line;
 
 /// What begins a report.
@@ -22,23 +23,9 @@ const END: &[&str] = &[
 /// What follows it.
 const KILLED: &str = "Memory cgroup out of memory: Killed process % *";
 
-/// What it consists of that would be complaints elsewhere: a backtrace, and some more.
+/// What it consists of besides a dump that would be complaints elsewhere.
 const LINES: &[&str] = &[
     BEGIN,
-    "CPU: % *",
-    "Tainted: *",
-    "Hardware name: *",
-    "Workqueue: *",
-    "Call Trace:",
-    " *",
-    "RIP: *",
-    "Code: *",
-    "RSP: *",
-    "RAX: *",
-    "RDX: *",
-    "RBP: *",
-    "R10: *",
-    "R13: *",
     "Memory cgroup min protection *",
     "oom-kill:constraint=CONSTRAINT_MEMCG,*",
     "Out of memory and no killable processes...",
@@ -69,7 +56,7 @@ impl Reports {
     pub(super) fn have(&self, number: usize, line: &Line<'_>) -> bool {
         let inside = self.0.iter().any(|report| report.contains(&number));
         let after = self.0.iter().any(|report| report.end <= number);
-        inside && LINES.iter().any(|pattern| matches(pattern, line.text))
-            || after && matches(KILLED, line.text)
+        let its = || LINES.iter().any(|pattern| matches(pattern, line.text));
+        inside && (dump::has(line.text) || its()) || after && matches(KILLED, line.text)
     }
 }

@@ -214,3 +214,49 @@ fn a_full_machine_is_a_complaint() {
     let why = WHY.replace("CONSTRAINT_MEMCG", "CONSTRAINT_NONE");
     assert!(after_boot(&format!("{full}{why}")).len() > 8);
 }
+
+/// A warning of the kernel's code, as it is there.
+const WARNED: &str = "\
+<4>[    8.100000] ------------[ cut here ]------------
+<4>[    8.100001] WARNING: drivers/infiniband/hw/mlx5/umr.c:400 at mlx5r_umr_post_send_wait+0x2f4/0x320 [mlx5_ib], CPU#1: kworker/u10:2/390
+<4>[    8.100002] Modules linked in: mlx5_ib mlx5_core
+<4>[    8.100003] CPU: 1 UID: 0 PID: 390 Comm: kworker/u10:2 Not tainted 7.3.4+deb13-amd64 #1
+<4>[    8.100004] Hardware name: QEMU Standard PC
+<4>[    8.100005] RIP: 0010:mlx5r_umr_post_send_wait+0x2f4/0x320 [mlx5_ib]
+<4>[    8.100006] Code: 00 00
+<4>[    8.100007] FS:  0000000000000000(0000) GS:ffff000000000000(0000) knlGS:0000000000000000
+<4>[    8.100008] Call Trace:
+<4>[    8.100009]  <TASK>
+<4>[    8.100010]  mlx5r_umr_update_xlt+0x1/0x2 [mlx5_ib]
+<4>[    8.100011]  </TASK>
+<4>[    8.100012] ---[ end trace 0000000000000000 ]---
+";
+
+#[test]
+fn a_warning_is_allowed_by_where_it_is() {
+    let during = |test: &str, log: &str| after_boot(&format!("{}{log}", marked_line(test)));
+    let test = "hca/direct/adversary-failed-update";
+    assert_eq!(during(test, WARNED), Vec::<String>::new());
+    assert_ne!(
+        during("hca/direct/odp-pingpong", WARNED),
+        Vec::<String>::new()
+    );
+    let other = WARNED.replace("umr.c:400", "mr.c:400");
+    assert_ne!(during(test, &other), Vec::<String>::new());
+    // One that does not end may be of anybody.
+    let cut = WARNED.replace("---[ end trace", "---[ begin");
+    assert_ne!(during(test, &cut), Vec::<String>::new());
+    // Others in the midst of it.
+    for line in [
+        "<3>[    8.100008] mlx5_core 0000:00:04.0: something else\n",
+        "<1>[    8.100008] BUG: unable to handle page fault\n",
+    ] {
+        let log = WARNED.replace("<4>[    8.100008]", &format!("{line}<4>[    8.100008]"));
+        assert_eq!(during(test, &log), [line.trim_end()]);
+    }
+}
+
+/// What a test logs that begins.
+fn marked_line(test: &str) -> String {
+    format!("<12>[    8.000000] testbed: test {test}\n")
+}

@@ -8,61 +8,86 @@ use super::one_test::run_one;
 use crate::nic::Nic;
 use crate::vm::Vm;
 
-/// Who is told what: ends of tests' names, and what the device is asked.
-const ASKED: &[(&str, &str)] = &[
+/// Who is told what: ends of tests' names, and what the device is asked, one after the other.
+const ASKED: &[(&str, &[&str])] = &[
     // All that a device may do.
     (
         "/adversary-chance",
-        r#"{"ask": "adversary", "script": {"seed": 1}}"#,
+        &[r#"{"ask": "adversary", "script": {"seed": 1}}"#],
     ),
     // The same, but that packets are lost: then a queue pair may give up.
     (
         "/adversary-late",
-        r#"{"ask": "adversary", "script": {"seed": 1, "rules": [
+        &[r#"{"ask": "adversary", "script": {"seed": 1, "rules": [
             {"do": {"delay-fault": 30}, "one-in": 4},
             {"do": {"split-fault": 10}, "one-in": 4},
             {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 10}}, "one-in": 8},
             {"do": {"hold-update": 20}, "one-in": 8}
-        ]}}"#,
+        ]}}"#],
     ),
     (
         "/adversary-twice",
-        r#"{"ask": "adversary", "script": {"rules": [{"do": "repeat-fault"}]}}"#,
+        &[r#"{"ask": "adversary", "script": {"rules": [{"do": "repeat-fault"}]}}"#],
     ),
     (
         "/adversary-held-updates",
-        r#"{"ask": "adversary", "script": {"rules": [{"do": {"hold-update": 200}, "times": 10}]}}"#,
+        &[
+            r#"{"ask": "adversary", "script": {"rules": [{"do": {"hold-update": 200}, "times": 10}]}}"#,
+        ],
     ),
     (
         "/adversary-refused-key",
-        r#"{"ask": "adversary", "script": {"rules": [
+        &[r#"{"ask": "adversary", "script": {"rules": [
             {"do": {"fail-command": {"command": "CREATE_MKEY", "status": "no-resources"}}, "times": 1}
-        ]}}"#,
+        ]}}"#],
     ),
     (
         "/adversary-refused-resume",
-        r#"{"ask": "adversary", "script": {"rules": [
+        &[r#"{"ask": "adversary", "script": {"rules": [
             {"do": {"fail-command": {"command": "PAGE_FAULT_RESUME", "status": "resource-busy"}}, "times": 1}
-        ]}}"#,
+        ]}}"#],
     ),
     // Faults that nobody has had, all at once.
     (
         "/adversary-no-such-key",
-        r#"{"ask": "invent-faults", "what": "unknown-key", "count": 500}"#,
+        &[r#"{"ask": "invent-faults", "what": "unknown-key", "count": 500}"#],
     ),
     (
         "/adversary-no-such-pair",
-        r#"{"ask": "invent-faults", "what": "unknown-pair", "count": 100}"#,
+        &[r#"{"ask": "invent-faults", "what": "unknown-pair", "count": 100}"#],
     ),
     (
         "/adversary-past-end",
-        r#"{"ask": "invent-faults", "what": "past-end", "count": 100}"#,
+        &[r#"{"ask": "invent-faults", "what": "past-end", "count": 100}"#],
     ),
     (
         "/adversary-no-bytes",
-        r#"{"ask": "invent-faults", "what": "no-bytes", "count": 100}"#,
+        &[r#"{"ask": "invent-faults", "what": "no-bytes", "count": 100}"#],
     ),
-    ("/adversary-ill", r#"{"ask": "fall-ill"}"#),
+    ("/adversary-ill", &[r#"{"ask": "fall-ill"}"#]),
+    // The driver still answers faults when it falls ill.
+    (
+        "/adversary-ill-pending",
+        &[
+            r#"{"ask": "adversary", "script": {"rules": [
+                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 600000}}}
+            ]}}"#,
+            r#"{"ask": "invent-faults", "what": "unknown-key", "count": 100}"#,
+            r#"{"ask": "fall-ill"}"#,
+        ],
+    ),
+    // More than its queue has room for.
+    (
+        "/adversary-overrun",
+        &[r#"{"ask": "invent-faults", "what": "unknown-key", "count": 5000}"#],
+    ),
+    // After both ends have registered their memory.
+    (
+        "/adversary-failed-update",
+        &[
+            r#"{"ask": "adversary", "script": {"rules": [{"do": "fail-update", "skip": 2, "times": 1}]}}"#,
+        ],
+    ),
 ];
 
 /// Seconds that a command may take which does nothing.
@@ -71,27 +96,31 @@ const MOMENT: u64 = 30;
 /// What a device does that does nothing of its own.
 const NOTHING: &str = r#"{"ask": "adversary", "script": {"rules": []}}"#;
 
-fn asked(test: &str) -> Option<&'static str> {
+fn asked(test: &str) -> Option<&'static [&'static str]> {
     let mut all = ASKED.iter();
-    all.find_map(|(end, question)| test.ends_with(end).then_some(*question))
+    all.find_map(|(end, questions)| test.ends_with(end).then_some(*questions))
 }
 
 /// Tells the device what to do during a test, if there is something. An error is what it says to that.
 pub(super) fn before(vm: &mut Vm, test: &str) -> Result<(), String> {
-    let Some(question) = asked(test) else {
+    let Some(questions) = asked(test) else {
         return Ok(());
     };
     // What the kernel logs of it is logged during the test.
     run_one(vm, test, "true", MOMENT)?;
-    told(ask(vm, question)?)
+    let mut questions = questions.iter();
+    questions.try_for_each(|question| told(ask(vm, question)?))
 }
 
 /// Has the device do nothing any more. An error is what it has not done, or a page fault that waits.
 pub(super) fn after(vm: &Vm, test: &str) -> Result<(), String> {
-    let Some(question) = asked(test) else {
+    let Some(questions) = asked(test) else {
         return Ok(());
     };
-    if question.contains("\"script\"") {
+    if questions
+        .iter()
+        .any(|question| question.contains("\"script\""))
+    {
         let report = ask(vm, r#"{"ask": "adversary"}"#)?;
         told(ask(vm, NOTHING)?)?;
         if !struck(&report) {
@@ -146,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_an_object() -> serde_json::Result<()> {
-        for (_, question) in ASKED {
+        for question in ASKED.iter().flat_map(|(_, questions)| *questions) {
             let question: Value = serde_json::from_str(question)?;
             assert!(question["ask"].is_string());
             let script = question.get("script").map(ToString::to_string);
