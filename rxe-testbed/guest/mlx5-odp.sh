@@ -10,6 +10,7 @@
 #   mlx5-odp after-failure     a pingpong that may fail, and one that may not
 #   mlx5-odp after-recovery    the driver recovers from an error of the firmware's, and pingpongs work
 #   mlx5-odp after-overrun     a pingpong fails, as the driver hears of no page faults any more, and works when that is loaded anew
+#   mlx5-odp after-reset       the driver is taken from the device, that is reset, and pingpongs work
 #   mlx5-odp bench         odp-bench over the transports that soft-RoCE has not, and on both devices
 set -eu
 
@@ -74,6 +75,17 @@ after_overrun() {
 	kill -KILL $! 2>/dev/null || true
 	wait
 	/usr/local/lib/testbed/mlx5 unload
+	/usr/local/lib/testbed/mlx5 load
+	pingpong -O -c -n 50
+}
+
+# The driver goes while it has page faults to answer, and comes again after the function was reset.
+after_reset() {
+	local device
+	device=$(basename "$(readlink -f /sys/class/infiniband/mlx5_0/device)")
+	echo "$device" >/sys/bus/pci/drivers/mlx5_core/unbind
+	echo 1 >"/sys/bus/pci/devices/$device/reset"
+	echo "$device" >/sys/bus/pci/drivers/mlx5_core/bind
 	/usr/local/lib/testbed/mlx5 load
 	pingpong -O -c -n 50
 }
@@ -161,8 +173,9 @@ after-failure)
 	;;
 after-recovery) after_recovery ;;
 after-overrun) after_overrun ;;
+after-reset) after_reset ;;
 *)
-	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench|devx|hold|after-failure|after-recovery|after-overrun" >&2
+	echo "usage: mlx5-odp pingpong|pyverbs|dynamic|bench|devx|hold|after-failure|after-recovery|after-overrun|after-reset" >&2
 	exit 2
 	;;
 esac

@@ -81,6 +81,16 @@ const ASKED: &[(&str, &[&str])] = &[
         "/adversary-overrun",
         &[r#"{"ask": "invent-faults", "what": "unknown-key", "count": 5000}"#],
     ),
+    // The driver goes while it answers them.
+    (
+        "/adversary-reset",
+        &[
+            r#"{"ask": "adversary", "script": {"rules": [
+                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 1000}}}
+            ]}}"#,
+            r#"{"ask": "invent-faults", "what": "unknown-key", "count": 100}"#,
+        ],
+    ),
     // After both ends have registered their memory.
     (
         "/adversary-failed-update",

@@ -253,6 +253,25 @@ fn a_queue_that_overran_hears_of_no_faults() -> Result<()> {
 }
 
 #[test]
+fn a_reset_forgets_the_faults_that_wait() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.lack()?;
+    let question = json!({"ask": "invent-faults", "what": "unknown-key", "count": 50});
+    let driver = &mut stage.scene.driver;
+    driver.device.ask(&question.to_string());
+    assert_eq!(driver.device.faults.counts().2, 51);
+    let reset = driver.registers.reset();
+    driver.device.handle(reset);
+    assert_eq!(
+        (driver.device.objects(), driver.device.faults.counts().2),
+        (0, 0)
+    );
+    driver.probe()?;
+    stage.no_violations();
+    Ok(())
+}
+
+#[test]
 fn a_device_that_falls_ill_has_forgotten_everything() -> Result<()> {
     let mut stage = Stage::new()?;
     stage.lack()?;
