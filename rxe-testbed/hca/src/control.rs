@@ -6,7 +6,7 @@
 //! `{"ask": "adversary", "script": S}` has the device follow a script from now on, and gives what it has done so far; without
 //! `script` only the latter.
 //! `{"ask": "invent-faults", "what": W, "count": N}` tells the driver of page faults that make no sense, and gives their
-//! tokens; `fall-ill` shows an error of the firmware's from which only a reset helps, until a driver enables the device anew.
+//! tokens, and how many more were lost; `fall-ill` shows an error of the firmware's from which only a reset helps, until a driver enables the device anew.
 //! `faults` gives how many page faults there were, were resumed, and wait; `violations` what was wrong so far.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -19,7 +19,7 @@ use serde_json::{json, Value};
 
 use crate::adversary::Script;
 use crate::device::Device;
-use crate::invent::Nonsense;
+use crate::invent::{Invented, Nonsense};
 use crate::layout::mkc;
 use crate::mkey::{MemoryKey, Translation, WRITABLE};
 use crate::trace::Rule;
@@ -130,7 +130,7 @@ impl Device {
             .map_err(|error| format!("what: {error}"))
             .and_then(|what| self.invent(what, count));
         match told {
-            Ok(tokens) => json!({"tokens": tokens}),
+            Ok(Invented { tokens, lost }) => json!({"tokens": tokens, "lost": lost}),
             Err(error) => json!({"error": error}),
         }
     }

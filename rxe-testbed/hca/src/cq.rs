@@ -41,7 +41,7 @@ const RESIZED: u8 = 5;
 /// In an event of an overrun.
 const SYNDROME_OVERRUN: u8 = 1;
 
-/// Where CREATE_CQ names user memory, for the ring and for the record. The kernel's header says only whether it does; the
+/// Where CREATE_CQ and MODIFY_CQ name user memory, for the ring and for the record. The kernel's header says only whether it does; the
 /// other fields are those that rdma-core's tests have (`tests/mlx5_prm_structs.py`).
 pub(crate) const RING: Naming = Naming {
     valid: create_cq_in::CQ_UMEM_VALID,
@@ -83,8 +83,8 @@ pub(crate) struct CompletionQueue {
     entry: usize,
     context: Vec<u8>,
     record: u64,
-    /// Numbers of the user memory that it is in.
-    memories: Vec<u32>,
+    /// Numbers of the user memory that the ring and the record are in.
+    memories: [Option<u32>; 2],
     event_queue: u32,
     produced: u32,
     /// The index after the last solicited completion.
@@ -104,7 +104,7 @@ impl CompletionQueue {
         let context = create_cq_in::CQ_CONTEXT.of(input).to_vec();
         let named = Named::by(input, &RING, &RECORD, memories);
         let pages = &input[create_cq_in::BYTES..];
-        let (ring, log_size, entry) = geometry(&context, pages, Some(&named))?;
+        let (ring, log_size, entry) = geometry(&context, pages, &named)?;
         let event_queue = cqc::C_EQN_OR_APU_ELEMENT.get32(&context);
         event_queues.get(event_queue)?;
         doorbell_pages.get(cqc::UAR_PAGE.get32(&context))?;
@@ -145,11 +145,16 @@ impl CompletionQueue {
     }
 
     /// Does what MODIFY_CQ says. Moderation is kept for queries: an event is always sent at once.
-    pub(crate) fn modify(&mut self, input: &[u8], bus: &Bus) -> Result<(), Status> {
+    pub(crate) fn modify(
+        &mut self,
+        input: &[u8],
+        memories: &Table<UserMemory>,
+        bus: &Bus,
+    ) -> Result<(), Status> {
         let fields = modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.get(input);
         match modify_cq_in::OP_MOD.get(input) {
             MODIFY if fields & !MODERATION == 0 => {}
-            RESIZE if fields == GEOMETRY => return self.resize(input, bus),
+            RESIZE if fields == GEOMETRY => return self.resize(input, memories, bus),
             _ => return Err(Status::BadParameter),
         }
         let wanted = modify_cq_in::CQ_CONTEXT.of(input);
@@ -163,9 +168,16 @@ impl CompletionQueue {
 
     /// Moves a queue to another buffer. A last completion in the old one says where it ends; the driver takes what lies
     /// before it along, each to the place after its own.
-    fn resize(&mut self, input: &[u8], bus: &Bus) -> Result<(), Status> {
+    fn resize(
+        &mut self,
+        input: &[u8],
+        memories: &Table<UserMemory>,
+        bus: &Bus,
+    ) -> Result<(), Status> {
         let wanted = modify_cq_in::CQ_CONTEXT.of(input);
-        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..], None)?;
+        // The command names it where CREATE_CQ does.
+        let named = Named::by(input, &RING, &RECORD, memories);
+        let (ring, log_size, entry) = geometry(wanted, &input[modify_cq_in::BYTES..], &named)?;
         let consumed = bus.read_be32("completion queue", self.record);
         let consumed = consumed.map_err(|_| Status::BadParameter)?;
         let waiting = self.produced.wrapping_sub(consumed) % INDICES;
@@ -177,6 +189,7 @@ impl CompletionQueue {
         self.put(&last, bus);
         self.solicited = self.solicited.map(|index| (index + 1) % INDICES);
         (self.ring, self.log_size, self.entry) = (ring, log_size, entry);
+        [self.memories[0], _] = named.numbers();
         for field in [
             cqc::LOG_CQ_SIZE,
             cqc::CQE_SZ,
@@ -252,7 +265,7 @@ impl CompletionQueue {
 
     /// Whether it is in that user memory.
     pub(crate) fn is_in(&self, memory: u32) -> bool {
-        self.memories.contains(&memory)
+        self.memories.contains(&Some(memory))
     }
 
     /// The event queue that hears of it.
@@ -294,7 +307,7 @@ impl CompletionQueue {
 fn geometry(
     context: &[u8],
     pages: &[u8],
-    named: Option<&Named<'_>>,
+    named: &Named<'_>,
 ) -> Result<(Buffer, u32, usize), Status> {
     let log_size = cqc::LOG_CQ_SIZE.get32(context);
     let entry = match cqc::CQE_SZ.get32(context) {
@@ -306,8 +319,7 @@ fn geometry(
         return Err(Status::BadParameter);
     }
     let size = (entry as u64) << log_size;
-    let of_user = named.map(|named| named.queue(size, entry as u64, Does::Writes));
-    let ring = match of_user.transpose()?.flatten() {
+    let ring = match named.queue(size, entry as u64, Does::Writes)? {
         Some(ring) => ring,
         None => Buffer::new(
             &words(pages),

@@ -16,8 +16,9 @@ use crate::cq::CompletionQueue;
 use crate::eq::{Event, EventQueues};
 use crate::fabric::{Fabric, Loopback};
 use crate::faults::{Cause, End, Faults, Verdict};
+use crate::indirect::FIRST_KEY;
 use crate::memory::GuestMemory;
-use crate::mkey::{MemoryKey, NULL_MKEY};
+use crate::mkey::MemoryKey;
 use crate::pages::Pages;
 use crate::pci::BAR0;
 use crate::port::Port;
@@ -173,7 +174,7 @@ impl Device {
         self.events.queues = Table::new(1, EVENT_QUEUES);
         self.completion_queues = Table::new(1, 1 << LOG_MAX_CQ);
         self.counters = Table::new(1, MAX_COUNTERS);
-        self.mkeys = Table::new((NULL_MKEY >> 8) + 1, 1 << LOG_MAX_MKEY);
+        self.mkeys = Table::new(FIRST_KEY, 1 << LOG_MAX_MKEY);
         self.shared_queues = Table::new(1, 1 << LOG_MAX_SRQ);
         // 0 and 1 are those of management.
         self.queue_pairs = Table::new(2, 1 << LOG_MAX_QP);

@@ -119,9 +119,12 @@ impl EventQueue {
         (self.mask[event as usize / 64] >> (event as usize % 64)) & 1 == 1
     }
 
-    /// Whether so many events can be put into it.
-    fn has_room(&self, count: usize) -> bool {
-        !self.overrun && self.waiting() as usize + count <= 1 << self.log_size
+    /// How many more events can be put into it.
+    fn room(&self) -> usize {
+        match self.overrun {
+            true => 0,
+            false => (1 << self.log_size) - self.waiting() as usize,
+        }
     }
 
     /// How many entries the driver has not taken.
@@ -174,10 +177,9 @@ impl EventQueues {
             .map(|(number, _)| number)
     }
 
-    /// Whether a queue takes so many events.
-    pub(crate) fn has_room(&self, number: u32, count: usize) -> bool {
-        let queue = self.queues.get(number);
-        queue.is_ok_and(|queue| queue.has_room(count))
+    /// How many more events a queue takes.
+    pub(crate) fn room(&self, number: u32) -> usize {
+        self.queues.get(number).map_or(0, EventQueue::room)
     }
 
     /// A queue has overrun: it takes no events any more.
@@ -217,7 +219,7 @@ impl EventQueues {
         if queue.overrun {
             return;
         }
-        if !queue.has_room(1) {
+        if queue.room() == 0 {
             queue.overrun = true;
             let text = format!("event queue {number} is full: an event {event:?} is lost");
             return bus.violation(Rule::Overrun, text);

@@ -256,10 +256,11 @@ impl Faults {
         }
     }
 
-    /// The driver could not be told of a fault: there is nothing to be had. Gives who goes on, if anybody has waited for
-    /// it.
+    /// The driver could not be told of all of a fault: there is nothing to be had. If it resumes that all the same, it may.
+    /// Gives who goes on, if anybody has waited for it.
     pub(crate) fn unheard(&mut self, token: u64) -> Option<(u32, End)> {
-        let pending = self.pending.remove(&token)?;
+        let pending = self.pending.get_mut(&token)?;
+        pending.gone = true;
         let state = self.states.get_mut(&pending.place)?;
         if *state != State::Waits(token) {
             return None;
@@ -328,8 +329,9 @@ impl Faults {
             Ok(refused) => refused,
             Err(verdict) => return (verdict, Vec::new()),
         };
-        // The driver cannot be told.
-        if !events.has_room(queue, missing.len()) {
+        // If the driver can be told of a part only, the rest is a fault of its own later.
+        let missing = &missing[..missing.len().min(events.room(queue))];
+        if missing.is_empty() {
             return (Verdict::Fail, Vec::new());
         }
         if self.repeats(place, first) {

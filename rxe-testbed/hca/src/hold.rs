@@ -68,7 +68,8 @@ impl Device {
                 self.adversary.held.push((until, Held::Fault(told)));
                 return;
             }
-            Some(Deed::RepeatFault) => {
+            // Only if there is room: it is not the driver who makes the queue overrun.
+            Some(Deed::RepeatFault) if self.events.room(last.queue) >= 2 * told.len() => {
                 self.faults.expect_again(last.token);
                 told.extend(told.clone());
             }
@@ -87,7 +88,7 @@ impl Device {
         let Some(last) = told.last() else {
             return;
         };
-        if self.events.has_room(last.queue, told.len()) {
+        if self.events.room(last.queue) >= told.len() {
             self.post_fault(told);
         } else if let Some((number, end)) = self.faults.unheard(last.token) {
             self.go_on_after_fault(number, end);

@@ -12,6 +12,22 @@ pub(crate) const LOG_LONGEST: u32 = 16;
 /// What the first entry of a list that repeats has in place of a key.
 const REPEATS: u32 = 0x400;
 
+/// The first number of a key: after the null key, and after what is none.
+pub(crate) const FIRST_KEY: u32 = (REPEATS >> 8) + 1;
+const _: () = assert!(FIRST_KEY > NULL_MKEY >> 8);
+
+/// How many entries of lists may be looked at on the way of one span.
+pub(crate) const MOST_LOOKS: u32 = 1 << 20;
+
+/// Looks at one more entry.
+fn look(looks: &mut u32) -> Result<(), KeyError> {
+    *looks += 1;
+    match *looks > MOST_LOOKS {
+        true => Err(KeyError::Depth),
+        false => Ok(()),
+    }
+}
+
 /// Where a part of a span goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Onward {
@@ -32,18 +48,19 @@ fn beyond(link: Link, offset: u64, length: u64) -> Result<Span, KeyError> {
 }
 
 /// Where the parts of `span` go on, by a list. It begins at the key's first address.
-pub(crate) fn list(key: &MemoryKey, span: Span) -> Result<Vec<Onward>, KeyError> {
+pub(crate) fn list(key: &MemoryKey, span: Span, looks: &mut u32) -> Result<Vec<Onward>, KeyError> {
     let start = mkc::START_ADDR.get(key.context());
     let from = span.address.checked_sub(start).ok_or(KeyError::Bounds)?;
     let to = from.checked_add(span.length).ok_or(KeyError::Bounds)?;
     if let Some(head) = key.link(0).filter(|head| head.key == REPEATS) {
-        return repeated(key, head, from, to);
+        return repeated(key, head, from, to, looks);
     }
     let (mut begin, mut onward) = (0_u64, Vec::new());
     for index in 0..1 << LOG_LONGEST {
         if begin >= to {
             break;
         }
+        look(looks)?;
         let link = key.link(index).ok_or(KeyError::Absent)?;
         let end = begin + u64::from(link.length);
         let (first, last) = (from.max(begin), to.min(end));
@@ -60,26 +77,29 @@ pub(crate) fn list(key: &MemoryKey, span: Span) -> Result<Vec<Onward>, KeyError>
 
 /// The same for the bytes from `from` to `to` of a list that repeats. After its `head`, which has the bytes of one
 /// repetition, their number and that of the entries, each entry has its bytes in each, and how far one is from the next.
-fn repeated(key: &MemoryKey, head: Link, from: u64, to: u64) -> Result<Vec<Onward>, KeyError> {
+fn repeated(
+    key: &MemoryKey,
+    head: Link,
+    from: u64,
+    to: u64,
+    looks: &mut u32,
+) -> Result<Vec<Onward>, KeyError> {
     let bytes = u64::from(head.length);
     let (times, entries) = (head.address >> 32, head.address & 0xffff);
     if bytes == 0 || to > times * bytes {
         return Err(KeyError::Absent);
     }
-    let (mut looked, mut onward) = (0, Vec::new());
+    let mut onward = Vec::new();
     for time in from / bytes..to.div_ceil(bytes) {
         let (mut begin, close) = (time * bytes, (time + 1) * bytes);
         for index in 1..=entries {
-            looked += 1;
-            if looked > 1 << LOG_LONGEST {
-                return Err(KeyError::Depth);
-            }
+            look(looks)?;
             let link = key.link(index).ok_or(KeyError::Absent)?;
             let (stride, length) = (link.length >> 16, link.length & 0xffff);
             let end = (begin + u64::from(length)).min(close);
             let (first, last) = (from.max(begin), to.min(end));
             if first < last {
-                let offset = time * u64::from(stride) + first - begin;
+                let offset = time * u64::from(stride) + (first - begin);
                 onward.push(Onward::To(beyond(link, offset, last - first)?, None));
             }
             begin = end;

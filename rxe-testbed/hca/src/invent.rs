@@ -12,6 +12,7 @@ use crate::faults::Cause;
 use crate::layout::mkc;
 use crate::mkey::Translation;
 use crate::on_demand::Scheme;
+use crate::profile::LOG_MAX_EQ_SIZE;
 
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub(crate) enum Nonsense {
     UnknownPair,
 }
 
-/// More at once than any event queue has room for.
-const MOST: u64 = 1 << 16;
+/// As many at once as the largest event queue has room for.
+const MOST: u64 = 1 << LOG_MAX_EQ_SIZE;
 
 /// Numbers at the end of what there may be.
 const NO_KEY: u32 = 0xf_ffff << 8;
@@ -36,9 +37,15 @@ const NO_PAIR: u32 = 0xff_fff0;
 
 const PAGE: u64 = 0x1000;
 
+/// What became of them: the tokens of those that the driver was told of, and how many others there were.
+pub(crate) struct Invented {
+    pub(crate) tokens: Vec<u64>,
+    pub(crate) lost: u64,
+}
+
 impl Device {
-    /// Tells the driver of so many of them; gives their tokens. More than its queue has room for make that overrun.
-    pub(crate) fn invent(&mut self, nonsense: Nonsense, count: u64) -> Result<Vec<u64>, String> {
+    /// Tells the driver of so many of them. More than its queue has room for are lost, and make that overrun.
+    pub(crate) fn invent(&mut self, nonsense: Nonsense, count: u64) -> Result<Invented, String> {
         let scheme = self.capabilities.page_faults();
         let scheme = scheme.ok_or("the device has no page faults")?;
         let queue = self.events.listener(Event::PageFault);
@@ -67,23 +74,22 @@ impl Device {
                 write: false,
             },
         };
+        let told = count.min(self.events.room(queue) as u64);
         let mut tokens = Vec::new();
-        for _ in 0..count {
+        for _ in 0..told {
             // Without a queue pair there is nothing to resume.
             let answered = nonsense != Nonsense::UnknownPair;
             let told =
                 self.faults
                     .invent(scheme, (queue, NO_PAIR), span, cause, answered, &self.bus);
             tokens.push(told.token);
-            if self.events.has_room(queue, 1) {
-                self.post_fault(&[told]);
-            } else {
-                // What was too much is lost, and so is whatever comes next.
-                self.events.overrun(queue);
-                self.faults.excuse(told.token);
-            }
+            self.post_fault(&[told]);
         }
-        Ok(tokens)
+        let lost = count - told;
+        if lost > 0 {
+            self.events.overrun(queue);
+        }
+        Ok(Invented { tokens, lost })
     }
 
     /// What the fault says that it lacks.

@@ -79,8 +79,8 @@ pub(crate) struct QueuePair {
     buffer: Buffer,
     /// Where the driver counts what it has posted.
     record: u64,
-    /// Numbers of the user memory that it is in.
-    memories: Vec<u32>,
+    /// Numbers of the user memory that its queues and the record are in.
+    memories: [Option<u32>; 2],
     /// How many pieces of each queue were taken: receives, sends.
     taken: [u16; 2],
     role: Role,
@@ -157,7 +157,7 @@ impl QueuePair {
             service: Service::Target,
             buffer: Buffer::default(),
             record: 0,
-            memories: Vec::new(),
+            memories: [None; 2],
             taken: [0; 2],
             role,
             requester: Requester::default(),
@@ -197,7 +197,7 @@ impl QueuePair {
 
     /// Whether it is in that user memory.
     pub(crate) fn is_in(&self, memory: u32) -> bool {
-        self.memories.contains(&memory)
+        self.memories.contains(&Some(memory))
     }
 
     /// Whether its completions go to that queue.
@@ -559,5 +559,10 @@ fn size(context: &[u8]) -> Result<u64, Status> {
         false if log > LOG_MAX_QP_SIZE => return Err(Status::BadParameter),
         false => SEND_PIECE << log,
     };
-    Ok(send + receive_bytes(context)?)
+    let receive = receive_bytes(context)?;
+    // Else pieces of the send queue, which comes next, would cross pages.
+    match send != 0 && receive % SEND_PIECE != 0 {
+        true => Err(Status::BadParameter),
+        false => Ok(send + receive),
+    }
 }

@@ -45,17 +45,22 @@ impl Buffer {
         }
     }
 
-    /// A part of it, of `size` bytes from `at` on, for entries of at most `entry` bytes, a power of two. None of them
-    /// crosses a page.
+    /// A part of it, of `size` bytes from `at` on, for entries of at most `entry` bytes, a power of two: as it begins where
+    /// one may, none of them crosses a page.
     pub(crate) fn part(&self, at: u64, size: u64, entry: u64) -> Result<Self, Status> {
-        let offset = self.offset.checked_add(at);
-        let offset = offset.filter(|offset| offset % entry == 0 && entry <= self.page);
-        let offset = offset.ok_or(Status::BadParameter)?;
-        let there = self.pages.len() as u64 * self.page;
-        match offset.checked_add(size).is_some_and(|end| end <= there) {
-            true => Self::of(self.pages.clone(), self.page, offset),
-            false => Err(Status::BadSize),
-        }
+        let first = self.offset.checked_add(at);
+        let first = first.filter(|first| first % entry == 0 && entry <= self.page);
+        let first = first.ok_or(Status::BadParameter)?;
+        let end = first.checked_add(size).ok_or(Status::BadSize)?;
+        let pages = first / self.page..end.div_ceil(self.page);
+        let pages = self.pages.get(pages.start as usize..pages.end as usize);
+        let pages = pages.ok_or(Status::BadSize)?.to_vec();
+        Self::of(pages, self.page, first % self.page)
+    }
+
+    /// How many pages it has.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.len()
     }
 
     fn of(pages: Vec<u64>, page: u64, offset: u64) -> Result<Self, Status> {

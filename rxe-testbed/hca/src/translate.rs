@@ -103,6 +103,8 @@ struct Walk<'a> {
     /// Whether it goes on after what is missing.
     all: bool,
     parts: usize,
+    /// Entries of lists that it has looked at.
+    looks: u32,
     /// The part that it is in.
     via: Option<Slot>,
 }
@@ -115,6 +117,7 @@ impl<'a> Walk<'a> {
             missing: Vec::new(),
             all,
             parts: 0,
+            looks: 0,
             via: None,
         }
     }
@@ -138,7 +141,7 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
             Translation::Pages(log_page) => return self.pages(key, user.access, span, log_page),
-            Translation::List => indirect::list(key, span)?,
+            Translation::List => indirect::list(key, span, &mut self.looks)?,
             Translation::Parts(log_part) => indirect::parts(key, span, log_part)?,
         };
         self.parts += onward.len();

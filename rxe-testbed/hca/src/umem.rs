@@ -15,7 +15,7 @@ const RECORD: u64 = 8;
 pub(crate) struct UserMemory {
     buffer: Buffer,
     /// What the device may do with all of its pages.
-    rights: u64,
+    pub(crate) rights: u64,
 }
 
 impl UserMemory {
@@ -36,6 +36,11 @@ impl UserMemory {
             )?,
             rights: entries.iter().fold(all, |rights, entry| rights & entry),
         })
+    }
+
+    /// How many pages it has.
+    pub(crate) fn pages(&self) -> usize {
+        self.buffer.pages()
     }
 }
 
@@ -118,14 +123,9 @@ impl<'a> Named<'a> {
         record.address(0).ok_or(Status::BadParameter)
     }
 
-    /// The numbers of what is named.
-    pub(crate) fn numbers(&self) -> Vec<u32> {
-        let places = [self.queue, self.record];
-        places
-            .into_iter()
-            .flatten()
-            .map(|place| place.number)
-            .collect()
+    /// The numbers of what is named for the queue and for the record.
+    pub(crate) fn numbers(&self) -> [Option<u32>; 2] {
+        [self.queue, self.record].map(|place| place.map(|place| place.number))
     }
 
     fn part(&self, place: Place, size: u64, entry: u64, does: Does) -> Result<Buffer, Status> {

@@ -243,6 +243,11 @@ fn a_warning_is_allowed_by_where_it_is() {
     );
     let other = WARNED.replace("umr.c:400", "mr.c:400");
     assert_ne!(during(test, &other), Vec::<String>::new());
+    // A second one: the kernel says it once.
+    assert_ne!(
+        during(test, &format!("{WARNED}{WARNED}")),
+        Vec::<String>::new()
+    );
     // One that does not end may be of anybody.
     let cut = WARNED.replace("---[ end trace", "---[ begin");
     assert_ne!(during(test, &cut), Vec::<String>::new());

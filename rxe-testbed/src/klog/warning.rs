@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Warnings of the kernel's code (`WARN_ON`): many lines, of which one says where it is. If that is allowed, so are the
-//! others.
+//! others, but not for a second time.
 
 use std::ops::Range;
 
@@ -19,6 +19,13 @@ const LINES: &[&str] = &[BEGIN, "Modules linked in: *", END];
 struct Warning<'a> {
     lines: Range<usize>,
     place: &'a str,
+}
+
+impl Warning<'_> {
+    /// The file and the line of the code.
+    fn source(&self) -> &str {
+        self.place.split(" at ").next().unwrap_or_default()
+    }
 }
 
 /// The warnings of a log.
@@ -50,7 +57,10 @@ impl<'a> Warnings<'a> {
         let Some(warning) = around.find(|warning| warning.lines.contains(&number)) else {
             return false;
         };
+        let before = self.0.iter();
+        let mut before = before.take_while(|other| other.lines.end <= number);
+        let again = before.any(|other| other.source() == warning.source());
         let its = LINES.iter().any(|pattern| matches(pattern, line.text)) || dump::has(line.text);
-        its && allowed::in_test(warning.place, test)
+        its && !again && allowed::in_test(warning.place, test)
     }
 }

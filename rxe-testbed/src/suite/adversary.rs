@@ -8,6 +8,9 @@ use super::one_test::run_one;
 use crate::nic::Nic;
 use crate::vm::Vm;
 
+/// Where the queue of the driver has to overrun.
+const OVERRUN: &str = "/adversary-overrun";
+
 /// Who is told what: ends of tests' names, and what the device is asked, one after the other.
 const ASKED: &[(&str, &[&str])] = &[
     // All that a device may do.
@@ -64,29 +67,29 @@ const ASKED: &[(&str, &[&str])] = &[
         "/adversary-no-bytes",
         &[r#"{"ask": "invent-faults", "what": "no-bytes", "count": 100}"#],
     ),
-    ("/adversary-ill", &[r#"{"ask": "fall-ill"}"#]),
     // The driver still answers faults when it falls ill.
     (
-        "/adversary-ill-pending",
+        "/adversary-ill",
         &[
             r#"{"ask": "adversary", "script": {"rules": [
-                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 600000}}}
+                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 600000}}, "times": 100}
             ]}}"#,
             r#"{"ask": "invent-faults", "what": "unknown-key", "count": 100}"#,
             r#"{"ask": "fall-ill"}"#,
+            NOTHING,
         ],
     ),
     // More than its queue has room for.
     (
-        "/adversary-overrun",
-        &[r#"{"ask": "invent-faults", "what": "unknown-key", "count": 5000}"#],
+        OVERRUN,
+        &[r#"{"ask": "invent-faults", "what": "unknown-key", "count": 20000}"#],
     ),
     // The driver goes while it answers them.
     (
         "/adversary-reset",
         &[
             r#"{"ask": "adversary", "script": {"rules": [
-                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 1000}}}
+                {"do": {"delay-command": {"command": "PAGE_FAULT_RESUME", "ms": 5000}}, "times": 100}
             ]}}"#,
             r#"{"ask": "invent-faults", "what": "unknown-key", "count": 100}"#,
         ],
@@ -118,8 +121,14 @@ pub(super) fn before(vm: &mut Vm, test: &str) -> Result<(), String> {
     };
     // What the kernel logs of it is logged during the test.
     run_one(vm, test, "true", MOMENT)?;
-    let mut questions = questions.iter();
-    questions.try_for_each(|question| told(ask(vm, question)?))
+    for question in questions {
+        let answer = ask(vm, question)?;
+        if test.ends_with(OVERRUN) && answer["lost"].as_u64().unwrap_or(0) == 0 {
+            return Err(format!("the queue has not overrun: {answer}"));
+        }
+        told(answer)?;
+    }
+    Ok(())
 }
 
 /// Has the device do nothing any more. An error is what it has not done, or a page fault that waits.
@@ -127,10 +136,10 @@ pub(super) fn after(vm: &Vm, test: &str) -> Result<(), String> {
     let Some(questions) = asked(test) else {
         return Ok(());
     };
-    if questions
+    let script = questions
         .iter()
-        .any(|question| question.contains("\"script\""))
-    {
+        .any(|question| question.contains("\"script\""));
+    if script && questions.last() != Some(&NOTHING) {
         let report = ask(vm, r#"{"ask": "adversary"}"#)?;
         told(ask(vm, NOTHING)?)?;
         if !struck(&report) {

@@ -67,11 +67,6 @@ const LANES: &[Lane] = &[
             ),
             ("hca/direct/adversary-ill", "mlx5-odp after-recovery", 240),
             (
-                "hca/direct/adversary-ill-pending",
-                "mlx5-odp after-recovery",
-                240,
-            ),
-            (
                 "hca/direct/adversary-failed-update",
                 "mlx5-odp after-failure",
                 240,
@@ -202,11 +197,6 @@ const LANES: &[Lane] = &[
                 240,
             ),
             ("hca/ours/adversary-ill", "mlx5-odp after-recovery", 240),
-            (
-                "hca/ours/adversary-ill-pending",
-                "mlx5-odp after-recovery",
-                240,
-            ),
             (
                 "hca/ours/adversary-failed-update",
                 "mlx5-odp after-failure",

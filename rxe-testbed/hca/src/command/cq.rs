@@ -74,5 +74,5 @@ fn query(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Sta
 fn modify(device: &mut Device, input: &[u8], _: &mut [u8]) -> Result<(), Status> {
     let queues = &mut device.completion_queues;
     let queue = queues.get_mut(modify_cq_in::CQN.get32(input))?;
-    queue.modify(input, &device.bus)
+    queue.modify(input, &device.user_memories, &device.bus)
 }

@@ -18,6 +18,8 @@ pub(crate) struct Command {
     /// Bytes of input and output that there are at least.
     pub(crate) input: usize,
     pub(crate) output: usize,
+    /// Bytes that an output has at least: of an answer there may be only the beginning.
+    pub(crate) shortest: usize,
     pub(crate) run: Run,
 }
 
@@ -36,15 +38,16 @@ impl Command {
             from,
             input,
             output,
+            shortest: output,
             run,
         }
     }
 
-    /// Bytes that an output has at least: who only asks gets as much of the answer as there is room for.
-    pub(crate) fn shortest(&self) -> usize {
-        match self.name.starts_with("QUERY_") {
-            true => self.output.min(SHORT),
-            false => self.output,
+    /// The same command, which gives as much of its answer as there is room for.
+    pub(crate) const fn in_part(self) -> Self {
+        Self {
+            shortest: SHORT,
+            ..self
         }
     }
 }

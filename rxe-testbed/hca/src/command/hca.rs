@@ -19,7 +19,8 @@ pub(super) const COMMANDS: &[Command] = &[
         SHORT,
         query_hca_cap_out::BYTES,
         query_hca_cap,
-    ),
+    )
+    .in_part(),
     Command::new(
         0x101,
         "QUERY_ADAPTER",

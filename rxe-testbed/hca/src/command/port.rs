@@ -25,7 +25,8 @@ pub(super) const COMMANDS: &[Command] = &[
         query_hca_vport_context_in::BYTES,
         query_hca_vport_context_out::BYTES,
         query_context,
-    ),
+    )
+    .in_part(),
 ];
 
 fn exchange(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {

@@ -72,7 +72,8 @@ pub(super) const COMMANDS: &[Command] = &[
         SHORT,
         query_qp_out::BYTES,
         query,
-    ),
+    )
+    .in_part(),
 ];
 
 const fn modifies(opcode: u16, name: &'static str, run: Run) -> Command {

@@ -227,7 +227,7 @@ impl Device {
             None => Err(Status::BadOperation),
             Some(command) if self.state < command.from => Err(Status::BadSystemState),
             Some(command) if input.len() < command.input => Err(Status::BadInputLength),
-            Some(command) if length < command.shortest() => Err(Status::BadOutputLength),
+            Some(command) if length < command.shortest => Err(Status::BadOutputLength),
             Some(_) if refused.is_some() => refused.map_or(Ok(()), Err),
             Some(command) => {
                 let may = users::may(&self.users, opcode, input);

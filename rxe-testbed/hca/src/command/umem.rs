@@ -26,8 +26,16 @@ pub(super) const COMMANDS: &[Command] = &[
     ),
 ];
 
+/// Pages of all user memory at most, which the device has to keep.
+const MOST_PAGES: usize = 1 << 22;
+
 fn create(device: &mut Device, input: &[u8], output: &mut [u8]) -> Result<(), Status> {
     let memory = UserMemory::create(input)?;
+    let all = device.user_memories.iter();
+    let pages: usize = all.map(|(_, memory)| memory.pages()).sum();
+    if pages + memory.pages() > MOST_PAGES {
+        return Err(Status::NoResources);
+    }
     create_umem_out::UMEM_ID.set(output, device.user_memories.add(memory)?);
     Ok(())
 }

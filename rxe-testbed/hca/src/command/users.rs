@@ -9,7 +9,7 @@ use super::definition::{Command, SHORT};
 use crate::device::HcaState;
 use crate::layout::{
     create_mkey_in, create_rmp_in, create_uctx_out, create_xrc_srq_in, destroy_uctx_in,
-    general_obj_in_cmd_hdr, modify_cq_in, rmpc, wq, xrc_srqc, Field,
+    general_obj_in_cmd_hdr, rmpc, wq, xrc_srqc, Field,
 };
 use crate::status::Status;
 use crate::table::Table;
@@ -42,7 +42,6 @@ const EVERY: u32 = 0xffff;
 /// Commands by their opcodes, and where they say that they name user memory, though they may not.
 const NAMES_MEMORY: &[(u16, &[Field])] = &[
     (0x200, &[create_mkey_in::MKEY_UMEM_VALID]),
-    (0x403, &[modify_cq_in::CQ_UMEM_VALID]),
     (
         0x705,
         &[

@@ -110,6 +110,35 @@ fn a_list_may_repeat() {
     );
 }
 
+proptest! {
+    #[test]
+    fn no_list_that_repeats_is_too_odd(
+        length: u32, times: u64, links in prop::collection::vec((0_u32.., 0_u32.., 0_u64..), 0..4),
+        from: u64, to: u64,
+    ) {
+        let mut all = vec![(length, REPEATS, times & !0xffff | links.len() as u64)];
+        all.extend(links);
+        let key = MemoryKey::new(context(LIST, 0, u64::MAX, 0), bytes(&all), false);
+        for head in key.link(0).into_iter().filter(|_| from < to) {
+            let _ = repeated(&key, head, from, to, &mut 0);
+        }
+    }
+}
+
+#[test]
+fn a_list_that_repeats_may_be_as_long_as_addresses_are() {
+    let links = [
+        (u32::MAX, REPEATS, (0xffff_ffff << 32) | 1),
+        (u32::MAX, 0x500, 0),
+    ];
+    let key = MemoryKey::new(context(LIST, 0, u64::MAX, 0), bytes(&links), false);
+    let from = 0xffff_fffd_0000_0002;
+    let found = key
+        .link(0)
+        .map(|head| repeated(&key, head, from, from + 8, &mut 0));
+    assert!(found.is_some_and(|found| found.is_ok()));
+}
+
 #[test]
 fn a_list_goes_on_where_its_entries_say() {
     let mut keys = Keys::default();

@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use super::scene::{kind, Scene, Wish, KEY_UPDATES, RELIABLE, SIGNALLED, USUAL};
+use crate::indirect::FIRST_KEY;
 use crate::layout::{alloc_pd_out, create_mkey_in, create_mkey_out, mkc};
 use crate::wqe;
 
@@ -164,6 +165,16 @@ fn a_key_of_all_is_each_connections_as_long_as_it_is_not_free() -> Result<()> {
     let mut again = give_meaning(&scene, 1 << 6, 0, true)?;
     again[0][0] |= 1 << 3;
     assert_eq!(change_key(&mut scene, key, &again)?, (0, 0));
+    Ok(())
+}
+
+#[test]
+fn no_key_has_the_number_that_makes_a_list_repeat() -> Result<()> {
+    let mut scene = Scene::new()?;
+    for _ in 0..8 {
+        let key = free_key(&mut scene, 4)?;
+        assert!(key >= FIRST_KEY, "{key}");
+    }
     Ok(())
 }
 

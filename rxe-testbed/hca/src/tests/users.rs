@@ -3,12 +3,12 @@
 
 use anyhow::{Context, Result};
 
-use super::driver::{user_memory_of, Driver};
+use super::driver::{pages, user_memory_of, Driver};
 use super::scene::{kind, Scene, SIGNALLED, USUAL};
 use crate::cq;
 use crate::layout::{
-    alloc_uar_out, cqc, create_cq_in, create_umem_in, create_umem_out, destroy_cq_in,
-    destroy_umem_in, umem,
+    alloc_uar_out, cqc, create_cq_in, create_qp_in, create_umem_in, create_umem_out, destroy_cq_in,
+    destroy_umem_in, modify_cq_in, qpc, query_cq_in, query_cq_out, umem,
 };
 use crate::mkey::{READABLE, WRITABLE};
 use crate::status::Status;
@@ -106,6 +106,53 @@ fn a_queue_has_to_fit_into_its_memory() -> Result<()> {
     assert_eq!(made((writable, 0x20), (writable, 0))?, wrong);
     assert_eq!(made((writable, 0), (writable, 0xffc))?, wrong);
     assert_eq!(made((writable, u64::MAX - 0x3f), (writable, 0))?, large);
+    assert_eq!(made((writable, 0), (writable, u64::MAX - 7))?, large);
+    Ok(())
+}
+
+#[test]
+fn a_queue_that_moves_leaves_its_memory() -> Result<()> {
+    let (mut driver, mut input) = without_place()?;
+    let [ring, record, other] =
+        [0x10_0000, 0x20_0000, 0x30_0000].map(|page| driver.user_memory(&[page]));
+    let (ring, record, other) = (ring?, record?, other?);
+    cq::RING.name(&mut input, ring, 0);
+    cq::RECORD.name(&mut input, record, 0);
+    let queue = driver.number(0x400, &input, crate::layout::create_cq_out::CQN)?;
+    let mut resize = input.clone();
+    modify_cq_in::OP_MOD.set(&mut resize, 1_u64);
+    modify_cq_in::CQN.set(&mut resize, queue);
+    modify_cq_in::MODIFY_FIELD_SELECT_RESIZE_FIELD_SELECT.set(&mut resize, 7_u64);
+    cq::RING.name(&mut resize, other, 0);
+    assert!(driver.try_command(0x403, &resize, 16)?.is_ok());
+    for (memory, busy) in [(ring, false), (record, true), (other, true)] {
+        let gone = driver.about(0xa0a, destroy_umem_in::UMEM_ID, memory)?;
+        assert_eq!(gone.is_err(), busy);
+    }
+    let mut which = [0; 16];
+    query_cq_in::CQN.set(&mut which, queue);
+    let answer = driver.execute(0x402, &which, query_cq_out::BYTES + 8)?;
+    assert_eq!(answer[query_cq_out::BYTES..], 0x30_0000_u64.to_be_bytes());
+    Ok(())
+}
+
+#[test]
+fn pieces_of_a_send_queue_cross_no_page() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut driver = scene.driver;
+    // 16 bytes of receives come before the sends.
+    let mut input = vec![0; create_qp_in::BYTES];
+    let context = create_qp_in::QPC.of_mut(&mut input);
+    qpc::PD.set(context, scene.domain);
+    qpc::UAR_PAGE.set(context, scene.page);
+    qpc::CQN_SND.set(context, scene.ends[0].ring.number);
+    qpc::CQN_RCV.set(context, scene.ends[0].ring.number);
+    qpc::LOG_SQ_SIZE.set(context, 4_u64);
+    input.extend(pages(0x10_0000, 0x1000));
+    let made = driver.try_command(0x500, &input, 16)?;
+    assert_eq!(made.err(), refused(Status::BadParameter));
+    qpc::LOG_RQ_SIZE.set(create_qp_in::QPC.of_mut(&mut input), 2_u64);
+    assert!(driver.try_command(0x500, &input, 16)?.is_ok());
     Ok(())
 }
 
@@ -119,6 +166,13 @@ fn user_memory_has_pages() -> Result<()> {
     assert_eq!(ended.err(), refused(Status::BadInputLength));
     let odd = driver.try_command(0xa08, &user_memory_of(&[0x10_0010], all), 16)?;
     assert_eq!(odd.err(), refused(Status::BadParameter));
+    // A page that may only be read makes all of it so.
+    let mut mixed = user_memory_of(&[0x10_0000, 0x20_0000], all);
+    let last = mixed.len() - 1;
+    mixed[last] = READABLE as u8;
+    let mixed = driver.number(0xa08, &mixed, create_umem_out::UMEM_ID)?;
+    let memory = driver.device.user_memories.get(mixed);
+    assert_eq!(memory.map(|memory| memory.rights), Ok(READABLE));
     let mut huge = user_memory_of(&[0x10_0000], all);
     umem::LOG_PAGE_SIZE.set(create_umem_in::UMEM.of_mut(&mut huge), 31_u64);
     let huge = driver.try_command(0xa08, &huge, 16)?;

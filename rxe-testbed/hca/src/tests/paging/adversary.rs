@@ -232,7 +232,8 @@ fn a_queue_that_overran_hears_of_no_faults() -> Result<()> {
         stage.lack()?;
         let question = json!({"ask": "invent-faults", "what": "unknown-key", "count": 100});
         let answer = stage.scene.driver.device.ask(&question.to_string());
-        assert_eq!(answer["tokens"].as_array().map(Vec::len), Some(100));
+        assert_eq!(answer["tokens"].as_array().map(Vec::len), Some(64));
+        assert_eq!(answer["lost"], 36);
         stage.done(0, (13, wqe::WRITE))?;
         // The queue has 64 entries.
         for _ in 0..64 {
@@ -247,6 +248,35 @@ fn a_queue_that_overran_hears_of_no_faults() -> Result<()> {
         stage.done(1, (13, wqe::WRITE))?;
         let (.., waiting) = stage.scene.driver.device.faults.counts();
         assert_eq!(waiting, 0);
+        stage.no_violations();
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_full_queue_has_no_room_for_is_not_held_against_the_driver() -> Result<()> {
+    // A fault is to be told twice, and there is room for one; or in two pieces, with room for the first.
+    for (profile, rule) in [
+        ("cx5-ib", json!("repeat-fault")),
+        ("cx7-ib", json!({"split-fault": 2})),
+    ] {
+        let mut stage = Stage::of(profile)?;
+        let question = json!({"ask": "invent-faults", "what": "unknown-key", "count": 63});
+        stage.scene.driver.device.ask(&question.to_string());
+        stage.rules(json!([{"do": rule, "times": 1}]))?;
+        stage.lack()?;
+        let split = profile == "cx7-ib";
+        if split {
+            stage.done(0, (13, wqe::WRITE))?;
+        }
+        for _ in 0..64 {
+            let fault = stage.fault()?;
+            assert_eq!(stage.resume(fault, true)?, 0);
+        }
+        assert!(stage.poll_fault()?.is_none());
+        if !split {
+            stage.done(0, (13, wqe::WRITE))?;
+        }
         stage.no_violations();
     }
     Ok(())
