@@ -12,12 +12,15 @@ pub(crate) const BUILD_SUITE: &str = "trixie";
 /// The suites of the guest, best first: the newer rdma-core has more ODP tests.
 pub(crate) const GUEST_SUITES: &[&str] = &["forky", "trixie"];
 
+/// The mirror that everybody reaches.
+const PUBLIC: &str = "http://deb.debian.org/debian";
+
 /// The mirror, without a trailing slash. `HMM_ODP_MIRROR` names another.
 pub(crate) fn mirror() -> String {
     std::env::var("HMM_ODP_MIRROR")
         .ok()
         .filter(|url| !url.is_empty())
-        .unwrap_or_else(|| "http://deb.debian.org/debian".into())
+        .unwrap_or_else(|| PUBLIC.into())
         .trim_end_matches('/')
         .to_owned()
 }
@@ -62,6 +65,11 @@ pub(crate) fn descriptions() -> [String; 2] {
 /// The sources of a guest of the given suite.
 pub(crate) fn guest_sources(suite: &str) -> Vec<String> {
     vec![source(&mirror(), suite)]
+}
+
+/// The sources of a machine of the given suite that goes elsewhere, where this host's mirror may be out of reach.
+pub(crate) fn public_sources(suite: &str) -> Vec<String> {
+    vec![source(PUBLIC, suite)]
 }
 
 /// apt's settings for every use of the archive: a mirror may lag behind its own expiry date, and

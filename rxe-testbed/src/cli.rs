@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Module(ModuleArguments),
     /// Make Debian packages of the modules and the programs, and say where they are
     Package(PackageArguments),
+    /// Write a disk image that boots by itself in any QEMU or libvirt, with rxe0 up on our driver
+    Image(ImageArguments),
     /// Say what is to be read and done for another kernel: what we rely on and has changed, and whether the
     /// modules build; exit status 1 if something is left
     Port(PortArguments),
@@ -237,6 +239,19 @@ pub(crate) struct PackageArguments {
     /// Where they go; into target/packages if not given
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArguments {
+    /// The file, in QEMU's format qcow2
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Replace FILE if it is there already
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// A public key of ssh's with which root can log in; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -72,6 +72,29 @@ impl Guest {
         })
     }
 
+    /// A root of the same suite and day with `more` packages, which the cache keeps as `kind`.
+    pub(crate) fn root_with(
+        &self,
+        cache: &Cache,
+        kind: &'static str,
+        more: &[&str],
+    ) -> Result<PathBuf> {
+        let _building = cache.lock_build()?;
+        let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
+        let contents = Contents {
+            root: kind,
+            kept: 1,
+            ..Contents::new(&more)
+        };
+        // The root's name ends in its own key, in which the day is.
+        let name = self.root.file_name().unwrap_or_default();
+        let key = Key::builder()
+            .add("root", name.as_encoded_bytes())
+            .add("packages", contents.packages.join(","))
+            .finish();
+        bootstrap(cache, &self.suite, &key, &contents)
+    }
+
     /// The root as a directory, if `ensure` would have nothing to build.
     pub(crate) fn root_at_hand(cache: &Cache, kernel: &Kernel, epoch: &str) -> Option<PathBuf> {
         let (root, _) = existing_root(cache, epoch, &Contents::new(&[]))?;
@@ -159,7 +182,8 @@ fn root(cache: &Cache, epoch: &str, contents: &Contents) -> Result<(PathBuf, Str
         if let Some(error) = &problem {
             ui::note(&format!("falling back to {suite} for the guest: {error:#}"));
         }
-        match bootstrap(cache, suite, epoch, contents) {
+        let key = root_key(suite, epoch, contents);
+        match bootstrap(cache, suite, &key, contents) {
             Ok(root) => return Ok((root, (*suite).into())),
             Err(error) => problem = Some(error),
         }
@@ -168,9 +192,8 @@ fn root(cache: &Cache, epoch: &str, contents: &Contents) -> Result<(PathBuf, Str
         .context("building the guest")
 }
 
-fn bootstrap(cache: &Cache, suite: &str, epoch: &str, contents: &Contents) -> Result<PathBuf> {
-    let key = root_key(suite, epoch, contents);
-    cache.ensure_among(contents.kept, contents.root, &key, |target| {
+fn bootstrap(cache: &Cache, suite: &str, key: &Key, contents: &Contents) -> Result<PathBuf> {
+    cache.ensure_among(contents.kept, contents.root, key, |target| {
         let step = Step::start(format!("building the guest's root ({suite}, rdma-core)"));
         host::ensure_packages(&cache.log("apt"))?;
         let packages: Vec<&str> = contents.packages.iter().map(String::as_str).collect();

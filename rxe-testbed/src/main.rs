@@ -23,6 +23,7 @@ mod failure;
 mod guest;
 mod host;
 mod ide;
+mod image;
 mod kernel;
 mod klog;
 mod limits;
@@ -107,6 +108,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Down(arguments) => stay::down(arguments),
         Command::Module(arguments) => driver::run(arguments, series),
         Command::Package(arguments) => package::run(arguments, series),
+        Command::Image(arguments) => image::run(arguments, series),
         Command::Port(arguments) => port::run(arguments),
         Command::Series(arguments) => supply::run(arguments),
         Command::Doc => doc::run(series),
