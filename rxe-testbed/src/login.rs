@@ -50,7 +50,7 @@ impl Login {
     }
 
     /// A program of the guest's, run on the host.
-    fn program(&self, name: &str) -> Command {
+    pub(crate) fn program(&self, name: &str) -> Command {
         let words = self.words(name);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::build::World;
 use crate::cache::{self, Cache};
+use crate::chroot::Chroot;
 use crate::host;
 use crate::kernel::Variant;
 use crate::network::Network;
@@ -347,25 +348,29 @@ pub(crate) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The command that starts the chroot's QEMU on the host.
+/// The command that starts the chroot's QEMU on the host as this machine.
 pub(crate) fn command(world: &World, machine: &Machine<'_>) -> Command {
-    let chroot = &world.chroot;
+    // The libraries are the chroot's, whichever QEMU it is.
+    let mut command = program(&world.chroot, |inside| match machine.nic {
+        Some(nic) => nic.qemu().join(inside),
+        None => world.chroot.path(inside),
+    });
+    command.args(machine.arguments());
+    command
+}
+
+/// The command that starts a QEMU on the host, with the chroot's libraries. `file` says where its files are.
+pub(crate) fn program(chroot: &Chroot, file: impl Fn(&str) -> PathBuf) -> Command {
     let mut command = Command::new(chroot.path("/lib64/ld-linux-x86-64.so.2"));
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
         .map(|dir| chroot.path(dir).display().to_string())
         .join(":");
     command.arg("--library-path").arg(libraries);
-    // The libraries are the chroot's, whichever QEMU it is.
-    let file = |inside: &str| match machine.nic {
-        Some(nic) => nic.qemu().join(inside),
-        None => chroot.path(inside),
-    };
     command.arg(file("usr/bin/qemu-system-x86_64"));
     for dir in ["usr/share/qemu", "usr/share/seabios"] {
         command.arg("-L").arg(file(dir));
     }
     command.env("QEMU_MODULE_DIR", file("usr/lib/x86_64-linux-gnu/qemu"));
-    command.args(machine.arguments());
     command.stdin(Stdio::null());
     command
 }

@@ -17,7 +17,8 @@ use nix::pty::openpty;
 
 use super::one_test::record;
 use super::report::Report;
-use super::Job;
+use super::{image, Job};
+use crate::build::World;
 use crate::failure::status;
 use crate::kernel::Variant;
 use crate::process;
@@ -38,6 +39,7 @@ const TESTS: &[Test] = &[
     ("cli/nodes", nodes),
     ("cli/nodes-connectx", nodes_connectx),
     ("cli/nodes-mpi", nodes_mpi),
+    ("cli/image", image::image),
 ];
 
 /// After so many seconds `timeout` ends a call, whatever else may bound it.
@@ -47,7 +49,7 @@ const LIMIT: &str = "1800";
 const SAYS: Duration = Duration::from_secs(900);
 
 /// Where a test is.
-struct Scene<'a> {
+pub(super) struct Scene<'a> {
     job: &'a Job<'a>,
     folder: tempfile::TempDir,
 }
@@ -78,8 +80,13 @@ pub(crate) fn run(job: &Job<'_>, report: &mut Report) -> Result<()> {
 }
 
 impl Scene<'_> {
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What VMs are made of.
+    pub(super) fn world(&self) -> &World {
+        self.job.world
     }
 
     /// This program, with these arguments, on the kernel of this run.
@@ -101,14 +108,14 @@ impl Scene<'_> {
         Ok(command)
     }
 
-    fn output(&self, arguments: &[&str]) -> Result<Output> {
+    pub(super) fn output(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.command(arguments)?;
         command.output().context("running this program")
     }
 }
 
 /// Fails unless the program has ended with `status`.
-fn expect(output: &Output, status: u8) -> Result<()> {
+pub(super) fn expect(output: &Output, status: u8) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.code() == Some(status.into()),

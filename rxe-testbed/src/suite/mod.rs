@@ -8,7 +8,7 @@
 //! HTML; `guest` the tests that `table` declares and that `verdict` judges, `clients` programs of others,
 //! `pyverbs` the tests of rdma-core, `pairs` two VMs, `power_cut` one after the other, `selftests` the tests of the kernel, `hca` the emulated ConnectX,
 //! with `pinned` for pinned memory, `packages` the Debian packages, both by `one_test`; `cli` this program itself,
-//! `examples` those of the repository;
+//! with `image` for what `image` writes, `examples` those of the repository;
 //! `report` writes what remains: the lines, the summary, JUnit and KTAP.
 
 mod adversary;
@@ -21,6 +21,7 @@ mod glance;
 mod guest;
 mod hca;
 mod host;
+mod image;
 mod lanes;
 mod licences;
 mod one_test;
