@@ -166,7 +166,7 @@ impl GuestMemory {
     }
 
     /// Lets the device access memory, or not.
-    pub(crate) fn set_bus_master(&self, on: bool) {
+    pub fn set_bus_master(&self, on: bool) {
         self.bus_master.store(on, Ordering::SeqCst);
     }
 
