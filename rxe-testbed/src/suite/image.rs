@@ -181,8 +181,8 @@ impl<'a> Machine<'a> {
             "LogLevel=ERROR",
             // It has made its key itself.
             "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=none",
-            "GlobalKnownHostsFile=none",
+            "UserKnownHostsFile=/dev/null",
+            "GlobalKnownHostsFile=/dev/null",
         ] {
             command.args(["-o", option]);
         }
