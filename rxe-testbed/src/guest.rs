@@ -77,14 +77,13 @@ impl Guest {
         &self,
         cache: &Cache,
         kind: &'static str,
-        more: &[&str],
+        more: &[String],
     ) -> Result<PathBuf> {
         let _building = cache.lock_build()?;
-        let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
         let contents = Contents {
             root: kind,
             kept: 1,
-            ..Contents::new(&more)
+            ..Contents::new(more)
         };
         // The root's name ends in its own key, in which the day is.
         let name = self.root.file_name().unwrap_or_default();

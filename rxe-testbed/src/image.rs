@@ -15,17 +15,16 @@ use crate::build::{self, Wanted, World};
 use crate::chroot::Bind;
 use crate::cli::ImageArguments;
 use crate::host;
+use crate::login;
 use crate::process::{self, Scratch};
 use crate::series::Series;
 use crate::session::{self, Text};
 use crate::ui::Step;
 use out::Out;
 
-/// What it has and not every guest.
+/// What it has and not every guest, besides what it takes to log in.
 const PACKAGES: &[&str] = &[
     "initramfs-tools",
-    "openssh-client",
-    "openssh-server",
     "systemd-resolved",
     "systemd-sysv",
     "zstd",
@@ -144,7 +143,9 @@ fn make(world: &World, scratch: &Scratch, keys: &str) -> Result<PathBuf> {
 
 /// The root with the packages that it has.
 pub(crate) fn root(world: &World) -> Result<PathBuf> {
-    world.guest.root_with(&world.cache, ROOT, PACKAGES)
+    let own: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
+    let packages = login::with_packages(&own);
+    world.guest.root_with(&world.cache, ROOT, &packages)
 }
 
 /// Makes the root of one in `folder`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whatever a guest does, the device neither panics nor hangs: each input is what a guest does to a device that its driver
-//! has brought up.
+//! Whatever a guest does, the device neither panics nor hangs: each input is what a guest does to a device that its
+//! driver has brought up.
 
 #![no_main]
 
@@ -28,8 +28,8 @@ const QUEUE_HIGH: u64 = 0x10;
 const QUEUE_LOW: u64 = 0x14;
 const DOORBELL: u64 = 0x18;
 
-/// Commands that bring a device up: ENABLE_HCA, MANAGE_PAGES with so many pages, and INIT_HCA. ALLOC_PD makes something only
-/// if they have.
+/// Commands that bring a device up: ENABLE_HCA, MANAGE_PAGES with so many pages, and INIT_HCA. ALLOC_PD makes something
+/// only if they have.
 const UP: [u16; 4] = [0x104, 0x108, 0x102, 0x800];
 const GIVE: u8 = 1;
 const PAGES: u8 = 64;

@@ -6,7 +6,8 @@
 //! `{"ask": "adversary", "script": S}` has the device follow a script from now on, and gives what it has done so far; without
 //! `script` only the latter.
 //! `{"ask": "invent-faults", "what": W, "count": N}` tells the driver of page faults that make no sense, and gives their
-//! tokens, and how many more were lost; `fall-ill` shows an error of the firmware's from which only a reset helps, until a driver enables the device anew.
+//! tokens, and how many more were lost; `fall-ill` shows an error of the firmware's from which only a reset helps, until
+//! a driver enables the device anew.
 //! `faults` gives how many page faults there were, were resumed, and wait; `violations` what was wrong so far.
 
 use std::io::{self, BufRead, BufReader, Write};

@@ -41,8 +41,8 @@ const RESIZED: u8 = 5;
 /// In an event of an overrun.
 const SYNDROME_OVERRUN: u8 = 1;
 
-/// Where CREATE_CQ and MODIFY_CQ name user memory, for the ring and for the record. The kernel's header says only whether it does; the
-/// other fields are those that rdma-core's tests have (`tests/mlx5_prm_structs.py`).
+/// Where CREATE_CQ and MODIFY_CQ name user memory, for the ring and for the record. The kernel's header says only whether
+/// they do; the other fields are those that rdma-core's tests have (`tests/mlx5_prm_structs.py`).
 pub(crate) const RING: Naming = Naming {
     valid: create_cq_in::CQ_UMEM_VALID,
     number: Field {
@@ -319,15 +319,11 @@ fn geometry(
         return Err(Status::BadParameter);
     }
     let size = (entry as u64) << log_size;
-    let ring = match named.queue(size, entry as u64, Does::Writes)? {
-        Some(ring) => ring,
-        None => Buffer::new(
-            &words(pages),
-            cqc::LOG_PAGE_SIZE.get32(context),
-            cqc::PAGE_OFFSET.get32(context),
-            size,
-        )?,
-    };
+    let ring = named.queue(size, entry as u64, Does::Writes, || {
+        let log_page = cqc::LOG_PAGE_SIZE.get32(context);
+        let offset = cqc::PAGE_OFFSET.get32(context);
+        Buffer::new(&words(pages), log_page, offset, size)
+    })?;
     Ok((ring, log_size, entry))
 }
 

@@ -256,8 +256,8 @@ impl Faults {
         }
     }
 
-    /// The driver could not be told of all of a fault: there is nothing to be had. If it resumes that all the same, it may.
-    /// Gives who goes on, if anybody has waited for it.
+    /// The driver could not be told of all of a fault: there is nothing to be had. If it resumes that all the same, it
+    /// may. Gives who goes on, if anybody has waited for it.
     pub(crate) fn unheard(&mut self, token: u64) -> Option<(u32, End)> {
         let pending = self.pending.get_mut(&token)?;
         pending.gone = true;

@@ -17,7 +17,7 @@ pub(crate) const FIRST_KEY: u32 = (REPEATS >> 8) + 1;
 const _: () = assert!(FIRST_KEY > NULL_MKEY >> 8);
 
 /// How many entries of lists may be looked at on the way of one span.
-pub(crate) const MOST_LOOKS: u32 = 1 << 20;
+const MOST_LOOKS: u32 = 1 << 20;
 
 /// Looks at one more entry.
 fn look(looks: &mut u32) -> Result<(), KeyError> {
@@ -75,8 +75,8 @@ pub(crate) fn list(key: &MemoryKey, span: Span, looks: &mut u32) -> Result<Vec<O
     }
 }
 
-/// The same for the bytes from `from` to `to` of a list that repeats. After its `head`, which has the bytes of one
-/// repetition, their number and that of the entries, each entry has its bytes in each, and how far one is from the next.
+/// The same for the bytes from `from` to `to` of a list that repeats. Its `head` has the bytes of one repetition, their
+/// number and that of the entries after it; each of these has its bytes in each, and how far one is from the next.
 fn repeated(
     key: &MemoryKey,
     head: Link,

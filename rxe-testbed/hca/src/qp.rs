@@ -97,15 +97,11 @@ impl QueuePair {
         named: &Named<'_>,
     ) -> Result<Self, Status> {
         let size = size(&context)?;
-        let buffer = match named.queue(size, largest_entry(&context), Does::Reads)? {
-            Some(buffer) => buffer,
-            None => Buffer::new(
-                pages,
-                qpc::LOG_PAGE_SIZE.get32(&context),
-                qpc::PAGE_OFFSET.get32(&context),
-                size,
-            )?,
-        };
+        let buffer = named.queue(size, largest_entry(&context), Does::Reads, || {
+            let log_page = qpc::LOG_PAGE_SIZE.get32(&context);
+            let offset = qpc::PAGE_OFFSET.get32(&context);
+            Buffer::new(pages, log_page, offset, size)
+        })?;
         Ok(Self {
             record: named.record(qpc::DBR_ADDR.get(&context))?,
             memories: named.numbers(),

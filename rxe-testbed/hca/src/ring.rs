@@ -10,6 +10,14 @@ const SHARES: u64 = 64;
 /// The largest pages that make sense: 2 GiB.
 const MOST: u32 = 19;
 
+/// Bytes of pages that are said to be so large.
+fn page(log_page: u32) -> Result<u64, Status> {
+    match log_page {
+        0..=MOST => Ok(1 << (LOG_PAGE + log_page)),
+        _ => Err(Status::BadParameter),
+    }
+}
+
 /// A buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Buffer {
@@ -27,10 +35,7 @@ impl Buffer {
         offset: u32,
         size: u64,
     ) -> Result<Self, Status> {
-        if log_page > MOST {
-            return Err(Status::BadParameter);
-        }
-        let page = 1 << (LOG_PAGE + log_page);
+        let page = page(log_page)?;
         let offset = u64::from(offset) * (page / SHARES);
         let count = (offset + size).div_ceil(page) as usize;
         let pages = pages.get(..count).ok_or(Status::BadInputLength)?.to_vec();
@@ -39,14 +44,11 @@ impl Buffer {
 
     /// All of the given pages from `offset` bytes on.
     pub(crate) fn whole(pages: Vec<u64>, log_page: u32, offset: u64) -> Result<Self, Status> {
-        match log_page {
-            0..=MOST => Self::of(pages, 1 << (LOG_PAGE + log_page), offset),
-            _ => Err(Status::BadParameter),
-        }
+        Self::of(pages, page(log_page)?, offset)
     }
 
-    /// A part of it, of `size` bytes from `at` on, for entries of at most `entry` bytes, a power of two: as it begins where
-    /// one may, none of them crosses a page.
+    /// A part of it, of `size` bytes from `at` on, for entries of at most `entry` bytes, a power of two: as it begins
+    /// where one may, none of them crosses a page.
     pub(crate) fn part(&self, at: u64, size: u64, entry: u64) -> Result<Self, Status> {
         let first = self.offset.checked_add(at);
         let first = first.filter(|first| first % entry == 0 && entry <= self.page);

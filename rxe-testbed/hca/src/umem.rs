@@ -102,16 +102,19 @@ impl<'a> Named<'a> {
         }
     }
 
-    /// Where a queue of `size` bytes is, whose entries have at most `entry` bytes, a power of two; nothing if it is not
-    /// in user memory.
+    /// Where a queue of `size` bytes is, whose entries have at most `entry` bytes, a power of two; `other` says it if it is
+    /// not in user memory.
     pub(crate) fn queue(
         &self,
         size: u64,
         entry: u64,
         does: Does,
-    ) -> Result<Option<Buffer>, Status> {
-        let part = |place| self.part(place, size, entry, does);
-        self.queue.map(part).transpose()
+        other: impl FnOnce() -> Result<Buffer, Status>,
+    ) -> Result<Buffer, Status> {
+        match self.queue {
+            Some(place) => self.part(place, size, entry, does),
+            None => other(),
+        }
     }
 
     /// The address of the doorbell record, which is `other` if it is not in user memory.

@@ -12,8 +12,8 @@ use crate::trace::Rule;
 use crate::translate::ANY_PAIR;
 use crate::wqe::{Request, Update};
 
-/// Flags: the key has to be the queue pair's, or one of all that is not free; where the translation begins is said; the key
-/// has to be free, or must not be; the translation is in the request.
+/// Flags: the key has to be the queue pair's, or one of all that is not free; where the translation begins is said; the
+/// key has to be free, or must not be; the translation is in the request.
 const OF_PAIR: u8 = 1 << 3;
 const OFFSET: u8 = 1 << 4;
 const HAS_TO_BE_FREE: u8 = 1 << 5;

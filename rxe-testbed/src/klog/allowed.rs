@@ -22,8 +22,8 @@ const fn anywhere_as(why: &'static str, lines: &'static [&'static str]) -> Allow
     }
 }
 
-/// Tests in which the emulated ConnectX does what devices seldom do; those in which it falls ill, and in which it fails to
-/// change a key.
+/// Tests in which the emulated ConnectX does what devices seldom do; those in which it falls ill, and in which it fails
+/// to change a key.
 const ADVERSARY: &[&str] = &[
     "hca/ours/adversary-",
     "hca/ours-memory/adversary-",

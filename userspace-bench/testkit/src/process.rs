@@ -19,7 +19,8 @@ use serde::{de::DeserializeOwned, Serialize};
 
 use crate::patience;
 
-/// How long a killed process is waited for. It may be stuck in the driver; but on a busy host it also waits for its turn.
+/// How long a killed process is waited for. It may be stuck in the driver; but on a busy host it also waits for its
+/// turn.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// How a supervised process ended.

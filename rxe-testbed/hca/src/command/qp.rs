@@ -224,8 +224,8 @@ const SQERR2RTS: Change = Change {
     ],
 };
 
-/// Where CREATE_QP names user memory, for the queues and for the record. What the kernel's header does not have is as in
-/// rdma-core's tests (`tests/mlx5_prm_structs.py`).
+/// Where CREATE_QP names user memory, for the queues and for the record. What the kernel's header does not have is as
+/// in rdma-core's tests (`tests/mlx5_prm_structs.py`).
 pub(crate) const QUEUES: Naming = Naming {
     valid: create_qp_in::WQ_UMEM_VALID,
     number: create_qp_in::WQ_UMEM_ID,

@@ -2,8 +2,8 @@
 //! Contexts of applications that talk to the device through their driver (DEVX): each command names the one that it is
 //! for, or none.
 //!
-//! Completion queues and queue pairs may lie in [memory of applications](crate::umem); other objects for which a command
-//! names such memory are not made.
+//! Completion queues and queue pairs may lie in [memory of applications](crate::umem); other objects for which a
+//! command names such memory are not made.
 
 use super::definition::{Command, SHORT};
 use crate::device::HcaState;
